@@ -1,0 +1,71 @@
+# Each target does its own set-up: `make profile` or `make test` on a fresh machine needs nothing before it.
+# PYTHON is only what creates .venv (3.11 or newer); `make gpu` alone runs with it directly.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+OUT    := out
+# The torch that constraints.txt names, so that the version stands in one place.
+TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+
+# What the command line needs at run time; `make gpu` installs nothing, so it asks first.
+NEEDED := torch triton transformers pandas pydantic typer rich jinja2
+
+.DEFAULT_GOAL := help
+.PHONY: help profile test lint type format check docs bench gpu clean
+
+help: ## Show this help
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
+		printf '  make %-9s %s\n' "$$name" "$$text"; done
+
+profile: $(READY) ## Profile a tiny Qwen3 on this machine's CPU; write a profile and an HTML report
+	$(BIN)/twinkle-tune profile qwen3-tiny --device cpu --out $(OUT)/qwen3-tiny-cpu.json --report $(OUT)/qwen3-tiny-cpu.html
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Look for mistakes and for unformatted code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY) ## Check the types, strictly
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code and repair what can be repaired
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint type test docs ## Everything that must hold before a change is handed in
+
+docs: $(READY) ## Check every link and example file that the documentation names
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+bench: $(READY) ## Measure what the package itself costs; writes figures to reports/
+	$(BIN)/python -m tests.bench
+
+gpu: ## Profile Qwen3-0.6B (4 layers, bfloat16) on the CUDA device; no installation, no network
+	@$(PYTHON) -c "import importlib.util as u, sys; \
+	gone = [n for n in '$(NEEDED)'.split() if u.find_spec(n) is None]; \
+	gone and sys.exit('make gpu: $(PYTHON) lacks ' + ', '.join(gone) + '; name another: make gpu PYTHON=...')"
+	@$(PYTHON) -c "import sys, torch; \
+	torch.cuda.is_available() or sys.exit('make gpu: no CUDA device for torch ' + torch.__version__ + ' of $(PYTHON); make profile runs on the CPU')"
+	set -e; for mode in inference train; do \
+		HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m twinkle_tune.cli profile qwen3-0.6b --layers 4 \
+			--dtype bfloat16 --device cuda --mode $$mode --report html; \
+	done
+
+clean: ## Remove build products, caches and out/ (the environment stays; remove .venv by hand)
+	rm -rf $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	find twinkle_tune tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first and alone, so that nothing that is installed after it draws in another build.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit( \
+	'make: $(PYTHON) is Python ' + sys.version.split()[0] + ', expected 3.11 or newer; name another: make PYTHON=python3.12')"
+	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing $(TORCH)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(TORCH)
+	@echo "Installing twinkle_tune and its tools"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[transformers,liger,dev]"
+	@touch $@

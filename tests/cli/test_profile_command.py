@@ -1,0 +1,149 @@
+"""``twinkle-tune profile``: what reaches the tuner, what is written, and what is left alone when it fails."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from torch import nn
+
+from tests.report.fabricate import normal
+from twinkle_tune.cli.app import run
+from twinkle_tune.errors import CaptureError, TuneInterrupted
+from twinkle_tune.mode import Mode
+from twinkle_tune.profile.io import load_profile
+from twinkle_tune.profile.schema import Profile
+
+
+@dataclass(kw_only=True)
+class Tuner:
+    """Stands in for tune_model: remembers what it was given, and gives or raises what it was told to."""
+
+    result: Profile | BaseException = field(default_factory=normal)
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, model: nn.Module, example_inputs: list[Any], **options: Any) -> Profile:
+        self.given = {"model": model, "inputs": example_inputs, **options}
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def tuner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tuner:
+    """A tuner that takes no time, and an empty folder to run in."""
+    stand_in, module = Tuner(), ModuleType("twinkle_tune.tune.tune")
+    module.__dict__["tune_model"] = stand_in
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.chdir(tmp_path)
+    return stand_in
+
+
+def profile(*options: str) -> int:
+    """The command on the smallest preset."""
+    return run(["profile", "llama-tiny", "--device", "cpu", "--layers", "1", "--seq-len", "8", *options])
+
+
+def test_options_reach_the_tuner(tuner: Tuner) -> None:
+    """Mode, sizes, candidates and budget arrive parsed."""
+    options = [
+        "--mode",
+        "train",
+        "--batch",
+        "1,2",
+        "--candidates",
+        "compile, liger",
+        "--budget",
+        "5m",
+        "--dtype",
+    ]
+    assert profile(*options, "bfloat16") == 0
+    given = tuner.given
+    assert [tuple(each["labels"].shape) for each in given["inputs"]] == [(1, 8), (2, 8)]
+    assert (given["mode"], given["device"], given["name"]) == (Mode.TRAIN, "cpu", "llama-tiny (1 layer)")
+    assert (given["candidates"], given["budget_s"]) == (("compile", "liger"), 300.0)
+    assert callable(given["on_event"])
+    assert given["model"].training
+    assert str(given["model"].dtype) == "torch.bfloat16"
+
+
+def test_profile_and_reports_are_written(tuner: Tuner, capsys: pytest.CaptureFixture[str]) -> None:
+    """The profile that was made is saved, each report is rendered, and it is said where they are."""
+    assert profile("--out", "deep/p.json", "--report", "r.md", "--report", "pages/r.html") == 0
+    assert load_profile("deep/p.json") == tuner.result
+    assert Path("r.md").stat().st_size > 0
+    assert "<html" in Path("pages/r.html").read_text(encoding="utf-8")
+    out = capsys.readouterr().out
+    assert all(f"wrote {path}\n" in out for path in ("deep/p.json", "r.md", "pages/r.html"))
+
+
+def test_profiles_are_filed_by_device(tuner: Tuner) -> None:
+    """Without --out, profile and report are filed by device and named after model and mode."""
+    assert profile("--report", "md") == 0
+    (made,) = Path("profiles").rglob("*.json")
+    assert made.name == "llama-tiny-inference.json"
+    assert Path("reports", made.parent.name, "llama-tiny-inference.md").is_file()
+
+
+def test_json_is_all_there_is_on_stdout(tuner: Tuner, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json stdout is the profile as it is saved; nothing shows the progress."""
+    assert profile("--out", "p.json", "--json") == 0
+    out = capsys.readouterr().out
+    assert out == Path("p.json").read_text(encoding="utf-8")
+    assert json.loads(out)["schema"] == 1
+    assert tuner.given["on_event"] is None
+
+
+def test_an_interrupted_run_keeps_what_was_finished(tuner: Tuner, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C saves the finished contests, says so, and ends with exit code 130."""
+    partial = replace(normal(), complete=False)
+    tuner.result = TuneInterrupted(partial)
+    assert profile("--out", "p.json") == 130
+    assert load_profile("p.json") == partial
+    assert "2 finished contests kept in p.json" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_leaves_an_older_profile(tuner: Tuner) -> None:
+    """Ctrl-C never replaces a profile that was there with a partial one."""
+    Path("p.json").write_text("older", encoding="utf-8")
+    tuner.result = TuneInterrupted(normal())
+    assert profile("--out", "p.json") == 130
+    assert Path("p.json").read_text(encoding="utf-8") == "older"
+    assert load_profile("p.partial.json") == normal()
+
+
+@pytest.mark.parametrize("stop", [TuneInterrupted(None), KeyboardInterrupt()])
+def test_interrupted_before_anything(
+    tuner: Tuner, stop: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C before the first contest is finished writes nothing and says that."""
+    tuner.result = stop
+    assert profile("--out", "p.json") == 130
+    assert not Path("p.json").exists()
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def test_a_failed_run_leaves_everything_alone(tuner: Tuner, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error while tuning is one line, and an older profile stays as it was."""
+    Path("p.json").write_text("older", encoding="utf-8")
+    tuner.result = CaptureError("model: the forward raised ValueError; check the inputs")
+    assert profile("--out", "p.json", "--report", "r.html") == 2
+    assert Path("p.json").read_text(encoding="utf-8") == "older"
+    assert [path.name for path in Path().iterdir()] == ["p.json"]
+    assert (
+        capsys.readouterr().err
+        == "twinkle-tune: error: model: the forward raised ValueError; check the inputs\n"
+    )
+
+
+def test_nothing_is_tuned_that_could_not_be_saved(tuner: Tuner) -> None:
+    """A path that cannot be written is refused before the work, not after it."""
+    Path("file").touch()
+    assert profile("--out", "file/p.json") == 2
+    assert profile("--report", "file/r.html") == 2
+    assert tuner.given == {}

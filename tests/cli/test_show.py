@@ -1,0 +1,109 @@
+"""What the terminal shows while contests run."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from tests.report import fabricate
+from twinkle_tune.cli.show import Progress, State, advance, detail, final_table, seconds_left
+from twinkle_tune.tune.events import (
+    Captured,
+    ContestFinished,
+    ContestStarted,
+    Event,
+    RoundTimed,
+    StepFinished,
+    StepStarted,
+    TrialRefused,
+    TrialStarted,
+)
+
+_PROFILE = fabricate.normal()
+_WON, _KEPT = _PROFILE.contests
+_STARTED = ContestStarted(
+    index=1, slot="RMSNorm", call="float32[1,128,256]", candidates=("original", "fused")
+)
+_RUN: tuple[Event, ...] = (
+    Captured(contests=2, steps=("prefill 1x128",), uncalled=()),
+    _STARTED,
+    TrialStarted(candidate="fused"),
+    TrialRefused(candidate="compile", stage="first call", reason="no compiler"),
+    RoundTimed(number=3, alive=2, best="fused", ratio=0.8),
+    ContestFinished(index=1, contest=_WON),
+    ContestStarted(index=2, slot="package.rotary", call="bfloat16[1]", candidates=("original",)),
+    ContestFinished(index=2, contest=_KEPT),
+    StepStarted(label="prefill 1x128"),
+    StepFinished(result=_PROFILE.steps[0]),
+    StepFinished(result=_PROFILE.steps[1]),
+)
+
+
+def _after(*events: Event) -> State:
+    state = State()
+    for event in events:
+        state = advance(state, event, 0.0)
+    return state
+
+
+def test_detail_follows_the_run() -> None:
+    """The line names slot, candidate, round, leader and refusals as they come, and forgets them after."""
+    assert detail(_after(*_RUN[:3])) == "RMSNorm float32[1,128,256] · checking fused"
+    assert detail(_after(*_RUN[:5])) == (
+        "RMSNorm float32[1,128,256] · round 3, 2 in the race · best fused 0.800 · 1 refused"
+    )
+    assert detail(_after(*_RUN[:7])) == "package.rotary bfloat16[1]"
+    assert detail(_after(*_RUN[:9])) == "the whole model, prefill 1x128"
+
+
+def test_time_left_is_the_mean_of_what_is_done() -> None:
+    """Two of five contests in 10 seconds leave 15; before the first one is done nothing is claimed."""
+    state = State(total=5, done=2, began_s=100.0)
+    assert seconds_left(state, 110.0) == pytest.approx(15.0)
+    assert seconds_left(State(total=5), 50.0) is None
+
+
+def test_plain_lines_where_there_is_no_terminal() -> None:
+    """Off a terminal each finished contest and step is one plain line, and nothing else is written."""
+    file = io.StringIO()
+    with Progress(Console(file=file, width=40, force_terminal=False)) as listen:
+        for event in _RUN:
+            listen(event)
+    assert file.getvalue().splitlines() == [
+        "[1/2] RMSNorm float32[1,128,256]: fused 0.800 (0.790 to 0.810) of the original; 2 refused",
+        "[2/2] package.rotary bfloat16[1,4,128,64], bfloat16[1,2,128,… x2, bfloat16[1,128]: original",
+        "whole model, prefill 1x128: tuned 0.920 (0.910 to 0.930) of the original",
+        "whole model, decode 1x128: the original runs, nothing to compare",
+    ]
+
+
+def test_terminal_gets_a_live_display_that_goes_away() -> None:
+    """On a terminal the bar shows contests and time left, and stops when the run ends, also by an error."""
+    file = io.StringIO()
+    times = iter(float(second) for second in range(1000))
+    console = Console(file=file, width=100, force_terminal=True, color_system=None)
+    progress = Progress(console, clock=lambda: next(times))
+
+    def run() -> None:
+        with progress as listen:
+            for event in _RUN[:6]:
+                listen(event)
+            console.print("shown above the bar")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    text = file.getvalue()
+    assert "1/2 contests" in text
+    assert "left" in text
+    assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_final_table_names_the_winner() -> None:
+    """The table at the end has the verdict and the winner."""
+    file = io.StringIO()
+    final_table(_PROFILE, Console(file=file, width=120))
+    assert _PROFILE.verdict in file.getvalue()
+    assert "fused" in file.getvalue()

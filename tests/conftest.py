@@ -1,0 +1,22 @@
+"""What holds for every test: no network, and no GPU test without a GPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Before anything imports huggingface_hub, which reads it once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked ``gpu`` where torch finds no CUDA device."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason=f"needs a CUDA device; torch {torch.__version__} finds none")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)

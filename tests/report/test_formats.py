@@ -1,0 +1,229 @@
+"""What reports for people say, and that nothing in a profile can make them misbehave."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from tests.report import fabricate
+from twinkle_tune.profile.schema import Profile
+from twinkle_tune.report.markdown import code, escape, fenced
+from twinkle_tune.report.render import render
+from twinkle_tune.report.terminal import print_report, terminal_text
+
+_VOID = {"meta", "link", "img", "br", "hr", "input", "rect", "line"}
+
+
+class Page(HTMLParser):
+    """A parsed page: tags, attributes and text; fails on a tag that is closed out of turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def everything(profile: Profile) -> dict[str, str]:
+    """The reports for people, as a reader sees their text."""
+    return {
+        "html": Page(render(profile, "html")).text,
+        "md": render(profile, "md"),
+        "terminal": terminal_text(profile),
+    }
+
+
+@pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
+def test_html_is_whole_and_needs_nothing_else(profile: Profile) -> None:
+    """The page nests properly, holds no script and refers to nothing outside itself."""
+    text = render(profile, "html")
+    page = Page(text)
+    assert page.open == []
+    assert not {"script", "img", "link", "iframe", "object", "embed", "form", "base"} & set(page.tags)
+    refers = {"href", "src", "srcset", "action", "data", "xlink:href"}
+    assert all(value.startswith("#contest-") for _, name, value in page.attributes if name in refers)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_html_links_lead_somewhere() -> None:
+    """Each row of what won links to its contest, which is there."""
+    page = Page(render(fabricate.normal(), "html"))
+    ids = {value for _, name, value in page.attributes if name == "id"}
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert links == ["#contest-1", "#contest-2"]
+    assert {link.removeprefix("#") for link in links} <= ids
+
+
+def test_html_bars_stay_on_their_axis() -> None:
+    """A candidate a thousand times slower has a bar of full width, and no bar leaves its axis."""
+    base = fabricate.one_sample().contests[0]
+    slow = replace(base.trials[1], outcome=fabricate.measurement(10_000.0))
+    page = Page(render(fabricate.profile(replace(base, trials=(base.trials[0], slow))), "html"))
+    names = {"width", "x1", "x2"}
+    places = [
+        float(value.rstrip("%"))
+        for tag, name, value in page.attributes
+        if tag in _VOID and name in names and "%" in value
+    ]
+    assert max(places) == 100.0
+    assert min(places) >= 0.0
+
+
+@pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
+def test_markdown_tables_are_rectangular(profile: Profile) -> None:
+    """All rows of a Markdown table have as many cells as its head."""
+    blocks = [block.splitlines() for block in render(profile, "md").split("\n\n") if block.startswith("|")]
+    for block in blocks:
+        assert all(line.startswith("| ") and line.endswith(" |") for line in block)
+        assert {line.count("|") for line in block} == {block[0].count("|")}
+    assert bool(blocks) == bool(profile.steps or profile.contests)
+
+
+def test_markdown_shows_hostile_text_and_does_nothing_else() -> None:
+    """No raw HTML, no heading of someone else's, no link: but the text can be read."""
+    text = render(fabricate.hostile(), "md")
+    outside = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
+    assert "<" not in outside
+    assert "http://" not in outside
+    heads = [line for line in outside.splitlines() if line.startswith("#")]
+    assert all(
+        re.match(r"#+ (&lt;script|The whole|What won|Contests|\d+\. |Never|Apply|Measure)", head)
+        for head in heads
+    )
+    assert "&lt;script&gt;alert" in outside
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a|b", "a&#124;b"),
+        ("a\\|b", "a\\\\&#124;b"),
+        ("# head", "\\# head"),
+        ("1. point", "1\\. point"),
+        ("- point", "\\- point"),
+        ("0.812", "0.812"),
+        ("a\nb", "a b"),
+        ("&lt;", "&amp;lt;"),
+        ("see www.example.org", "see www&#46;example.org"),
+    ],
+)
+def test_markdown_escape(text: str, escaped: str) -> None:
+    """Each letter that Markdown would act on is made a plain letter."""
+    assert escape(text) == escaped
+
+
+def test_markdown_code_and_fences() -> None:
+    """Code type is used only where it holds, and a fence is longer than any run of backticks inside it."""
+    assert code("float32[1,2]") == "`float32[1,2]`"
+    assert "`" not in code("a`b").replace("\\`", "")
+    assert "|" not in code("a|b")
+    assert fenced("x ```` y", "sh").splitlines()[0] == "`````sh"
+
+
+@pytest.mark.parametrize("format", ["html", "md", "terminal"])
+def test_report_says_what_matters(format: str) -> None:
+    """Verdict, machine, versions, date, steps, winners, refusals, unused slots and lines to copy."""
+    text = "".join(everything(fabricate.normal())[format].replace("\\", "").split())
+    for said in (
+        "2 of 4 slots changed; the prefill takes 8.0% less time.",
+        "Measured on a CPU; says nothing about a GPU.",
+        "qwen3-tiny",
+        "inference",
+        "2.13.0",
+        "3.9.0",
+        "2025-01-02T03:04:05Z",
+        "complete",
+        "prefill 1x128",
+        "0.920 (0.910 to 0.930)",
+        "0.800 (0.790 to 0.810)",
+        "fused",
+        "RuntimeError: no compiler found",
+        "25% behind the leader",
+        "two calls gave different bits",
+        "RMSNorm model.norm",
+        "model = kernelize_model(model, mode='inference', device='cpu', profile='profile.json')",
+        "twinkle-tune profile qwen3-tiny --mode inference --device cpu --dtype float32 --batch 1",
+    ):
+        # The terminal breaks lines: compare without any white space.
+        assert "".join(said.split()) in text, said
+
+
+@pytest.mark.parametrize("format", ["html", "md", "terminal"])
+def test_interrupted_run_says_so(format: str) -> None:
+    """A profile of an interrupted run says that something is missing."""
+    text = everything(fabricate.empty())[format]
+    assert "The run was interrupted" in text
+    assert "No contest was finished" in text
+
+
+@pytest.mark.parametrize("format", ["html", "md", "terminal"])
+def test_gpu_report_has_no_cpu_warning(format: str) -> None:
+    """The CPU line is for CPU profiles; a GPU's report names its capability and memory."""
+    text = everything(fabricate.profile(fabricate.won(), device="cuda"))[format]
+    assert "Measured on a CPU" not in text
+    assert "capability 9.0, 80.0 GiB" in text
+
+
+@pytest.mark.parametrize("format", ["html", "md", "terminal"])
+def test_all_rejected_says_why(format: str) -> None:
+    """A contest without a single measurement lists every refusal with stage and reason."""
+    text = everything(fabricate.all_rejected())[format]
+    assert text.count("inconclusive: a control passed") == 2
+
+
+def test_candidates_are_ordered_by_time() -> None:
+    """The timed candidates of a contest stand from the fastest to the slowest."""
+    text = render(fabricate.normal(), "md").split("### 2.")[0].split("### 1.")[1]
+    places = [text.index(f"| {name}") for name in ("**`fused`**", "`original`", "`slow`")]
+    assert places == sorted(places)
+
+
+def test_terminal_reads_no_markup_and_no_control_codes() -> None:
+    """Rich markup in a name is shown as it is, and no escape sequence of a name reaches the terminal."""
+    text = terminal_text(fabricate.hostile())
+    assert "\x1b" not in text
+    assert "[red]*bold*[/red]" in "".join(text.split())
+    assert max(len(line) for line in text.splitlines()) <= 110
+
+
+def test_terminal_short_form_has_the_winner_and_no_contests() -> None:
+    """The short form at a run's end has the verdict and the winners, not each candidate."""
+    file = io.StringIO()
+    print_report(fabricate.normal(), Console(file=file, width=100), details=False)
+    assert "fused" in file.getvalue()
+    assert "25% behind" not in file.getvalue()
+
+
+def test_path_of_the_profile_is_quoted() -> None:
+    """The lines to copy name the profile that was given, quoted for the shell and for Python."""
+    text = render(fabricate.normal(), "md", "my profiles/it's.json")
+    assert """profile="my profiles/it's.json")""" in text
+    assert """--out 'my profiles/it'"'"'s.json'""" in text

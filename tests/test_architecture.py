@@ -1,0 +1,174 @@
+"""The house keeps its shape: who may import whom, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "twinkle_tune"
+
+# From the ground up: a room imports only from rooms that stand before it, or from itself.
+ROOMS = (
+    "errors",
+    "mode",
+    "device",
+    "workload",
+    "environment",
+    "slot",
+    "outcome",
+    "source",
+    "profile",
+    "ops",
+    "catalog",
+    "kernel",
+    "capture",
+    "parity",
+    "measure",
+    "search",
+    "tune",
+    "report",
+    "models",
+    "cli",
+)
+
+# Packages that take long to import or may be missing, and the rooms that may name them.
+HEAVY = {
+    "pandas": {"report"},
+    "jinja2": {"report"},
+    "optuna": {"search"},
+    "typer": {"cli"},
+    "rich": {"report", "cli"},
+    "pydantic": {"profile"},
+    "triton": {"ops"},
+    "kernels": {"source", "kernel"},
+    "liger_kernel": {"source", "catalog"},
+    "transformers": {"catalog", "capture", "models"},
+}
+
+MAX_LINES = 330
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """An import statement: the module named, and whether it runs when the importing module is imported."""
+
+    target: str
+    at_import: bool
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a file of the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(module: str) -> list[Import]:
+    """Every import statement of a module."""
+    return list(_imports(ast.parse(FILES[module].read_text(encoding="utf-8")), module, at_import=True))
+
+
+def _imports(node: ast.AST, module: str, *, at_import: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.Import(names=names):
+                yield from (Import(target=name.name, at_import=at_import) for name in names)
+            case ast.ImportFrom(names=names):
+                base = _base(child, module)
+                for name in names:
+                    full = f"{base}.{name.name}"
+                    yield Import(target=full if full in FILES else base, at_import=at_import)
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield from _imports(child, module, at_import=False)
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                yield from _imports(child, module, at_import=False)
+            case _:
+                yield from _imports(child, module, at_import=at_import)
+
+
+def _base(node: ast.ImportFrom, module: str) -> str:
+    if not node.level:
+        return node.module or ""
+    package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
+    parts = package.split(".")[: len(package.split(".")) - node.level + 1]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+def room(module: str) -> str:
+    """The room of a module of the package; "" for the front door, ``twinkle_tune`` itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def test_every_file_stands_in_a_known_room() -> None:
+    """A new file or folder at the top has a place in the order of the rooms."""
+    assert {room(module) for module in FILES} - {""} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if room(module)])
+def test_imports_go_one_way(module: str) -> None:
+    """A file imports only from rooms before its own, or from its own; functions and annotations included."""
+    own = ROOMS.index(room(module))
+    wrong = [
+        each.target
+        for each in imports(module)
+        if each.target.startswith("twinkle_tune.") and ROOMS.index(room(each.target)) > own
+    ]
+    assert not wrong, f"{module} imports from a later room: {wrong}"
+
+
+def test_no_import_cycles() -> None:
+    """No file needs itself, through whatever chain, to be imported."""
+    graph = {
+        module: {each.target for each in imports(module) if each.at_import and each.target in FILES}
+        - {module}
+        for module in FILES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", HEAVY)
+def test_heavy_packages_stay_in_their_rooms(package: str) -> None:
+    """A heavy package is named only in the rooms that are there for it."""
+    users = {
+        module
+        for module in FILES
+        for each in imports(module)
+        if each.target.partition(".")[0] == package and room(module) not in HEAVY[package]
+    }
+    assert not users
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_files_stay_short(module: str) -> None:
+    """A file that outgrows its limit is two things; kernels written in Triton may be longer."""
+    path = FILES[module]
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES or (room(module) == "ops" and path.name == "kernel.py")
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    """``import twinkle_tune`` brings in no heavy package that ``import torch`` does not bring itself."""
+    code = (
+        "import json, sys, torch; before = set(sys.modules); import twinkle_tune; "
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    added = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    assert "twinkle_tune" in added
+    assert not added & set(HEAVY)

@@ -1,0 +1,1 @@
+"""Running the model: which slots are called, how often, with what."""

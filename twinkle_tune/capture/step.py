@@ -1,0 +1,228 @@
+"""Steps: the ways in which a model is run. Each can be repeated at will and leaves the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from twinkle_tune.capture.inputs import Call
+from twinkle_tune.capture.kv_cache import PrefilledCache
+from twinkle_tune.capture.point import Point, read_points, tensors_in, unwrapped
+from twinkle_tune.capture.untouched import Untouched
+from twinkle_tune.errors import CaptureError
+from twinkle_tune.mode import Mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One way of running the model.
+
+    Attributes:
+        label: "prefill 1x128", "decode 1x128", "train 2x64" (batch by sequence length), "forward", "train".
+        run: runs the model once and returns its outputs; in the train modes forward and backward. It can be
+            repeated, keeps no outputs, and uses whatever kernels are bound at that moment.
+    """
+
+    label: str
+    run: Callable[[nn.Module], object]
+
+
+def make_steps(model: nn.Module, example_inputs: object, mode: Mode, device: str) -> tuple[Step, ...]:
+    """The steps in which to run ``model`` on its example inputs.
+
+    Inference modes run the forward without gradients. A causal language model with ``input_ids`` (B, S) gives
+    two steps for each set of inputs: "prefill", a forward that makes a cache and the last token's logits, as
+    generation does, and "decode", one new token on a cache of S tokens. Labels are left out there. Train
+    modes run forward and backward: from ``outputs.loss`` where there is one (labels of a causal language
+    model default to its ``input_ids``), else from fixed random gradients (standard normal) of every floating
+    output that requires one.
+
+    The model's train flag is not changed, nor is the model compiled. Autocast applies as the caller sets it.
+
+    Args:
+        model: on ``device``.
+        example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments, or a list of
+            these.
+        mode: how the model will run.
+        device: a device name; the inputs are copied there.
+
+    Raises:
+        DeviceError: an unknown device name.
+        CaptureError: the inputs do not fit the model.
+    """
+    steps: list[Step] = []
+    for point in read_points(model, example_inputs, device):
+        is_language = _is_causal_language_model(model, point)
+        if mode.trains:
+            steps.append(Step(label=_label("train", point), run=_Train(_for_training(point, is_language))))
+        elif is_language:
+            steps.append(Step(label=_label("prefill", point), run=_Forward(_for_prefill(point))))
+            if _is_extensible(point):
+                steps.append(Step(label=_label("decode", point), run=_Decode(point)))
+        else:
+            steps.append(Step(label=_label("forward", point), run=_Forward(point)))
+    return _numbered(steps)
+
+
+class _Forward:
+    def __init__(self, point: Point) -> None:
+        self._point = point
+        self._untouched = Untouched(gradients=False)
+
+    def __call__(self, model: nn.Module) -> object:
+        call = self._point.fresh()
+        with self._untouched.around(model), torch.no_grad():
+            return model(*call.args, **call.kwargs)
+
+
+class _Decode:
+    """One new token on a cache that holds the point's whole sequence."""
+
+    def __init__(self, point: Point) -> None:
+        self._prefill = _Forward(_for_prefill(point))
+        self._point = _for_decode(point)
+        self._untouched = Untouched(gradients=False)
+        self._cache: PrefilledCache | None = None
+
+    def __call__(self, model: nn.Module) -> object:
+        if self._cache is not None:
+            return self._forward(model, self._cache)
+        filled = getattr(self._prefill(model), "past_key_values", None)
+        if filled is None:
+            raise CaptureError(
+                f"{type(unwrapped(model)).__name__} gave no past_key_values when asked with use_cache=True, "
+                "so there is no decode step; turn gradient checkpointing off, or wrap the model in a module"
+            )
+        cache = PrefilledCache(filled)
+        del filled
+        outputs = self._forward(model, cache)
+        cache.settle()
+        self._cache = cache
+        return outputs
+
+    def _forward(self, model: nn.Module, cache: PrefilledCache) -> object:
+        call = self._point.fresh()
+        with self._untouched.around(model), torch.no_grad():
+            return model(**call.kwargs, past_key_values=cache.take())
+
+
+class _Train:
+    def __init__(self, point: Point) -> None:
+        self._point = point
+        self._untouched = Untouched(gradients=True)
+        self._incoming: dict[tuple[object, ...], torch.Tensor] = {}
+
+    def __call__(self, model: nn.Module) -> object:
+        call = self._point.fresh()
+        with self._untouched.around(model), torch.enable_grad():
+            outputs = model(*call.args, **call.kwargs)
+            loss = _loss_of(outputs)
+            if loss is not None:
+                loss.backward()  # type: ignore[no-untyped-call]
+            else:
+                self._backward(outputs)
+        return outputs
+
+    def _backward(self, outputs: object) -> None:
+        roots = [
+            tensor for tensor in tensors_in(outputs) if tensor.is_floating_point() and tensor.requires_grad
+        ]
+        if not roots:
+            raise CaptureError(
+                f"no output of the model (a {type(outputs).__name__}) requires a gradient, so there is no "
+                "backward; make parameters require gradients, or use mode='inference'"
+            )
+        torch.autograd.backward(roots, [self._gradient(i, root) for i, root in enumerate(roots)])
+
+    def _gradient(self, index: int, output: torch.Tensor) -> torch.Tensor:
+        form = (index, tuple(output.shape), output.dtype, output.device)
+        if form not in self._incoming:
+            generator = torch.Generator().manual_seed(index)
+            values = torch.randn(output.shape, generator=generator)
+            self._incoming[form] = values.to(device=output.device, dtype=output.dtype)
+        return self._incoming[form]
+
+
+def _is_causal_language_model(model: nn.Module, point: Point) -> bool:
+    inner = unwrapped(model)
+    config = getattr(inner, "config", None)
+    makes_text = callable(getattr(inner, "generate", None)) or getattr(config, "use_cache", None) is not None
+    is_other = getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", True) is False
+    ids = point.named().get("input_ids")
+    if not makes_text or is_other or "past_key_values" not in point.names:
+        return False
+    if "use_cache" not in point.names and not point.takes_more:
+        return False
+    if not isinstance(ids, torch.Tensor) or ids.dim() != 2:
+        return False
+    if point.named().get("past_key_values") is not None:
+        raise CaptureError(
+            "example_inputs: got past_key_values, which a run makes longer; leave it out: decode steps with "
+            "a cache of the inputs' length are made for you"
+        )
+    return True
+
+
+def _for_training(point: Point, is_language: bool) -> Point:
+    if not is_language:
+        return point
+    named = point.named()
+    if named.get("labels") is None and "labels" in point.names:
+        named["labels"] = named["input_ids"].clone()
+    # Trainers turn the cache off: nothing reads it.
+    return _keyword_point(point, {"use_cache": False} | named)
+
+
+def _for_prefill(point: Point) -> Point:
+    named = {name: value for name, value in point.named().items() if name != "labels"}
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in point.names else {}
+    return _keyword_point(point, last_only | named | {"use_cache": True})
+
+
+def _for_decode(point: Point) -> Point:
+    # The other tensors (images, token types) went into the cache with the prefill.
+    prefill = _for_prefill(point).call.kwargs
+    named = {name: value for name, value in prefill.items() if next(tensors_in(value), None) is None}
+    named["input_ids"] = prefill["input_ids"][:, -1:].clone()
+    mask = prefill.get("attention_mask")
+    if mask is not None:
+        named["attention_mask"] = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
+    positions = prefill.get("position_ids")
+    if positions is not None:
+        named["position_ids"] = positions[..., -1:] + 1
+    return _keyword_point(point, named)
+
+
+def _is_extensible(point: Point) -> bool:
+    # Of a mask in another form than (B, S) one cannot tell what it would be for one more token.
+    mask = point.named().get("attention_mask")
+    return mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 2)
+
+
+def _keyword_point(point: Point, kwargs: Mapping[str, Any]) -> Point:
+    return replace(point, call=Call(args=(), kwargs=kwargs))
+
+
+def _loss_of(outputs: object) -> torch.Tensor | None:
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    is_scalar = isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad
+    return loss if is_scalar else None
+
+
+def _label(kind: str, point: Point) -> str:
+    size = point.size
+    return kind if size is None else f"{kind} {size[0]}x{size[1]}"
+
+
+def _numbered(steps: Sequence[Step]) -> tuple[Step, ...]:
+    counts: dict[str, int] = {}
+    labelled = []
+    for step in steps:
+        counts[step.label] = counts.get(step.label, 0) + 1
+        number = counts[step.label]
+        labelled.append(step if number == 1 else replace(step, label=f"{step.label} #{number}"))
+    return tuple(labelled)

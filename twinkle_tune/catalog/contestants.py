@@ -1,0 +1,49 @@
+"""The built-in candidates of a slot, beside the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from twinkle_tune.catalog import loss, rotary
+from twinkle_tune.catalog.functions import parameters_of
+from twinkle_tune.catalog.recognise import flavour_of
+from twinkle_tune.mode import Mode
+from twinkle_tune.slot import Candidate, Slot
+from twinkle_tune.source.compiled import CompileSource
+
+# Under torch.compile the original is compiled with all that is around it.
+COMPILE = Candidate(name="compile", source=CompileSource(), modes=frozenset({Mode.INFERENCE, Mode.TRAIN}))
+
+
+def layer_contestants(name: str, module: nn.Module, device: str) -> tuple[Candidate, ...]:
+    """Candidates for a layer, without the original; for one that the catalog does not know ``compile``.
+
+    Args:
+        name: the slot's name.
+        module: an instance, whose settings decide which candidates fit.
+        device: the name of the device it will run on ("cpu", "cuda").
+    """
+    found = flavour_of(module)
+    if found is None or found[0].name != name:
+        return (COMPILE,)
+    kind, flavour = found
+    return (*kind.contestants(flavour, module, device), COMPILE)
+
+
+def function_contestants(slot: Slot, function: Callable[..., Any], device: str) -> tuple[Candidate, ...]:
+    """Candidates for a function, without the original; for one that the catalog does not know ``compile``.
+
+    Args:
+        slot: the function's slot.
+        function: the original.
+        device: the name of the device it will run on ("cpu", "cuda").
+    """
+    parameters = parameters_of(function)
+    if rotary.is_rotary(parameters):
+        return (*rotary.contestants(function, parameters, device), COMPILE)
+    if loss.is_loss(parameters):
+        return (*loss.contestants(function, parameters, device), COMPILE)
+    return (COMPILE,)

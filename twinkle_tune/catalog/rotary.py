@@ -1,0 +1,122 @@
+"""Rotary position embedding: functions of q, k, cos and sin that turn halves of each head against each other.
+
+With the halves a, b of a head (or of its first part, as wide as cos): (a, b) * cos + (-b, a) * sin.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twinkle_tune.catalog import liger
+from twinkle_tune.catalog.probe import generator, holds, random_like, same
+from twinkle_tune.mode import Mode
+from twinkle_tune.slot import Candidate
+from twinkle_tune.source.direct import ImplSource
+
+Rotate = Callable[[Tensor, Tensor, Tensor, Tensor, int], Any]
+_TRAILING = {("unsqueeze_dim",): False, ("position_ids", "unsqueeze_dim"): True}
+"""Names of the parameters after q, k, cos, sin; whether position_ids (long without use) is one."""
+
+
+def is_rotary(parameters: list[inspect.Parameter]) -> bool:
+    """Whether a function with these parameters is by its form a rotary embedding of q and k."""
+    return [p.name for p in parameters[:4]] == ["q", "k", "cos", "sin"]
+
+
+def contestants(
+    function: Callable[..., Any], parameters: list[inspect.Parameter], device: str
+) -> list[Candidate]:
+    """Candidates for a rotary function that turns halves; none where a probe finds it does something else."""
+    trailing = tuple(p.name for p in parameters[4:])
+    if trailing not in _TRAILING or not holds(lambda: _turns_halves(function)):
+        return []
+    takes_positions = _TRAILING[trailing]
+    found = [
+        Candidate(name="torch.rotary", source=ImplSource(impl=as_function(rotate, takes_positions))),
+        Candidate(
+            name="torch.rotary_inplace",
+            source=ImplSource(impl=as_function(rotate_in_place, takes_positions)),
+            modes=frozenset({Mode.INFERENCE}),
+        ),
+    ]
+    if liger.offered(device):
+        found.append(liger.candidate(as_function(rotate_by_liger, takes_positions)))
+    return found
+
+
+def as_function(rotate: Rotate, takes_positions: bool) -> Callable[..., Any]:
+    """A function with the parameters of the original."""
+    if takes_positions:
+
+        def with_positions(
+            q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: Any = None, unsqueeze_dim: int = 1
+        ) -> Any:
+            return rotate(q, k, cos, sin, unsqueeze_dim)
+
+        return with_positions
+
+    def without_positions(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+        return rotate(q, k, cos, sin, unsqueeze_dim)
+
+    return without_positions
+
+
+def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> tuple[Tensor, Tensor]:
+    """The minus moves from the heads to sin, which is smaller; left is a roll and a fused multiply-add."""
+    half = sin.shape[-1] // 2
+    signed_sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1).unsqueeze(unsqueeze_dim)
+    cos = cos.unsqueeze(unsqueeze_dim)
+    return _whole(q, cos, signed_sin, _rolled), _whole(k, cos, signed_sin, _rolled)
+
+
+def rotate_in_place(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int
+) -> tuple[Tensor, Tensor]:
+    """As :func:`rotate`, each half added onto the product with cos; q and k themselves are only read.
+
+    Where gradients are on, as :func:`rotate`.
+    """
+    if torch.is_grad_enabled():
+        return rotate(q, k, cos, sin, unsqueeze_dim)
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return _whole(q, cos, sin, _added), _whole(k, cos, sin, _added)
+
+
+def rotate_by_liger(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> Any:
+    """Liger's kernel, which knows one layout: heads (batch, heads, sequence, width)."""
+    if unsqueeze_dim == 1 and q.dim() == 4:
+        return liger.rotate(q, k, cos, sin)
+    return rotate(q, k, cos, sin, unsqueeze_dim)
+
+
+def _whole(x: Tensor, cos: Tensor, sin: Tensor, turned: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    wide = cos.shape[-1]
+    if wide == x.shape[-1]:
+        return turned(x, cos, sin)
+    return torch.cat((turned(x[..., :wide], cos, sin), x[..., wide:]), dim=-1)
+
+
+def _rolled(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
+
+
+def _added(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    turned = x * cos
+    turned[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+    turned[..., half:].addcmul_(x[..., :half], sin[..., half:])
+    return turned
+
+
+def _turns_halves(function: Callable[..., Any]) -> bool:
+    """On q (1, 2, 3, 8), k (1, 1, 3, 8): whether it computes this file's formula, heads before sequence."""
+    source = generator()
+    q, k = random_like((1, 2, 3, 8), source), random_like((1, 1, 3, 8), source)
+    cos, sin = random_like((1, 3, 8), source), random_like((1, 3, 8), source)
+    given, expected = function(q.clone(), k.clone(), cos, sin), rotate(q, k, cos, sin, 1)
+    return isinstance(given, tuple) and len(given) == 2 and all(map(same, given, expected))

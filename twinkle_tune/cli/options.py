@@ -1,0 +1,112 @@
+"""What the options' texts mean. No effects, and nothing heavy imported."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twinkle_tune.errors import TuneError
+
+if TYPE_CHECKING:
+    from twinkle_tune.report.render import Format
+
+REPORT_FORMATS: tuple[Format, ...] = ("html", "md", "csv", "json")
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_sizes(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers separated by commas ("1,8"); None for no text.
+
+    Raises:
+        TuneError: it is something else, or a number is below 1.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise TuneError(
+            f"{option}: got {text!r}, expected whole numbers of at least 1, separated by commas: {option} 1,8"
+        )
+    return tuple(int(part) for part in parts)
+
+
+def parse_count(option: str, text: str | None) -> int | None:
+    """A whole number; None for no text.
+
+    Raises:
+        TuneError: it is something else, or below 1.
+    """
+    if text is None:
+        return None
+    # Our own, because what Typer says of a wrong number repeats it in some versions only.
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise TuneError(f"{option}: got {text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
+def parse_names(option: str, text: str | None) -> tuple[str, ...] | None:
+    """Names separated by commas; None for no text.
+
+    Raises:
+        TuneError: a name is empty.
+    """
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise TuneError(f"{option}: got {text!r}, expected names separated by commas: {option} compile,liger")
+    return names
+
+
+def parse_budget(text: str | None) -> float | None:
+    """Seconds of "90", "90s", "5m" or "1.5h"; None for no text.
+
+    Raises:
+        TuneError: it is something else, or not above zero.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise TuneError(f"--budget: got {text!r}, expected a time above zero such as 90s, 5m or 1h")
+    return seconds
+
+
+def slug(name: str) -> str:
+    """A name as part of a path: "NVIDIA H100 80GB HBM3" → "nvidia-h100-80gb-hbm3"."""
+    plain = re.sub(r"\((?:r|tm|c)\)", " ", name.lower())
+    return re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.") or "unnamed"
+
+
+def profile_path(device_name: str, model: str, mode: str) -> Path:
+    """Where a profile goes when ``--out`` is not given."""
+    return Path("profiles", slug(device_name), f"{slug(model)}-{slug(mode)}.json")
+
+
+def report_path(target: str, profile: Path) -> tuple[Path, Format]:
+    """File and format of one ``--report``: a path whose ending is the format, or a format alone.
+
+    A format alone puts the report under ``reports/``, in the folder and under the name of the profile.
+
+    Raises:
+        TuneError: the ending names no format.
+    """
+    path = Path(target)
+    ending = target if target in REPORT_FORMATS else path.suffix.lower().removeprefix(".")
+    form = next((each for each in REPORT_FORMATS if each == ending), None)
+    if form is None:
+        known = ", ".join(REPORT_FORMATS)
+        raise TuneError(
+            f"--report: got {target!r}, expected a path that ends in one of {known}, or one of these alone"
+        )
+    if target == form:
+        folder = profile.parent.name if profile.parts[:1] == ("profiles",) else ""
+        path = Path("reports", folder, f"{profile.stem}.{form}")
+    return path, form
+
+
+def partial_path(path: Path) -> Path:
+    """Where an interrupted run's profile goes: beside a file that is already there, never over it."""
+    return path.with_suffix(".partial.json") if path.exists() else path

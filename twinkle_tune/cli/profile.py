@@ -1,0 +1,130 @@
+"""``twinkle-tune profile``: contests for every slot of a model, and the profile they make."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twinkle_tune.cli.device import device_name, use_device
+from twinkle_tune.cli.options import (
+    parse_budget,
+    parse_count,
+    parse_names,
+    parse_sizes,
+    partial_path,
+    profile_path,
+    report_path,
+)
+from twinkle_tune.cli.register import register_files
+from twinkle_tune.cli.write import check_writable, write_report
+
+if TYPE_CHECKING:
+    from twinkle_tune.profile.schema import Profile
+    from twinkle_tune.tune.events import Listener
+
+MODEL_HELP = "A preset, a Hub id, a local directory, or package.module:factory."
+
+
+def profile(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    mode: Annotated[str, typer.Option(help="inference, train, compile or train+compile.")] = "inference",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ...  [default: cuda if present]")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, ...  [default: by the device]")
+    ] = None,
+    batch: Annotated[str | None, typer.Option(metavar="1,8", help="Batch sizes.")] = None,
+    seq_len: Annotated[str | None, typer.Option(metavar="128,2048", help="Tokens in a sequence.")] = None,
+    layers: Annotated[str | None, typer.Option(metavar="N", help="Keep only the first N layers.")] = None,
+    register: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")
+    ] = None,
+    candidates: Annotated[str | None, typer.Option(metavar="A,B", help="Only these compete.")] = None,
+    budget: Annotated[str | None, typer.Option(metavar="5m", help="Time for all contests together.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
+    ] = None,
+    report: Annotated[
+        list[str] | None, typer.Option(help="PATH.html, .md, .csv or .json, or one of these.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the profile itself, and nothing else.")
+    ] = False,
+) -> None:
+    """Time every candidate of every slot of MODEL, and keep those that are faster and right."""
+    batches, seq_lens = parse_sizes("--batch", batch), parse_sizes("--seq-len", seq_len)
+    depth, budget_s = parse_count("--layers", layers), parse_budget(budget)
+    names = parse_names("--candidates", candidates)
+
+    from twinkle_tune.mode import parse_mode
+    from twinkle_tune.models import load_model
+
+    # Whatever can be refused is refused before the model is loaded, and long before the first contest.
+    parsed, place, kind = parse_mode(mode), *use_device(device)
+    path = out or profile_path(device_name(kind), model, parsed)
+    reports = [report_path(target, path) for target in report or []]
+    check_writable([path, *(file for file, _ in reports)])
+    register_files(register or [])
+    loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
+
+    from twinkle_tune.tune.tune import tune_model
+
+    try:
+        with _listener(quiet=as_json) as listen:
+            made = tune_model(
+                loaded.model,
+                loaded.inputs,
+                mode=parsed,
+                device=kind,
+                name=loaded.name,
+                candidates=names,
+                budget_s=budget_s,
+                on_event=listen,
+            )
+    except KeyboardInterrupt as stop:
+        _keep(getattr(stop, "profile", None), path)
+        raise typer.Exit(130) from stop
+    made.save(path)
+    for file, form in reports:
+        write_report(made, file, form, path)
+    _show(made, [path, *(file for file, _ in reports)], as_json=as_json)
+
+
+def _listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
+    if quiet:
+        return nullcontext()
+    from twinkle_tune.cli.show import Progress
+
+    return Progress()
+
+
+def _keep(profile: object, path: Path) -> None:
+    """Save what an interrupted run had finished, and say so."""
+    from twinkle_tune.profile.schema import Profile
+
+    if not isinstance(profile, Profile):
+        typer.echo("twinkle-tune: interrupted before a contest was finished; nothing was written", err=True)
+        return
+    kept = profile.save(partial_path(path))
+    done = len(profile.contests)
+    typer.echo(
+        f"twinkle-tune: interrupted; {done} finished contest{'' if done == 1 else 's'} kept in {kept}",
+        err=True,
+    )
+
+
+def _show(profile: Profile, written: list[Path], *, as_json: bool) -> None:
+    if as_json:
+        from twinkle_tune.profile.io import profile_text
+
+        typer.echo(profile_text(profile), nl=False)
+    else:
+        from twinkle_tune.cli.show import final_table
+
+        final_table(profile)
+    for path in written:
+        typer.echo(f"wrote {path}", err=as_json)

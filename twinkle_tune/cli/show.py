@@ -1,0 +1,200 @@
+"""What the terminal shows while contests run, and at the end.
+
+Import this inside a command's body: it needs Rich at once and, by way of the events, torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self, assert_never
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from twinkle_tune.outcome import Rejection
+from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.report.terminal import print_report
+from twinkle_tune.report.text import call_text, one_line, ratio_text
+from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.tune.events import (
+    Captured,
+    ContestFinished,
+    ContestStarted,
+    Event,
+    RoundTimed,
+    StepFinished,
+    StepStarted,
+    TrialRefused,
+    TrialStarted,
+)
+
+_BAR_WIDTH = 24
+_NAME_LIMIT = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What is known of a run so far. ``total`` is 0 before the model was run; ``began_s`` is by the clock."""
+
+    total: int = 0
+    done: int = 0
+    began_s: float = 0.0
+    place: str = "running the model once"
+    candidate: str = ""
+    round: int = 0
+    alive: int = 0
+    best: str = ""
+    ratio: float = 1.0
+    refused: int = 0
+
+
+def advance(state: State, event: Event, now_s: float) -> State:
+    """The state after an event."""
+    match event:
+        case Captured():
+            return replace(state, total=event.contests, began_s=now_s, place="")
+        case ContestStarted():
+            place = f"{one_line(event.slot, _NAME_LIMIT)} {one_line(event.call, _NAME_LIMIT)}"
+            return _cleared(replace(state, place=place, refused=0))
+        case TrialStarted():
+            return replace(state, candidate=one_line(event.candidate, _NAME_LIMIT))
+        case TrialRefused():
+            return replace(state, refused=state.refused + 1)
+        case RoundTimed():
+            best = one_line(event.best, _NAME_LIMIT)
+            return replace(
+                state, candidate="", round=event.number, alive=event.alive, best=best, ratio=event.ratio
+            )
+        case ContestFinished():
+            return _cleared(replace(state, done=state.done + 1))
+        case StepStarted():
+            return _cleared(
+                replace(state, place=f"the whole model, {one_line(event.label, _NAME_LIMIT)}", refused=0)
+            )
+        case StepFinished():
+            return _cleared(state)
+        case _:
+            assert_never(event)
+
+
+def seconds_left(state: State, now_s: float) -> float | None:
+    """How long the contests that are left take if they are like those that are done; None if none is done."""
+    if state.done == 0:
+        return None
+    return (now_s - state.began_s) / state.done * max(0, state.total - state.done)
+
+
+def detail(state: State) -> str:
+    """One line on what is going on."""
+    parts = [state.place] if state.place else []
+    if state.candidate:
+        parts.append(f"checking {state.candidate}")
+    if state.round:
+        parts.append(f"round {state.round}, {state.alive} in the race")
+        parts.append(
+            f"best {state.best} {ratio_text(state.ratio)}" if state.best != ORIGINAL else "best original"
+        )
+    if state.refused:
+        parts.append(f"{state.refused} refused")
+    return " · ".join(parts)
+
+
+def contest_line(contest: Contest, done: int, total: int) -> str:
+    """A finished contest in one line."""
+    chosen = contest.selection
+    refused = sum(isinstance(trial.outcome, Rejection) for trial in contest.trials)
+    gain = (
+        ""
+        if chosen.winner == ORIGINAL
+        else f" {ratio_text(chosen.ratio, chosen.low, chosen.high)} of the original"
+    )
+    tail = f"; {refused} refused" if refused else ""
+    call = one_line(call_text(contest.workload), _NAME_LIMIT)
+    head = f"[{done}/{total}] {one_line(contest.slot.name, _NAME_LIMIT)} {call}"
+    return f"{head}: {one_line(chosen.winner, _NAME_LIMIT)}{gain}{tail}"
+
+
+def step_line(step: StepResult) -> str:
+    """A finished step of the whole model in one line."""
+    label = one_line(step.label, _NAME_LIMIT)
+    if not step.original_us:
+        return f"whole model, {label}: the original runs, nothing to compare"
+    return f"whole model, {label}: tuned {ratio_text(step.ratio, step.low, step.high)} of the original"
+
+
+class Progress:
+    """A listener that shows a run while it goes on, on stderr so that stdout stays free for results.
+
+    On a terminal a bar and a line that change in place, and a lasting line for each finished contest;
+    elsewhere the lasting lines alone. Use it as a context manager around the run.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console or Console(file=sys.stderr)
+        self._clock = clock
+        self._state = State()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._draw, console=self._console, transient=True, refresh_per_second=4
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event of the run."""
+        self._state = advance(self._state, event, self._clock())
+        match event:
+            case ContestFinished():
+                self._say(contest_line(event.contest, self._state.done, self._state.total))
+            case StepFinished():
+                self._say(step_line(event.result))
+            case _:
+                pass
+
+    def _say(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)
+
+    def _draw(self) -> Table:
+        state = self._state
+        left_s = seconds_left(state, self._clock())
+        grid = Table.grid(padding=(0, 1))
+        bar = ProgressBar(
+            total=state.total or None, completed=state.done, width=_BAR_WIDTH, pulse=state.total == 0
+        )
+        left = "" if left_s is None or state.done == state.total else f"about {_span(left_s)} left"
+        grid.add_row(bar, Text(f"{state.done}/{state.total} contests" if state.total else ""), Text(left))
+        whole = Table.grid()
+        whole.add_row(grid)
+        whole.add_row(Text(detail(state), no_wrap=True, overflow="ellipsis"))
+        return whole
+
+
+def final_table(profile: Profile, console: Console | None = None) -> None:
+    """Print the short form of the report to stdout: verdict, steps and what won."""
+    print_report(profile, console or Console(), details=False)
+
+
+def _cleared(state: State) -> State:
+    return replace(state, candidate="", round=0, alive=0, best="", ratio=1.0)
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,181 @@
+"""Which winner runs for which row count: a few integer comparisons, made ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.workload import Named, Node, Plain, TensorSpec, Workload
+
+Call = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """From ``low`` to ``high`` rows, both included, ``winner`` runs."""
+
+    low: int
+    high: int
+    winner: str
+
+
+def rules_of(points: Iterable[tuple[int, str]]) -> tuple[Rule, ...]:
+    """The rules that follow from (rows, winner) as measured, ascending; the original is what no rule covers.
+
+    A row count between two measured ones has their winner where both agree. Where one row count has two
+    winners (two layouts of the same size), and outside of what was measured, the original runs.
+    """
+    measured: list[tuple[int, str]] = []
+    for rows, group in groupby(sorted(points), key=lambda point: point[0]):
+        winners = {winner for _, winner in group}
+        measured.append((rows, winners.pop() if len(winners) == 1 else ORIGINAL))
+    rules = []
+    for winner, run in groupby(measured, key=lambda point: point[1]):
+        covered = [rows for rows, _ in run]
+        if winner != ORIGINAL:
+            rules.append(Rule(low=covered[0], high=covered[-1], winner=winner))
+    return tuple(rules)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowsFrom:
+    """Where the tensor that counts the rows is among the arguments: a position, or a name."""
+
+    index: int = 0
+    name: str = ""
+
+    @classmethod
+    def of(cls, workload: Workload) -> RowsFrom | None:
+        """Of a workload: its first tensor; None where no argument is a tensor by itself."""
+        for index, node in enumerate(workload.args):
+            if isinstance(node, TensorSpec):
+                return cls(index=index)
+        for name, node in workload.kwargs:
+            if isinstance(node, TensorSpec):
+                return cls(name=name)
+        return None
+
+
+def layer_dispatcher(rules: Sequence[Rule], calls: Mapping[str, Call], original: Call, rows_from: RowsFrom) -> Call:
+    """A forward (module first) that looks at the row count and calls the winner, or the original.
+
+    Args:
+        rules: as from :func:`rules_of`.
+        calls: the forward of each winner.
+        rows_from: where the tensor that counts is. Rows are elements over the last dimension's size.
+    """
+    steps = tuple((rule.low, rule.high, calls[rule.winner]) for rule in rules)
+    index, name = rows_from.index, rows_from.name
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tensor = args[index] if len(args) > index else kwargs.get(name)
+        if tensor is None or not tensor.shape or not tensor.shape[-1]:
+            return original(self, *args, **kwargs)
+        rows = tensor.numel() // tensor.shape[-1]
+        for low, high, call in steps:
+            if low <= rows <= high:
+                return call(self, *args, **kwargs)
+        return original(self, *args, **kwargs)
+
+    return forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Calls of a function that differ in their row count alone: what one set of rules speaks of.
+
+    Attributes:
+        count: number of positional arguments.
+        names: names of the keyword arguments.
+        tensors: (position or name, dtype, number of dimensions, size of the last) of each tensor.
+        plain: (position or name, value) of each other argument.
+        trains: whether gradients may be wanted; if not, calls that want them are not of the family.
+        rows_from: which tensor counts the rows.
+        steps: (low, high, call).
+    """
+
+    count: int
+    names: frozenset[str]
+    tensors: tuple[tuple[int | str, torch.dtype, int, int], ...]
+    plain: tuple[tuple[int | str, object], ...]
+    trains: bool
+    rows_from: int | str
+    steps: tuple[tuple[int, int, Call], ...] = ()
+
+    def same_calls(self, other: Family) -> bool:
+        """Whether the two speak of the same calls."""
+        mine = (self.count, self.names, self.tensors, self.plain, self.trains)
+        return mine == (other.count, other.names, other.tensors, other.plain, other.trains)
+
+
+def family_of(workload: Workload) -> Family | None:
+    """The family of a function's workload, without steps; None where an argument is neither tensor nor plain value."""
+    tensors: list[tuple[int | str, torch.dtype, int, int]] = []
+    plain: list[tuple[int | str, object]] = []
+    places: list[tuple[int | str, Node]] = [*enumerate(workload.args), *workload.kwargs]
+    for place, node in places:
+        match node:
+            case TensorSpec() if node.shape:
+                tensors.append((place, getattr(torch, node.dtype), len(node.shape), node.shape[-1]))
+            case Plain():
+                plain.append((place, node.value))
+            case Named(kind="name") if node.name.startswith("torch."):
+                plain.append((place, getattr(torch, node.name.removeprefix("torch."), node.name)))
+            case _:
+                return None
+    if not tensors:
+        return None
+    wants_gradients = workload.context.grad and any(spec.requires_grad for spec in workload.tensors)
+    return Family(
+        count=len(workload.args),
+        names=frozenset(name for name, _ in workload.kwargs),
+        tensors=tuple(tensors),
+        plain=tuple(plain),
+        trains=wants_gradients,
+        rows_from=tensors[0][0],
+    )
+
+
+def function_dispatcher(families: Sequence[Family], fallback: Call) -> Call:
+    """A function that calls the winner of the first family that a call belongs to, else ``fallback``."""
+    prepared = tuple((f, f.count, f.names, f.tensors, f.plain, f.trains, f.rows_from, f.steps) for f in families)
+
+    def dispatch(*args: Any, **kwargs: Any) -> Any:
+        for _, count, names, tensors, plain, trains, rows_from, steps in prepared:
+            if len(args) != count or kwargs.keys() != names or not _belongs(args, kwargs, tensors, plain, trains):
+                continue
+            counted = args[rows_from] if type(rows_from) is int else kwargs[rows_from]  # type: ignore[index]
+            rows = counted.numel() // counted.shape[-1] if counted.shape[-1] else 0
+            for low, high, call in steps:
+                if low <= rows <= high:
+                    return call(*args, **kwargs)
+            return fallback(*args, **kwargs)
+        return fallback(*args, **kwargs)
+
+    return dispatch
+
+
+def _belongs(
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    tensors: tuple[tuple[int | str, torch.dtype, int, int], ...],
+    plain: tuple[tuple[int | str, object], ...],
+    trains: bool,
+) -> bool:
+    grad = not trains and torch.is_grad_enabled()
+    for place, dtype, dimensions, last in tensors:
+        value = args[place] if type(place) is int else kwargs[place]  # type: ignore[index]
+        if not isinstance(value, torch.Tensor) or value.dtype is not dtype or value.dim() != dimensions:
+            return False
+        if value.shape[-1] != last or (grad and value.requires_grad):
+            return False
+    for place, expected in plain:
+        value = args[place] if type(place) is int else kwargs[place]  # type: ignore[index]
+        if type(value) is not type(expected) or value != expected:
+            return False
+    return True

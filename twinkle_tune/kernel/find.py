@@ -1,0 +1,81 @@
+"""Which slots a model has, and who competes for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from twinkle_tune.catalog.contestants import function_contestants, layer_contestants
+from twinkle_tune.catalog.recognise import functions_of, layer_name
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.registry import Registry, default_registry
+from twinkle_tune.kernel.target import Target
+from twinkle_tune.mode import Mode
+from twinkle_tune.slot import ORIGINAL, Candidate, Slot, SlotKind
+from twinkle_tune.source.direct import OriginalSource
+from twinkle_tune.workload import target_of
+
+_ORIGINAL = Candidate(name=ORIGINAL, source=OriginalSource())
+
+
+def find_slots(model: nn.Module, registry: Registry | None = None) -> tuple[Target, ...]:
+    """The slots of a model: layers that are registered or recognised, then functions; each with its instances.
+
+    Instances of one class and one slot name are one target, in the model's order.
+
+    Raises:
+        RegistrationError: a function was registered for a module that cannot be imported or lacks it.
+    """
+    registry = registry or default_registry
+    instances: dict[Slot, list[tuple[str, nn.Module]]] = {}
+    for path, module in model.named_modules():
+        name = _slot_name(module, registry)
+        if name is not None:
+            slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
+            instances.setdefault(slot, []).append((path, module))
+    layers = tuple(Target(slot=slot, instances=tuple(found)) for slot, found in instances.items())
+    functions = {slot.target: slot for slot in functions_of(model)}
+    for module_name, function in registry.functions:
+        target = f"{module_name}:{function}"
+        functions.setdefault(target, Slot(name=f"{module_name}.{function}", kind=SlotKind.FUNCTION, target=target))
+    return layers + tuple(Target(slot=slot, function=original_function(slot.target)) for slot in functions.values())
+
+
+def contestants(
+    slot: Slot,
+    device: str,
+    mode: Mode,
+    *,
+    module: nn.Module | None = None,
+    function: Callable[..., Any] | None = None,
+    registry: Registry | None = None,
+) -> tuple[Candidate, ...]:
+    """Who competes for a slot on a device in a mode: the original first, then the catalog's, then the registered.
+
+    Args:
+        module: an instance, for a layer slot.
+        function: the original function, for a function slot.
+    """
+    registry = registry or default_registry
+    found = [_ORIGINAL]
+    if module is not None:
+        recognised = layer_name(module)
+        if recognised is not None:
+            found += layer_contestants(recognised, module, device)
+        for name in dict.fromkeys((slot.name, registry.kernel_name(type(module)), recognised)):
+            found += registry.layer(name) if name is not None else ()
+    elif function is not None:
+        found += function_contestants(slot, function, device)
+        module_name, _, name = slot.target.partition(":")
+        found += registry.function(module_name, name)
+    by_name = {candidate.name: candidate for candidate in reversed(found) if candidate.competes(device, mode)}
+    return tuple(by_name[name] for name in dict.fromkeys(c.name for c in found) if name in by_name)
+
+
+def _slot_name(module: nn.Module, registry: Registry) -> str | None:
+    named = registry.kernel_name(type(module))
+    if named is not None and registry.layer(named):
+        return named
+    return layer_name(module)

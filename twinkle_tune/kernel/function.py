@@ -1,0 +1,140 @@
+"""Registering kernels for functions, and applying them to the whole process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from twinkle_tune.device import parse_device
+from twinkle_tune.errors import RegistrationError, TuneError
+from twinkle_tune.kernel.functions import bind_functions, original_function
+from twinkle_tune.kernel.registry import Registry, choose_source, default_registry, make_candidate
+from twinkle_tune.mode import Mode, parse_mode
+from twinkle_tune.slot import Candidate, Slot, SlotKind
+from twinkle_tune.source.direct import Repo
+
+
+def register_function_kernel(
+    *,
+    func_name: str,
+    target_module: str,
+    func_impl: Callable[..., Any] | None = None,
+    repo: Repo | None = None,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    version: int | str | None = None,
+    repo_path: str | None = None,
+    package_name: str | None = None,
+    device: str | None = None,
+    mode: object = None,
+    registry: Registry | None = None,
+) -> None:
+    """Register a kernel for ``target_module.func_name``: one more contestant for that slot.
+
+    Exactly one source is given: ``func_impl``, a repo object with ``load()`` (``repo``), a Hub repo (``repo_id`` with
+    ``revision`` or ``version``), or a package on disk (``repo_path``, ``package_name``). Nothing is loaded now.
+
+    Args:
+        func_name: the function's name in the module; "Class.method" for a method.
+        device: the device that it is for; None for every device.
+        mode: as in :func:`twinkle_tune.register_layer_kernel`.
+
+    Raises:
+        RegistrationError: none or several sources, or both revision and version.
+        DeviceError, ModeError: an unknown device or mode.
+    """
+    source = choose_source(
+        f"function kernel {target_module}.{func_name}",
+        func_name,
+        impl=func_impl,
+        repo=repo,
+        repo_path=repo_path,
+        package_name=package_name,
+        repo_id=repo_id,
+        revision=revision,
+        version=version,
+    )
+    candidate = make_candidate(source, device=device, mode=mode)
+    (registry or default_registry).add_function(target_module, func_name, candidate)
+
+
+def apply_function_kernel(
+    *,
+    target_module: str | None = None,
+    device: str | None = None,
+    mode: object = None,
+    strict: bool = False,
+    registry: Registry | None = None,
+) -> list[str]:
+    """Put the function kernels that were registered last in their functions' places, for the whole process.
+
+    Undone by ``restore_model(None)``.
+
+    Args:
+        target_module: only functions of this module; all if not given.
+        device: only kernels for this device (or for every device).
+        mode: only kernels for this mode (or for every mode). Kernels of one mode are passed over, with a warning,
+            when no mode is given.
+        strict: raise instead of warning, also when nothing was applied.
+
+    Returns:
+        "module.function" of each function that was replaced.
+
+    Raises:
+        RegistrationError, SourceError: under ``strict`` alone.
+        DeviceError, ModeError: an unknown device or mode.
+    """
+    wanted_device = None if device is None else parse_device(device)
+    wanted_mode = None if mode is None else parse_mode(mode)
+    problems: list[TuneError] = []
+    chosen = choose_functions(registry or default_registry, target_module, wanted_device, wanted_mode, problems)
+    if strict and not chosen and not problems:
+        problems.append(
+            RegistrationError(
+                f"no function kernel fits target_module={target_module!r}, device={device!r}, mode={mode!r}; "
+                "register one, or loosen the filters"
+            )
+        )
+    if strict and problems:
+        raise problems[0]
+    for problem in problems:
+        warnings.warn(str(problem), stacklevel=2)
+    bind_functions(None, chosen)
+    return [slot.name for slot in chosen]
+
+
+def choose_functions(
+    registry: Registry,
+    target_module: str | None,
+    device: str | None,
+    mode: Mode | None,
+    problems: list[TuneError],
+) -> dict[Slot, Callable[..., Any]]:
+    """The loaded kernel of each function slot that has one: the last registered that fits. Failures go to ``problems``."""
+    chosen: dict[Slot, Callable[..., Any]] = {}
+    for module, name in registry.functions:
+        if target_module not in (None, module):
+            continue
+        fitting = [c for c in registry.function(module, name) if _fits(c, device, mode)]
+        if not fitting:
+            if mode is None and registry.function(module, name):
+                problems.append(
+                    RegistrationError(f"{module}.{name}: its kernels are for one mode and none was given; pass mode=")
+                )
+            continue
+        slot = Slot(name=f"{module}.{name}", kind=SlotKind.FUNCTION, target=f"{module}:{name}")
+        try:
+            loaded = fitting[-1].source.load(slot, original_function(slot.target))
+            unfit = loaded.unfit_for(mode) if mode is not None else ""
+            if unfit:
+                raise RegistrationError(f"{slot.name}: {fitting[-1].name} cannot be applied: {unfit}")
+            chosen[slot] = loaded.call
+        except TuneError as error:
+            problems.append(error)
+    return chosen
+
+
+def _fits(candidate: Candidate, device: str | None, mode: Mode | None) -> bool:
+    for_device = device is None or candidate.device in (None, device)
+    return for_device and (not candidate.modes or (mode is not None and mode in candidate.modes))

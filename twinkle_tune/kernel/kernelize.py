@@ -1,0 +1,216 @@
+"""Applying kernels to a model, and undoing it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from twinkle_tune.device import is_available, parse_device
+from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError, TuneError
+from twinkle_tune.kernel.function import choose_functions
+from twinkle_tune.kernel.functions import bind_functions, functions_of, unbind_functions
+from twinkle_tune.kernel.patch import Binding, bind_forward, binding_of, restore_forward
+from twinkle_tune.kernel.plan import Kept, Plan, plan_profile
+from twinkle_tune.kernel.registry import Registry, default_registry
+from twinkle_tune.mode import Mode, parse_mode
+from twinkle_tune.profile.io import load_profile
+from twinkle_tune.profile.schema import Profile
+from twinkle_tune.slot import Implementation, Slot, SlotKind
+from twinkle_tune.workload import target_of
+
+USE_VARIABLE = "TWINKLE_USE_KERNELS"
+"""Environment variable: NO makes ``kernelize_model`` leave every model as it is. Default YES."""
+
+_REPORT = "_twinkle_tune_report"
+Model = TypeVar("Model", bound=nn.Module | None)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelizeReport:
+    """What ``kernelize_model`` did: what was bound where, and what kept its original and why."""
+
+    bound: tuple[Binding, ...] = ()
+    kept: tuple[Kept, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"bound  {b.slot} {b.path}".rstrip() + f": {b.candidate} (rows: {b.rows})" for b in self.bound]
+        lines += [f"kept   {k.slot}: {k.reason}" for k in self.kept]
+        return "\n".join(lines) or "nothing bound"
+
+
+def kernelize_model(
+    model: Model,
+    mode: object = None,
+    device: object = None,
+    use_fallback: bool = True,
+    profile: str | Path | Profile | None = None,
+    *,
+    registry: Registry | None = None,
+) -> Model:
+    """Put kernels in the places of a model's layers and of functions, in place; returns the model.
+
+    With a profile its winners are bound, each instance by the shapes that it was measured on. Without one the
+    kernel that was registered last for a slot, device and mode is bound. What was bound to the model before is
+    undone first. Either everything planned is bound or, on an error, the model is as it was.
+
+    Args:
+        model: any module; None where only functions are meant.
+        mode: "train", "inference", "compile", "train+compile" or a ``kernels.Mode``; by default the profile's mode,
+            else "inference".
+        device: by default the profile's device, else that of the model's parameters, else "cpu".
+        use_fallback: whether a slot whose kernel is missing, stale or unfit keeps its original, with a warning;
+            if not, that is an error.
+        profile: a profile or the path of one.
+
+    Raises:
+        DeviceError, ModeError: unknown, or (without fallback) a device that is not there.
+        ProfileError: the profile cannot be read.
+        StaleProfileError: without fallback, an entry that does not hold any more.
+        RegistrationError, SourceError: without fallback, a registered kernel that cannot be had.
+        BindError: binding failed; nothing is bound.
+    """
+    registry = registry or default_registry
+    loaded = load_profile(profile) if isinstance(profile, (str, Path)) else profile
+    wanted_mode = parse_mode(mode) if mode is not None else loaded.mode if loaded else Mode.INFERENCE
+    wanted_device = parse_device(device) if device is not None else loaded.device if loaded else _device_of(model)
+    if os.environ.get(USE_VARIABLE, "YES").strip().upper() not in ("YES", "TRUE", "1", "ON"):
+        return model
+    if not is_available(wanted_device):
+        problem = f"device {wanted_device!r} is not available here; the originals stay: pass a device that is there"
+        if not use_fallback:
+            raise DeviceError(problem)
+        warnings.warn(problem, stacklevel=2)
+        return model
+    if loaded is not None:
+        if model is None:
+            raise BindError("profile: got model=None, expected the model that was profiled; pass the model")
+        plan = plan_profile(model, loaded, wanted_device, wanted_mode, registry)
+    else:
+        plan = _plan_registered(model, wanted_device, wanted_mode, registry)
+    if plan.stale and not use_fallback:
+        error = StaleProfileError if loaded is not None else RegistrationError
+        raise error("; ".join(plan.stale) + " (use_fallback=True keeps the originals instead)")
+    for reason in plan.stale:
+        warnings.warn(f"original kept: {reason}", stacklevel=2)
+    bind_plan(model, plan)
+    return model
+
+
+def restore_model(model: nn.Module | None) -> None:
+    """Undo :func:`kernelize_model`: every layer and function of the model has its original back.
+
+    Functions that other models (or the process) bound stay bound for them. ``None`` undoes what was applied
+    without a model.
+    """
+    unbind_functions(model)
+    if model is not None:
+        for module in model.modules():
+            restore_forward(module)
+        model.__dict__.pop(_REPORT, None)
+
+
+@contextmanager
+def kernelized(
+    model: Model,
+    mode: object = None,
+    device: object = None,
+    use_fallback: bool = True,
+    profile: str | Path | Profile | None = None,
+    *,
+    registry: Registry | None = None,
+) -> Iterator[Model]:
+    """As :func:`kernelize_model` within a ``with`` block; restored after it."""
+    kernelize_model(model, mode, device, use_fallback, profile, registry=registry)
+    try:
+        yield model
+    finally:
+        restore_model(model)
+
+
+def kernelize_report(model: nn.Module) -> KernelizeReport:
+    """What is bound to a model and what kept its original; empty for a model that was not kernelized."""
+    report = model.__dict__.get(_REPORT)
+    return report if isinstance(report, KernelizeReport) else KernelizeReport()
+
+
+def bind_plan(model: nn.Module | None, plan: Plan) -> None:
+    """Bind all of a plan, or nothing: what had been bound before is put back on an error.
+
+    Raises:
+        BindError: an instance's forward, or a function, was replaced by somebody else.
+    """
+    modules = [] if model is None else list(model.modules())
+    before = [(m, m.__dict__["forward"], found) for m in modules if (found := binding_of(m)) is not None]
+    functions_before = functions_of(model)
+    report_before = None if model is None else model.__dict__.get(_REPORT)
+    restore_model(model)
+    try:
+        for module, call, binding in plan.layers:
+            bind_forward(module, call, binding)
+        bind_functions(model, {slot: replacement for slot, replacement, _ in plan.functions})
+    except BaseException:
+        restore_model(model)
+        for module, forward, binding in before:
+            bind_forward(module, forward.__func__, binding)
+        slots = {
+            Slot(name=t.replace(":", "."), kind=SlotKind.FUNCTION, target=t): r for t, r in functions_before.items()
+        }
+        bind_functions(model, slots)
+        if model is not None and report_before is not None:
+            model.__dict__[_REPORT] = report_before
+        raise
+    if model is not None:
+        bound = (*(b for _, _, b in plan.layers), *(b for _, _, b in plan.functions))
+        kept = (*plan.kept, *(Kept(slot="profile", reason=reason) for reason in plan.stale))
+        model.__dict__[_REPORT] = KernelizeReport(bound, kept)
+
+
+def _plan_registered(model: nn.Module | None, device: str, mode: Mode, registry: Registry) -> Plan:
+    """Without a profile: the kernel registered last for each slot."""
+    layers, stale = [], []
+    loaded: dict[tuple[str, str], Implementation | str] = {}
+    for path, module in () if model is None else model.named_modules():
+        name = registry.kernel_name(type(module))
+        if name is None or not registry.layer(name):
+            continue
+        slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
+        fitting = [c for c in registry.layer(name) if c.competes(device, mode)]
+        if (name, slot.target) not in loaded:
+            loaded[name, slot.target] = _load_last(slot, module, fitting, device, mode)
+        found = loaded[name, slot.target]
+        if isinstance(found, str):
+            stale.append(found)
+        else:
+            layers.append((module, found.call, Binding(slot=name, path=path, candidate=fitting[-1].name, rows="all")))
+    problems: list[TuneError] = []
+    chosen = choose_functions(registry, None, device, mode, problems)
+    functions = tuple(
+        (slot, call, Binding(slot=slot.name, path="", candidate="registered", rows="all"))
+        for slot, call in chosen.items()
+    )
+    return Plan(tuple(layers), functions, (), tuple(dict.fromkeys((*stale, *map(str, problems)))))
+
+
+def _load_last(slot: Slot, module: nn.Module, fitting: list, device: str, mode: Mode) -> Implementation | str:  # type: ignore[type-arg]
+    if not fitting:
+        return f"{slot.name}: no kernel is registered for device {device} and mode {mode}; register one"
+    try:
+        found = fitting[-1].source.load(slot, type(module).forward)
+    except TuneError as error:
+        return str(error)
+    unfit = found.unfit_for(mode)
+    return f"{slot.name}: {fitting[-1].name}: {unfit}" if unfit else found
+
+
+def _device_of(model: nn.Module | None) -> str:
+    parameter = next(model.parameters(), None) if model is not None else None
+    kind = "cpu" if parameter is None else parameter.device.type
+    return "rocm" if kind == "cuda" and torch.version.hip is not None else kind

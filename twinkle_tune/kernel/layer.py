@@ -1,0 +1,71 @@
+"""Registering kernels for layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from twinkle_tune.kernel.registry import Registry, choose_source, default_registry, make_candidate
+from twinkle_tune.source.direct import Repo
+
+
+def register_layer_kernel(
+    kernel_name: str,
+    repo_path: str | Path | None = None,
+    package_name: str | None = None,
+    layer_name: str | None = None,
+    repo_id: str | None = None,
+    version: int | str | None = None,
+    revision: str | None = None,
+    device: str = "cuda",
+    mode: object = None,
+    *,
+    layer_impl: type[nn.Module] | Callable[..., Any] | None = None,
+    repo: Repo | None = None,
+    registry: Registry | None = None,
+) -> None:
+    """Register a kernel for the layers named ``kernel_name``: one more contestant for their slot.
+
+    Exactly one source is given: a plain Python package on disk (``repo_path`` and ``package_name``), a local
+    repo in the layout of the ``kernels`` package (``repo_path`` alone), a Hub repo (``repo_id`` with ``revision``
+    or ``version``), a class of this process (``layer_impl``) or a repo object with ``load()`` (``repo``). Nothing is
+    loaded now.
+
+    Args:
+        kernel_name: the name that classes are bound to with :func:`register_external_layer`, or that they carry
+            as ``kernel_layer_name``, or that the catalog knows ("RMSNorm", "GatedMLP", ...).
+        layer_name: the class in the package or repo; ``kernel_name`` if not given.
+        device: the device that it is for.
+        mode: "train", "inference", "compile", "train+compile" or a ``kernels.Mode``; None for every mode.
+        registry: where to register; the default registry if not given.
+
+    Raises:
+        RegistrationError: none or several sources, or both revision and version.
+        DeviceError, ModeError: an unknown device or mode.
+    """
+    source = choose_source(
+        f"layer kernel {kernel_name!r}",
+        layer_name or kernel_name,
+        impl=layer_impl,
+        repo=repo,
+        repo_path=repo_path,
+        package_name=package_name,
+        repo_id=repo_id,
+        revision=revision,
+        version=version,
+    )
+    (registry or default_registry).add_layer(kernel_name, make_candidate(source, device=device, mode=mode))
+
+
+def register_external_layer(
+    layer_class: type[nn.Module], kernel_name: str, *, registry: Registry | None = None
+) -> None:
+    """Bind a layer class to a kernel name: its instances take the kernels registered under that name.
+
+    Raises:
+        RegistrationError: it is no module class, or it is bound to another name already.
+    """
+    (registry or default_registry).bind_external(layer_class, kernel_name)

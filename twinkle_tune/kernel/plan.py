@@ -1,0 +1,276 @@
+"""From a profile to what will be bound: checked against the model as it is, before anything is touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from twinkle_tune.environment import changes, current_environment
+from twinkle_tune.errors import TuneError
+from twinkle_tune.kernel.dispatch import Family, Rule, RowsFrom, family_of, layer_dispatcher, rules_of
+from twinkle_tune.kernel.find import contestants
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.patch import Binding, binding_of
+from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.mode import Mode
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.slot import ORIGINAL, Implementation, Slot, SlotKind
+from twinkle_tune.workload import module_settings, signature_of, target_of
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A slot that keeps its original, and why."""
+
+    slot: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to bind: forwards of instances and replacements of functions; ``kept`` says what is not and why."""
+
+    layers: tuple[tuple[nn.Module, Callable[..., Any], Binding], ...] = ()
+    functions: tuple[tuple[Slot, Callable[..., Any] | tuple[Family, ...], Binding], ...] = ()
+    kept: tuple[Kept, ...] = ()
+    stale: tuple[str, ...] = ()
+
+
+def plan_profile(model: nn.Module, profile: Profile, device: str, mode: Mode, registry: Registry) -> Plan:
+    """Plan the binding of a profile's winners.
+
+    Entries that do not hold any more (another environment, changed code, changed settings) are left out and
+    named in ``stale``.
+    """
+    whole = _stale_as_a_whole(profile, device, mode)
+    if whole:
+        return Plan(stale=whole)
+    resolver = _Resolver(device, mode, registry)
+    layers, kept = _plan_layers(model, profile, resolver)
+    functions, kept_functions = _plan_functions(profile, resolver)
+    return Plan(layers, functions, (*kept, *kept_functions), tuple(resolver.stale))
+
+
+def _stale_as_a_whole(profile: Profile, device: str, mode: Mode) -> tuple[str, ...]:
+    if profile.mode != mode:
+        return (f"the profile is for mode {profile.mode}, got mode {mode}; profile the model in that mode",)
+    if profile.device != device:
+        return (f"the profile is for device {profile.device}, got device {device}; profile the model on that device",)
+    differ = changes(profile.environment, current_environment(device))
+    if differ:
+        return (f"the profile was made in another environment ({'; '.join(differ)}); profile the model again here",)
+    return ()
+
+
+class _Resolver:
+    """Loads winners once each, and notes the entries that do not hold any more."""
+
+    def __init__(self, device: str, mode: Mode, registry: Registry) -> None:
+        self.stale: list[str] = []
+        self._device, self._mode, self._registry = device, mode, registry
+        self._loaded: dict[int, Implementation | None] = {}
+
+    def winner(
+        self, contest: Contest, original: Callable[..., Any], module: nn.Module | None = None
+    ) -> Implementation | None:
+        """The winner's implementation; None where it is the original or does not hold any more."""
+        if contest.selection.winner == ORIGINAL:
+            return None
+        if id(contest) not in self._loaded:
+            try:
+                self._loaded[id(contest)] = self._load(contest, original, module)
+            except TuneError as error:
+                self.note(contest, str(error))
+                self._loaded[id(contest)] = None
+        return self._loaded[id(contest)]
+
+    def note(self, contest: Contest, what: str) -> None:
+        """Note that an entry is stale, once."""
+        text = f"{contest.slot.name} ({contest.selection.winner}): {what}"
+        if text not in self.stale:
+            self.stale.append(text)
+
+    def _load(self, contest: Contest, original: Callable[..., Any], module: nn.Module | None) -> Implementation | None:
+        competing = {
+            c.name: c
+            for c in contestants(
+                contest.slot,
+                self._device,
+                self._mode,
+                module=module,
+                function=original,
+                registry=self._registry,
+            )
+        }
+        for name in (ORIGINAL, contest.selection.winner):
+            if name not in competing:
+                self.note(contest, f"no candidate {name!r} is registered for it here; register it, or profile again")
+                return None
+            recorded, now = contest.trial(name).digest, competing[name].source.digest(contest.slot, original)
+            if recorded != now:
+                self.note(contest, f"the code of {name!r} changed ({recorded} then, {now} now); profile again")
+                return None
+        loaded = competing[contest.selection.winner].source.load(contest.slot, original)
+        unfit = loaded.unfit_for(self._mode)
+        if unfit:
+            self.note(contest, unfit)
+            return None
+        return loaded
+
+
+def _plan_layers(
+    model: nn.Module, profile: Profile, resolver: _Resolver
+) -> tuple[tuple[tuple[nn.Module, Callable[..., Any], Binding], ...], tuple[Kept, ...]]:
+    by_target: dict[str, list[Contest]] = {}
+    for contest in profile.contests:
+        if contest.slot.kind is SlotKind.LAYER:
+            by_target.setdefault(contest.slot.target, []).append(contest)
+    planned, kept = [], []
+    for path, module in model.named_modules():
+        spoken_of = _of_instance(by_target.get(target_of(type(module)), []), path)
+        if not spoken_of:
+            continue
+        if "forward" in module.__dict__ and binding_of(module) is None:
+            reason = "its forward was replaced on the instance by somebody else"
+            kept.append(Kept(slot=f"{spoken_of[0].slot.name} {path}", reason=reason))
+            continue
+        signature = signature_of(target_of(type(module)), module_settings(module))
+        fitting = [contest for contest in spoken_of if contest.workload.signature == signature]
+        if not fitting:
+            for contest in spoken_of:
+                resolver.note(contest, f"{path or 'the model'}: {_what_changed(contest, module)}; profile again")
+            continue
+        entry = _layer_entry(path, module, fitting, resolver)
+        if isinstance(entry, Kept):
+            kept.append(entry)
+        else:
+            planned.append((module, *entry))
+    return tuple(planned), tuple(kept)
+
+
+def _of_instance(contests: Sequence[Contest], path: str) -> list[Contest]:
+    """The contests of an instance: those that name it, else those of an instance with another number in its path.
+
+    A profile of a stack that was shortened speaks for the layers that were left out.
+    """
+    named = [contest for contest in contests if path in contest.instances]
+    pattern = _NUMBER.sub("*", path)
+    return named or [c for c in contests if any(_NUMBER.sub("*", instance) == pattern for instance in c.instances)]
+
+
+def _layer_entry(
+    path: str, module: nn.Module, contests: Sequence[Contest], resolver: _Resolver
+) -> tuple[Callable[..., Any], Binding] | Kept:
+    original = type(module).forward
+    points, calls, rows_from, reasons = [], {}, None, []
+    straight = True
+    for contest in contests:
+        loaded = resolver.winner(contest, original, module)
+        rows = contest.workload.rows
+        name = ORIGINAL
+        if loaded is None:
+            reasons.append(contest.selection.reason)
+        else:
+            name = contest.selection.winner if not loaded.per_shape else f"{contest.selection.winner} at {rows} rows"
+            calls[name] = loaded.call
+            straight = straight and not loaded.per_shape
+        points.append((rows, name))
+        rows_from = rows_from or RowsFrom.of(contest.workload)
+    slot = contests[0].slot.name
+    names = {name for _, name in points}
+    if names == {ORIGINAL}:
+        return Kept(slot=f"{slot} {path}", reason="; ".join(dict.fromkeys(reasons)))
+    if len(names) == 1 and straight:
+        (name,) = names
+        return calls[name], Binding(slot=slot, path=path, candidate=name, rows="all")
+    rules = rules_of(points)
+    if not rules or rows_from is None:
+        return Kept(slot=f"{slot} {path}", reason="its workloads have different winners that no row count tells apart")
+    winners = ", ".join(dict.fromkeys(rule.winner.split(" at ")[0] for rule in rules))
+    call = layer_dispatcher(rules, calls, original, rows_from)
+    return call, Binding(slot=slot, path=path, candidate=winners, rows=_rows_text(rules))
+
+
+def _plan_functions(
+    profile: Profile, resolver: _Resolver
+) -> tuple[tuple[tuple[Slot, tuple[Family, ...], Binding], ...], tuple[Kept, ...]]:
+    by_slot: dict[Slot, list[Contest]] = {}
+    for contest in profile.contests:
+        if contest.slot.kind is SlotKind.FUNCTION:
+            by_slot.setdefault(contest.slot, []).append(contest)
+    planned, kept = [], []
+    for slot, contests in by_slot.items():
+        entry = _function_entry(slot, contests, resolver)
+        if isinstance(entry, Kept):
+            kept.append(entry)
+        else:
+            planned.append((slot, *entry))
+    return tuple(planned), tuple(kept)
+
+
+def _function_entry(
+    slot: Slot, contests: Sequence[Contest], resolver: _Resolver
+) -> tuple[tuple[Family, ...], Binding] | Kept:
+    try:
+        original = original_function(slot.target)
+    except TuneError as error:
+        resolver.note(contests[0], str(error))
+        return Kept(slot=slot.name, reason=str(error))
+    groups: list[tuple[Family, list[tuple[int, str]], dict[str, Callable[..., Any]]]] = []
+    reasons = []
+    for contest in contests:
+        loaded = resolver.winner(contest, original)
+        if loaded is None:
+            reasons.append(contest.selection.reason)
+        family = family_of(contest.workload)
+        if family is None:
+            reasons.append("its arguments are not only tensors and plain values, so its calls cannot be told apart")
+            continue
+        points, calls = next(((p, c) for f, p, c in groups if f.same_calls(family)), (None, None))
+        if points is None or calls is None:
+            points, calls = [], {}
+            groups.append((family, points, calls))
+        rows, name = contest.workload.rows, ORIGINAL
+        if loaded is not None:
+            name = f"{contest.selection.winner} at {rows} rows" if loaded.per_shape else contest.selection.winner
+            calls[name] = loaded.call
+        points.append((rows, name))
+    families: list[Family] = []
+    rules: list[Rule] = []
+    for family, points, calls in groups:
+        found = rules_of(points)
+        rules += found
+        families.append(replace(family, steps=tuple((r.low, r.high, calls[r.winner]) for r in found)))
+    if not rules:
+        return Kept(slot=slot.name, reason="; ".join(dict.fromkeys(reasons)) or "no row count tells its winners apart")
+    winners = ", ".join(dict.fromkeys(rule.winner.split(" at ")[0] for rule in rules))
+    return tuple(families), Binding(slot=slot.name, path="", candidate=winners, rows=_rows_text(rules))
+
+
+def _rows_text(rules: Sequence[Rule]) -> str:
+    """ "1 to 128: torch.rms_norm; 2048: compile"."""
+    parts = []
+    for rule in rules:
+        rows = str(rule.low) if rule.low == rule.high else f"{rule.low} to {rule.high}"
+        parts.append(f"{rows}: {rule.winner.split(' at ')[0]}")
+    return "; ".join(parts)
+
+
+def _what_changed(contest: Contest, module: nn.Module) -> str:
+    then, now = dict(contest.workload.settings), dict(module_settings(module))
+    names = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+    shown = "; ".join(f"{name}: {_short(then.get(name))} then, {_short(now.get(name))} now" for name in names[:3])
+    return f"its settings changed ({shown})"
+
+
+def _short(node: object) -> str:
+    shape, dtype = getattr(node, "shape", None), getattr(node, "dtype", "")
+    if shape is not None:
+        return f"{dtype}{list(shape)}"
+    return str(getattr(node, "value", getattr(node, "name", "nothing")))

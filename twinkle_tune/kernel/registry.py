@@ -1,0 +1,174 @@
+"""What users registered: an ordinary object. The module-level functions of this room use :data:`default_registry`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from twinkle_tune.device import parse_device
+from twinkle_tune.errors import RegistrationError
+from twinkle_tune.mode import parse_registered_mode
+from twinkle_tune.slot import ORIGINAL, Candidate, Source
+from twinkle_tune.source.direct import ImplSource, Repo, RepoSource
+from twinkle_tune.source.hub import HubSource
+from twinkle_tune.source.package import LocalRepoSource, PackageSource
+
+
+class Registry:
+    """Candidates by slot, and the classes that external layers were bound to.
+
+    Registering adds a contestant; the one registered last is what :func:`kernelize_model` applies without a
+    profile.
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[str, list[Candidate]] = {}
+        self._functions: dict[tuple[str, str], list[Candidate]] = {}
+        self._external: dict[type[nn.Module], str] = {}
+
+    def add_layer(self, kernel_name: str, candidate: Candidate) -> None:
+        """Add a candidate for the layers named ``kernel_name``."""
+        _add(self._layers.setdefault(kernel_name, []), candidate)
+
+    def add_function(self, target_module: str, func_name: str, candidate: Candidate) -> None:
+        """Add a candidate for the function ``target_module.func_name`` ("Class.method" for a method)."""
+        _add(self._functions.setdefault((target_module, func_name), []), candidate)
+
+    def bind_external(self, layer_class: type[nn.Module], kernel_name: str) -> None:
+        """Name the kernels that instances of a class take.
+
+        Raises:
+            RegistrationError: it is no module class, or it is bound to another name.
+        """
+        if not (isinstance(layer_class, type) and issubclass(layer_class, nn.Module)):
+            raise RegistrationError(
+                f"layer_class: got {layer_class!r}, expected an nn.Module class; pass the class, not an instance"
+            )
+        bound = self._external.get(layer_class)
+        if bound not in (None, kernel_name):
+            raise RegistrationError(
+                f"{layer_class.__qualname__} is bound to the kernel name {bound!r}, got {kernel_name!r}; "
+                "register the kernel under the first name to add a contestant"
+            )
+        self._external[layer_class] = kernel_name
+
+    def layer(self, kernel_name: str) -> tuple[Candidate, ...]:
+        """Candidates of a layer name, in the order of registration."""
+        return tuple(self._layers.get(kernel_name, ()))
+
+    def function(self, target_module: str, func_name: str) -> tuple[Candidate, ...]:
+        """Candidates of a function, in the order of registration."""
+        return tuple(self._functions.get((target_module, func_name), ()))
+
+    @property
+    def functions(self) -> tuple[tuple[str, str], ...]:
+        """(module, function) of every function with candidates."""
+        return tuple(self._functions)
+
+    def kernel_name(self, layer_class: type[nn.Module]) -> str | None:
+        """The kernel name of a class: bound with ``register_external_layer``, or its ``kernel_layer_name``.
+
+        A subclass has its parent's name only as long as it has its parent's forward too: another forward may
+        compute something else.
+        """
+        for parent in layer_class.__mro__:
+            name = self._external.get(parent, vars(parent).get("kernel_layer_name"))
+            if name is not None:
+                return str(name) if layer_class.forward is parent.forward else None  # type: ignore[attr-defined]
+        return None
+
+    def clear(self) -> None:
+        """Forget everything that was registered. What is bound to models stays bound."""
+        for table in (self._layers, self._functions, self._external):
+            table.clear()
+
+
+default_registry = Registry()
+
+
+def make_candidate(source: Source, *, device: str | None, mode: object) -> Candidate:
+    """A candidate named after its source.
+
+    Raises:
+        DeviceError, ModeError: as their parsers.
+    """
+    registered = parse_registered_mode(mode)
+    return Candidate(
+        name=_name(source),
+        source=source,
+        device=None if device is None else parse_device(device),
+        modes=frozenset() if registered is None else frozenset({registered}),
+    )
+
+
+def choose_source(
+    what: str,
+    name: str,
+    *,
+    impl: Callable[..., Any] | None = None,
+    repo: Repo | None = None,
+    repo_path: str | Path | None = None,
+    package_name: str | None = None,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    version: int | str | None = None,
+) -> Source:
+    """The one source that registration arguments speak of.
+
+    Raises:
+        RegistrationError: none or several sources are given, or arguments of another source.
+    """
+    given = {"impl": impl, "repo": repo, "repo_path": repo_path, "repo_id": repo_id}
+    named = [key for key, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise RegistrationError(
+            f"{what}: got {' and '.join(named) or 'no source'}, expected exactly one of an implementation, "
+            "a repo object, repo_path or repo_id"
+        )
+    if repo_id is None and (revision is not None or version is not None):
+        raise RegistrationError(f"{what}: revision and version belong to repo_id, got {named[0]}; drop them")
+    if repo_path is None and package_name is not None:
+        raise RegistrationError(f"{what}: package_name belongs to repo_path, got {named[0]}; drop it")
+    if impl is not None:
+        return ImplSource(impl=impl)
+    if repo is not None:
+        return RepoSource(repo=repo)
+    if repo_id is not None:
+        return HubSource(repo_id=repo_id, name=name, revision=revision, version=version)
+    if package_name is None:
+        return LocalRepoSource(repo_path=Path(str(repo_path)), name=name)
+    return PackageSource(repo_path=Path(str(repo_path)), package_name=package_name, name=name)
+
+
+def _add(candidates: list[Candidate], candidate: Candidate) -> None:
+    same = [
+        c for c in candidates if (c.source, c.device, c.modes) == (candidate.source, candidate.device, candidate.modes)
+    ]
+    for known in same:
+        candidates.remove(known)
+    sources = {c.name: c.source for c in candidates}
+    name, number = candidate.name, 1
+    while name == ORIGINAL or (name in sources and sources[name] != candidate.source):
+        number += 1
+        name = f"{candidate.name}#{number}"
+    candidates.append(replace(candidate, name=name))
+
+
+def _name(source: Source) -> str:
+    match source:
+        case ImplSource():
+            return f"{source.kind}:{getattr(source.impl, '__qualname__', type(source.impl).__qualname__)}"
+        case RepoSource():
+            return f"repo:{type(source.repo).__qualname__}"
+        case HubSource():
+            pin = source.revision if source.version is None else f"v{source.version}"
+            return f"hub:{source.repo_id}:{source.name}" + ("" if pin is None else f"@{pin}")
+        case PackageSource():
+            return f"local:{source.package_name}.{source.name}"
+        case LocalRepoSource():
+            return f"local:{source.repo_path.name}:{source.name}"
+    return source.kind

@@ -1,0 +1,1 @@
+"""Clocks, and the race that decides when one kernel is faster than another."""

@@ -1,0 +1,318 @@
+"""The race: paired rounds of the original and its challengers until it is clear which one wins.
+
+A pure state machine: it says who is to be timed next, is fed the times, and decides. "Faster" is the share
+of time saved: 2% faster takes at most 0.98 of the time. With the default settings, after counted round n:
+
+- n = 3, 4: who is over 25% slower than the leader leaves as hopeless.
+- n >= 5: a challenger is accepted whose median saves 2%, on one of two kinds of evidence: the sign e-value
+  of the rounds that it won by over 1% (half the gain asked for, so that a small lasting bias, as of memory
+  placement, proves nothing), or all its times lying 2% under all of the original's, where chance would
+  hardly do that.
+- who has not saved 2% in nearly all rounds leaves as futile; who is not 1% faster than the leader in nearly
+  all rounds leaves as indifferent, and from round 6 also who is slower than it without any overlap.
+- The race ends when nobody is left (the original stays), when one is left and accepted, or after 60 rounds.
+
+Rounds pair the original with each challenger, so drift of the machine cancels; the order within a round is
+random, so that between equals the sign of a round is a fair coin. Paired interleaving as in Google
+Benchmark's random interleaving; for the e-value see :func:`~twinkle_tune.measure.statistics.sign_e_value`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from twinkle_tune.measure.settings import FIRST_ACCEPT, RaceSettings
+from twinkle_tune.measure.statistics import require_time, separation_probability, sign_e_value
+from twinkle_tune.slot import ORIGINAL
+
+__all__ = ["Decision", "Race", "RaceSettings"]
+
+_HOPELESS_ROUNDS = (3, 4)
+"""Rounds after which a challenger far behind leaves: later the finer rules see to it."""
+_FIRST_SEPARATION = 6
+_DROP_EVIDENCE = 20
+"""E-value at which a challenger leaves. A wrong drop costs speed, never correctness, so 5% is enough."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """How a race ended.
+
+    Attributes:
+        winner: a challenger's name, or "original".
+        reason: why it won, or why the original stayed.
+        left: for every challenger but the winner, in the order in which they entered: its name, and why it
+            left.
+        rounds: counted rounds.
+        failed: those of ``left`` that could not be timed any more: their times are no basis for anything.
+    """
+
+    winner: str
+    reason: str
+    left: tuple[tuple[str, str], ...]
+    rounds: int
+    failed: tuple[str, ...] = ()
+
+
+class Race:
+    """The original against its challengers.
+
+    Ask :meth:`next_order` who is to be timed and in which order, time them, :meth:`feed` the times; repeat
+    until :attr:`finished`. A challenger is accepted on evidence that it saves time, at an error rate that
+    holds over all challengers and however often one looks; the accepted race on among themselves until one
+    is left.
+    """
+
+    def __init__(
+        self, challengers: Sequence[str], settings: RaceSettings | None = None, *, seed: int = 0
+    ) -> None:
+        """Line up.
+
+        Args:
+            challengers: names, each once, "original" not among them.
+            settings: None for the defaults.
+            seed: of the random order within the rounds.
+
+        Raises:
+            ValueError: a name occurs twice, or is the original's.
+        """
+        if ORIGINAL in challengers or len(set(challengers)) != len(challengers):
+            raise ValueError(
+                f"challengers: got {list(challengers)}, expected each name once and not {ORIGINAL!r}, "
+                "which always takes part"
+            )
+        self.settings = settings if settings is not None else RaceSettings()
+        self._entered = tuple(challengers)
+        self._alive = list(challengers)
+        self._left: dict[str, str] = {}
+        self._failed: list[str] = []
+        self._proven: set[str] = set()
+        self._times_us: dict[str, list[float]] = {name: [] for name in (ORIGINAL, *challengers)}
+        self._logs: dict[str, list[float]] = {name: [] for name in challengers}
+        self._order: tuple[str, ...] = ()
+        self._warmups_to_go = self.settings.warmup_rounds
+        self._random = random.Random(seed)
+        self._decision: Decision | None = None
+        self._settle()
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a decision."""
+        return self._decision is not None
+
+    @property
+    def decision(self) -> Decision | None:
+        """How the race ended; None while it goes on."""
+        return self._decision
+
+    @property
+    def rounds(self) -> int:
+        """Counted rounds so far, without the warm-up."""
+        return len(self._times_us[ORIGINAL])
+
+    @property
+    def alive(self) -> tuple[str, ...]:
+        """The challengers that have not left."""
+        return tuple(self._alive)
+
+    @property
+    def times_us(self) -> Mapping[str, tuple[float, ...]]:
+        """Microseconds of the counted rounds by name; from the first round on, so they pair by position."""
+        return {name: tuple(times) for name, times in self._times_us.items()}
+
+    @property
+    def leader(self) -> tuple[str, float]:
+        """The winner, or the best so far of the original and those alive; and its median ratio."""
+        if self._decision is not None:
+            name = self._decision.winner
+            return name, 1.0 if name == ORIGINAL else math.exp(self._median(name))
+        if self.rounds == 0 or not self._alive:
+            return ORIGINAL, 1.0
+        best = min(self._alive, key=self._median)
+        ratio = math.exp(self._median(best))
+        return (best, ratio) if ratio < 1 else (ORIGINAL, 1.0)
+
+    def next_order(self) -> tuple[str, ...]:
+        """Who is to be timed in the next round: the original and all that are alive, in fresh random order.
+
+        The order must be random: between equals each one is then as likely as the other to come out ahead in
+        a round, whatever the machine does meanwhile.
+
+        Raises:
+            RuntimeError: the race is over.
+        """
+        if self.finished:
+            raise RuntimeError("next_order: the race is over; read Race.decision")
+        order = [ORIGINAL, *self._alive]
+        self._random.shuffle(order)
+        self._order = tuple(order)
+        return self._order
+
+    def feed(self, times_us: Mapping[str, float]) -> None:
+        """Take the times of one round, in microseconds a call, for exactly the names of the last order.
+
+        Raises:
+            ValueError: other names, or a time that is not a positive number; the race stays as it was.
+        """
+        if not self._order or set(times_us) != set(self._order):
+            expected = f"those of {sorted(self._order)}" if self._order else "a call of next_order first"
+            raise ValueError(
+                f"feed: got times of {sorted(times_us)}, expected {expected}; time one order, feed it once"
+            )
+        for name, time_us in times_us.items():
+            require_time(time_us, f"feed: {name!r}")
+        self._order = ()
+        if self._warmups_to_go > 0:
+            self._warmups_to_go -= 1
+            return
+        for name, time_us in times_us.items():
+            self._times_us[name].append(time_us)
+            if name != ORIGINAL:
+                self._logs[name].append(math.log(time_us / times_us[ORIGINAL]))
+        self._drop_hopeless()
+        self._accept()
+        self._drop_futile()
+        self._drop_indifferent()
+        self._settle()
+
+    def withdraw(self, name: str, reason: str) -> None:
+        """Take a challenger out that cannot be timed any more; within a round, also out of what to feed.
+
+        Raises:
+            ValueError: the name is not that of a challenger still alive.
+        """
+        if name not in self._alive:
+            raise ValueError(f"withdraw: got {name!r}, expected one that is alive: {self._alive}")
+        self._order = tuple(other for other in self._order if other != name)
+        self._drop(name, reason)
+        self._failed.append(name)
+        self._settle()
+
+    def stop(self, why: str) -> None:
+        """End the race now, unless it is over: the best accepted challenger wins, else the original.
+
+        Args:
+            why: what ended it ("out of time budget after 12 rounds").
+        """
+        if not self.finished:
+            self._finish(self._best_accepted(), why)
+
+    def _accepted(self, name: str) -> bool:
+        # Evidence once given stays valid, yet a winner must also look like one at the end.
+        return name in self._proven and self._median(name) <= math.log1p(-self.settings.min_gain)
+
+    def _best_accepted(self) -> str | None:
+        return min(filter(self._accepted, self._alive), key=self._median, default=None)
+
+    def _drop_hopeless(self) -> None:
+        if self.rounds not in _HOPELESS_ROUNDS:
+            return
+        leader, ratio = self.leader
+        for name in self.alive:
+            behind = math.exp(self._median(name)) / ratio - 1
+            if behind > self.settings.hopeless:
+                whom = "the original" if leader == ORIGINAL else f"the leader {leader}"
+                self._drop(name, f"{behind:.0%} slower than {whom} after {self.rounds} rounds")
+
+    def _accept(self) -> None:
+        if self.rounds < FIRST_ACCEPT:
+            return
+        # Half of the error rate is for each kind of evidence, shared by all that entered. Equal candidates
+        # separate completely in any of the rounds looked at with at most 4/3 of the last one's chance.
+        share = self.settings.error_rate / (2 * len(self._entered))
+        won_by = math.log1p(-self.settings.min_gain / 2)
+        rare = separation_probability(self.rounds) <= share / 2
+        fastest_original_us = min(self._times_us[ORIGINAL])
+        for name in self._alive:
+            won = sum(log < won_by for log in self._logs[name])
+            apart = max(self._times_us[name]) <= (1 - self.settings.min_gain) * fastest_original_us
+            if sign_e_value(won, self.rounds) >= 1 / share or (rare and apart):
+                self._proven.add(name)
+
+    def _drop_futile(self) -> None:
+        needed = math.log1p(-self.settings.min_gain)
+        for name in self.alive:
+            failed = sum(log > needed for log in self._logs[name])
+            if sign_e_value(failed, self.rounds) >= _DROP_EVIDENCE:
+                self._drop(
+                    name, f"not {_percent(self.settings.min_gain)} faster in {failed} of {self.rounds} rounds"
+                )
+
+    def _drop_indifferent(self) -> None:
+        leader = min(self._alive, key=self._median, default=ORIGINAL)
+        for name in self.alive:
+            # One that has won must not give way to one that may yet lose.
+            if name != leader and (self._accepted(leader) or not self._accepted(name)):
+                reason = self._indifferent_to(leader, name)
+                if reason:
+                    self._drop(name, reason)
+
+    def _indifferent_to(self, leader: str, name: str) -> str:
+        zone, rounds = self.settings.indifference, self.rounds
+        fastest_us, slowest_leader_us = min(self._times_us[name]), max(self._times_us[leader])
+        if rounds >= _FIRST_SEPARATION and fastest_us > (1 + zone) * slowest_leader_us:
+            return f"slower than {leader} by more than {_percent(zone)} in all {rounds} rounds"
+        needed = math.log1p(-zone)
+        pairs = zip(self._logs[name], self._logs[leader], strict=True)
+        failed = sum(mine - its > needed for mine, its in pairs)
+        if sign_e_value(failed, rounds) >= _DROP_EVIDENCE:
+            return f"not {_percent(zone)} faster than {leader} in {failed} of {rounds} rounds"
+        return ""
+
+    def _settle(self) -> None:
+        if self.finished:
+            return
+        if not self._alive:
+            self._finish(None, self._why_none())
+        elif len(self._alive) == 1 and self._accepted(self._alive[0]):
+            self._finish(self._alive[0], "")
+        elif self.rounds >= self.settings.max_rounds:
+            winner = self._best_accepted()
+            self._finish(winner, "" if winner else f"no clear winner after {self.rounds} rounds")
+
+    def _why_none(self) -> str:
+        if not self._entered:
+            return "there was no candidate to race against the original"
+        if len(self._failed) == len(self._entered):
+            return "no candidate could be timed"
+        return f"no candidate was at least {_percent(self.settings.min_gain)} faster"
+
+    def _finish(self, winner: str | None, why: str) -> None:
+        if winner is None:
+            reason = why
+        else:
+            gain = 1 - math.exp(self._median(winner))
+            reason = f"{gain:.1%} faster than the original (median of {self.rounds} rounds)"
+            reason += f"; {why}" if why else ""
+        for name in self.alive:
+            if name != winner:
+                self._drop(name, self._why_not(name, winner))
+        left = tuple((name, self._left[name]) for name in self._entered if name != winner)
+        self._decision = Decision(
+            winner=winner or ORIGINAL,
+            reason=reason,
+            left=left,
+            rounds=self.rounds,
+            failed=tuple(self._failed),
+        )
+
+    def _why_not(self, name: str, winner: str | None) -> str:
+        if winner is not None and self._accepted(name):
+            return f"not clearly faster than {winner} after {self.rounds} rounds"
+        gain = _percent(self.settings.min_gain)
+        return f"not clearly {gain} faster than the original after {self.rounds} rounds"
+
+    def _drop(self, name: str, reason: str) -> None:
+        self._alive.remove(name)
+        self._left[name] = reason
+
+    def _median(self, name: str) -> float:
+        return median(self._logs[name]) if self._logs[name] else 0.0
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g}%"

@@ -1,0 +1,86 @@
+"""Run a race with real calls and a real clock: the edge around the pure state machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+from twinkle_tune.measure.clock import Call, Clock
+from twinkle_tune.measure.race import Decision, Race, RaceSettings
+from twinkle_tune.slot import ORIGINAL
+
+
+def run_race(
+    calls: Mapping[str, Call],
+    clock: Clock,
+    settings: RaceSettings,
+    *,
+    seed: int = 0,
+    on_round: Callable[[Race], None] | None = None,
+    deadline_s: float | None = None,
+) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
+    """Race the original against the others.
+
+    Every call must use the same input buffers and have been made before (compilation is no part of a race). A
+    challenger that raises while it is timed leaves with that reason.
+
+    Args:
+        calls: by name, "original" among them; each takes nothing and makes one call.
+        clock: of the device on which the calls run.
+        settings: when one wins and when one leaves.
+        seed: of the order within the rounds.
+        on_round: told after every round, warm-up rounds included.
+        deadline_s: seconds that the race may take; a burst that has begun is finished. When they are over,
+            the best accepted challenger wins, else the original stays. None for no limit.
+
+    Returns:
+        The decision, and by name microseconds of a call in the counted rounds, pairing by position. Those
+        who left have fewer; all are empty where there was no challenger, or no time.
+
+    Raises:
+        ValueError: there is no "original".
+        Exception: whatever the original's call raises, and ClockFault where its time is none.
+    """
+    if ORIGINAL not in calls:
+        raise ValueError(
+            f"calls: got {sorted(calls)}, expected {ORIGINAL!r} among them; add the slot's own call"
+        )
+    ends_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
+    race = Race([name for name in calls if name != ORIGINAL], settings, seed=seed)
+    block_calls: dict[str, int] = {}
+    while not race.finished:
+        times_us = _time_round(race, calls, block_calls, clock, ends_s)
+        if times_us is None:
+            race.stop(f"out of time budget after {race.rounds} rounds")
+        elif not race.finished:
+            race.feed(times_us)
+        if on_round is not None:
+            on_round(race)
+    assert race.decision is not None
+    return race.decision, race.times_us
+
+
+def _time_round(
+    race: Race, calls: Mapping[str, Call], block_calls: dict[str, int], clock: Clock, ends_s: float
+) -> dict[str, float] | None:
+    # None when time is up. Challengers that raise are out of the race and of the round.
+    times_us: dict[str, float] = {}
+    for name in race.next_order():
+        if time.monotonic() >= ends_s:
+            return None
+        try:
+            if name not in block_calls:
+                block_calls[name] = clock.block_calls(calls[name])
+            times_us[name] = clock.burst_us(calls[name], block_calls[name])
+        except Exception as error:
+            # Anything can come out of a stranger's code, and none of it may end the run.
+            if name == ORIGINAL:
+                raise
+            race.withdraw(name, f"raised while it was timed: {_in_a_line(error)}")
+    return times_us
+
+
+def _in_a_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

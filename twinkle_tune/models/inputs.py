@@ -1,0 +1,64 @@
+"""Batches of random tokens for a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twinkle_tune.errors import ModelError
+from twinkle_tune.mode import Mode
+
+
+def example_inputs(
+    model: nn.Module, batches: Sequence[int], seq_lens: Sequence[int], mode: Mode, device: str
+) -> list[dict[str, Tensor]]:
+    """Keyword arguments for ``model``, one set for each batch size and sequence length; the same each time.
+
+    Each holds ``input_ids`` (int64, ``[batch, tokens]``), drawn evenly from the vocabulary; where the mode
+    trains, also ``labels``, the same tensor's copy.
+
+    Raises:
+        ModelError: the model takes no tokens, or a size is below 1 or beyond the model's positions.
+    """
+    vocabulary, positions = _limits(model)
+    for option, sizes in (("batch", batches), ("seq-len", seq_lens)):
+        if not sizes or min(sizes) < 1:
+            raise ModelError(f"{option}: got {list(sizes)}, expected whole numbers of at least 1")
+    if positions is not None and max(seq_lens) > positions:
+        raise ModelError(
+            f"seq-len: got {max(seq_lens)}, expected at most {positions}, the positions that the model's "
+            "configuration allows; ask for a shorter sequence"
+        )
+    generator = torch.Generator().manual_seed(0)
+    sets: list[dict[str, Tensor]] = []
+    for batch in batches:
+        for seq_len in seq_lens:
+            tokens = torch.randint(0, vocabulary, (batch, seq_len), generator=generator).to(device)
+            sets.append(
+                {"input_ids": tokens, "labels": tokens.clone()} if mode.trains else {"input_ids": tokens}
+            )
+    return sets
+
+
+def takes_tokens(model: nn.Module) -> bool:
+    """Whether the model is one that :func:`example_inputs` knows how to feed."""
+    return hasattr(model, "config") and "input_ids" in signature(model.forward).parameters
+
+
+def _limits(model: nn.Module) -> tuple[int, int | None]:
+    """Number of tokens in the vocabulary and of positions; None where the configuration sets no limit."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    vocabulary = getattr(config, "vocab_size", None)
+    if not isinstance(vocabulary, int):
+        raise ModelError(
+            f"inputs: got {type(model).__name__}, whose configuration names no vocab_size, expected a causal "
+            "language model; write a factory that returns (module, inputs)"
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    return vocabulary, positions if isinstance(positions, int) else None

@@ -1,0 +1,150 @@
+"""Causal language models through transformers: from a preset's figures, a local directory or the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from twinkle_tune.errors import ModelError
+from twinkle_tune.models.presets import PRESETS, find_preset
+
+_INSTALL = "install it with: pip install 'twinkle_tune[transformers]'"
+
+
+def is_pretrained(spec: str) -> bool:
+    """Whether the name is a directory or has the form of a Hub id (owner/name)."""
+    return Path(spec).is_dir() or (spec.count("/") == 1 and all(spec.split("/")))
+
+
+def preset_config(name: str) -> Any:
+    """The transformers configuration of a preset.
+
+    Raises:
+        ModelError: transformers is missing or too old for the architecture.
+    """
+    preset = find_preset(name)
+    transformers = _transformers(name)
+    if not hasattr(transformers, preset.config):
+        raise ModelError(
+            f"{name}: transformers {transformers.__version__} has no {preset.config}, "
+            f"expected 5.17 or newer; {_INSTALL}"
+        )
+    return getattr(transformers, preset.config)(**preset.figures)
+
+
+def pretrained_config(spec: str) -> Any:
+    """The configuration of a local directory or Hub id.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    transformers = _transformers(spec)
+    try:
+        return transformers.AutoConfig.from_pretrained(spec)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _unavailable(spec, error) from error
+
+
+def shorten(config: Any, spec: str, layers: int | None) -> None:
+    """Cut the configuration's stack to its first ``layers`` layers; None leaves it whole.
+
+    Raises:
+        ModelError: the number is below 1 or above what there is.
+    """
+    if layers is None:
+        return
+    text = config.get_text_config()
+    whole = getattr(text, "num_hidden_layers", None)
+    if not isinstance(whole, int):
+        raise ModelError(
+            f"{spec}: --layers {layers}: the configuration names no number of layers; leave it out"
+        )
+    if not 1 <= layers <= whole:
+        raise ModelError(
+            f"{spec}: --layers: got {layers}, expected 1 to {whole}, the layers that the model has"
+        )
+    text.num_hidden_layers = layers
+    for name, value in vars(text).copy().items():
+        # Lists with an entry for each layer: layer_types, mlp_layer_types, no_rope_layers, ...
+        if "layer" in name and isinstance(value, list) and len(value) == whole:
+            setattr(text, name, value[:layers])
+
+
+def build(config: Any, spec: str, *, device: str, dtype: torch.dtype, seed: int) -> nn.Module:
+    """A causal language model with random weights, made on its device and in its dtype: nothing is moved.
+
+    The process's random state is as before.
+
+    Raises:
+        ModelError: the configuration is of no causal language model, or the memory does not suffice.
+    """
+    transformers = _transformers(spec)
+    kind = torch.device(device).type
+    with torch.random.fork_rng(device_type="cuda" if kind in ("cpu", "meta") else kind), torch.device(device):
+        torch.manual_seed(seed)
+        try:
+            model: nn.Module = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise _too_large(spec, device, error) from error
+        except (ValueError, KeyError, ImportError) as error:
+            raise ModelError(
+                f"{spec}: no causal language model can be made of it ({_first_line(error)}); "
+                "expected the configuration of a decoder"
+            ) from error
+    return model
+
+
+def download(spec: str, config: Any, *, device: str, dtype: torch.dtype) -> nn.Module:
+    """The model with its published weights.
+
+    Raises:
+        ModelError: the weights cannot be had, or the memory does not suffice.
+    """
+    transformers = _transformers(spec)
+    try:
+        model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(spec, config=config, dtype=dtype)
+        return model.to(device)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _too_large(spec, device, error) from error
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _unavailable(spec, error) from error
+
+
+def _transformers(spec: str) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ModelError(
+            f"{spec}: presets, directories and Hub ids need transformers, which cannot be imported "
+            f"({error}); {_INSTALL}"
+        ) from error
+    return transformers
+
+
+def _unavailable(spec: str, error: Exception) -> ModelError:
+    if Path(spec).is_dir():
+        tried, need = "the directory", "a transformers checkpoint (config.json and weights)"
+    else:
+        tried, need = (
+            "the local cache and the Hugging Face Hub",
+            "a model that is cached, or can be reached and read",
+        )
+    return ModelError(
+        f"{spec}: cannot be loaded; tried {tried}: {_first_line(error)}; expected {need}; "
+        f"presets need no network: {', '.join(PRESETS)}"
+    )
+
+
+def _too_large(spec: str, device: str, error: BaseException) -> ModelError:
+    return ModelError(
+        f"{spec}: does not fit into the memory of {device} ({_first_line(error)}); shorten it with --layers, "
+        "or choose a smaller --dtype"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,97 @@
+"""What came of trying a candidate, and what was chosen. Values only: failure is data, raw times are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+Stage = Literal["load", "signature", "capability", "first call", "parity", "timing"]
+"""Where a candidate was refused, in the order in which a trial goes through them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityFigure:
+    """The worst comparison of one tensor: how far from its limit the candidate came.
+
+    ``point`` is the rule's number in docs/how-we-check.md, ``error`` and ``limit`` are in the unit of
+    the tensor (``error <= limit`` passed).
+    """
+
+    tensor: str
+    point: int
+    error: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A candidate that was right, and its times.
+
+    Attributes:
+        times_us: microseconds of one call, one figure a round, in the order of the rounds. All
+            candidates of a contest are timed in the same rounds, so ``times_us[i]`` pairs with the
+            original's ``times_us[i]``; a candidate that was dropped early has fewer.
+        first_call_us: microseconds of the first call, compilation included.
+        peak_bytes: device memory that one call takes beyond what was allocated before it; None where
+            the device does not tell (CPU).
+        parity: the closest comparison of each output and gradient.
+        deterministic: whether two calls on the same inputs gave the same bits.
+        left_race: why the candidate stopped being timed; "" for the winner and the original.
+    """
+
+    kind: Literal["measurement"] = "measurement"
+    times_us: tuple[float, ...]
+    first_call_us: float
+    peak_bytes: int | None = None
+    parity: tuple[ParityFigure, ...] = ()
+    deterministic: bool = True
+    left_race: str = ""
+
+    @property
+    def median_us(self) -> float:
+        """Median of the rounds, in microseconds."""
+        return median(self.times_us)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A candidate that was refused: where, and why in words a person understands."""
+
+    kind: Literal["rejection"] = "rejection"
+    stage: Stage
+    reason: str
+
+
+Outcome = Measurement | Rejection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One candidate tried on one workload."""
+
+    candidate: str
+    source: str
+    digest: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What won, and why.
+
+    Attributes:
+        winner: a candidate's name; "original" where nothing was clearly better.
+        ratio: the winner's time over the original's, median over the paired rounds; 1.0 for the original.
+        low, high: the interval that holds that median with at least 95% confidence (order statistics
+            of the paired ratios); both 1.0 for the original.
+        rounds: paired rounds behind the figure.
+        reason: why this one won, or why the original stayed.
+    """
+
+    winner: str
+    ratio: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
+    rounds: int = 0
+    reason: str

@@ -1,0 +1,186 @@
+"""The rule for one tensor: is a candidate no further from the truth than the original's own rounding allows?
+
+Pure. ``r`` is the original in float64, ``b`` the original in the run dtype ("baseline"), ``c`` the candidate,
+``q`` is ``r`` rounded to the run dtype; RMS(t) = sqrt(mean(t^2)). The noise of the original is the larger of
+RMS(b - r) and RMS(q - r).
+
+1. Form: type, dtype, shape, device and the places of non-finite values are b's. Integers, booleans equal b.
+2. Whole tensor: RMS(c - r) <= 2 noise.
+3. Each slice along each dimension: RMS(c - r) <= 4 times the larger of that slice's own noise and the noise
+   of the whole tensor relative to its magnitude.
+4. Each element: ``|c - r|`` <= the largest of 8 times its row's noise, 8 units in the last place of r, and
+   2 max|b - r|.
+
+Three things keep right candidates from being refused by chance:
+
+- In float32 and float64, |q - r| is replaced by a floor that is no less: an original that rounds luckily (or
+  exactly) would else ask its rivals for the same luck. See :func:`_rounding`.
+- A slice's noise counts as no less than 1/256 of the whole tensor's: gradients of saturated rows are
+  rounding dust forty orders of magnitude below the rest, where nothing is right or wrong.
+- An RMS over n elements is itself uncertain. The ratio of two of them follows an F distribution with (n, n)
+  degrees of freedom, so the limits of points 2 and 4 are widened by 1 + 16/n (nothing for a layer's output,
+  much for a loss), and slices of fewer than 32 elements are taken together with their neighbours until 32
+  are reached: F(32, 32) > 4^2 has a probability of about 1e-12.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from twinkle_tune.outcome import ParityFigure
+from twinkle_tune.parity.form import at, equality, misformed, position
+from twinkle_tune.parity.tally import ELEMENT_FACTOR, Tally, gather
+from twinkle_tune.parity.verdict import Finding, Reject
+
+TENSOR_FACTOR, SLICE_FACTOR, PEAK_FACTOR = 2.0, 4.0, 2.0
+WIDENING = 16
+SLICE_ELEMENTS = 32
+SLICE_FLOOR = 1 / 256
+SMALL = 64
+"""Tensors of fewer elements are judged with the noise that other calls showed as well, see :class:`Noise`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """The original's noise over several calls: ``relative`` to RMS(r), from ``count`` elements in all."""
+
+    relative: float
+    count: int
+
+
+def compare(
+    reference: Tensor,
+    baseline: Tensor,
+    candidate: Tensor,
+    *,
+    tensor: str = "output",
+    seen: Noise | None = None,
+) -> Finding:
+    """Compare one output or gradient of a candidate with the original's.
+
+    Args:
+        reference: the original in float64, of any shape; in the run dtype where no better could be had.
+        baseline: the original in the run dtype.
+        candidate: what is judged.
+        tensor: its name in the finding.
+        seen: the original's noise over all calls; matters for tensors with few elements (a loss).
+
+    Returns:
+        The comparison that came closest to its limit, or the first point that failed.
+    """
+    refusal = misformed(baseline, candidate, tensor)
+    if refusal is not None:
+        return refusal
+    if baseline.numel() == 0 or not (baseline.is_floating_point() or baseline.is_complex()):
+        return equality(baseline, candidate, tensor)
+    r, b, c = (_real(t.detach()) for t in (reference, baseline, candidate))
+    small = b.numel() < SMALL and seen is not None
+    widening = 1 + WIDENING / (max(b.numel(), seen.count) if small and seen else b.numel())
+    tally = gather(r, b, c, widening=widening)
+    noise = max(tally.noise, seen.relative * tally.magnitude if small and seen else 0.0)
+    closest = ParityFigure(tensor=tensor, point=1, error=0.0, limit=0.0)
+    for finding in (
+        _whole(tally, tensor, TENSOR_FACTOR * noise * widening),
+        _worst_slice(tally, tensor),
+        _worst_element(
+            tally, tensor, (ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak) * widening
+        ),
+    ):
+        if isinstance(finding, Reject):
+            return finding
+        if _closeness(finding) > _closeness(closest):
+            closest = finding
+    return closest
+
+
+def noise_of(reference: Tensor, baseline: Tensor) -> Noise:
+    """The original's noise on one call, for :func:`pooled`."""
+    r, b = _real(reference.detach()), _real(baseline.detach())
+    tally = gather(r, b, b, widening=1.0)
+    return Noise(relative=tally.noise / tally.magnitude if tally.magnitude else 0.0, count=tally.count)
+
+
+def pooled(noises: list[Noise]) -> Noise:
+    """The noise over several calls: RMS of the relative noises."""
+    mean = sum(noise.relative**2 for noise in noises) / len(noises)
+    return Noise(relative=math.sqrt(mean), count=sum(noise.count for noise in noises))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _whole(tally: Tally, tensor: str, limit: float) -> Finding:
+    figure = ParityFigure(tensor=tensor, point=2, error=tally.error, limit=limit)
+    if figure.error <= limit:
+        return figure
+    reason = (
+        f"{tensor}: the error over the whole tensor is {figure.error:.3g} (RMS), {_times(figure)} the limit "
+        f"{limit:.3g} that the original's own rounding sets"
+    )
+    return Reject(point=2, tensor=tensor, error=figure.error, limit=limit, reason=reason)
+
+
+def _worst_slice(tally: Tally, tensor: str) -> Finding:
+    totals = tally.totals
+    relative_sq = max(totals[1:3]) / totals[3] if totals[3] else 0.0
+    worst = ParityFigure(tensor=tensor, point=3, error=0.0, limit=tally.tiny or 1.0)
+    for dim, sums in zip(tally.dims, tally.slices, strict=True):
+        elements, width, grouped = _grouped(sums, tally.count)
+        if grouped.shape[1] < 2:
+            continue
+        noise_sq = torch.maximum(torch.maximum(grouped[1], grouped[2]), relative_sq * grouped[3])
+        error = (grouped[0] / elements).sqrt_()
+        limit = (noise_sq / elements).sqrt_().clamp_(min=SLICE_FLOOR * tally.noise).mul_(SLICE_FACTOR)
+        limit = limit.clamp_(min=1e-300)
+        index = int((error / limit).argmax())
+        found = ParityFigure(tensor=tensor, point=3, error=float(error[index]), limit=float(limit[index]))
+        if found.error > found.limit:
+            first, last = index * width, (index + 1) * width - 1
+            last = last if index < grouped.shape[1] - 1 else sums.shape[1] - 1
+            which = f"index {first}" if first == last else f"indices {first} to {last}"
+            reason = (
+                f"{tensor}: {which} of dimension {dim} (shape {list(tally.shape)}) are off by "
+                f"{found.error:.3g} (RMS), {_times(found)} the limit {found.limit:.3g} of that slice"
+            )
+            return Reject(point=3, tensor=tensor, error=found.error, limit=found.limit, reason=reason)
+        worst = max(worst, found, key=_closeness)
+    return worst
+
+
+def _grouped(sums: Tensor, count: int) -> tuple[Tensor, int, Tensor]:
+    """Slices joined until each group has enough elements: elements [G], slices a group, sums [4, G]."""
+    size = sums.shape[1]
+    each = count // size
+    width = -(-SLICE_ELEMENTS // each)
+    if width == 1:
+        return torch.full((size,), float(each), dtype=sums.dtype, device=sums.device), 1, sums
+    groups = max(1, size // width)
+    # What is left over at the end joins the last group.
+    group = (torch.arange(size, device=sums.device) // width).clamp_(max=groups - 1)
+    elements = torch.zeros(groups, dtype=sums.dtype, device=sums.device)
+    elements.index_add_(0, group, torch.full((size,), float(each), dtype=sums.dtype, device=sums.device))
+    return elements, width, sums.new_zeros(4, groups).index_add_(1, group, sums)
+
+
+def _worst_element(tally: Tally, tensor: str, floor: float) -> Finding:
+    error, own_limit, index = tally.excess
+    if error > max(own_limit, floor):
+        limit = max(own_limit, floor)
+        where = at(position(index, tally.shape))
+        reason = f"{tensor}: the element at {where} is off by {error:.3g}, limit {limit:.3g}"
+        return Reject(point=4, tensor=tensor, error=error, limit=limit, reason=reason)
+    error, own_limit, _ = tally.nearest
+    return ParityFigure(tensor=tensor, point=4, error=error, limit=max(own_limit, floor))
+
+
+def _closeness(figure: ParityFigure) -> float:
+    return figure.error / figure.limit if figure.limit else 0.0
+
+
+def _times(figure: ParityFigure) -> str:
+    return f"{figure.error / figure.limit:.3g} times" if figure.limit else "above"

@@ -1,0 +1,1 @@
+"""Profiles: what was found out, kept as versioned JSON."""

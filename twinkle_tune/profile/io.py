@@ -1,0 +1,155 @@
+"""Profiles on disk: validated on reading, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twinkle_tune.errors import ProfileError
+from twinkle_tune.profile.meaning import check_meaning
+from twinkle_tune.profile.schema import SCHEMA, Profile
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+
+_WIDTH = 110
+
+
+def load_profile(path: str | Path) -> Profile:
+    """Read and check a profile.
+
+    Raises:
+        ProfileError: there is no such file, it is truncated, of another schema, or does not say what a
+            profile must; the message names the file, the place in it and what was expected.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(
+            f"{path}: cannot be read as a profile ({error}); expected a JSON file written by 'twinkle-tune profile'"
+        ) from error
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProfileError(
+            f"{path}: not valid JSON ({error}), expected a whole profile; it may be truncated: "
+            "restore it or profile the model again"
+        ) from error
+    return profile_from_data(data, str(path))
+
+
+def profile_from_data(data: object, where: str) -> Profile:
+    """The profile that parsed JSON stands for; ``where`` names it in messages.
+
+    Raises:
+        ProfileError: as :func:`load_profile`.
+    """
+    from pydantic import ValidationError
+
+    found = data.get("schema") if isinstance(data, dict) else None
+    if type(found) is not int or found < 1:
+        raise ProfileError(f"{where}: got no schema number ({found!r}), expected schema {SCHEMA}; is this a profile?")
+    if found != SCHEMA:
+        step = "upgrade twinkle_tune" if found > SCHEMA else "profile the model again"
+        raise ProfileError(f"{where}: got schema {found}, expected {SCHEMA}; {step}")
+    try:
+        # Strictly: a number in quotes is no number. Through JSON, in which lists stand for tuples.
+        profile = _adapter().validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise ProfileError(_explain(where, error)) from error
+    unknown = _unknown_field(data, _adapter().dump_python(profile, mode="json"), "")
+    if unknown:
+        raise ProfileError(f"{where}: got the field {unknown}, which schema {SCHEMA} does not have; remove it")
+    check_meaning(profile, where)
+    return profile
+
+
+def write_profile(profile: Profile, path: str | Path) -> Path:
+    """Write a profile in one step: an existing file is replaced only by a whole new one.
+
+    Raises:
+        ProfileError: the folder cannot be made or written to (or the disk is full).
+    """
+    path = Path(path)
+    text = profile_text(profile)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ProfileError(
+            f"{path}: the profile cannot be written ({error}); an existing file is as it was; choose another --out"
+        ) from error
+    return path
+
+
+def profile_text(profile: Profile) -> str:
+    """A profile as JSON text: fields in the order of the schema, short lists on one line."""
+    return _pretty(_adapter().dump_python(profile, mode="json")) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the format, as published in docs/profile.schema.json."""
+    schema = _adapter().json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+@cache
+def _adapter() -> TypeAdapter[Profile]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Profile)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _unknown_field(data: object, known: object, place: str) -> str:
+    """The first field of ``data`` that was not understood: what is not understood must not be dropped silently."""
+    if isinstance(data, dict) and isinstance(known, dict):
+        for name, value in data.items():
+            found = f"{place}{name}" if name not in known else _unknown_field(value, known[name], f"{place}{name}.")
+            if found:
+                return found
+    elif isinstance(data, list) and isinstance(known, list):
+        for index, (item, understood) in enumerate(zip(data, known, strict=True)):
+            found = _unknown_field(item, understood, f"{place}{index}.")
+            if found:
+                return found
+    return ""
+
+
+def _explain(where: str, error: ValidationError) -> str:
+    problems = error.errors()
+    place = ".".join(str(part) for part in problems[0]["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    got = f"{problems[0].get('input')!r:.80}"
+    return f"{where}: at {place}: got {got}, expected: {problems[0]['msg']}{more}; profile the model again"
+
+
+def _pretty(data: Any, indent: int = 0) -> str:
+    """JSON with two spaces of indentation in which whatever fits a line, or is a list of numbers, stands on one."""
+    flat = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    numbers = isinstance(data, list) and all(isinstance(item, (int, float)) for item in data)
+    if numbers or len(flat) + indent <= _WIDTH or not isinstance(data, (dict, list)):
+        return flat
+    pad, end = " " * (indent + 2), " " * indent
+    if isinstance(data, dict):
+        body = [f"{pad}{json.dumps(key)}: {_pretty(value, indent + 2)}" for key, value in data.items()]
+        return "{\n" + ",\n".join(body) + f"\n{end}}}"
+    return "[\n" + ",\n".join(pad + _pretty(item, indent + 2) for item in data) + f"\n{end}]"

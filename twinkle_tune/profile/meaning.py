@@ -1,0 +1,69 @@
+"""What a profile must mean beyond the types of its fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from twinkle_tune.device import DEVICES
+from twinkle_tune.errors import ProfileError
+from twinkle_tune.outcome import Measurement, Rejection
+from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.slot import ORIGINAL
+
+
+def check_meaning(profile: Profile, where: str) -> None:
+    """Refuse a profile whose fields contradict each other.
+
+    Raises:
+        ProfileError: with the first contradiction; ``where`` names the profile.
+    """
+    for problem in _problems(profile):
+        raise ProfileError(f"{where}: {problem}; restore it or profile the model again")
+
+
+def _problems(profile: Profile) -> Iterator[str]:
+    if profile.device not in DEVICES:
+        yield f"device: got {profile.device!r}, expected one of {', '.join(DEVICES)}"
+    if profile.device != profile.environment.device:
+        yield f"device: got {profile.device!r}, expected the environment's, {profile.environment.device!r}"
+    for step in profile.steps:
+        yield from _step_problems(step)
+    for index, contest in enumerate(profile.contests):
+        for problem in _contest_problems(contest):
+            yield f"contest {index} of {contest.slot.name}: {problem}"
+
+
+def _step_problems(step: StepResult) -> Iterator[str]:
+    if len(step.original_us) != len(step.tuned_us):
+        yield f"step {step.label}: got {len(step.original_us)} and {len(step.tuned_us)} times, expected pairs"
+    if not all(_is_time(t) for t in (*step.original_us, *step.tuned_us)):
+        yield f"step {step.label}: got a time that is not positive"
+    if not 0 < step.low <= step.ratio <= step.high < math.inf:
+        yield f"step {step.label}: got ratio {step.ratio} in {step.low} to {step.high}, expected low <= ratio <= high"
+
+
+def _contest_problems(contest: Contest) -> Iterator[str]:
+    names = [trial.candidate for trial in contest.trials]
+    if len(set(names)) != len(names):
+        yield f"got two trials of one name in {', '.join(names)}, expected each once"
+    if names and ORIGINAL not in names:
+        yield f"got trials of {', '.join(names) or 'nobody'}, expected the original among them"
+    for trial in contest.trials:
+        if isinstance(trial.outcome, Measurement) and not (
+            trial.outcome.times_us and all(_is_time(t) for t in trial.outcome.times_us)
+        ):
+            yield f"trial of {trial.candidate}: got no times, or one that is not positive, expected positive times"
+    chosen = contest.selection
+    if chosen.winner not in names and (names or chosen.winner != ORIGINAL):
+        yield f"got the winner {chosen.winner!r}, expected one of its trials ({', '.join(names)})"
+    elif chosen.winner != ORIGINAL and isinstance(contest.trial(chosen.winner).outcome, Rejection):
+        yield f"got the winner {chosen.winner!r}, which was rejected"
+    if not 0 < chosen.low <= chosen.ratio <= chosen.high < math.inf:
+        yield f"got ratio {chosen.ratio} in {chosen.low} to {chosen.high}, expected low <= ratio <= high"
+    if not all(0 <= seen.share <= 1 and seen.calls >= 0 for seen in contest.seen):
+        yield "got a share outside 0 to 1, or a negative number of calls"
+
+
+def _is_time(value: float) -> bool:
+    return 0 < value < math.inf

@@ -1,0 +1,139 @@
+"""What a profile says. Frozen values; profile/io.py turns them into JSON and back.
+
+Format history (the number is :data:`SCHEMA`):
+
+1. The first: environment, steps, contests with every trial, selections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinkle_tune.environment import Environment
+from twinkle_tune.mode import Mode
+from twinkle_tune.outcome import Selection, Trial
+from twinkle_tune.slot import Slot
+from twinkle_tune.workload import Workload
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """Which model was profiled.
+
+    Attributes:
+        name: what the user asked for (a preset, a Hub id, "package.module:factory") or the class's name.
+        target: "module:qualified.name" of the model's class.
+        parameters: number of parameters.
+        dtype: dtype of most parameters ("bfloat16").
+    """
+
+    name: str
+    target: str
+    parameters: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """One way of running the model (a prefill, a decode step, a training step), with and without the winners.
+
+    Attributes:
+        label: "prefill 1x128", "decode 1x128", "train 1x128": batch by sequence length.
+        original_us, tuned_us: microseconds of the whole step, one figure a round, paired by position;
+            both empty where the original won everywhere and there was nothing to compare.
+        ratio: tuned over original, median of the paired rounds; 1.0 where nothing was compared.
+        low, high: interval of that median, at least 95% confidence.
+    """
+
+    label: str
+    original_us: tuple[float, ...] = ()
+    tuned_us: tuple[float, ...] = ()
+    ratio: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """How a workload occurred in one step: calls a step over all instances, and its share of the step's time (0 to 1)."""
+
+    step: str
+    calls: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """All trials of one workload, and what was chosen.
+
+    Attributes:
+        slot: the place.
+        instances: paths of the module instances that were called like this, in the model's order; empty for
+            a function.
+        seen: the steps in which it was called.
+        workload: the call.
+        trials: every candidate that was tried, the original first.
+        selection: the winner and why.
+    """
+
+    slot: Slot
+    instances: tuple[str, ...]
+    seen: tuple[Seen, ...]
+    workload: Workload
+    trials: tuple[Trial, ...]
+    selection: Selection
+
+    def trial(self, candidate: str) -> Trial:
+        """The trial of the named candidate; KeyError if it was not tried."""
+        for trial in self.trials:
+            if trial.candidate == candidate:
+                return trial
+        raise KeyError(candidate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a profiling run found out.
+
+    Attributes:
+        schema: version of the format, :data:`SCHEMA`.
+        tool: "twinkle_tune 0.1.0".
+        created: UTC time, ISO 8601, to the second.
+        complete: False where the run was interrupted: what is there was finished.
+        model, mode, device, environment: what was profiled, how and where.
+        verdict: one sentence: what the winners gain end to end, or why the original stays.
+        steps: the whole model with and without the winners.
+        contests: ordered by slot name, then workload key.
+        uncalled: slots of the model that no step called ("RMSNorm model.norm").
+    """
+
+    schema: int = SCHEMA
+    tool: str
+    created: str
+    complete: bool
+    model: ModelFacts
+    mode: Mode
+    device: str
+    environment: Environment
+    verdict: str
+    steps: tuple[StepResult, ...]
+    contests: tuple[Contest, ...]
+    uncalled: tuple[str, ...]
+
+    @property
+    def winners(self) -> tuple[Contest, ...]:
+        """The contests that something other than the original won."""
+        return tuple(contest for contest in self.contests if contest.selection.winner != "original")
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to ``path`` as JSON: whole or not at all. Returns the path.
+
+        Raises:
+            ProfileError: it cannot be written there.
+        """
+        from twinkle_tune.profile.io import write_profile
+
+        return write_profile(self, path)

@@ -1,0 +1,1 @@
+"""Reports: one profile as a terminal table, Markdown, HTML, CSV or JSON."""

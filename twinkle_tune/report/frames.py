@@ -1,0 +1,246 @@
+"""A profile as pandas tables: one row a contest, a trial, a raw sample or a step.
+
+The one file that imports pandas. Each table has a constant that names its columns and their pandas types; the
+unit is in the name. A table of an empty profile has no rows and the same columns. Where a figure does not
+apply the value is missing (NaN or NA). ``contest`` numbers the contests from 1 in the profile's order and
+joins the tables of one profile; ``workload`` is the workload's key, which joins tables of several profiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from twinkle_tune.errors import ProfileError
+from twinkle_tune.measure.statistics import paired_ratio
+from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Trial
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.report.text import call_text, is_figure
+from twinkle_tune.slot import ORIGINAL
+
+Row = dict[str, Any]
+
+SELECTION_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "kind": "string",  # layer or function
+    "call": "string",  # "float32[1,128,256]"
+    "instances": "int64",  # module instances called like this; 0 for a function
+    "calls": "int64",  # over all steps of the profile, one run of each
+    "share": "float64",  # of the step's time, 0 to 1: the largest of the steps
+    "winner": "string",
+    "ratio": "float64",  # the winner's time over the original's; 1.0 for the original
+    "low": "float64",  # the ratio's interval, at least 95% confidence
+    "high": "float64",
+    "speedup": "float64",  # 1 / ratio
+    "original_us": "float64",  # median; missing where the original was refused
+    "winner_us": "float64",  # median
+    "reason": "string",
+    "workload": "string",
+}
+"""Columns of :func:`selections`."""
+
+TRIAL_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "candidate": "string",
+    "source": "string",
+    "outcome": "string",  # measured or rejected
+    "median_us": "float64",
+    "ratio": "float64",  # over the original, median of the rounds that both were timed in
+    "low": "float64",
+    "high": "float64",
+    "rounds": "Int64",
+    "first_call_us": "float64",  # compilation included
+    "peak_bytes": "Int64",  # beyond what was allocated before; missing on a CPU
+    "deterministic": "boolean",  # two calls on the same inputs gave the same bits
+    "stage": "string",  # of a rejection
+    "reason": "string",  # of a rejection, or why a measured candidate stopped being timed
+    "parity_margin": "float64",  # error / limit of the tensor that came closest to its limit; up to 1 passes
+    "parity_tensor": "string",  # that tensor
+    "parity_error": "float64",  # in the tensor's unit
+    "parity_limit": "float64",
+    "workload": "string",
+}
+"""Columns of :func:`trials`."""
+
+SAMPLE_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "candidate": "string",
+    "round": "int64",  # from 1; equal rounds of a contest are pairs
+    "time_us": "float64",  # of one call
+    "workload": "string",
+}
+"""Columns of :func:`samples`."""
+
+STEP_COLUMNS: Mapping[str, str] = {
+    "step": "string",
+    "original_us": "float64",  # median of the whole step; missing where nothing was compared
+    "tuned_us": "float64",
+    "ratio": "float64",  # tuned over original, median of the paired rounds
+    "low": "float64",
+    "high": "float64",
+    "rounds": "int64",
+}
+"""Columns of :func:`steps`."""
+
+
+def selections(profile: Profile) -> pd.DataFrame:
+    """One row a contest: what is called, how often, what won, by how much. See :data:`SELECTION_COLUMNS`."""
+    return _frame([_selection(number, c) for number, c in enumerate(profile.contests, 1)], SELECTION_COLUMNS)
+
+
+def trials(profile: Profile) -> pd.DataFrame:
+    """One row a trial: a candidate's times and parity, or why it was refused. See :data:`TRIAL_COLUMNS`.
+
+    Raises:
+        ProfileError: times that no clock gives (zero, negative, infinite), in a profile made by hand.
+    """
+    rows = [
+        _place(number, contest)
+        | {"candidate": trial.candidate, "source": trial.source}
+        | _outcome(contest, trial)
+        for number, contest in enumerate(profile.contests, 1)
+        for trial in contest.trials
+    ]
+    return _frame(rows, TRIAL_COLUMNS)
+
+
+def samples(profile: Profile) -> pd.DataFrame:
+    """One row a raw sample: microseconds of one call in one round. See :data:`SAMPLE_COLUMNS`."""
+    rows = [
+        _place(number, contest) | {"candidate": trial.candidate, "round": index, "time_us": time_us}
+        for number, contest in enumerate(profile.contests, 1)
+        for trial in contest.trials
+        if isinstance(trial.outcome, Measurement)
+        for index, time_us in enumerate(trial.outcome.times_us, 1)
+    ]
+    return _frame(rows, SAMPLE_COLUMNS)
+
+
+def steps(profile: Profile) -> pd.DataFrame:
+    """One row a step of the whole model, without and with the winners. See :data:`STEP_COLUMNS`."""
+    rows: list[Row] = [
+        {
+            "step": step.label,
+            "original_us": _median(step.original_us),
+            "tuned_us": _median(step.tuned_us),
+            "ratio": step.ratio,
+            "low": step.low,
+            "high": step.high,
+            "rounds": min(len(step.original_us), len(step.tuned_us)),
+        }
+        for step in profile.steps
+    ]
+    return _frame(rows, STEP_COLUMNS)
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """A table's rows as plain dictionaries; None where a value is missing."""
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in frame.astype(object).to_dict("records")
+    ]
+
+
+def _frame(rows: list[Row], columns: Mapping[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in columns.items()}
+    )
+
+
+def _place(number: int, contest: Contest) -> Row:
+    workload = contest.workload
+    return {
+        "contest": number,
+        "slot": contest.slot.name,
+        "call": call_text(workload),
+        "workload": workload.key,
+    }
+
+
+def _selection(number: int, contest: Contest) -> Row:
+    chosen = contest.selection
+    return _place(number, contest) | {
+        "kind": str(contest.slot.kind),
+        "instances": len(contest.instances),
+        "calls": sum(seen.calls for seen in contest.seen),
+        "share": max((seen.share for seen in contest.seen), default=None),
+        "winner": chosen.winner,
+        "ratio": chosen.ratio,
+        "low": chosen.low,
+        "high": chosen.high,
+        "speedup": 1 / chosen.ratio if chosen.ratio > 0 else None,
+        "original_us": _median(_times(contest, ORIGINAL)),
+        "winner_us": _median(_times(contest, chosen.winner)),
+        "reason": chosen.reason or None,
+    }
+
+
+def _outcome(contest: Contest, trial: Trial) -> Row:
+    match trial.outcome:
+        case Rejection(stage=stage, reason=reason):
+            return {"outcome": "rejected", "stage": stage, "reason": reason}
+        case Measurement() as measured:
+            row: Row = {
+                "outcome": "measured",
+                "median_us": _median(measured.times_us),
+                "rounds": len(measured.times_us),
+                "first_call_us": measured.first_call_us,
+                "peak_bytes": measured.peak_bytes,
+                "deterministic": measured.deterministic,
+                "reason": measured.left_race or None,
+            }
+            return row | _ratio(contest, trial, measured.times_us) | _closest(measured.parity)
+
+
+def _ratio(contest: Contest, trial: Trial, times_us: tuple[float, ...]) -> Row:
+    if trial.candidate == ORIGINAL:
+        return {"ratio": 1.0, "low": 1.0, "high": 1.0}
+    original_us = _times(contest, ORIGINAL)
+    if not times_us or not original_us:
+        return {}
+    try:
+        # A candidate that left the race early has fewer rounds: only rounds that both ran are pairs.
+        found = paired_ratio(times_us, original_us)
+    except ValueError as error:
+        raise ProfileError(
+            f"contest of {contest.slot.name}, candidate {trial.candidate!r}: no ratio from its times "
+            f"({error}); profile the model again"
+        ) from error
+    return {"ratio": found.ratio, "low": found.low, "high": found.high}
+
+
+def _closest(parity: tuple[ParityFigure, ...]) -> Row:
+    """The comparison that came closest to its limit; nothing where nothing was compared."""
+    if not parity:
+        return {}
+    worst = max(parity, key=_nearness)
+    return {
+        "parity_margin": _nearness(worst) if is_figure(_nearness(worst)) else None,
+        "parity_tensor": worst.tensor,
+        "parity_error": worst.error,
+        "parity_limit": worst.limit,
+    }
+
+
+def _nearness(figure: ParityFigure) -> float:
+    if figure.error == 0:
+        return 0.0
+    return figure.error / figure.limit if figure.limit > 0 else float("inf")
+
+
+def _times(contest: Contest, candidate: str) -> tuple[float, ...]:
+    for trial in contest.trials:
+        if trial.candidate == candidate and isinstance(trial.outcome, Measurement):
+            return trial.outcome.times_us
+    return ()
+
+
+def _median(times_us: tuple[float, ...]) -> float | None:
+    return float(pd.Series(times_us, dtype="float64").median()) if times_us else None

@@ -1,0 +1,64 @@
+"""What stands around the figures: the facts at the top, and the lines to copy at the end."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+
+from twinkle_tune.profile.schema import Profile
+from twinkle_tune.report.text import bytes_text, one_line, three_digits
+
+
+def notes(profile: Profile) -> Iterable[str]:
+    """What a reader must know before believing a figure."""
+    if profile.device == "cpu":
+        yield "Measured on a CPU; says nothing about a GPU."
+    if not profile.complete:
+        yield "The run was interrupted: what is here was finished, the rest is missing."
+    if not profile.contests:
+        yield "No contest was finished, so nothing was chosen: the model stays as it is."
+
+
+def facts(profile: Profile) -> Iterable[tuple[str, str]]:
+    """Name and value of what was profiled, how, where and when; an empty value is nothing to tell."""
+    model, here = profile.model, profile.environment
+    yield "Model", f"{model.name} ({model.target}), {_count(model.parameters)} parameters, {model.dtype}"
+    yield "Mode", str(profile.mode)
+    capability = f", capability {here.capability}" if here.capability else ""
+    memory = f", {bytes_text(here.memory_bytes)}" if here.memory_bytes else ""
+    yield "Device", f"{profile.device}: {here.device_name}{capability}{memory}"
+    yield "Threads", str(here.threads)
+    yield "torch", f"{here.torch}{f' for {here.runtime}' if here.runtime else ''}"
+    yield "Triton", here.triton or "not installed"
+    yield "Triton FP fusion", "" if here.fp_fusion == "default" else here.fp_fusion
+    yield "System", f"{here.system}, Python {here.python}"
+    yield "Environment", here.fingerprint
+    yield "Date", profile.created
+    yield "Run", "complete" if profile.complete else "interrupted"
+    yield "Made by", profile.tool
+
+
+def _count(number: int) -> str:
+    for scale, unit in ((10**9, "billion"), (10**6, "million")):
+        if number >= scale:
+            return f"{three_digits(number / scale)} {unit}"
+    return f"{number:,}"
+
+
+def command(profile: Profile, path: str) -> str:
+    """The command line that measures the same again, as far as the profile tells."""
+    sizes = [re.search(r"\b(\d+)x(\d+)$", step.label) for step in profile.steps]
+    words = ["twinkle-tune", "profile", one_line(profile.model.name), "--mode", str(profile.mode)]
+    words += ["--device", profile.device, "--dtype", profile.model.dtype]
+    if sizes and all(sizes):
+        for option, group in (("--batch", 1), ("--seq-len", 2)):
+            values = sorted({int(size[group]) for size in sizes if size})
+            words += [option, ",".join(str(value) for value in values)]
+    return shlex.join([*(one_line(word) for word in words), "--out", one_line(path)])
+
+
+def code(profile: Profile, path: str) -> str:
+    """The Python lines that apply the profile."""
+    call = f"mode={str(profile.mode)!r}, device={one_line(profile.device)!r}, profile={one_line(path)!r}"
+    return f"from twinkle_tune import kernelize_model\n\nmodel = kernelize_model(model, {call})"

@@ -1,0 +1,162 @@
+"""A report as Markdown (tables as GitHub reads them)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from twinkle_tune.profile.schema import Profile
+from twinkle_tune.report.text import one_line
+from twinkle_tune.report.view import ContestPart, View, view
+
+_SAFE = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "@": "&#64;"} | {
+    letter: f"\\{letter}" for letter in "\\`*_[]~#$!"
+}
+_LINK_STARTS = re.compile(r"(?i)(?<=http)(s?)://|(?<=www)\.")
+_LIST_START = re.compile(r"^(\d*)([.)+=-])(?=\s|[=-]|$)")
+
+
+def markdown_text(profile: Profile, path: str = "profile.json") -> str:
+    """The whole report. ``path`` is where the reader finds the profile."""
+    shown = view(profile, path)
+    parts = [*_head(shown), *_steps(shown), *_selections(shown)]
+    for contest in shown.contests:
+        parts += _contest(contest)
+    if shown.contests:
+        parts.append(escape(shown.legend))
+    if shown.uncalled:
+        parts += ["## Never called", _list(code(name) for name in shown.uncalled)]
+    parts += [
+        "## Apply it",
+        fenced(shown.apply, "python"),
+        "## Measure it again",
+        fenced(shown.reproduce, "sh"),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: str) -> str:
+    """Any text as one line of Markdown that shows it and does nothing else, inside a table too."""
+    line = "".join(_SAFE.get(letter, letter) for letter in one_line(text))
+    # GitHub links whatever looks like an address; an entity in the middle of it leaves the text as it reads.
+    line = _LINK_STARTS.sub(lambda found: found[0].replace(":", "&#58;").replace(".", "&#46;"), line)
+    return _LIST_START.sub(r"\1\\\2", line)
+
+
+def code(text: str) -> str:
+    """A name in code type, or escaped where code type cannot hold it in a table."""
+    line = one_line(text)
+    return escape(line) if not line or re.search(r"[`|\\]", line) else f"`{line}`"
+
+
+def fenced(text: str, language: str) -> str:
+    """Lines to copy, in a fence longer than any that they hold."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; its cells are Markdown already."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cell or ' ' for cell in line)} |" for line in lines)
+
+
+def _head(shown: View) -> list[str]:
+    facts = [f"{label}: {escape(value)}" for label, value in shown.facts]
+    return [
+        f"# {escape(shown.title)}",
+        f"**{escape(shown.verdict)}**" if shown.verdict else "",
+        "\n>\n".join(f"> {escape(note)}" for note in shown.notes),
+        _list(facts),
+    ]
+
+
+def _steps(shown: View) -> list[str]:
+    if not shown.steps:
+        return []
+    rows = [[code(s.step), s.original, s.tuned, s.ratio, s.reading] for s in shown.steps]
+    return ["## The whole model", table(["Step", "Original", "Tuned", "Time ÷ original", "Result"], rows)]
+
+
+def _selections(shown: View) -> list[str]:
+    if not shown.selections:
+        return []
+    heads = [
+        "#",
+        "Slot",
+        "Call",
+        "Calls",
+        "Share",
+        "Winner",
+        "Original",
+        "Time",
+        "Time ÷ original",
+        "Speed-up",
+    ]
+    rows = [
+        [
+            str(s.number),
+            code(s.slot),
+            code(s.call),
+            s.calls,
+            s.share,
+            f"**{code(s.winner)}**" if s.gained else code(s.winner),
+            s.original,
+            s.time,
+            s.ratio,
+            s.speedup,
+        ]
+        for s in shown.selections
+    ]
+    return ["## What won", table(heads, rows), "## Contests"]
+
+
+def _contest(contest: ContestPart) -> list[str]:
+    told = [
+        f"{name}: {text}"
+        for name, text in (("Replaces", code(contest.target)), ("At", escape(contest.where)))
+    ]
+    told += [f"Seen in {escape(contest.seen)}"] if contest.seen else []
+    told += [
+        f"**{code(contest.winner)}**: {escape(contest.reason)}"
+        if contest.reason
+        else f"**{code(contest.winner)}**"
+    ]
+    parts = [f"### {contest.number}. {escape(contest.slot)} · {escape(contest.call)}", _list(told)]
+    if contest.runners:
+        heads = [
+            "Candidate",
+            "Source",
+            "Time",
+            "Time ÷ original",
+            "Rounds",
+            "First call",
+            "Memory",
+            "Parity",
+            "Note",
+        ]
+        rows = [
+            [
+                f"**{code(r.candidate)}** ({r.mark})" if r.mark else code(r.candidate),
+                code(r.source),
+                r.time,
+                r.ratio,
+                r.rounds,
+                r.first_call,
+                r.memory,
+                escape(f"{r.parity} ({r.parity_of})" if r.parity_of else r.parity),
+                escape(r.note),
+            ]
+            for r in contest.runners
+        ]
+        parts.append(table(heads, rows))
+    if contest.refused:
+        rows = [
+            [code(r.candidate), code(r.source), escape(r.stage), escape(r.reason)] for r in contest.refused
+        ]
+        parts.append(table(["Refused", "Source", "Stage", "Reason"], rows))
+    return parts
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,170 @@
+"""A report for the terminal, with Rich. Nothing that a profile says is read as Rich markup."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from twinkle_tune.profile.schema import Profile
+from twinkle_tune.report.text import NOTHING
+from twinkle_tune.report.view import ContestPart, View, view
+
+_FILE_WIDTH = 110
+
+
+def print_report(
+    profile: Profile, console: Console, path: str = "profile.json", *, details: bool = True
+) -> None:
+    """Print the report.
+
+    Args:
+        profile: what to report on.
+        console: where to.
+        path: where the reader finds the profile, for the lines to copy.
+        details: every contest's candidates and the lines to copy, too; False for the short form.
+    """
+    shown = view(profile, path)
+    _print_head(shown, console, facts=details)
+    if shown.steps:
+        console.print("", _steps(shown), sep="\n")
+    if shown.selections:
+        console.print("", _selections(shown), sep="\n")
+    if not details:
+        return
+    for contest in shown.contests:
+        _print_contest(contest, console)
+    if shown.contests:
+        console.print(Text(f"\n{shown.legend}", style="dim"))
+    if shown.uncalled:
+        console.print(
+            Text("\nNever called: ", style="bold").append(", ".join(shown.uncalled), style="not bold")
+        )
+    for title, lines in (("Apply it", shown.apply), ("Measure it again", shown.reproduce)):
+        console.print(Text(f"\n{title}", style="bold"))
+        console.print(_indented(Text(lines)))
+
+
+def terminal_text(profile: Profile, path: str = "profile.json") -> str:
+    """The report as plain text for a file: no colours, 110 columns."""
+    console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        print_report(profile, console, path)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+
+
+def _print_head(shown: View, console: Console, *, facts: bool) -> None:
+    console.print(Text(shown.title, style="bold"))
+    console.print(Text(shown.verdict))
+    for note in shown.notes:
+        console.print(Text(note, style="yellow"))
+    if not facts:
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in shown.facts:
+        table.add_row(label, Text(value))
+    console.print(table)
+
+
+def _steps(shown: View) -> Table:
+    rows = [(step.step, step.original, step.tuned, step.ratio, step.reading) for step in shown.steps]
+    return _table("The whole model", ("Step", "Original>", "Tuned>", "Time ÷ original", "Result"), rows)
+
+
+def _selections(shown: View) -> Table:
+    heads = ("#>", "Slot", "Call", "Share>", "Winner", "Time>", "Time ÷ original|", "Speed-up>")
+    rows = [
+        (
+            str(line.number),
+            line.slot,
+            line.call,
+            line.share,
+            Text(line.winner, style="green bold" if line.gained else ""),
+            line.time,
+            line.ratio,
+            line.speedup,
+        )
+        for line in shown.selections
+    ]
+    return _table("What won", heads, rows)
+
+
+def _print_contest(contest: ContestPart, console: Console) -> None:
+    console.print(Text(f"\n{contest.number}. {contest.slot} · {contest.call}", style="bold"))
+    for line in (
+        f"Replaces {contest.target}",
+        f"At {contest.where}",
+        contest.seen and f"Seen in {contest.seen}",
+    ):
+        if line:
+            console.print(_indented(Text(line, style="dim")))
+    chosen = Text(contest.winner, style="green")
+    console.print(_indented(chosen.append(f": {contest.reason}" if contest.reason else "", style="default")))
+    if contest.runners:
+        heads = (
+            "Candidate",
+            "Source",
+            "Time>",
+            "Time ÷ original|",
+            "Rounds>",
+            "First call>",
+            "Memory>",
+            "Parity>",
+            "Note",
+        )
+        rows = [
+            (
+                f"{runner.candidate} ({runner.mark})" if runner.mark else runner.candidate,
+                runner.source,
+                runner.time,
+                runner.ratio,
+                runner.rounds,
+                runner.first_call,
+                runner.memory,
+                runner.parity,
+                runner.note,
+            )
+            for runner in contest.runners
+        ]
+        console.print(_table(None, heads, rows))
+    for refused in contest.refused:
+        told = Text(f"refused {refused.candidate} ({refused.source})", style="yellow")
+        console.print(_indented(told.append(f", {refused.stage}: {refused.reason}", style="default")))
+
+
+def _indented(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, 2))
+
+
+def _table(title: str | None, heads: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """A table; columns that are empty are left out.
+
+    A head that ends in ">" has its column set to the right, one that ends in "|" or ">" is never wrapped.
+    """
+    lines = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    used = [
+        index for index in range(len(heads)) if any(line[index].plain not in ("", NOTHING) for line in lines)
+    ]
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )
+    for index in used:
+        name = heads[index].rstrip(">|")
+        right = heads[index].endswith(">")
+        table.add_column(
+            name, justify="right" if right else "left", no_wrap=name != heads[index], overflow="fold"
+        )
+    for line in lines:
+        table.add_row(*(line[index] for index in used))
+    return table

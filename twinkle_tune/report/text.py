@@ -1,0 +1,147 @@
+"""Short texts for people: times, ratios, calls. Every format of report uses these."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from itertools import groupby
+from typing import SupportsFloat, cast
+
+from twinkle_tune.workload import Entries, Items, Named, Node, Plain, TensorSpec, Workload
+
+NOTHING = "-"
+"""Stands where there is no figure."""
+
+_TENSORS_SHOWN = 4
+_TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"), (1e-3, "ns"))
+_BYTE_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def is_figure(value: object) -> bool:
+    """Whether a value is a finite number: neither None nor a missing value of a table."""
+    if value is None or not hasattr(value, "__float__"):
+        return False
+    return math.isfinite(float(cast("SupportsFloat", value)))
+
+
+def time_text(us: object) -> str:
+    """Microseconds with three digits and the unit that fits: "340 ns", "12.3 µs", "4.56 ms", "1.20 s"."""
+    if not is_figure(us):
+        return NOTHING
+    value = float(cast("SupportsFloat", us))
+    if value == 0:
+        return "0 µs"
+    # Rounded before the unit is picked, so that 999.9 µs is "1.00 ms" and never "1000 µs".
+    rounded = float(f"{value:.3g}")
+    scale, unit = next(((s, u) for s, u in _TIME_UNITS if abs(rounded) >= s), _TIME_UNITS[-1])
+    return f"{three_digits(rounded / scale)} {unit}"
+
+
+def bytes_text(count: object) -> str:
+    """Bytes with three digits and the unit that fits: "512 B", "1.50 MiB"."""
+    if not is_figure(count):
+        return NOTHING
+    value = float(cast("SupportsFloat", count))
+    for scale, unit in _BYTE_UNITS:
+        if abs(value) >= scale:
+            return f"{three_digits(value / scale)} {unit}"
+    return f"{value:.0f} B"
+
+
+def three_digits(value: float) -> str:
+    """A number with three digits that count, and never an exponent below a million."""
+    if value == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(decimals, 6)}f}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
+def ratio_text(ratio: object, low: object = None, high: object = None) -> str:
+    """A time over the original's: "0.812", with its interval "0.812 (0.790 to 0.834)"."""
+    if not is_figure(ratio):
+        return NOTHING
+    text = _ratio(ratio)
+    return f"{text} ({_ratio(low)} to {_ratio(high)})" if is_figure(low) and is_figure(high) else text
+
+
+def speedup_text(ratio: object) -> str:
+    """How many times as fast, from a time over the original's: "1.23x"."""
+    if not is_figure(ratio) or float(cast("SupportsFloat", ratio)) <= 0:
+        return NOTHING
+    return f"{three_digits(1 / float(cast('SupportsFloat', ratio)))}x"
+
+
+def reading(ratio: float, low: float, high: float) -> str:
+    """What an interval of a ratio allows to say."""
+    if high < 1:
+        return f"{percent(1 - ratio)} less time"
+    if low > 1:
+        return f"{percent(ratio - 1)} more time"
+    return "no clear difference"
+
+
+def percent(share: object) -> str:
+    """A share of 1 as a percentage with one decimal: "12.3%"."""
+    return f"{float(cast('SupportsFloat', share)):.1%}" if is_figure(share) else NOTHING
+
+
+def call_text(workload: Workload) -> str:
+    """What is called, in short: "float32[1,128,256]", or the plain arguments where there is no tensor.
+
+    Equal neighbours are counted ("float32[8,64] x2"), and at most four forms are written out; the autocast
+    dtype is told where autocast is on.
+    """
+    runs = [
+        (text, len(list(same))) for text, same in groupby(tensor_text(tensor) for tensor in workload.tensors)
+    ]
+    parts = [text if count == 1 else f"{text} x{count}" for text, count in runs[:_TENSORS_SHOWN]]
+    if len(runs) > _TENSORS_SHOWN:
+        parts.append(f"{sum(count for _, count in runs[_TENSORS_SHOWN:])} more")
+    if not runs:
+        named = [f"{name}={_node_text(node)}" for name, node in workload.kwargs]
+        parts = [*(_node_text(node) for node in workload.args), *named] or ["no arguments"]
+    text = ", ".join(parts)
+    return f"{text}, autocast {workload.context.autocast}" if workload.context.autocast else text
+
+
+def tensor_text(spec: TensorSpec) -> str:
+    """A tensor's dtype and shape: "bfloat16[8,2048]"."""
+    return f"{spec.dtype}[{','.join(str(size) for size in spec.shape)}]"
+
+
+def one_line(text: object, limit: int | None = None) -> str:
+    """Text on one line, without control or direction characters; the middle left out beyond ``limit``."""
+    shown = "".join(
+        "\N{REPLACEMENT CHARACTER}" if _is_hidden(letter) else letter for letter in _spaced(str(text))
+    )
+    if limit is None or len(shown) <= limit:
+        return shown
+    head = (limit - 1) * 2 // 3
+    return f"{shown[:head]}…{shown[len(shown) - (limit - 1 - head) :]}"
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _is_hidden(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _ratio(value: object) -> str:
+    number = float(cast("SupportsFloat", value))
+    return f"{number:.3f}" if abs(number) < 10 else three_digits(number)
+
+
+def _node_text(node: Node) -> str:
+    match node:
+        case TensorSpec():
+            return tensor_text(node)
+        case Plain():
+            return repr(node.value)
+        case Named():
+            return node.name.rsplit(".", 1)[-1]
+        case Items():
+            return f"({', '.join(_node_text(item) for item in node.items)})"
+        case Entries():
+            return f"{{{', '.join(f'{key}: {_node_text(value)}' for key, value in node.entries)}}}"

@@ -1,0 +1,106 @@
+"""Slots and candidates: the places in a model that can be filled, and what could fill them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from twinkle_tune.mode import Mode
+
+ORIGINAL = "original"
+"""The name of the candidate that is always there and wins ties."""
+
+
+class SlotKind(StrEnum):
+    """What a slot replaces."""
+
+    LAYER = "layer"
+    """The forward of instances of a module class; bound per instance."""
+    FUNCTION = "function"
+    """A function of a module, or a method of a class; patched for the whole process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A replaceable place.
+
+    Attributes:
+        name: the kernel name of a layer ("RMSNorm"), or "module.function".
+        kind: layer or function.
+        target: "module:qualified.name" of the class or function that is replaced.
+    """
+
+    name: str
+    kind: SlotKind
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Implementation:
+    """Loaded code of a candidate.
+
+    Attributes:
+        call: for a layer ``forward(self, ...)`` that takes the module first; for a function its replacement.
+        has_backward: whether it claims to support gradients.
+        can_torch_compile: whether it claims to work under torch.compile.
+        per_shape: whether it is made anew for each shape while the model runs (torch.compile): it is then bound to
+            the shapes that were measured and to no others.
+    """
+
+    call: Callable[..., Any]
+    has_backward: bool = True
+    can_torch_compile: bool = True
+    per_shape: bool = False
+
+    def unfit_for(self, mode: Mode) -> str:
+        """Why it must not compete in ``mode`` by its own claims; "" if it may."""
+        if mode.trains and not self.has_backward:
+            return f"it declares has_backward=False and the mode is {mode}"
+        if mode.compiles and not self.can_torch_compile:
+            return f"it declares can_torch_compile=False and the mode is {mode}"
+        return ""
+
+
+class Source(Protocol):
+    """Where a candidate's code comes from. See :mod:`twinkle_tune.source` for the kinds there are."""
+
+    @property
+    def kind(self) -> str:
+        """One of original, impl, local, hub, repo, triton, compile, liger."""
+
+    def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
+        """The code that can stand in for ``original`` (a class's unbound forward, or a function).
+
+        Raises:
+            SourceError: it cannot be had, or cannot take the original's place.
+        """
+
+    def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
+        """A hash of the code that changes when the code does.
+
+        Raises:
+            SourceError: the code cannot be had.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One implementation for a slot.
+
+    Attributes:
+        name: unique in its slot, stable from run to run: a profile refers to it.
+        source: where the code comes from.
+        device: the only device that it is for; None for every device.
+        modes: the modes it may compete in; empty for every mode.
+    """
+
+    name: str
+    source: Source
+    device: str | None = None
+    modes: frozenset[Mode] = field(default=frozenset())
+
+    def competes(self, device: str, mode: Mode) -> bool:
+        """Whether it may compete on this device in this mode."""
+        return self.device in (None, device) and (not self.modes or mode in self.modes)

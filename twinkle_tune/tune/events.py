@@ -1,0 +1,82 @@
+"""What a profiling run tells while it goes on. Values only: whoever listens decides how to show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from twinkle_tune.outcome import Stage
+from twinkle_tune.profile.schema import Contest, StepResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """The model was run and its slots are known: how many contests follow."""
+
+    contests: int
+    steps: tuple[str, ...]
+    uncalled: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContestStarted:
+    """Contest ``index`` (from 1) begins. ``call`` is short text of what is called ("float32[1,128,256]")."""
+
+    index: int
+    slot: str
+    call: str
+    candidates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialStarted:
+    """A candidate is being loaded and checked."""
+
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRefused:
+    """A candidate is out before timing."""
+
+    candidate: str
+    stage: Stage
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTimed:
+    """A round of the race is done. ``best`` leads with ``ratio`` of the original's time (median so far)."""
+
+    number: int
+    alive: int
+    best: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContestFinished:
+    """A contest has its selection."""
+
+    index: int
+    contest: Contest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    """The whole model is being timed with and without the winners."""
+
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished:
+    """The whole model was timed."""
+
+    result: StepResult
+
+
+Event = (
+    Captured | ContestStarted | TrialStarted | TrialRefused | RoundTimed | ContestFinished | StepStarted | StepFinished
+)
+Listener = Callable[[Event], None]

@@ -1,0 +1,283 @@
+"""The main job: from a model and example inputs to a profile."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import torch
+from torch import nn
+
+from twinkle_tune import __version__
+from twinkle_tune.capture.capture import Capture, Observation, capture
+from twinkle_tune.capture.step import Step, make_steps
+from twinkle_tune.device import is_available, parse_device, torch_type
+from twinkle_tune.environment import current_environment
+from twinkle_tune.errors import DeviceError, RegistrationError, TuneError, TuneInterrupted
+from twinkle_tune.kernel.find import contestants, find_slots
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.kernelize import kernelize_report
+from twinkle_tune.kernel.registry import Registry, default_registry
+from twinkle_tune.measure.clock import clock_for
+from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.mode import Mode, parse_mode
+from twinkle_tune.outcome import Selection
+from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, StepResult
+from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
+from twinkle_tune.tune.choose import Placed, choose_nested, drop_slow_steps, verdict_of
+from twinkle_tune.tune.contest import Executor, InProcess, Task
+from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
+from twinkle_tune.tune.whole import time_steps
+from twinkle_tune.workload import TensorSpec, target_of
+
+
+def tune_model(
+    model: nn.Module,
+    example_inputs: object,
+    *,
+    mode: object = "inference",
+    device: object = None,
+    name: str | None = None,
+    candidates: Sequence[str] | None = None,
+    budget_s: float | None = None,
+    settings: RaceSettings | None = None,
+    seed: int = 0,
+    on_event: Listener | None = None,
+    registry: Registry | None = None,
+    executor: Executor | None = None,
+) -> Profile:
+    """Find out which kernels are right and faster on a model, and say so in a profile.
+
+    The model is left as it was: weights, gradients, training flags, functions.
+
+    Args:
+        model: any module, on ``device``.
+        example_inputs: a tensor, a tuple of positional arguments, a dict of keyword arguments, or a list of
+            these for several shapes. Causal language models of transformers are run as prefill and decode.
+        mode: "inference", "train", "compile", "train+compile" or a ``kernels.Mode``.
+        device: by default that of the model's parameters.
+        name: what the profile calls the model; its class's name by default.
+        candidates: only candidates of these names, kinds or name prefixes ("torch", "compile"); all by default.
+        budget_s: seconds after which the remaining contests keep the original.
+        settings: of the race.
+        seed: of made inputs and of the order of the rounds.
+        on_event: told what happens while it goes on (:mod:`twinkle_tune.tune.events`).
+        registry: what is registered; the default registry if not given.
+        executor: where contests run; in this process if not given.
+
+    Raises:
+        CaptureError: the model cannot be run on the inputs.
+        DeviceError, ModeError, RegistrationError: unknown or unavailable device, mode, candidates.
+        TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
+    """
+    run = _Run(
+        model=model,
+        mode=parse_mode(mode),
+        device=_available(device, model),
+        name=name or type(model).__name__,
+        wanted=candidates,
+        ends_s=None if budget_s is None else time.monotonic() + budget_s,
+        settings=settings or RaceSettings(),
+        seed=seed,
+        tell=on_event or _nobody,
+        registry=registry or default_registry,
+        executor=executor or InProcess(),
+    )
+    if kernelize_report(model).bound:
+        raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
+    with _flags_kept(model, run.mode):
+        return _tune(run, make_steps(model, example_inputs, run.mode, run.device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    model: nn.Module
+    mode: Mode
+    device: str
+    name: str
+    wanted: Sequence[str] | None
+    ends_s: float | None
+    settings: RaceSettings
+    seed: int
+    tell: Listener
+    registry: Registry
+    executor: Executor
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds of the budget that are left; None without a budget."""
+        return None if self.ends_s is None else self.ends_s - time.monotonic()
+
+
+def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
+    targets = find_slots(run.model, run.registry)
+    seen = capture(run.model, steps, targets, run.device)
+    entrants = {id(o): _entrants(run, o) for o in seen.observations}
+    _check_wanted(run, [c for found in entrants.values() for c in found])
+    run.tell(
+        Captured(
+            contests=len(seen.observations),
+            steps=tuple(step.label for step in steps),
+            uncalled=tuple(sorted(seen.uncalled)),
+        )
+    )
+    placed: list[Placed] = []
+    try:
+        # Where most time goes first: a budget that runs out then costs least.
+        for index, observation in enumerate(sorted(seen.observations, key=_share, reverse=True), start=1):
+            contest = _contest(run, index, observation, entrants[id(observation)])
+            placed.append(Placed(contest=contest, inside=observation.inside))
+            run.tell(ContestFinished(index=index, contest=contest))
+        profile = _profile(run, seen, choose_nested(placed), complete=True)
+        return _timed_whole(run, steps, profile)
+    except KeyboardInterrupt as error:
+        partial = _profile(run, seen, choose_nested(placed), complete=False) if placed else None
+        raise TuneInterrupted(partial) from error
+
+
+def _contest(run: _Run, index: int, observation: Observation, entrants: tuple[Candidate, ...]) -> Contest:
+    run.tell(
+        ContestStarted(
+            index=index,
+            slot=observation.slot.name,
+            call=_call_text(observation),
+            candidates=tuple(candidate.name for candidate in entrants),
+        )
+    )
+    if run.left_s is not None and run.left_s <= 0:
+        return Contest(
+            slot=observation.slot,
+            instances=observation.instances,
+            seen=observation.seen,
+            workload=observation.workload,
+            trials=(),
+            selection=Selection(winner=ORIGINAL, reason="not tried: the time budget was used up"),
+        )
+    task = Task(
+        observation=observation,
+        candidates=entrants,
+        mode=run.mode,
+        device=run.device,
+        settings=run.settings,
+        seed=run.seed,
+        deadline_s=run.left_s,
+    )
+    return run.executor.run(task, run.tell)
+
+
+def _entrants(run: _Run, observation: Observation) -> tuple[Candidate, ...]:
+    function = None
+    if observation.slot.kind is SlotKind.FUNCTION:
+        function = original_function(observation.slot.target)
+    found = contestants(
+        observation.slot,
+        run.device,
+        run.mode,
+        module=observation.module,
+        function=function,
+        registry=run.registry,
+    )
+    return tuple(
+        c for c in found if c.name == ORIGINAL or run.wanted is None or any(_is_wanted(c, w) for w in run.wanted)
+    )
+
+
+def _is_wanted(candidate: Candidate, wanted: str) -> bool:
+    prefix = candidate.name.startswith((f"{wanted}.", f"{wanted}:"))
+    return candidate.name == wanted or candidate.source.kind == wanted or prefix
+
+
+def _check_wanted(run: _Run, entrants: Sequence[Candidate]) -> None:
+    for wanted in run.wanted or ():
+        if wanted != ORIGINAL and not any(_is_wanted(candidate, wanted) for candidate in entrants):
+            raise RegistrationError(
+                f"candidates: got {wanted!r}, which no slot of this model has for device {run.device} in mode {run.mode}; "
+                "see the names with 'twinkle-tune list'"
+            )
+
+
+def _timed_whole(run: _Run, steps: Sequence[Step], profile: Profile) -> Profile:
+    """The profile with the whole model timed; winners in steps that became slower as a whole are taken back."""
+    clock = clock_for(run.device)
+    while True:
+        results = time_steps(run.model, steps, profile, clock, run.registry, run.tell, run.seed)
+        slow = [result for result in results if result.low > 1.0]
+        if not slow:
+            return replace(profile, steps=results, verdict=verdict_of(profile.contests, results))
+        profile = replace(profile, contests=drop_slow_steps(profile.contests, slow))
+
+
+def _profile(run: _Run, seen: Capture, contests: Sequence[Contest], *, complete: bool) -> Profile:
+    ordered = tuple(sorted(contests, key=lambda c: (c.slot.name, c.workload.rows, c.workload.key)))
+    verdict = verdict_of(ordered, ())
+    if not complete:
+        verdict = f"Interrupted after {len(ordered)} of {len(seen.observations)} contests. {verdict}"
+    return Profile(
+        tool=f"twinkle_tune {__version__}",
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        complete=complete,
+        model=ModelFacts(
+            name=run.name,
+            target=target_of(type(run.model)),
+            parameters=sum(p.numel() for p in run.model.parameters()),
+            dtype=_main_dtype(run.model),
+        ),
+        mode=run.mode,
+        device=run.device,
+        environment=current_environment(run.device),
+        verdict=verdict,
+        steps=tuple(StepResult(label=label) for label, _ in seen.step_us),
+        contests=ordered,
+        uncalled=tuple(sorted(seen.uncalled)),
+    )
+
+
+def _main_dtype(model: nn.Module) -> str:
+    counts: Counter[str] = Counter()
+    for parameter in model.parameters():
+        counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+def _share(observation: Observation) -> float:
+    return sum(seen.share for seen in observation.seen)
+
+
+def _call_text(observation: Observation) -> str:
+    tensors: tuple[TensorSpec, ...] = observation.workload.tensors
+    return " ".join(f"{t.dtype}[{','.join(map(str, t.shape))}]" for t in tensors[:2])
+
+
+def _available(device: object, model: nn.Module) -> str:
+    parameter = next(model.parameters(), None)
+    here = "cpu" if parameter is None else parameter.device.type
+    name = parse_device(here if device is None else device)
+    if device is None and name == "cuda" and torch.version.hip is not None:
+        name = "rocm"
+    if not is_available(name):
+        raise DeviceError(f"device {name!r} is not available here, expected one that torch can use; pass device='cpu'")
+    if torch_type(name) != here and parameter is not None:
+        raise DeviceError(
+            f"device: got {name!r} for a model on {here!r}; move the model with model.to({torch_type(name)!r})"
+        )
+    return name
+
+
+@contextmanager
+def _flags_kept(model: nn.Module, mode: Mode) -> Iterator[None]:
+    """The model in train or eval mode, and every module's own flag back afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.train(mode.trains)
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _nobody(event: Event) -> None:
+    pass

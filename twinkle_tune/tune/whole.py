@@ -1,0 +1,92 @@
+"""The whole model with the winners against the whole model without: paired, interleaved, in one process."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+
+from torch import nn
+
+from twinkle_tune.capture.step import Step
+from twinkle_tune.errors import StaleProfileError
+from twinkle_tune.kernel.kernelize import bind_plan, restore_model
+from twinkle_tune.kernel.plan import Plan, plan_profile
+from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.measure.clock import Clock
+from twinkle_tune.measure.statistics import paired_ratio
+from twinkle_tune.profile.schema import Profile, StepResult
+from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
+
+_ROUNDS = 12
+_FEWEST_ROUNDS = 6
+"""Below this no interval reaches 95%."""
+_SECONDS = 30.0
+"""A step is given about this long, unless the fewest rounds take longer."""
+
+
+def time_steps(
+    model: nn.Module,
+    steps: Sequence[Step],
+    profile: Profile,
+    clock: Clock,
+    registry: Registry,
+    listener: Listener,
+    seed: int = 0,
+) -> tuple[StepResult, ...]:
+    """Time each step with the profile's winners bound and without. The model is left restored.
+
+    Raises:
+        StaleProfileError: a winner could not be bound again, though it was just measured.
+    """
+    if not profile.winners:
+        return tuple(StepResult(label=step.label) for step in steps)
+    # Planned once: each plan loads its kernels anew, and a compiled one would be compiled again.
+    plan = plan_profile(model, profile, profile.device, profile.mode, registry)
+    if plan.stale:
+        raise StaleProfileError("; ".join(plan.stale))
+    results = []
+    try:
+        for step in steps:
+            listener(StepStarted(label=step.label))
+            result = _time_step(model, step, plan, clock, seed)
+            results.append(result)
+            listener(StepFinished(result=result))
+    finally:
+        restore_model(model)
+    return tuple(results)
+
+
+def _time_step(model: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int) -> StepResult:
+    def bind(tuned: bool) -> None:
+        if tuned:
+            bind_plan(model, plan)
+        else:
+            restore_model(model)
+
+    def call() -> object:
+        return step.run(model)
+
+    chance = random.Random(seed)
+    block_calls: dict[bool, int] = {}
+    for tuned in (False, True):
+        bind(tuned)
+        call()
+        block_calls[tuned] = clock.block_calls(call)
+    times_us: dict[bool, list[float]] = {False: [], True: []}
+    began_s = time.monotonic()
+    for done in range(_ROUNDS):
+        if done >= _FEWEST_ROUNDS and time.monotonic() - began_s > _SECONDS:
+            break
+        for tuned in chance.sample((False, True), 2):
+            bind(tuned)
+            times_us[tuned].append(clock.burst_us(call, block_calls[tuned]))
+    figure = paired_ratio(times_us[True], times_us[False])
+    return StepResult(
+        label=step.label,
+        original_us=tuple(round(t, 2) for t in times_us[False]),
+        tuned_us=tuple(round(t, 2) for t in times_us[True]),
+        ratio=round(figure.ratio, 4),
+        low=round(figure.low, 4),
+        high=round(figure.high, 4),
+    )
