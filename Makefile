@@ -10,7 +10,7 @@ OUT    := out
 TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 # What the command line needs at run time; `make gpu` installs nothing, so it asks first.
-NEEDED := torch triton transformers pandas pydantic typer rich jinja2
+NEEDED := torch triton transformers pandas typer rich jinja2
 
 .DEFAULT_GOAL := help
 .PHONY: help profile test lint type format check docs bench gpu clean

@@ -130,8 +130,7 @@ def test_imports_go_one_way(module: str) -> None:
 def test_no_import_cycles() -> None:
     """No file needs itself, through whatever chain, to be imported."""
     graph = {
-        module: {each.target for each in imports(module) if each.at_import and each.target in FILES}
-        - {module}
+        module: {each.target for each in imports(module) if each.at_import and each.target in FILES} - {module}
         for module in FILES
     }
     try:

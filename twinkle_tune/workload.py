@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,9 @@ from torch import nn
 
 _MODULE_BOOKKEEPING = frozenset(nn.Module().__dict__) | {"layer_idx", "training"}
 """Attributes that say nothing of what a module computes, or that merely number it."""
+
+
+_TENSORS_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +206,28 @@ def signature_of(target: str, settings: tuple[tuple[str, Node], ...]) -> str:
     return digest_of({"target": target, "settings": plain})
 
 
+def call_text(workload: Workload) -> str:
+    """What is called, in short: "float32[1,128,256]", or the plain arguments where there is no tensor.
+
+    Equal neighbours are counted ("float32[8,64] x2"), and at most four forms are written out; the autocast
+    dtype is told where autocast is on.
+    """
+    runs = [(text, len(list(same))) for text, same in groupby(map(tensor_text, workload.tensors))]
+    parts = [text if count == 1 else f"{text} x{count}" for text, count in runs[:_TENSORS_SHOWN]]
+    if len(runs) > _TENSORS_SHOWN:
+        parts.append(f"{sum(count for _, count in runs[_TENSORS_SHOWN:])} more")
+    if not runs:
+        named = [f"{name}={_node_text(node)}" for name, node in workload.kwargs]
+        parts = [*(_node_text(node) for node in workload.args), *named] or ["no arguments"]
+    text = ", ".join(parts)
+    return f"{text}, autocast {workload.context.autocast}" if workload.context.autocast else text
+
+
+def tensor_text(spec: TensorSpec) -> str:
+    """A tensor's dtype and shape: "bfloat16[8,2048]"."""
+    return f"{spec.dtype}[{','.join(map(str, spec.shape))}]"
+
+
 def digest_of(data: object) -> str:
     """16 hexadecimal digits of the canonical JSON of ``data``."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -211,6 +237,20 @@ def digest_of(data: object) -> str:
 def target_of(obj: object) -> str:
     """The "module:qualified.name" of a class or function."""
     return f"{obj.__module__}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
+
+
+def _node_text(node: Node) -> str:
+    match node:
+        case TensorSpec():
+            return tensor_text(node)
+        case Plain():
+            return repr(node.value)
+        case Named():
+            return node.name.rsplit(".", 1)[-1]
+        case Items():
+            return f"({', '.join(_node_text(item) for item in node.items)})"
+        case Entries():
+            return f"{{{', '.join(f'{key}: {_node_text(value)}' for key, value in node.entries)}}}"
 
 
 def _form(tensor: torch.Tensor) -> TensorSpec:

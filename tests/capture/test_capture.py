@@ -92,11 +92,7 @@ def _observe(model: nn.Module, inputs: object, targets: list[Target], mode: Mode
 
 
 def _of(found: Capture, slot: str, step: str | None = None) -> list[Observation]:
-    return [
-        o
-        for o in found.observations
-        if o.slot.name == slot and (not step or step in [s.step for s in o.seen])
-    ]
+    return [o for o in found.observations if o.slot.name == slot and (not step or step in [s.step for s in o.seen])]
 
 
 def _calls(observation: Observation) -> dict[str, int]:
@@ -106,8 +102,7 @@ def _calls(observation: Observation) -> dict[str, int]:
 def _states(model: nn.Module) -> list[dict[str, Any]]:
     """Every module's attributes, and what its containers hold, in their order."""
     return [
-        {name: list(v.items()) if isinstance(v, dict) else v for name, v in m.__dict__.items()}
-        for m in model.modules()
+        {name: list(v.items()) if isinstance(v, dict) else v for name, v in m.__dict__.items()} for m in model.modules()
     ]
 
 
@@ -199,9 +194,7 @@ def test_shares_add_up(home: ModuleType) -> None:
 
     home.double = slow  # type: ignore[attr-defined]
     model = Nest(home)
-    found = _observe(
-        model, torch.ones(2, 4), [layers(model, "Block", "Block"), function("tests_capture_home:double")]
-    )
+    found = _observe(model, torch.ones(2, 4), [layers(model, "Block", "Block"), function("tests_capture_home:double")])
     inner = sum(seen.share for o in _of(found, "tests_capture_home.double") for seen in o.seen)
     outer = sum(seen.share for o in _of(found, "Block") for seen in o.seen)
     assert 0.5 < inner <= outer <= 1.0

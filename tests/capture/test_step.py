@@ -216,9 +216,7 @@ def test_bad_devices_are_named() -> None:
         make_steps(nn.Linear(4, 4), torch.ones(2, 4), Mode.INFERENCE, "gpu")
     with pytest.raises(CaptureError, match="got 'cpu:x'"):
         make_steps(nn.Linear(4, 4), torch.ones(2, 4), Mode.INFERENCE, "cpu:x")
-    with pytest.raises(
-        CaptureError, match=re.escape("parameters are on cpu, expected cuda; call model.to('cuda:0')")
-    ):
+    with pytest.raises(CaptureError, match=re.escape("parameters are on cpu, expected cuda; call model.to('cuda:0')")):
         make_steps(nn.Linear(4, 4), torch.ones(2, 4), Mode.INFERENCE, "cuda:0")
 
 
@@ -242,9 +240,7 @@ def test_a_model_without_a_cache_says_so() -> None:
     """A language model that gives no cache has no decode step, and the error says what to do."""
 
     class NoCache(nn.Module):
-        def forward(
-            self, input_ids: torch.Tensor, past_key_values: Any = None, use_cache: bool = True
-        ) -> torch.Tensor:
+        def forward(self, input_ids: torch.Tensor, past_key_values: Any = None, use_cache: bool = True) -> torch.Tensor:
             return input_ids.float()
 
         def generate(self) -> None: ...

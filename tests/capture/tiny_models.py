@@ -10,6 +10,7 @@ import transformers
 from torch import nn
 
 from twinkle_tune.kernel.target import Target
+from twinkle_tune.mode import Mode
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.workload import target_of
 
@@ -48,7 +49,17 @@ def _phi() -> Any:
     return transformers.PhiForCausalLM(transformers.PhiConfig(**_SIZES))
 
 
+def _llama() -> Any:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SIZES))
+
+
+def _qwen2() -> Any:
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_SIZES))
+
+
 FAMILIES: dict[str, Callable[[], Any]] = {
+    "llama": _llama,
+    "qwen2": _qwen2,
     "qwen3": _qwen3,
     "gemma3": _gemma3,
     "mistral": _mistral,
@@ -84,3 +95,9 @@ def function(target: str) -> Target:
 def rotary(model: nn.Module) -> Target:
     """The function slot of the family's rotary embedding."""
     return function(f"{type(model).__module__}:apply_rotary_pos_emb")
+
+
+def inputs_of(mode: Mode) -> dict[str, torch.Tensor]:
+    """Two sequences of 12 tokens, with labels in the train modes."""
+    ids = torch.randint(0, _SIZES["vocab_size"], (2, 12), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "labels": ids} if mode.trains else {"input_ids": ids}

@@ -118,9 +118,7 @@ def test_an_interrupted_run_leaves_an_older_profile(tuner: Tuner) -> None:
 
 
 @pytest.mark.parametrize("stop", [TuneInterrupted(None), KeyboardInterrupt()])
-def test_interrupted_before_anything(
-    tuner: Tuner, stop: BaseException, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_interrupted_before_anything(tuner: Tuner, stop: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C before the first contest is finished writes nothing and says that."""
     tuner.result = stop
     assert profile("--out", "p.json") == 130
@@ -135,10 +133,7 @@ def test_a_failed_run_leaves_everything_alone(tuner: Tuner, capsys: pytest.Captu
     assert profile("--out", "p.json", "--report", "r.html") == 2
     assert Path("p.json").read_text(encoding="utf-8") == "older"
     assert [path.name for path in Path().iterdir()] == ["p.json"]
-    assert (
-        capsys.readouterr().err
-        == "twinkle-tune: error: model: the forward raised ValueError; check the inputs\n"
-    )
+    assert capsys.readouterr().err == "twinkle-tune: error: model: the forward raised ValueError; check the inputs\n"
 
 
 def test_nothing_is_tuned_that_could_not_be_saved(tuner: Tuner) -> None:

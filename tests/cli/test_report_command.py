@@ -64,9 +64,7 @@ def test_several_profiles_one_after_another(saved: Path, tmp_path: Path) -> None
 def test_several_profiles_into_a_folder(saved: Path, tmp_path: Path) -> None:
     """With several profiles --out is a folder of one report each, named after the profiles."""
     other = fabricate.empty().save(tmp_path / "two.json")
-    result = runner.invoke(
-        app, [str(saved), str(other), "--format", "html", "--out", str(tmp_path / "pages")]
-    )
+    result = runner.invoke(app, [str(saved), str(other), "--format", "html", "--out", str(tmp_path / "pages")])
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == ["one.html", "two.html"]
 

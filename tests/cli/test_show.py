@@ -23,9 +23,7 @@ from twinkle_tune.tune.events import (
 
 _PROFILE = fabricate.normal()
 _WON, _KEPT = _PROFILE.contests
-_STARTED = ContestStarted(
-    index=1, slot="RMSNorm", call="float32[1,128,256]", candidates=("original", "fused")
-)
+_STARTED = ContestStarted(index=1, slot="RMSNorm", call="float32[1,128,256]", candidates=("original", "fused"))
 _RUN: tuple[Event, ...] = (
     Captured(contests=2, steps=("prefill 1x128",), uncalled=()),
     _STARTED,

@@ -85,9 +85,7 @@ def test_the_last_challenger_that_raises_ends_the_race() -> None:
 def test_an_error_of_the_original_is_the_callers() -> None:
     """Where the original itself raises there is nothing to compare with, and nothing to hide."""
     with pytest.raises(RuntimeError, match="out of order"):
-        run_race(
-            {"original": fails_after(2, RuntimeError("out of order")), "a": takes(1.0)}, ToldClock(), SETTINGS
-        )
+        run_race({"original": fails_after(2, RuntimeError("out of order")), "a": takes(1.0)}, ToldClock(), SETTINGS)
 
 
 def test_out_of_time_leaves_the_original() -> None:

@@ -50,11 +50,17 @@ def hidden(dtype: torch.dtype, grad: bool) -> Tensor:
     return normal(2, T // 2, D, dtype=dtype, grad=grad)
 
 
+def off_centre(dtype: torch.dtype, grad: bool) -> Tensor:
+    return (hidden(dtype, False) + 1.5).requires_grad_(grad)
+
+
 def seeded(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The module with random weights that every run gives alike."""
     for number, parameter in enumerate(module.parameters()):
         if parameter.dim() > 1:
-            parameter.data = normal(*parameter.shape, dtype=dtype, seed=number + 10, scale=parameter.shape[1] ** -0.5)
+            parameter.data = normal(
+                *parameter.shape, dtype=dtype, seed=number + 10, scale=parameter.shape[1] ** -0.5
+            )
     return module.to(dtype)
 
 
@@ -104,7 +110,11 @@ _GEMMA = Gemma3TextConfig(hidden_size=D, intermediate_size=INNER)
 OPS = {
     "rms_norm": Op(original=Qwen3RMSNorm.forward, make=_norm(lambda: Qwen3RMSNorm(D, eps=1e-6))),
     "gemma_norm": Op(original=Gemma3RMSNorm.forward, make=_norm(lambda: Gemma3RMSNorm(D, eps=1e-6))),
-    "layer_norm": Op(original=nn.LayerNorm.forward, make=_norm(lambda: nn.LayerNorm(D))),
+    "layer_norm": Op(
+        original=nn.LayerNorm.forward,
+        # Off centre: around zero a wrong mean is below the noise of half precision.
+        make=lambda dtype, grad: (seeded(nn.LayerNorm(D), dtype), (off_centre(dtype, grad),)),
+    ),
     "linear": Op(original=nn.Linear.forward, make=_norm(lambda: nn.Linear(D, INNER))),
     "mlp": Op(original=Qwen3MLP.forward, make=_norm(lambda: Qwen3MLP(_QWEN))),
     "gemma_mlp": Op(original=Gemma3MLP.forward, make=_norm(lambda: Gemma3MLP(_GEMMA))),
@@ -128,34 +138,36 @@ OPS = {
 # Right implementations.
 
 
-def fused_rms_norm(self: Any, x: Tensor) -> Tensor:
+def fused_rms_norm(self: Any, x: Tensor) -> Any:
     return F.rms_norm(x, (x.shape[-1],), self.weight, self.variance_epsilon)
 
 
-def rms_norm_float32_to_the_end(self: Any, x: Tensor) -> Tensor:
+def rms_norm_float32_to_the_end(self: Any, x: Tensor) -> Any:
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon) * self.weight).to(x.dtype)
+    return (
+        wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
+    ).to(x.dtype)
 
 
-def rms_norm_summed_in_pieces(self: Any, x: Tensor) -> Tensor:
+def rms_norm_summed_in_pieces(self: Any, x: Tensor) -> Any:
     """Another order of additions, and a square root and a division in place of rsqrt."""
     wide = x.float()
-    pieces = wide.square().unflatten(-1, (-1, 8)).sum(-1).flip(-1).cumsum(-1)[..., -1:]
+    pieces = wide.square().reshape(*x.shape[:-1], -1, 8).sum(-1).flip(-1).cumsum(-1)[..., -1:]
     return self.weight * (wide / torch.sqrt(pieces / x.shape[-1] + self.variance_epsilon)).to(x.dtype)
 
 
-def fused_gemma_norm(self: Any, x: Tensor) -> Tensor:
+def fused_gemma_norm(self: Any, x: Tensor) -> Any:
     return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + self.weight.float(), self.eps).to(x.dtype)
 
 
-def layer_norm_by_hand(self: Any, x: Tensor) -> Tensor:
+def layer_norm_by_hand(self: Any, x: Tensor) -> Any:
     wide = x.float()
     centred = wide - wide.mean(-1, keepdim=True)
     scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps)
     return (centred * scale * self.weight + self.bias).to(x.dtype)
 
 
-def linear_in_blocks(self: Any, x: Tensor) -> Tensor:
+def linear_in_blocks(self: Any, x: Tensor) -> Any:
     """Split over the inner dimension, with sums in float32."""
     half = x.shape[-1] // 2
     left = F.linear(x[..., :half].float(), self.weight[:, :half].float())
@@ -163,13 +175,13 @@ def linear_in_blocks(self: Any, x: Tensor) -> Tensor:
     return (left + right + self.bias).to(x.dtype)
 
 
-def mlp_joined(self: Any, x: Tensor) -> Tensor:
+def mlp_joined(self: Any, x: Tensor) -> Any:
     """Gate and up projection as one matrix product."""
     gate, up = F.linear(x, torch.cat([self.gate_proj.weight, self.up_proj.weight])).chunk(2, dim=-1)
     return F.linear(F.silu(gate) * up, self.down_proj.weight)
 
 
-def mlp_float32(self: Any, x: Tensor) -> Tensor:
+def mlp_float32(self: Any, x: Tensor) -> Any:
     gate = F.linear(x.float(), self.gate_proj.weight.float())
     up = F.linear(x.float(), self.up_proj.weight.float())
     return F.linear(F.silu(gate) * up, self.down_proj.weight.float()).to(x.dtype)
@@ -186,7 +198,7 @@ def rotary_by_halves(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Te
 
 def softmax_by_hand(x: Tensor) -> Tensor:
     wide = x.float()
-    powers = torch.exp(wide - wide.amax(-1, keepdim=True))
+    powers = torch.exp(wide - wide.detach().amax(-1, keepdim=True))
     return (powers / powers.sum(-1, keepdim=True)).to(x.dtype)
 
 
@@ -213,7 +225,12 @@ def cross_entropy_by_hand(logits: Tensor, target: Tensor) -> Tensor:
 
 
 RIGHT: dict[str, tuple[Callable[..., Any], ...]] = {
-    "rms_norm": (Qwen3RMSNorm.forward, fused_rms_norm, rms_norm_float32_to_the_end, rms_norm_summed_in_pieces),
+    "rms_norm": (
+        Qwen3RMSNorm.forward,
+        fused_rms_norm,
+        rms_norm_float32_to_the_end,
+        rms_norm_summed_in_pieces,
+    ),
     "gemma_norm": (fused_gemma_norm,),
     "layer_norm": (layer_norm_by_hand,),
     "linear": (linear_in_blocks,),

@@ -11,7 +11,9 @@ from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, Seen, Step
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.workload import Context, Plain, TensorSpec, Workload
 
-HOSTILE = "<script>alert('x')</script> | [red]*bold*[/red] `code` \\| \x1b[31m\n# heading <img src=http://example.org/x>"
+HOSTILE = (
+    "<script>alert('x')</script> | [red]*bold*[/red] `code` \\| \x1b[31m\n# heading <img src=http://example.org/x>"
+)
 LONG = "a_very_long_candidate_name_" * 12
 
 
@@ -49,9 +51,7 @@ def workload(
     )
 
 
-def measurement(
-    *times_us: float, peak_bytes: int | None = None, left_race: str = "", **changes: object
-) -> Measurement:
+def measurement(*times_us: float, peak_bytes: int | None = None, left_race: str = "", **changes: object) -> Measurement:
     """A measurement with two parity figures; the gradient is the one closer to its limit."""
     parity = (
         ParityFigure(tensor="output", point=2, error=1.5e-7, limit=6.0e-7),
@@ -94,9 +94,7 @@ def won() -> Contest:
         trial("slow", measurement(150.0, 160.0, 170.0, left_race="25% behind the leader after 3 rounds")),
         trial("compile", Rejection(stage="first call", reason="RuntimeError: no compiler found"), "compile"),
         trial("wrong", Rejection(stage="parity", reason="output: error 0.5 over its limit 6e-07 (point 2)")),
-        selection=Selection(
-            winner="fused", ratio=0.8, low=0.79, high=0.81, rounds=8, reason="faster in all 8 rounds"
-        ),
+        selection=Selection(winner="fused", ratio=0.8, low=0.79, high=0.81, rounds=8, reason="faster in all 8 rounds"),
     )
 
 
@@ -114,9 +112,7 @@ def kept() -> Contest:
         ),
         slot=Slot(name="package.rotary", kind=SlotKind.FUNCTION, target="package.module:rotary"),
         instances=(),
-        workload=workload(
-            (1, 4, 128, 64), (1, 2, 128, 64), (1, 128, 64), (1, 128, 64), (1, 128), dtype="bfloat16"
-        ),
+        workload=workload((1, 4, 128, 64), (1, 2, 128, 64), (1, 128, 64), (1, 128, 64), (1, 128), dtype="bfloat16"),
     )
 
 
@@ -126,9 +122,7 @@ def profile(*contests: Contest, device: str = "cpu", **changes: object) -> Profi
         tool="twinkle_tune 0.1.0",
         created="2025-01-02T03:04:05Z",
         complete=True,
-        model=ModelFacts(
-            name="qwen3-tiny", target="package.module:Model", parameters=1_234_567, dtype="float32"
-        ),
+        model=ModelFacts(name="qwen3-tiny", target="package.module:Model", parameters=1_234_567, dtype="float32"),
         mode=Mode.INFERENCE,
         device=device,
         environment=environment(device),
@@ -194,9 +188,7 @@ def hostile() -> Profile:
         slot=HOSTILE,
     )
     return profile(
-        replace(
-            evil, instances=(HOSTILE, LONG, "", "x", "y"), seen=(Seen(step=HOSTILE, calls=1, share=1.0),)
-        ),
+        replace(evil, instances=(HOSTILE, LONG, "", "x", "y"), seen=(Seen(step=HOSTILE, calls=1, share=1.0),)),
         original,
         model=ModelFacts(name=HOSTILE, target=LONG, parameters=3, dtype="float32"),
         verdict=HOSTILE,

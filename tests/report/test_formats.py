@@ -115,8 +115,7 @@ def test_markdown_shows_hostile_text_and_does_nothing_else() -> None:
     assert "http://" not in outside
     heads = [line for line in outside.splitlines() if line.startswith("#")]
     assert all(
-        re.match(r"#+ (&lt;script|The whole|What won|Contests|\d+\. |Never|Apply|Measure)", head)
-        for head in heads
+        re.match(r"#+ (&lt;script|The whole|What won|Contests|\d+\. |Never|Apply|Measure)", head) for head in heads
     )
     assert "&lt;script&gt;alert" in outside
 

@@ -118,9 +118,7 @@ def test_samples_keep_every_raw_time() -> None:
 def test_impossible_time_is_one_clear_error() -> None:
     """A time of zero, which only a profile made by hand can have, is an error that names the candidate."""
     base = fabricate.one_sample().contests[0]
-    broken = replace(
-        base, trials=(base.trials[0], replace(base.trials[1], outcome=fabricate.measurement(0.0)))
-    )
+    broken = replace(base, trials=(base.trials[0], replace(base.trials[1], outcome=fabricate.measurement(0.0))))
     with pytest.raises(ProfileError, match=r"RMSNorm, candidate 'fused'.*profile the model again"):
         frames.trials(fabricate.profile(broken))
 

@@ -66,9 +66,7 @@ def test_reading_claims_no_more_than_the_interval() -> None:
 def test_call_text_of_tensors() -> None:
     """Tensors are dtype and shape, equal neighbours counted, the fifth form and later only counted."""
     assert call_text(fabricate.workload((1, 128, 256))) == "float32[1,128,256]"
-    assert (
-        call_text(fabricate.workload((2, 3), (2, 3), (), dtype="bfloat16")) == "bfloat16[2,3] x2, bfloat16[]"
-    )
+    assert call_text(fabricate.workload((2, 3), (2, 3), (), dtype="bfloat16")) == "bfloat16[2,3] x2, bfloat16[]"
     many = fabricate.workload((1,), (2,), (3,), (4,), (5,), (6,))
     assert call_text(many) == "float32[1], float32[2], float32[3], float32[4], 2 more"
     assert call_text(fabricate.workload((8,), autocast="bfloat16")) == "float32[8], autocast bfloat16"

@@ -72,9 +72,7 @@ def read_points(model: nn.Module, example_inputs: object, device: str) -> tuple[
     several = isinstance(example_inputs, list)
     items = example_inputs if isinstance(example_inputs, list) else [example_inputs]
     if not items:
-        raise CaptureError(
-            f"example_inputs: got an empty list, expected {_FORMS}; give at least one set of inputs"
-        )
+        raise CaptureError(f"example_inputs: got an empty list, expected {_FORMS}; give at least one set of inputs")
     forward = getattr(unwrapped(model), "forward", None)
     return tuple(
         _read(item, f"example_inputs[{i}]" if several else "example_inputs", forward, place)
@@ -104,9 +102,7 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 def _torch_device(device: str) -> torch.device:
     name, colon, index = device.lower().partition(":")
     if colon and not index.isdecimal():
-        raise CaptureError(
-            f"device: got {device!r}, expected a number after the colon; pass 'cuda:0' or 'cuda'"
-        )
+        raise CaptureError(f"device: got {device!r}, expected a number after the colon; pass 'cuda:0' or 'cuda'")
     return torch.device(torch_type(parse_device(name)) + colon + index)
 
 
@@ -122,9 +118,7 @@ def _read(item: object, where: str, forward: Callable[..., Any] | None, place: t
             kwargs = dict(item)
         case _:
             hint = (
-                "write positional arguments as a tuple"
-                if isinstance(item, list)
-                else "wrap the inputs in one of these"
+                "write positional arguments as a tuple" if isinstance(item, list) else "wrap the inputs in one of these"
             )
             raise CaptureError(f"{where}: got {_named(item)}, expected {_FORMS}; {hint}")
     names, takes_more = _names_that_fit(forward, args, kwargs, where)
@@ -137,9 +131,7 @@ def _read(item: object, where: str, forward: Callable[..., Any] | None, place: t
         own = snapshot(args, kwargs)
         moved = Call(args=map_tensors(move, own.args), kwargs=map_tensors(move, dict(own.kwargs)))
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise CaptureError(
-            f"{where}: a tensor cannot be copied to {place}: {error}; pass another device"
-        ) from error
+        raise CaptureError(f"{where}: a tensor cannot be copied to {place}: {error}; pass another device") from error
     return Point(call=moved, names=names, takes_more=takes_more)
 
 

@@ -128,9 +128,7 @@ class _Train:
         return outputs
 
     def _backward(self, outputs: object) -> None:
-        roots = [
-            tensor for tensor in tensors_in(outputs) if tensor.is_floating_point() and tensor.requires_grad
-        ]
+        roots = [tensor for tensor in tensors_in(outputs) if tensor.is_floating_point() and tensor.requires_grad]
         if not roots:
             raise CaptureError(
                 f"no output of the model (a {type(outputs).__name__}) requires a gradient, so there is no "

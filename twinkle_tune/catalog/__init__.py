@@ -1,8 +1,8 @@
 """Which places of a model take which candidates: a file a slot, found by what a module holds and computes.
 
 To add a layer slot: a file with ``flavour_of(module)`` and ``contestants(flavour, module, device)``, and a
-line in ``recognise.LAYERS``. To add a function slot: a file with a test of its form and ``contestants``, and a
-word in ``functions`` and in ``contestants``.
+line in ``recognise.LAYERS``. To add a function slot: a file with a test of its form and ``contestants``, and
+a word in ``functions`` and in ``contestants``.
 """
 
 from twinkle_tune.catalog.contestants import function_contestants, layer_contestants

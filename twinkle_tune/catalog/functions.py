@@ -40,9 +40,7 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Parameters of a function, also of one that ``kernels`` made a module; none where it does not tell."""
     try:
         return list(
-            inspect.signature(
-                function.forward if isinstance(function, nn.Module) else function
-            ).parameters.values()
+            inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters.values()
         )
     except (TypeError, ValueError):
         return []

@@ -35,9 +35,7 @@ def missing() -> str:
 
 def candidate(impl: Callable[..., Any]) -> Candidate:
     """The candidate "liger" of a slot."""
-    return Candidate(
-        name="liger", source=ImplSource(impl=impl, kind="liger", requires=missing), device="cuda"
-    )
+    return Candidate(name="liger", source=ImplSource(impl=impl, kind="liger", requires=missing), device="cuda")
 
 
 def rms_norm(weight: str | None, eps: str, offset: float, casting: str) -> Callable[..., Any]:

@@ -60,8 +60,9 @@ def gated_flavour_of(module: nn.Module) -> GatedFlavour | None:
     if parts is None:
         return None
     for flavour in _gated_readings(*parts):
-        double = _tiny(module, flavour.act, (flavour.gate, flavour.up), flavour.down)
-        if _computes(double, gated_forward(flavour, as_given(flavour.act))):
+        raising = (flavour.gate, flavour.up) if flavour.up else (flavour.gate,)
+        wide = _M if flavour.up else 2 * _M
+        if _computes(module, raising, wide, flavour.down, gated_forward(flavour, as_given(flavour.act))):
             return flavour
     return None
 
@@ -74,10 +75,9 @@ def mlp_flavour_of(module: nn.Module) -> MLPFlavour | None:
     linears, act, kind = parts
     for first, second in permutations(linears):
         flavour = MLPFlavour(first=first, second=second, act=act, function=kind.function)
-        if linears[first].out_features == linears[second].in_features:
-            double = _tiny(module, act, (first,), second)
-            if _computes(double, mlp_forward(flavour)):
-                return flavour
+        fits = linears[first].out_features == linears[second].in_features
+        if fits and _computes(module, (first,), _M, second, mlp_forward(flavour)):
+            return flavour
     return None
 
 
@@ -172,9 +172,7 @@ def gated_forward(flavour: GatedFlavour, multiply: Multiply) -> Callable[..., An
     return forward
 
 
-def mlp_forward(
-    flavour: MLPFlavour, overwrite: Callable[[Tensor], Tensor] | None = None
-) -> Callable[..., Any]:
+def mlp_forward(flavour: MLPFlavour, overwrite: Callable[[Tensor], Tensor] | None = None) -> Callable[..., Any]:
     """A forward of this flavour; ``overwrite`` is an activation for when there are no gradients."""
     first, second, act = flavour.first, flavour.second, flavour.act
 
@@ -193,24 +191,15 @@ def _for_inference(forward: Callable[..., Any]) -> Candidate:
 
 def _is_plain(module: nn.Module, names: tuple[str | None, ...]) -> bool:
     """Whether these children are torch's own Linear: its output is new memory that nobody else holds."""
-    return all(
-        getattr(type(module._modules[name]), "forward", None) is nn.Linear.forward for name in names if name
-    )
+    return all(getattr(type(module._modules[name]), "forward", None) is nn.Linear.forward for name in names if name)
 
 
 def _parts(module: nn.Module) -> tuple[dict[str, nn.Linear], str, ActivationFlavour] | None:
     """The Linears, the activation's name and which one it is; None where there is more or less than that."""
-    if (
-        len(module._modules) not in (3, 4)
-        or module._parameters
-        or module._buffers
-        or not takes_one_input(module)
-    ):
+    if len(module._modules) not in (3, 4) or module._parameters or module._buffers or not takes_one_input(module):
         return None
     linears = {name: child for name, child in module._modules.items() if isinstance(child, nn.Linear)}
-    others = {
-        name: child for name, child in module._modules.items() if name not in linears and child is not None
-    }
+    others = {name: child for name, child in module._modules.items() if name not in linears and child is not None}
     if len(linears) not in (2, 3) or len(others) != 1:
         return None
     ((act, child),) = others.items()
@@ -218,9 +207,7 @@ def _parts(module: nn.Module) -> tuple[dict[str, nn.Linear], str, ActivationFlav
     return None if kind is None else (linears, act, kind)
 
 
-def _gated_readings(
-    linears: dict[str, nn.Linear], act: str, kind: ActivationFlavour
-) -> Iterator[GatedFlavour]:
+def _gated_readings(linears: dict[str, nn.Linear], act: str, kind: ActivationFlavour) -> Iterator[GatedFlavour]:
     for gate, *up, down in permutations(linears):
         halves = 1 if up else 2
         middle, lowered = linears[gate].out_features, linears[down].in_features
@@ -237,14 +224,32 @@ def _gated_readings(
             )
 
 
-def _tiny(module: nn.Module, act: str, raising: tuple[str | None, ...], lowering: str) -> nn.Module:
+def _computes(
+    module: nn.Module, raising: tuple[str, ...], wide: int, lowering: str, forward: Callable[..., Any]
+) -> bool:
+    """Whether a copy with tiny Linears does as ``forward``; ``wide`` is what the raising ones give."""
+
+    def claim() -> bool:
+        double = _tiny(module, raising, wide, lowering)
+        x = random_like((2, 3, _D), generator()) - 1.0
+        return same(run(double, x.clone()), forward(double, x))
+
+    return holds(claim)
+
+
+def _tiny(module: nn.Module, raising: tuple[str, ...], wide: int, lowering: str) -> nn.Module:
     """A stand-in whose Linears are tiny, so that even the largest MLP is tried in microseconds."""
     source = generator()
-    halves = 2 if raising[1:] == (None,) else 1
-    children = {name: _tiny_linear(module, name, _D, halves * _M, source) for name in raising if name}
-    children[lowering] = _tiny_linear(module, lowering, _M, _D, source)
-    double = stand_in(module, {**children, act: stand_in(getattr(module, act))})
-    down = getattr(module, lowering)
+    children: dict[str, nn.Module] = {}
+    for name, child in module.named_children():  # in the module's order, which a Sequential goes by
+        if name in raising:
+            children[name] = _tiny_linear(_D, wide, child.bias is not None, source)
+        elif name == lowering:
+            children[name] = _tiny_linear(_M, _D, child.bias is not None, source)
+        else:
+            children[name] = stand_in(child)
+    double = stand_in(module, children)
+    down = module.get_submodule(lowering)
     for name, value in vars(double).items():
         # A forward may read its widths from the module.
         if type(value) is int and value in (down.in_features, down.out_features):
@@ -252,17 +257,9 @@ def _tiny(module: nn.Module, act: str, raising: tuple[str | None, ...], lowering
     return double
 
 
-def _tiny_linear(
-    module: nn.Module, name: str, wide_in: int, wide_out: int, source: torch.Generator
-) -> nn.Module:
-    with_bias = getattr(module, name).bias is not None
-    linear = nn.Linear(wide_in, wide_out, bias=with_bias, device="meta")
+def _tiny_linear(wide_in: int, wide_out: int, bias: bool, source: torch.Generator) -> nn.Module:
+    linear = nn.Linear(wide_in, wide_out, bias=bias, device="meta")
     linear.weight = nn.Parameter(random_like((wide_out, wide_in), source) - 1.0)
-    if with_bias:
+    if bias:
         linear.bias = nn.Parameter(random_like((wide_out,), source) - 1.0)
     return linear
-
-
-def _computes(double: nn.Module, forward: Callable[..., Any]) -> bool:
-    x = random_like((2, 3, _D), generator()) - 1.0
-    return holds(lambda: same(run(double, x.clone()), forward(double, x)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,9 +56,11 @@ def run(module: nn.Module, *args: Tensor) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No gradients, no autocast, and the process's random state put back: probes leave no trace."""
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.random.fork_rng(devices=[]):
-        yield
+    """No gradients, no autocast, no warnings, and the process's random state put back: probes leave no trace."""
+    with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        with torch.autocast("cpu", enabled=False):
+            yield
 
 
 def holds(claim: Callable[[], bool]) -> bool:

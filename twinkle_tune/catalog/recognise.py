@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ __all__ = ["LAYERS", "LayerKind", "flavour_of", "functions_of", "layer_name"]
 
 _MOST_CHILDREN = 4
 _BOOKKEEPING = frozenset(nn.Module().__dict__) | {"training", "layer_idx"}
+_TELLING = (bool, int, float, str, torch.dtype, type(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ LAYERS = (
 )
 """In the order in which they are tried. A new layer slot is a file of its own and a line here."""
 
-_known: WeakKeyDictionary[type, dict[object, tuple[LayerKind, object] | None]] = WeakKeyDictionary()
+_known: dict[tuple[object, ...], tuple[LayerKind, object] | None] = {}
 
 
 def layer_name(module: nn.Module) -> str | None:
@@ -63,10 +63,9 @@ def flavour_of(module: nn.Module) -> tuple[LayerKind, object] | None:
     key = _key(module)
     if key is None:
         return _tried(module)
-    known = _known.setdefault(type(module), {})
-    if key not in known:
-        known[key] = _tried(module)
-    return known[key]
+    if key not in _known:
+        _known[key] = _tried(module)
+    return _known[key]
 
 
 def _tried(module: nn.Module) -> tuple[LayerKind, object] | None:
@@ -87,7 +86,7 @@ def _key(module: nn.Module) -> tuple[object, ...] | None:
         for own, value in vars(part).items():
             if own in _BOOKKEEPING or own == "forward":
                 continue
-            if not isinstance(value, (bool, int, float, str, torch.dtype, torch.Size, type(None))):
+            if not all(isinstance(v, _TELLING) for v in (value if isinstance(value, tuple) else (value,))):
                 return None
             told.append((own, type(value), value))
     return tuple(told)

@@ -28,9 +28,7 @@ def is_rotary(parameters: list[inspect.Parameter]) -> bool:
     return [p.name for p in parameters[:4]] == ["q", "k", "cos", "sin"]
 
 
-def contestants(
-    function: Callable[..., Any], parameters: list[inspect.Parameter], device: str
-) -> list[Candidate]:
+def contestants(function: Callable[..., Any], parameters: list[inspect.Parameter], device: str) -> list[Candidate]:
     """Candidates for a rotary function that turns halves; none where a probe finds it does something else."""
     trailing = tuple(p.name for p in parameters[4:])
     if trailing not in _TRAILING or not holds(lambda: _turns_halves(function)):
@@ -74,9 +72,7 @@ def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -
     return _whole(q, cos, signed_sin, _rolled), _whole(k, cos, signed_sin, _rolled)
 
 
-def rotate_in_place(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int
-) -> tuple[Tensor, Tensor]:
+def rotate_in_place(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> tuple[Tensor, Tensor]:
     """As :func:`rotate`, each half added onto the product with cos; q and k themselves are only read.
 
     Where gradients are on, as :func:`rotate`.

@@ -64,9 +64,7 @@ def env(
         typer.echo(f"  {'no ' if lacks else 'yes'} {ability.what}{lacks}")
 
 
-def abilities(
-    packages: dict[str, str], devices: tuple[str, ...], *, has_compiler: bool
-) -> tuple[Ability, ...]:
+def abilities(packages: dict[str, str], devices: tuple[str, ...], *, has_compiler: bool) -> tuple[Ability, ...]:
     """What works with these packages (name to version, "" where not installed) on these devices. Pure."""
     gpu = "" if {"cuda", "rocm"} & set(devices) else "a CUDA or ROCm device"
 

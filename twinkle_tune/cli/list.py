@@ -24,9 +24,7 @@ def list_slots(
     mode: Annotated[str, typer.Option(help="inference, train, compile or train+compile.")] = "inference",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...  [default: cuda if present]")] = None,
     layers: Annotated[str | None, typer.Option(metavar="N", help="Keep only the first N layers.")] = None,
-    register: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")
-    ] = None,
+    register: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> None:
     """Show the slots of MODEL and the candidates that would compete. Loads no weights, times nothing."""
@@ -42,9 +40,7 @@ def list_slots(
 
     rows = [(target, _contestants(target, kind, parsed)) for target in find_slots(whole)]
     if as_json:
-        typer.echo(
-            json.dumps({"model": model, "mode": parsed, "device": kind, "slots": _data(rows)}, indent=2)
-        )
+        typer.echo(json.dumps({"model": model, "mode": parsed, "device": kind, "slots": _data(rows)}, indent=2))
     elif rows:
         _print_table(rows, f"{model}, {parsed} on {kind}")
     else:
@@ -65,9 +61,7 @@ def _data(rows: list[tuple[Target, tuple[Candidate, ...]]]) -> list[dict[str, ob
             "kind": target.slot.kind,
             "target": target.slot.target,
             "instances": [path for path, _ in target.instances],
-            "candidates": [
-                {"name": candidate.name, "source": candidate.source.kind} for candidate in candidates
-            ],
+            "candidates": [{"name": candidate.name, "source": candidate.source.kind} for candidate in candidates],
         }
         for target, candidates in rows
     ]
@@ -82,7 +76,5 @@ def _print_table(rows: list[tuple[Target, tuple[Candidate, ...]]], title: str) -
         table.add_column(heading, overflow="fold", justify="right" if heading == "instances" else "left")
     for target, candidates in rows:
         count = str(len(target.instances)) if target.instances else "(function)"
-        table.add_row(
-            target.slot.name, target.slot.target, count, ", ".join(each.name for each in candidates)
-        )
+        table.add_row(target.slot.name, target.slot.target, count, ", ".join(each.name for each in candidates))
     Console().print(table)

@@ -98,9 +98,7 @@ def report_path(target: str, profile: Path) -> tuple[Path, Format]:
     form = next((each for each in REPORT_FORMATS if each == ending), None)
     if form is None:
         known = ", ".join(REPORT_FORMATS)
-        raise TuneError(
-            f"--report: got {target!r}, expected a path that ends in one of {known}, or one of these alone"
-        )
+        raise TuneError(f"--report: got {target!r}, expected a path that ends in one of {known}, or one of these alone")
     if target == form:
         folder = profile.parent.name if profile.parts[:1] == ("profiles",) else ""
         path = Path("reports", folder, f"{profile.stem}.{form}")

@@ -31,29 +31,19 @@ MODEL_HELP = "A preset, a Hub id, a local directory, or package.module:factory."
 def profile(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     mode: Annotated[str, typer.Option(help="inference, train, compile or train+compile.")] = "inference",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...  [default: cuda if present]")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, ...  [default: by the device]")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...  [default: cuda if present]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...  [default: by the device]")] = None,
     batch: Annotated[str | None, typer.Option(metavar="1,8", help="Batch sizes.")] = None,
     seq_len: Annotated[str | None, typer.Option(metavar="128,2048", help="Tokens in a sequence.")] = None,
     layers: Annotated[str | None, typer.Option(metavar="N", help="Keep only the first N layers.")] = None,
-    register: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")
-    ] = None,
+    register: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")] = None,
     candidates: Annotated[str | None, typer.Option(metavar="A,B", help="Only these compete.")] = None,
     budget: Annotated[str | None, typer.Option(metavar="5m", help="Time for all contests together.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
-    report: Annotated[
-        list[str] | None, typer.Option(help="PATH.html, .md, .csv or .json, or one of these.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the profile itself, and nothing else.")
-    ] = False,
+    report: Annotated[list[str] | None, typer.Option(help="PATH.html, .md, .csv or .json, or one of these.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the profile itself, and nothing else.")] = False,
 ) -> None:
     """Time every candidate of every slot of MODEL, and keep those that are faster and right."""
     batches, seq_lens = parse_sizes("--batch", batch), parse_sizes("--seq-len", seq_len)

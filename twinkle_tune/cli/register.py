@@ -21,9 +21,7 @@ def register_files(paths: Sequence[Path]) -> None:
     """
     for path in paths:
         if not path.is_file():
-            raise RegistrationError(
-                f"--register: {path} is no file, expected FILE.py or FILE.toml; check the path"
-            )
+            raise RegistrationError(f"--register: {path} is no file, expected FILE.py or FILE.toml; check the path")
         match path.suffix.lower():
             case ".py":
                 _run(path)
@@ -39,9 +37,7 @@ def _run(path: Path) -> None:
     # As a module of its own name, so that the source of what it defines can be found and hashed.
     name = f"twinkle_tune_registered_{path.stem}"
     if name in sys.modules:
-        raise RegistrationError(
-            f"--register: {path}: a file of the name {path.name} was given already; rename one"
-        )
+        raise RegistrationError(f"--register: {path}: a file of the name {path.name} was given already; rename one")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RegistrationError(f"--register: {path} cannot be imported as Python; check the file")
@@ -65,9 +61,7 @@ def _read(path: Path) -> None:
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
-        raise RegistrationError(
-            f"--register: {path} cannot be read as TOML ({error}); correct the file"
-        ) from error
+        raise RegistrationError(f"--register: {path} cannot be read as TOML ({error}); correct the file") from error
     odd = [name for name in config if name not in _TABLES]
     flat = [
         f"{table}.{name}"
@@ -88,7 +82,5 @@ def _read(path: Path) -> None:
 
 def _entries(table: object, where: str) -> dict[str, object]:
     if not isinstance(table, dict):
-        raise RegistrationError(
-            f"--register: {where} is no table, expected [layers.NAME] or [functions.NAME]"
-        )
+        raise RegistrationError(f"--register: {where} is no table, expected [layers.NAME] or [functions.NAME]")
     return table

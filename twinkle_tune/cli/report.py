@@ -34,9 +34,7 @@ _STRINGABLE = (ReportFormat.TERMINAL, ReportFormat.MD)
 
 def report(
     profiles: Annotated[list[Path], typer.Argument(help="Profiles written by 'twinkle-tune profile'.")],
-    format: Annotated[
-        ReportFormat, typer.Option("--format", "-f", help="How to show them.")
-    ] = ReportFormat.TERMINAL,
+    format: Annotated[ReportFormat, typer.Option("--format", "-f", help="How to show them.")] = ReportFormat.TERMINAL,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write to; with several profiles, a folder.")
     ] = None,

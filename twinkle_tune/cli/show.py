@@ -69,15 +69,11 @@ def advance(state: State, event: Event, now_s: float) -> State:
             return replace(state, refused=state.refused + 1)
         case RoundTimed():
             best = one_line(event.best, _NAME_LIMIT)
-            return replace(
-                state, candidate="", round=event.number, alive=event.alive, best=best, ratio=event.ratio
-            )
+            return replace(state, candidate="", round=event.number, alive=event.alive, best=best, ratio=event.ratio)
         case ContestFinished():
             return _cleared(replace(state, done=state.done + 1))
         case StepStarted():
-            return _cleared(
-                replace(state, place=f"the whole model, {one_line(event.label, _NAME_LIMIT)}", refused=0)
-            )
+            return _cleared(replace(state, place=f"the whole model, {one_line(event.label, _NAME_LIMIT)}", refused=0))
         case StepFinished():
             return _cleared(state)
         case _:
@@ -98,9 +94,7 @@ def detail(state: State) -> str:
         parts.append(f"checking {state.candidate}")
     if state.round:
         parts.append(f"round {state.round}, {state.alive} in the race")
-        parts.append(
-            f"best {state.best} {ratio_text(state.ratio)}" if state.best != ORIGINAL else "best original"
-        )
+        parts.append(f"best {state.best} {ratio_text(state.ratio)}" if state.best != ORIGINAL else "best original")
     if state.refused:
         parts.append(f"{state.refused} refused")
     return " · ".join(parts)
@@ -110,11 +104,7 @@ def contest_line(contest: Contest, done: int, total: int) -> str:
     """A finished contest in one line."""
     chosen = contest.selection
     refused = sum(isinstance(trial.outcome, Rejection) for trial in contest.trials)
-    gain = (
-        ""
-        if chosen.winner == ORIGINAL
-        else f" {ratio_text(chosen.ratio, chosen.low, chosen.high)} of the original"
-    )
+    gain = "" if chosen.winner == ORIGINAL else f" {ratio_text(chosen.ratio, chosen.low, chosen.high)} of the original"
     tail = f"; {refused} refused" if refused else ""
     call = one_line(call_text(contest.workload), _NAME_LIMIT)
     head = f"[{done}/{total}] {one_line(contest.slot.name, _NAME_LIMIT)} {call}"
@@ -144,9 +134,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self._draw, console=self._console, transient=True, refresh_per_second=4
-            )
+            self._live = Live(get_renderable=self._draw, console=self._console, transient=True, refresh_per_second=4)
             self._live.start()
         return self
 
@@ -175,9 +163,7 @@ class Progress:
         state = self._state
         left_s = seconds_left(state, self._clock())
         grid = Table.grid(padding=(0, 1))
-        bar = ProgressBar(
-            total=state.total or None, completed=state.done, width=_BAR_WIDTH, pulse=state.total == 0
-        )
+        bar = ProgressBar(total=state.total or None, completed=state.done, width=_BAR_WIDTH, pulse=state.total == 0)
         left = "" if left_s is None or state.done == state.total else f"about {_span(left_s)} left"
         grid.add_row(bar, Text(f"{state.done}/{state.total} contests" if state.total else ""), Text(left))
         whole = Table.grid()

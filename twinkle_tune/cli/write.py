@@ -25,9 +25,7 @@ def check_writable(paths: Sequence[Path]) -> None:
             raise TuneError(f"{path} is a folder, expected the path of a file to write; add a file name")
         there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
         if there != path and not there.is_dir():
-            raise TuneError(
-                f"{path} cannot be written: {there} is a file, expected a folder; choose another path"
-            )
+            raise TuneError(f"{path} cannot be written: {there} is a file, expected a folder; choose another path")
         if not os.access(there, os.W_OK):
             raise TuneError(f"{path} cannot be written: {there} is not writable; choose another path")
 

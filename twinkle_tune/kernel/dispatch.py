@@ -13,6 +13,7 @@ from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.workload import Named, Node, Plain, TensorSpec, Workload
 
 Call = Callable[..., Any]
+_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +74,29 @@ def layer_dispatcher(rules: Sequence[Rule], calls: Mapping[str, Call], original:
     index, name = rows_from.index, rows_from.name
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        tensor = args[index] if len(args) > index else kwargs.get(name)
-        if tensor is None or not tensor.shape or not tensor.shape[-1]:
-            return original(self, *args, **kwargs)
-        rows = tensor.numel() // tensor.shape[-1]
+        # Given otherwise than when it was measured (by name, not by position), the original takes the call.
+        rows = _rows(kwargs.get(name) if name else args[index] if len(args) > index else None)
         for low, high, call in steps:
             if low <= rows <= high:
                 return call(self, *args, **kwargs)
         return original(self, *args, **kwargs)
 
-    return forward
+    def forward_of_first(self: Any, tensor: Any = _ABSENT, /, *args: Any, **kwargs: Any) -> Any:
+        if tensor is _ABSENT:
+            return original(self, *args, **kwargs)
+        rows = _rows(tensor)
+        for low, high, call in steps:
+            if low <= rows <= high:
+                return call(self, tensor, *args, **kwargs)
+        return original(self, tensor, *args, **kwargs)
+
+    return forward if name or index else forward_of_first
+
+
+def _rows(tensor: Any) -> int:
+    """Elements over the last dimension's size; -1, which no rule covers, where there is no such thing."""
+    shape = tensor.shape if isinstance(tensor, torch.Tensor) else ()
+    return tensor.numel() // shape[-1] if shape and shape[-1] else -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +109,7 @@ class Family:
         tensors: (position or name, dtype, number of dimensions, size of the last) of each tensor.
         plain: (position or name, value) of each other argument.
         trains: whether gradients may be wanted; if not, calls that want them are not of the family.
+        on_cpu: whether its tensors are the CPU's: a function is the whole process's, other models' included.
         rows_from: which tensor counts the rows.
         steps: (low, high, call).
     """
@@ -105,22 +120,23 @@ class Family:
     plain: tuple[tuple[int | str, object], ...]
     trains: bool
     rows_from: int | str
+    on_cpu: bool = True
     steps: tuple[tuple[int, int, Call], ...] = ()
 
     def same_calls(self, other: Family) -> bool:
         """Whether the two speak of the same calls."""
-        mine = (self.count, self.names, self.tensors, self.plain, self.trains)
-        return mine == (other.count, other.names, other.tensors, other.plain, other.trains)
+        mine = (self.count, self.names, self.tensors, self.plain, self.trains, self.on_cpu)
+        return mine == (other.count, other.names, other.tensors, other.plain, other.trains, other.on_cpu)
 
 
-def family_of(workload: Workload) -> Family | None:
+def family_of(workload: Workload, device: str = "cpu") -> Family | None:
     """The family of a function's workload, without steps; None where an argument is neither tensor nor plain value."""
     tensors: list[tuple[int | str, torch.dtype, int, int]] = []
     plain: list[tuple[int | str, object]] = []
     places: list[tuple[int | str, Node]] = [*enumerate(workload.args), *workload.kwargs]
     for place, node in places:
         match node:
-            case TensorSpec() if node.shape:
+            case TensorSpec() if node.shape and node.shape[-1]:
                 tensors.append((place, getattr(torch, node.dtype), len(node.shape), node.shape[-1]))
             case Plain():
                 plain.append((place, node.value))
@@ -138,44 +154,54 @@ def family_of(workload: Workload) -> Family | None:
         plain=tuple(plain),
         trains=wants_gradients,
         rows_from=tensors[0][0],
+        on_cpu=device == "cpu",
     )
 
 
 def function_dispatcher(families: Sequence[Family], fallback: Call) -> Call:
     """A function that calls the winner of the first family that a call belongs to, else ``fallback``."""
-    prepared = tuple((f, f.count, f.names, f.tensors, f.plain, f.trains, f.rows_from, f.steps) for f in families)
+    prepared = tuple((_prepared(family), family.steps) for family in families)
 
     def dispatch(*args: Any, **kwargs: Any) -> Any:
-        for _, count, names, tensors, plain, trains, rows_from, steps in prepared:
-            if len(args) != count or kwargs.keys() != names or not _belongs(args, kwargs, tensors, plain, trains):
+        for (count, names, checks, plain, trains, rows_from, on_cpu), steps in prepared:
+            if len(args) != count or ((names or kwargs) and kwargs.keys() != names.keys()):
                 continue
-            counted = args[rows_from] if type(rows_from) is int else kwargs[rows_from]  # type: ignore[index]
-            rows = counted.numel() // counted.shape[-1] if counted.shape[-1] else 0
-            for low, high, call in steps:
-                if low <= rows <= high:
-                    return call(*args, **kwargs)
-            return fallback(*args, **kwargs)
+            values = (*args, *(kwargs[name] for name in names)) if names else args
+            if not trains and torch.is_grad_enabled() and _wants_gradients(values):
+                continue
+            for index, dtype, dimensions, last in checks:
+                value = values[index]
+                if not isinstance(value, torch.Tensor) or value.dtype is not dtype:
+                    break
+                shape = value.shape
+                if len(shape) != dimensions or shape[-1] != last:
+                    break
+            else:
+                if values[rows_from].is_cpu is not on_cpu or (plain and not _equal(values, plain)):
+                    continue
+                rows = values[rows_from].numel() // checks[0][3]
+                for low, high, call in steps:
+                    if low <= rows <= high:
+                        return call(*args, **kwargs)
+                return fallback(*args, **kwargs)
         return fallback(*args, **kwargs)
 
     return dispatch
 
 
-def _belongs(
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    tensors: tuple[tuple[int | str, torch.dtype, int, int], ...],
-    plain: tuple[tuple[int | str, object], ...],
-    trains: bool,
-) -> bool:
-    grad = not trains and torch.is_grad_enabled()
-    for place, dtype, dimensions, last in tensors:
-        value = args[place] if type(place) is int else kwargs[place]  # type: ignore[index]
-        if not isinstance(value, torch.Tensor) or value.dtype is not dtype or value.dim() != dimensions:
-            return False
-        if value.shape[-1] != last or (grad and value.requires_grad):
-            return False
-    for place, expected in plain:
-        value = args[place] if type(place) is int else kwargs[place]  # type: ignore[index]
-        if type(value) is not type(expected) or value != expected:
-            return False
-    return True
+def _prepared(family: Family) -> tuple[int, dict[str, None], Any, Any, bool, int, bool]:
+    """A family with every argument named by its place among the positional ones followed by the named ones."""
+    names = dict.fromkeys(sorted(family.names))
+    place: dict[int | str, int] = {index: index for index in range(family.count)}
+    place |= {name: family.count + index for index, name in enumerate(names)}
+    checks = tuple((place[where], dtype, dimensions, last) for where, dtype, dimensions, last in family.tensors)
+    plain = tuple((place[where], value) for where, value in family.plain)
+    return family.count, names, checks, plain, family.trains, place[family.rows_from], family.on_cpu
+
+
+def _wants_gradients(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
+
+
+def _equal(values: Sequence[Any], plain: Sequence[tuple[int, object]]) -> bool:
+    return all(type(values[index]) is type(value) and values[index] == value for index, value in plain)

@@ -31,7 +31,7 @@ def find_slots(model: nn.Module, registry: Registry | None = None) -> tuple[Targ
     registry = registry or default_registry
     instances: dict[Slot, list[tuple[str, nn.Module]]] = {}
     for path, module in model.named_modules():
-        name = _slot_name(module, registry)
+        name = slot_name(module, registry)
         if name is not None:
             slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
             instances.setdefault(slot, []).append((path, module))
@@ -74,7 +74,8 @@ def contestants(
     return tuple(by_name[name] for name in dict.fromkeys(c.name for c in found) if name in by_name)
 
 
-def _slot_name(module: nn.Module, registry: Registry) -> str | None:
+def slot_name(module: nn.Module, registry: Registry) -> str | None:
+    """The slot that a module is: the name that its class is bound to, if a kernel has it, else the catalog's."""
     named = registry.kernel_name(type(module))
     if named is not None and registry.layer(named):
         return named

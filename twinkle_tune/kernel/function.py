@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from twinkle_tune.device import parse_device
-from twinkle_tune.errors import RegistrationError, TuneError
+from twinkle_tune.device import is_available, parse_device
+from twinkle_tune.errors import DeviceError, RegistrationError, TuneError
 from twinkle_tune.kernel.functions import bind_functions, original_function
 from twinkle_tune.kernel.registry import Registry, choose_source, default_registry, make_candidate
 from twinkle_tune.mode import Mode, parse_mode
@@ -73,7 +73,7 @@ def apply_function_kernel(
 
     Args:
         target_module: only functions of this module; all if not given.
-        device: only kernels for this device (or for every device).
+        device: only kernels for this device (or for every device); if not given, for any that is there.
         mode: only kernels for this mode (or for every mode). Kernels of one mode are passed over, with a warning,
             when no mode is given.
         strict: raise instead of warning, also when nothing was applied.
@@ -83,9 +83,15 @@ def apply_function_kernel(
 
     Raises:
         RegistrationError, SourceError: under ``strict`` alone.
-        DeviceError, ModeError: an unknown device or mode.
+        DeviceError, ModeError: an unknown device or mode; under ``strict`` also a device that is not there.
     """
     wanted_device = None if device is None else parse_device(device)
+    if wanted_device is not None and not is_available(wanted_device):
+        missing = f"device {wanted_device!r} is not available here; the originals stay: pass a device that is there"
+        if strict:
+            raise DeviceError(missing)
+        warnings.warn(missing, stacklevel=2)
+        return []
     wanted_mode = None if mode is None else parse_mode(mode)
     problems: list[TuneError] = []
     chosen = choose_functions(registry or default_registry, target_module, wanted_device, wanted_mode, problems)
@@ -100,7 +106,7 @@ def apply_function_kernel(
         raise problems[0]
     for problem in problems:
         warnings.warn(str(problem), stacklevel=2)
-    bind_functions(None, chosen)
+    bind_functions(None, {slot: call for slot, (_, call) in chosen.items()})
     return [slot.name for slot in chosen]
 
 
@@ -110,15 +116,15 @@ def choose_functions(
     device: str | None,
     mode: Mode | None,
     problems: list[TuneError],
-) -> dict[Slot, Callable[..., Any]]:
-    """The loaded kernel of each function slot that has one: the last registered that fits. Failures go to ``problems``."""
-    chosen: dict[Slot, Callable[..., Any]] = {}
+) -> dict[Slot, tuple[str, Callable[..., Any]]]:
+    """Name and code of each function slot's kernel: the last registered that fits. Failures go to ``problems``."""
+    chosen: dict[Slot, tuple[str, Callable[..., Any]]] = {}
     for module, name in registry.functions:
         if target_module not in (None, module):
             continue
         fitting = [c for c in registry.function(module, name) if _fits(c, device, mode)]
         if not fitting:
-            if mode is None and registry.function(module, name):
+            if mode is None and any(_is_for(c, device) for c in registry.function(module, name)):
                 problems.append(
                     RegistrationError(f"{module}.{name}: its kernels are for one mode and none was given; pass mode=")
                 )
@@ -129,12 +135,15 @@ def choose_functions(
             unfit = loaded.unfit_for(mode) if mode is not None else ""
             if unfit:
                 raise RegistrationError(f"{slot.name}: {fitting[-1].name} cannot be applied: {unfit}")
-            chosen[slot] = loaded.call
+            chosen[slot] = fitting[-1].name, loaded.call
         except TuneError as error:
             problems.append(error)
     return chosen
 
 
 def _fits(candidate: Candidate, device: str | None, mode: Mode | None) -> bool:
-    for_device = device is None or candidate.device in (None, device)
-    return for_device and (not candidate.modes or (mode is not None and mode in candidate.modes))
+    return _is_for(candidate, device) and (not candidate.modes or (mode is not None and mode in candidate.modes))
+
+
+def _is_for(candidate: Candidate, device: str | None) -> bool:
+    return candidate.device in (None, device) or (device is None and is_available(candidate.device))

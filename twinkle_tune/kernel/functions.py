@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,8 @@ class _Patch:
     def refresh(self) -> None:
         """Put the call in place that serves all owners; the original when there is none."""
         if not self.owners:
-            self.place.put_back(self.raw)
+            if self.current is not None:
+                self.place.put_back(self.raw)
             self.current = None
             return
         families: list[Family] = []
@@ -54,8 +55,9 @@ class _Patch:
                 fallback = replacement
                 break
             families += [f for f in replacement if not any(f.same_calls(known) for known in families)]
-        self.current = function_dispatcher(families, fallback) if families else fallback
-        self.place.put(self.current)
+        call = function_dispatcher(families, fallback) if families else fallback
+        self.place.put(call)
+        self.current = call
 
 
 def original_function(target: str) -> Callable[..., Any]:
@@ -90,7 +92,8 @@ def bind_functions(model: nn.Module | None, chosen: Mapping[Slot, Replacement]) 
                     patch = _patches[slot.target] = _Patch(place=place, raw=place.raw, original=place.function)
                 if not patch.intact:
                     raise BindError(
-                        f"{slot.target} was replaced by someone else after twinkle_tune bound it; undo that replacement first"
+                        f"{slot.target} was replaced by someone else after twinkle_tune bound it; "
+                        "undo that replacement first"
                     )
                 done.append((patch, patch.owners.get(owner)))
                 patch.owners[owner] = replacement
@@ -108,26 +111,24 @@ def bind_functions(model: nn.Module | None, chosen: Mapping[Slot, Replacement]) 
         weakref.finalize(model, _unbind, owner)
 
 
-def unbind_functions(model: nn.Module | None) -> None:
-    """Undo what :func:`bind_functions` did on behalf of a model (or of the process); others' stay bound."""
-    _unbind(_PROCESS if model is None else id(model))
+def unbind_functions(model: nn.Module | None, keep: Collection[str] = ()) -> None:
+    """Undo what :func:`bind_functions` did on behalf of a model (or of the process); others' stay bound.
+
+    Args:
+        keep: the targets that stay bound for the model too.
+    """
+    _unbind(_PROCESS if model is None else id(model), keep)
 
 
-def functions_of(model: nn.Module | None) -> dict[str, Replacement]:
-    """The replacements bound on behalf of a model, by target."""
-    owner = _PROCESS if model is None else id(model)
-    return {target: patch.owners[owner] for target, patch in _patches.items() if owner in patch.owners}
-
-
-def _unbind(owner: int) -> None:
+def _unbind(owner: int, keep: Collection[str] = ()) -> None:
     with _lock:
         for target, patch in list(_patches.items()):
-            if owner not in patch.owners:
+            if owner not in patch.owners or target in keep:
                 continue
             del patch.owners[owner]
             if patch.intact:
                 patch.refresh()
-            elif not patch.owners:
+            else:
                 warnings.warn(
                     f"{target} was replaced by someone else after twinkle_tune bound it: left as it is",
                     stacklevel=3,

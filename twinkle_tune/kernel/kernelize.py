@@ -15,9 +15,10 @@ from torch import nn
 
 from twinkle_tune.device import is_available, parse_device
 from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError, TuneError
+from twinkle_tune.kernel.find import slot_name
 from twinkle_tune.kernel.function import choose_functions
-from twinkle_tune.kernel.functions import bind_functions, functions_of, unbind_functions
-from twinkle_tune.kernel.patch import Binding, bind_forward, binding_of, restore_forward
+from twinkle_tune.kernel.functions import bind_functions, unbind_functions
+from twinkle_tune.kernel.patch import Binding, bind_forward, binding_of, replaced_by_another, restore_forward
 from twinkle_tune.kernel.plan import Kept, Plan, plan_profile
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.mode import Mode, parse_mode
@@ -74,7 +75,7 @@ def kernelize_model(
         DeviceError, ModeError: unknown, or (without fallback) a device that is not there.
         ProfileError: the profile cannot be read.
         StaleProfileError: without fallback, an entry that does not hold any more.
-        RegistrationError, SourceError: without fallback, a registered kernel that cannot be had.
+        RegistrationError: without fallback, a registered kernel that cannot be had.
         BindError: binding failed; nothing is bound.
     """
     registry = registry or default_registry
@@ -148,24 +149,24 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
         BindError: an instance's forward, or a function, was replaced by somebody else.
     """
     modules = [] if model is None else list(model.modules())
-    before = [(m, m.__dict__["forward"], found) for m in modules if (found := binding_of(m)) is not None]
-    functions_before = functions_of(model)
-    report_before = None if model is None else model.__dict__.get(_REPORT)
-    restore_model(model)
+    before = [
+        (m, m.__dict__["forward"], found)
+        for m in modules
+        if (found := binding_of(m)) is not None and not replaced_by_another(m)
+    ]
     try:
+        for module in modules:
+            restore_forward(module)
         for module, call, binding in plan.layers:
             bind_forward(module, call, binding)
+        # In the places of what the model had bound, so that it stays the first where it was.
         bind_functions(model, {slot: replacement for slot, replacement, _ in plan.functions})
+        unbind_functions(model, keep={slot.target for slot, _, _ in plan.functions})
     except BaseException:
-        restore_model(model)
+        for module in modules:
+            restore_forward(module)
         for module, forward, binding in before:
             bind_forward(module, forward.__func__, binding)
-        slots = {
-            Slot(name=t.replace(":", "."), kind=SlotKind.FUNCTION, target=t): r for t, r in functions_before.items()
-        }
-        bind_functions(model, slots)
-        if model is not None and report_before is not None:
-            model.__dict__[_REPORT] = report_before
         raise
     if model is not None:
         bound = (*(b for _, _, b in plan.layers), *(b for _, _, b in plan.functions))
@@ -178,8 +179,11 @@ def _plan_registered(model: nn.Module | None, device: str, mode: Mode, registry:
     layers, stale = [], []
     loaded: dict[tuple[str, str], Implementation | str] = {}
     for path, module in () if model is None else model.named_modules():
-        name = registry.kernel_name(type(module))
-        if name is None or not registry.layer(name):
+        name = _registered_name(module, registry)
+        if name is None:
+            continue
+        if replaced_by_another(module):
+            stale.append(f"{name} {path}: its forward was replaced on the instance by another; kernelize before that")
             continue
         slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
         fitting = [c for c in registry.layer(name) if c.competes(device, mode)]
@@ -193,10 +197,19 @@ def _plan_registered(model: nn.Module | None, device: str, mode: Mode, registry:
     problems: list[TuneError] = []
     chosen = choose_functions(registry, None, device, mode, problems)
     functions = tuple(
-        (slot, call, Binding(slot=slot.name, path="", candidate="registered", rows="all"))
-        for slot, call in chosen.items()
+        (slot, call, Binding(slot=slot.name, path="", candidate=name, rows="all"))
+        for slot, (name, call) in chosen.items()
     )
     return Plan(tuple(layers), functions, (), tuple(dict.fromkeys((*stale, *map(str, problems)))))
+
+
+def _registered_name(module: nn.Module, registry: Registry) -> str | None:
+    """The name whose kernels a module takes without a profile; None if it takes none."""
+    named = registry.kernel_name(type(module))
+    if named is not None and registry.layer(named):
+        return named
+    recognised = slot_name(module, registry) if registry.free_layers else None
+    return recognised if recognised in registry.free_layers else None
 
 
 def _load_last(slot: Slot, module: nn.Module, fitting: list, device: str, mode: Mode) -> Implementation | str:  # type: ignore[type-arg]

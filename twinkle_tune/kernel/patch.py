@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
@@ -33,24 +34,45 @@ def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding) 
     Raises:
         BindError: somebody else replaced the instance's forward already (an accelerate hook, another library).
     """
-    if _RECORD not in module.__dict__ and "forward" in module.__dict__:
+    if replaced_by_another(module):
         other = getattr(module.__dict__["forward"], "__qualname__", repr(module.__dict__["forward"]))
         raise BindError(
             f"{binding.slot} {binding.path}: its forward was replaced on the instance by {other}; "
             "kernelize before adding hooks that wrap forward"
         )
     # Past nn.Module.__setattr__: the instance's dictionary is what __call__ looks into first.
-    module.__dict__["forward"] = MethodType(call, module)
-    module.__dict__[_RECORD] = binding
+    bound = MethodType(call, module)
+    module.__dict__["forward"] = bound
+    # The very object that stands as forward: a deep copy of the module keeps the two one.
+    module.__dict__[_RECORD] = (binding, bound)
+
+
+def replaced_by_another(module: nn.Module) -> bool:
+    """Whether the instance has a forward of its own that is not what :func:`bind_forward` put there."""
+    _, bound = module.__dict__.get(_RECORD, (None, None))
+    return "forward" in module.__dict__ and module.__dict__["forward"] is not bound
 
 
 def binding_of(module: nn.Module) -> Binding | None:
     """What is bound to an instance; None if nothing is."""
-    found = module.__dict__.get(_RECORD)
-    return found if isinstance(found, Binding) else None
+    binding, _ = module.__dict__.get(_RECORD, (None, None))
+    return binding if isinstance(binding, Binding) else None
 
 
 def restore_forward(module: nn.Module) -> None:
-    """Give an instance its class's forward back; nothing happens where nothing is bound."""
-    if module.__dict__.pop(_RECORD, None) is not None:
+    """Give an instance its class's forward back; nothing happens where nothing is bound.
+
+    Where somebody else replaced the forward after it was bound, that is left as it is, with a warning.
+    """
+    is_foreign = replaced_by_another(module)
+    binding, _ = module.__dict__.pop(_RECORD, (None, None))
+    if binding is None:
+        return
+    if not is_foreign:
         module.__dict__.pop("forward", None)
+        return
+    warnings.warn(
+        f"{binding.slot} {binding.path}: its forward was replaced by somebody else after twinkle_tune bound it: "
+        "left as it is",
+        stacklevel=3,
+    )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from twinkle_tune.errors import RegistrationError
+from twinkle_tune.errors import BindError, RegistrationError
 
 _MISSING = object()
 
@@ -29,22 +29,29 @@ class Place:
     def function(self) -> Callable[..., Any]:
         """The callable itself: of a method the plain function that takes the instance (or class) first."""
         found: Any = self._attribute
-        function: Callable[..., Any] = getattr(found, "__func__", found)
+        # A bound method that hangs in a module is a function of its own, and stays closed.
+        function: Callable[..., Any] = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
         return function
 
     def put(self, call: Callable[..., Any]) -> None:
-        """Replace it, as the same kind of attribute (function, staticmethod, classmethod) as is there."""
+        """Replace it, as the same kind of attribute (function, staticmethod, classmethod) as is there.
+
+        Raises:
+            BindError: it stands in something that Python does not let change (a class written in C).
+        """
         found = self._attribute
-        setattr(
-            self.owner,
-            self.name,
-            type(found)(call) if isinstance(found, (staticmethod, classmethod)) else call,
-        )
+        new = type(found)(call) if isinstance(found, (staticmethod, classmethod)) else call
+        try:
+            setattr(self.owner, self.name, new)
+        except (AttributeError, TypeError) as error:
+            name = f"{getattr(self.owner, '__qualname__', self.owner)}.{self.name}"
+            raise BindError(f"{name} cannot be replaced ({error}); register a Python function that calls it") from error
 
     @property
     def _attribute(self) -> object:
         # Unopened also where it is inherited: a class's staticmethod must stay one on the subclass.
-        return inspect.getattr_static(self.owner, self.name)
+        found = inspect.getattr_static(self.owner, self.name, _MISSING)
+        return getattr(self.owner, self.name) if found is _MISSING else found  # a module may make it when asked
 
     def put_back(self, raw: object) -> None:
         """Undo :meth:`put` with what :attr:`raw` was before it."""

@@ -11,10 +11,10 @@ from torch import nn
 
 from twinkle_tune.environment import changes, current_environment
 from twinkle_tune.errors import TuneError
-from twinkle_tune.kernel.dispatch import Family, Rule, RowsFrom, family_of, layer_dispatcher, rules_of
+from twinkle_tune.kernel.dispatch import Family, RowsFrom, Rule, family_of, layer_dispatcher, rules_of
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.kernel.functions import original_function
-from twinkle_tune.kernel.patch import Binding, binding_of
+from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
@@ -73,7 +73,9 @@ class _Resolver:
 
     def __init__(self, device: str, mode: Mode, registry: Registry) -> None:
         self.stale: list[str] = []
-        self._device, self._mode, self._registry = device, mode, registry
+        self.device = device
+        self._mode, self._registry = mode, registry
+        self._notes: dict[int, str] = {}
         self._loaded: dict[int, Implementation | None] = {}
 
     def winner(
@@ -90,9 +92,14 @@ class _Resolver:
                 self._loaded[id(contest)] = None
         return self._loaded[id(contest)]
 
+    def why(self, contest: Contest) -> str:
+        """Why a contest leaves its workload with the original."""
+        return self._notes.get(id(contest), contest.selection.reason)
+
     def note(self, contest: Contest, what: str) -> None:
         """Note that an entry is stale, once."""
         text = f"{contest.slot.name} ({contest.selection.winner}): {what}"
+        self._notes[id(contest)] = what
         if text not in self.stale:
             self.stale.append(text)
 
@@ -101,7 +108,7 @@ class _Resolver:
             c.name: c
             for c in contestants(
                 contest.slot,
-                self._device,
+                self.device,
                 self._mode,
                 module=module,
                 function=original,
@@ -136,7 +143,7 @@ def _plan_layers(
         spoken_of = _of_instance(by_target.get(target_of(type(module)), []), path)
         if not spoken_of:
             continue
-        if "forward" in module.__dict__ and binding_of(module) is None:
+        if replaced_by_another(module):
             reason = "its forward was replaced on the instance by somebody else"
             kept.append(Kept(slot=f"{spoken_of[0].slot.name} {path}", reason=reason))
             continue
@@ -175,7 +182,7 @@ def _layer_entry(
         rows = contest.workload.rows
         name = ORIGINAL
         if loaded is None:
-            reasons.append(contest.selection.reason)
+            reasons.append(resolver.why(contest))
         else:
             name = contest.selection.winner if not loaded.per_shape else f"{contest.selection.winner} at {rows} rows"
             calls[name] = loaded.call
@@ -227,8 +234,8 @@ def _function_entry(
     for contest in contests:
         loaded = resolver.winner(contest, original)
         if loaded is None:
-            reasons.append(contest.selection.reason)
-        family = family_of(contest.workload)
+            reasons.append(resolver.why(contest))
+        family = family_of(contest.workload, resolver.device)
         if family is None:
             reasons.append("its arguments are not only tensors and plain values, so its calls cannot be told apart")
             continue

@@ -65,6 +65,11 @@ class Registry:
         return tuple(self._functions.get((target_module, func_name), ()))
 
     @property
+    def free_layers(self) -> frozenset[str]:
+        """Names with candidates that no class was bound to: layers of that name in the catalog may take them."""
+        return frozenset(self._layers) - frozenset(self._external.values())
+
+    @property
     def functions(self) -> tuple[tuple[str, str], ...]:
         """(module, function) of every function with candidates."""
         return tuple(self._functions)

@@ -85,10 +85,7 @@ class CpuClock:
         if _block_ns(self, call, 1) >= _LONG_CALL_US * 1e3:
             return 1
         calls = 1
-        while (
-            calls < _CPU_MAX_CALLS
-            and min(_block_ns(self, call, calls) for _ in range(3)) < _CPU_BLOCK_US * 1e3
-        ):
+        while calls < _CPU_MAX_CALLS and min(_block_ns(self, call, calls) for _ in range(3)) < _CPU_BLOCK_US * 1e3:
             calls *= 2
         return calls
 
@@ -127,9 +124,7 @@ class CudaClock:
             raise DeviceError(f"device: got {device!r}, which this machine does not have; pass device='cpu'")
         self._device = torch.device(device)
         if self._device.type != "cuda" or (self._device.index or 0) >= torch.cuda.device_count():
-            raise DeviceError(
-                f"device: got {device!r}, expected cuda:0 to cuda:{torch.cuda.device_count() - 1}"
-            )
+            raise DeviceError(f"device: got {device!r}, expected cuda:0 to cuda:{torch.cuda.device_count() - 1}")
 
     def block_calls(self, call: Call) -> int:
         """As :meth:`Clock.block_calls`: 200 to 500 calls, fewer where those would take over 20 ms."""
@@ -195,9 +190,7 @@ def _burst_us(clock: Clock, call: Call, block_calls: int) -> float:
     blocks = 5 if untimed_us <= _LONG_CALL_US else 3 if untimed_us <= _VERY_LONG_CALL_US else 1
     if blocks > 1:
         _block_ns(clock, call, 1)
-    return median(
-        _checked_us(_block_ns(clock, call, block_calls), block_calls, clock.name) for _ in range(blocks)
-    )
+    return median(_checked_us(_block_ns(clock, call, block_calls), block_calls, clock.name) for _ in range(blocks))
 
 
 def _block_ns(clock: Clock, call: Call, calls: int) -> int:

@@ -67,9 +67,7 @@ class Race:
     is left.
     """
 
-    def __init__(
-        self, challengers: Sequence[str], settings: RaceSettings | None = None, *, seed: int = 0
-    ) -> None:
+    def __init__(self, challengers: Sequence[str], settings: RaceSettings | None = None, *, seed: int = 0) -> None:
         """Line up.
 
         Args:
@@ -238,9 +236,7 @@ class Race:
         for name in self.alive:
             failed = sum(log > needed for log in self._logs[name])
             if sign_e_value(failed, self.rounds) >= _DROP_EVIDENCE:
-                self._drop(
-                    name, f"not {_percent(self.settings.min_gain)} faster in {failed} of {self.rounds} rounds"
-                )
+                self._drop(name, f"not {_percent(self.settings.min_gain)} faster in {failed} of {self.rounds} rounds")
 
     def _drop_indifferent(self) -> None:
         leader = min(self._alive, key=self._median, default=ORIGINAL)

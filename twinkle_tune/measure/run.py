@@ -43,9 +43,7 @@ def run_race(
         Exception: whatever the original's call raises, and ClockFault where its time is none.
     """
     if ORIGINAL not in calls:
-        raise ValueError(
-            f"calls: got {sorted(calls)}, expected {ORIGINAL!r} among them; add the slot's own call"
-        )
+        raise ValueError(f"calls: got {sorted(calls)}, expected {ORIGINAL!r} among them; add the slot's own call")
     ends_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
     race = Race([name for name in calls if name != ORIGINAL], settings, seed=seed)
     block_calls: dict[str, int] = {}

@@ -67,9 +67,7 @@ class Ratio:
     rounds: int
 
 
-def paired_ratio(
-    candidate_us: Sequence[float], original_us: Sequence[float], confidence: float = 0.95
-) -> Ratio:
+def paired_ratio(candidate_us: Sequence[float], original_us: Sequence[float], confidence: float = 0.95) -> Ratio:
     """The median of the paired time ratios, with an interval that needs no assumption on the noise.
 
     Times pair by position, and the shorter sequence decides how many pairs there are. The interval reaches

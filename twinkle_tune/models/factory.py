@@ -78,9 +78,7 @@ def _import(spec: str) -> Callable[[], object]:
         if not hasattr(found, name):
             near = get_close_matches(name, dir(found), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ModelError(
-                f"{spec}: {module_name} has no {path!r}, expected a function that returns a module{hint}"
-            )
+            raise ModelError(f"{spec}: {module_name} has no {path!r}, expected a function that returns a module{hint}")
         found = getattr(found, name)
     if not callable(found):
         raise ModelError(f"{spec}: got a {type(found).__name__}, expected a function that returns a module")

@@ -38,9 +38,7 @@ def example_inputs(
     for batch in batches:
         for seq_len in seq_lens:
             tokens = torch.randint(0, vocabulary, (batch, seq_len), generator=generator).to(device)
-            sets.append(
-                {"input_ids": tokens, "labels": tokens.clone()} if mode.trains else {"input_ids": tokens}
-            )
+            sets.append({"input_ids": tokens, "labels": tokens.clone()} if mode.trains else {"input_ids": tokens})
     return sets
 
 

@@ -80,9 +80,7 @@ def load_model(
     return Loaded(model=model.train(mode.trains), inputs=inputs, name=name)
 
 
-def load(
-    spec: str, *, device: str, dtype: str | None = None, layers: int | None = None, seed: int = 0
-) -> nn.Module:
+def load(spec: str, *, device: str, dtype: str | None = None, layers: int | None = None, seed: int = 0) -> nn.Module:
     """The model alone, in evaluation state. Arguments and errors as :func:`load_model`.
 
     Args:

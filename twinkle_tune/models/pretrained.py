@@ -59,13 +59,9 @@ def shorten(config: Any, spec: str, layers: int | None) -> None:
     text = config.get_text_config()
     whole = getattr(text, "num_hidden_layers", None)
     if not isinstance(whole, int):
-        raise ModelError(
-            f"{spec}: --layers {layers}: the configuration names no number of layers; leave it out"
-        )
+        raise ModelError(f"{spec}: --layers {layers}: the configuration names no number of layers; leave it out")
     if not 1 <= layers <= whole:
-        raise ModelError(
-            f"{spec}: --layers: got {layers}, expected 1 to {whole}, the layers that the model has"
-        )
+        raise ModelError(f"{spec}: --layers: got {layers}, expected 1 to {whole}, the layers that the model has")
     text.num_hidden_layers = layers
     for name, value in vars(text).copy().items():
         # Lists with an entry for each layer: layer_types, mlp_layer_types, no_rope_layers, ...

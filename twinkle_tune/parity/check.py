@@ -143,39 +143,44 @@ class Judge:
 
     def _control(self, original: Callable[..., Any]) -> Inconclusive | None:
         """Point 6: the original passes everywhere, and each control is refused on one call at least."""
-        unrefused: dict[str, bool] = {}
+        passes: dict[str, bool] = {}
+        unstable = ""
         for case in self._cases:
             again = self._run(original, case.call, like=case.baseline)
+            unstable = unstable if _same(case.baseline, again) else "the original is random or unstable: "
             refusal = self._refused(case, case.baseline) or self._refused(case, again)
             if refusal is not None:
-                how = "is random or unstable: it" if not _same(case.baseline, again) else "itself"
                 return Inconclusive(
-                    reason=f"the original {how} fails the rule on equal inputs ({refusal.reason})"
+                    reason=f"{unstable}run twice on equal inputs, it is refused ({refusal.reason})"
                 )
-            # With incoming gradients of its own: those of a linear function depend on nothing else.
-            stale = execute(
-                original,
-                vary(case.call, seed=self._seed + 1),
-                subject=self._subject,
-                trains=self._trains,
-                seed=self._seed + 1,
-            )
-            low = lower_run(
-                original,
-                case.call,
-                module=None if self._subject is None else self._subject.module,
-                trains=self._trains,
-                seed=self._seed,
-                incoming=case.baseline.incoming,
-            )
-            for name, fake in fakes(case.baseline, stale, low):
-                unrefused[name] = unrefused.get(name, True) and self._refused(case, fake) is None
-        for name, passes in unrefused.items():
-            if passes:
-                return Inconclusive(reason=f"{name} would pass: these inputs cannot tell right from wrong")
-        if not unrefused:
+            for name, fake in self._fakes(original, case):
+                passes[name] = passes.get(name, True) and self._refused(case, fake) is None
+        if not passes:
             return Inconclusive(reason="the original returns no tensor, so there is nothing to compare")
+        unrefused = [name for name, everywhere in passes.items() if everywhere]
+        if unrefused:
+            reason = f"{unstable}{unrefused[0]} would pass: these inputs cannot tell right from wrong"
+            return Inconclusive(reason=reason)
         return None
+
+    def _fakes(self, original: Callable[..., Any], case: _Case) -> Iterator[tuple[str, Run]]:
+        # With incoming gradients of its own: those of a linear function depend on nothing else.
+        stale = execute(
+            original,
+            vary(case.call, seed=self._seed + 1),
+            subject=self._subject,
+            trains=self._trains,
+            seed=self._seed + 1,
+        )
+        low = lower_run(
+            original,
+            case.call,
+            module=None if self._subject is None else self._subject.module,
+            trains=self._trains,
+            seed=self._seed,
+            incoming=case.baseline.incoming,
+        )
+        yield from fakes(case.baseline, stale, low)
 
 
 def _with_varied_constants(module: nn.Module, seed: int) -> nn.Module:

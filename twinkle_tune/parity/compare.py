@@ -15,8 +15,8 @@ Three things keep right candidates from being refused by chance:
 
 - In float32 and float64, |q - r| is replaced by a floor that is no less: an original that rounds luckily (or
   exactly) would else ask its rivals for the same luck. See :func:`_rounding`.
-- A slice's noise counts as no less than 1/256 of the whole tensor's: gradients of saturated rows are
-  rounding dust forty orders of magnitude below the rest, where nothing is right or wrong.
+- A slice's noise counts as no less than RMS(r) / 2^20, eight units in the last place of float32: what is left
+  of a gradient row where a softmax saturates is rounding dust, and nothing in it is right or wrong.
 - An RMS over n elements is itself uncertain. The ratio of two of them follows an F distribution with (n, n)
   degrees of freedom, so the limits of points 2 and 4 are widened by 1 + 16/n (nothing for a layer's output,
   much for a loss), and slices of fewer than 32 elements are taken together with their neighbours until 32
@@ -39,7 +39,7 @@ from twinkle_tune.parity.verdict import Finding, Reject
 TENSOR_FACTOR, SLICE_FACTOR, PEAK_FACTOR = 2.0, 4.0, 2.0
 WIDENING = 16
 SLICE_ELEMENTS = 32
-SLICE_FLOOR = 1 / 256
+SLICE_FLOOR = 2.0**-20
 SMALL = 64
 """Tensors of fewer elements are judged with the noise that other calls showed as well, see :class:`Noise`."""
 
@@ -135,7 +135,7 @@ def _worst_slice(tally: Tally, tensor: str) -> Finding:
             continue
         noise_sq = torch.maximum(torch.maximum(grouped[1], grouped[2]), relative_sq * grouped[3])
         error = (grouped[0] / elements).sqrt_()
-        limit = (noise_sq / elements).sqrt_().clamp_(min=SLICE_FLOOR * tally.noise).mul_(SLICE_FACTOR)
+        limit = (noise_sq / elements).sqrt_().clamp_(min=SLICE_FLOOR * tally.magnitude).mul_(SLICE_FACTOR)
         limit = limit.clamp_(min=1e-300)
         index = int((error / limit).argmax())
         found = ParityFigure(tensor=tensor, point=3, error=float(error[index]), limit=float(limit[index]))

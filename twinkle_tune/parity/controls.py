@@ -56,7 +56,7 @@ def lower_run(
     """The original with inputs, parameters, outputs and gradients rounded one precision lower.
 
     It stays in the run dtype, so that it works where the lower one has no kernels: float64 is rounded to
-    float32, float32 to bfloat16, half precision to 5 significant bits.
+    float32, float32 to bfloat16, half precision (and float32 under autocast) to 5 significant bits.
     """
     subject = None
     if module is not None:
@@ -83,7 +83,8 @@ def lowered(tensor: Tensor) -> Tensor:
         return torch.view_as_complex(lowered(torch.view_as_real(tensor.resolve_conj())).contiguous())
     if not tensor.is_floating_point():
         return tensor
-    if tensor.element_size() > 2:
+    casts = tensor.dtype is torch.float32 and torch.is_autocast_enabled(tensor.device.type)
+    if tensor.element_size() > 2 and not casts:
         return tensor.to(torch.float32 if tensor.dtype is torch.float64 else torch.bfloat16).to(tensor.dtype)
     mantissa, exponent = torch.frexp(tensor.float())
     step = 2.0**_HALF_BITS

@@ -63,8 +63,7 @@ def equality(baseline: Tensor, candidate: Tensor, tensor: str) -> Finding:
         return ParityFigure(tensor=tensor, point=4, error=0.0, limit=0.0)
     where = position(int(differ.reshape(-1).int().argmax()), differ.shape)
     reason = (
-        f"{tensor}: {count} of {differ.numel()} values differ, the first at {at(where)}; "
-        f"{baseline.dtype} must be equal"
+        f"{tensor}: {count} of {differ.numel()} values of {baseline.dtype} differ, the first at {at(where)}"
     )
     return Reject(point=4, tensor=tensor, error=float(count), limit=0.0, reason=reason)
 

@@ -29,8 +29,8 @@ class Float64Mode(TorchFunctionMode):
 
     ``.float()``, ``.half()``, ``.bfloat16()``, ``.type_as(x)``, ``.to(...)`` and ``dtype=...`` arguments
     of any function give float64, and floating tensors that come from outside (a constant in a closure) are
-    widened where they are used. Autocast leaves float64 tensors alone by itself. Not reached: code that is not torch
-    (NumPy, a compiled kernel), and the backward of a hand-written ``autograd.Function``.
+    widened where they are used. Autocast leaves float64 tensors alone by itself. Not reached: what is not
+    torch (NumPy, a compiled kernel), and the backward of a hand-written ``autograd.Function``.
     """
 
     def __torch_function__(

@@ -98,7 +98,8 @@ def execute(
     given = fresh(call)
     lead = () if subject is None else (subject.module,)
     names = dict(named_tensors(given))
-    device = next((t.device for t in (*names.values(), *_parameters(subject).values())), torch.device("cpu"))
+    devices = [t.device for t in (*names.values(), *_parameters(subject).values()) if t.device.type != "cpu"]
+    device = devices[0] if devices else torch.device("cpu")
     with _seeded(seed, device), torch.set_grad_enabled(trains):
         if poison is not None:
             _leave_nan_behind(poison)

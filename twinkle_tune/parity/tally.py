@@ -143,10 +143,10 @@ def _quantum(dtype: torch.dtype) -> float:
 def _rounding(r: Tensor, ulp: Tensor, dtype: torch.dtype, *, coarse: bool) -> Tensor:
     """The noise that each element is granted whatever the original's own.
 
-    Half precision: ``|q - r|``. float32: eight units in the last place. Another right formula (a softmax through its
-    logarithm, gradients that cancel in another order) is several units off where the original happens to be
-    within one, while silent drops to TF32 or bfloat16 are thousands of units off. Where
-    the reference is no more precise than the run, the order of additions shows in full in ``c - r`` and not at
+    Half precision: ``|q - r|``. float32: eight units in the last place. Another right formula (a softmax
+    through its logarithm, gradients that cancel in another order) is several units off where the original
+    happens to be within one, while silent drops to TF32 or bfloat16 are thousands of units off. Where the
+    reference is no more precise than the run, the order of additions shows in full in ``c - r`` and not at
     all in ``b - r``: 32 units.
     """
     if dtype in (torch.float32, torch.float64):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ def profile_from_data(data: object, where: str) -> Profile:
         profile = _adapter().validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise ProfileError(_explain(where, error)) from error
-    unknown = _unknown_field(data, _adapter().dump_python(profile, mode="json"), "")
+    unknown = _unknown_field(data, _plain(asdict(profile)), "")
     if unknown:
         raise ProfileError(f"{where}: got the field {unknown}, which schema {SCHEMA} does not have; remove it")
     check_meaning(profile, where)
@@ -73,39 +73,42 @@ def write_profile(profile: Profile, path: str | Path) -> Path:
     """Write a profile in one step: an existing file is replaced only by a whole new one.
 
     Raises:
-        ProfileError: the folder cannot be made or written to (or the disk is full).
+        ProfileError: the folder cannot be made or written to (or the disk is full), or the profile holds a number
+            that JSON lacks (an infinity).
     """
     path = Path(path)
-    text = profile_text(profile)
-    temporary = None
+    beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
+        content = profile_text(profile).encode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        os.replace(beside, path)
+    except (OSError, ValueError) as error:  # ValueError: a number or text that JSON cannot hold
         raise ProfileError(
-            f"{path}: the profile cannot be written ({error}); an existing file is as it was; choose another --out"
+            f"{path}: the profile cannot be written ({error}); an existing file is as it was; choose another path"
         ) from error
+    finally:
+        if beside.exists():
+            beside.unlink()
     return path
 
 
 def profile_text(profile: Profile) -> str:
     """A profile as JSON text: fields in the order of the schema, short lists on one line."""
-    return _pretty(_adapter().dump_python(profile, mode="json")) + "\n"
+    return _pretty(_plain(asdict(profile))) + "\n"
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the format, as published in docs/profile.schema.json."""
     schema = _adapter().json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    for table in (schema, *schema["$defs"].values()):
+        if "properties" in table:
+            table["additionalProperties"] = False  # as load_profile, which refuses a field that it does not know
+    required = ["schema", *schema["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "required": required}
 
 
 @cache
@@ -113,6 +116,13 @@ def _adapter() -> TypeAdapter[Profile]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(Profile)
+
+
+def _plain(data: Any) -> Any:
+    """Nested fields as JSON has them: lists for tuples. Writing needs no validation, and so no pydantic."""
+    if isinstance(data, dict):
+        return {name: _plain(value) for name, value in data.items()}
+    return [_plain(item) for item in data] if isinstance(data, (list, tuple)) else data
 
 
 def _refuse_constant(name: str) -> None:
@@ -136,10 +146,13 @@ def _unknown_field(data: object, known: object, place: str) -> str:
 
 def _explain(where: str, error: ValidationError) -> str:
     problems = error.errors()
-    place = ".".join(str(part) for part in problems[0]["loc"])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    got = f"{problems[0].get('input')!r:.80}"
-    return f"{where}: at {place}: got {got}, expected: {problems[0]['msg']}{more}; profile the model again"
+    # Of a place that may hold several things, the errors of those that it does not claim to be say nothing.
+    other = [p["loc"][:-1] for p in problems if p["type"] == "literal_error" and p["loc"][-1] == "kind"]
+    told = [p for p in problems if not any(p["loc"][: len(loc)] == loc for loc in other)] or problems
+    place = ".".join(str(part) for part in told[0]["loc"])
+    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+    got = "nothing" if told[0]["type"] == "missing" else f"{told[0].get('input')!r:.80}"
+    return f"{where}: at {place}: got {got}, expected: {told[0]['msg']}{more}; profile the model again"
 
 
 def _pretty(data: Any, indent: int = 0) -> str:

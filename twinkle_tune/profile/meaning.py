@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
+
 from twinkle_tune.device import DEVICES
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.workload import TensorSpec
 
 
 def check_meaning(profile: Profile, where: str) -> None:
@@ -54,6 +57,8 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
             trial.outcome.times_us and all(_is_time(t) for t in trial.outcome.times_us)
         ):
             yield f"trial of {trial.candidate}: got no times, or one that is not positive, expected positive times"
+        if isinstance(trial.outcome, Measurement) and not _is_time(trial.outcome.first_call_us):
+            yield f"trial of {trial.candidate}: got a first call of {trial.outcome.first_call_us} us, expected a time"
     chosen = contest.selection
     if chosen.winner not in names and (names or chosen.winner != ORIGINAL):
         yield f"got the winner {chosen.winner!r}, expected one of its trials ({', '.join(names)})"
@@ -63,6 +68,15 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
         yield f"got ratio {chosen.ratio} in {chosen.low} to {chosen.high}, expected low <= ratio <= high"
     if not all(0 <= seen.share <= 1 and seen.calls >= 0 for seen in contest.seen):
         yield "got a share outside 0 to 1, or a negative number of calls"
+    for spec in contest.workload.tensors:
+        yield from _tensor_problems(spec)
+
+
+def _tensor_problems(spec: TensorSpec) -> Iterator[str]:
+    if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):
+        yield f"got a tensor of dtype {spec.dtype!r}, expected the name of a torch.dtype"
+    if len(spec.shape) != len(spec.stride) or any(size < 0 for size in spec.shape):
+        yield f"got the shape {list(spec.shape)} and stride {list(spec.stride)}, expected as many sizes, none negative"
 
 
 def _is_time(value: float) -> bool:

@@ -102,6 +102,7 @@ class Profile:
         schema: version of the format, :data:`SCHEMA`.
         tool: "twinkle_tune 0.1.0".
         created: UTC time, ISO 8601, to the second.
+        command: the command line that made it; "" where it was made from Python.
         complete: False where the run was interrupted: what is there was finished.
         model, mode, device, environment: what was profiled, how and where.
         verdict: one sentence: what the winners gain end to end, or why the original stays.
@@ -113,6 +114,7 @@ class Profile:
     schema: int = SCHEMA
     tool: str
     created: str
+    command: str = ""
     complete: bool
     model: ModelFacts
     mode: Mode

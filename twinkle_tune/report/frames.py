@@ -102,9 +102,7 @@ def trials(profile: Profile) -> pd.DataFrame:
         ProfileError: times that no clock gives (zero, negative, infinite), in a profile made by hand.
     """
     rows = [
-        _place(number, contest)
-        | {"candidate": trial.candidate, "source": trial.source}
-        | _outcome(contest, trial)
+        _place(number, contest) | {"candidate": trial.candidate, "source": trial.source} | _outcome(contest, trial)
         for number, contest in enumerate(profile.contests, 1)
         for trial in contest.trials
     ]

@@ -20,7 +20,5 @@ def html_text(profile: Profile, path: str = "profile.json") -> str:
 def _template() -> Template:
     source = files("twinkle_tune.report").joinpath("templates", "report.html.j2").read_text(encoding="utf-8")
     # Names and reasons come from models and kernels that anyone may have written: everything is escaped.
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(source)

@@ -112,15 +112,10 @@ def _selections(shown: View) -> list[str]:
 
 
 def _contest(contest: ContestPart) -> list[str]:
-    told = [
-        f"{name}: {text}"
-        for name, text in (("Replaces", code(contest.target)), ("At", escape(contest.where)))
-    ]
+    told = [f"{name}: {text}" for name, text in (("Replaces", code(contest.target)), ("At", escape(contest.where)))]
     told += [f"Seen in {escape(contest.seen)}"] if contest.seen else []
     told += [
-        f"**{code(contest.winner)}**: {escape(contest.reason)}"
-        if contest.reason
-        else f"**{code(contest.winner)}**"
+        f"**{code(contest.winner)}**: {escape(contest.reason)}" if contest.reason else f"**{code(contest.winner)}**"
     ]
     parts = [f"### {contest.number}. {escape(contest.slot)} · {escape(contest.call)}", _list(told)]
     if contest.runners:
@@ -151,9 +146,7 @@ def _contest(contest: ContestPart) -> list[str]:
         ]
         parts.append(table(heads, rows))
     if contest.refused:
-        rows = [
-            [code(r.candidate), code(r.source), escape(r.stage), escape(r.reason)] for r in contest.refused
-        ]
+        rows = [[code(r.candidate), code(r.source), escape(r.stage), escape(r.reason)] for r in contest.refused]
         parts.append(table(["Refused", "Source", "Stage", "Reason"], rows))
     return parts
 

@@ -17,9 +17,7 @@ from twinkle_tune.report.view import ContestPart, View, view
 _FILE_WIDTH = 110
 
 
-def print_report(
-    profile: Profile, console: Console, path: str = "profile.json", *, details: bool = True
-) -> None:
+def print_report(profile: Profile, console: Console, path: str = "profile.json", *, details: bool = True) -> None:
     """Print the report.
 
     Args:
@@ -41,9 +39,7 @@ def print_report(
     if shown.contests:
         console.print(Text(f"\n{shown.legend}", style="dim"))
     if shown.uncalled:
-        console.print(
-            Text("\nNever called: ", style="bold").append(", ".join(shown.uncalled), style="not bold")
-        )
+        console.print(Text("\nNever called: ", style="bold").append(", ".join(shown.uncalled), style="not bold"))
     for title, lines in (("Apply it", shown.apply), ("Measure it again", shown.reproduce)):
         console.print(Text(f"\n{title}", style="bold"))
         console.print(_indented(Text(lines)))
@@ -148,9 +144,7 @@ def _table(title: str | None, heads: Sequence[str], rows: Iterable[Sequence[str 
     A head that ends in ">" has its column set to the right, one that ends in "|" or ">" is never wrapped.
     """
     lines = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
-    used = [
-        index for index in range(len(heads)) if any(line[index].plain not in ("", NOTHING) for line in lines)
-    ]
+    used = [index for index in range(len(heads)) if any(line[index].plain not in ("", NOTHING) for line in lines)]
     table = Table(
         title=title,
         title_justify="left",
@@ -162,9 +156,7 @@ def _table(title: str | None, heads: Sequence[str], rows: Iterable[Sequence[str 
     for index in used:
         name = heads[index].rstrip(">|")
         right = heads[index].endswith(">")
-        table.add_column(
-            name, justify="right" if right else "left", no_wrap=name != heads[index], overflow="fold"
-        )
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != heads[index], overflow="fold")
     for line in lines:
         table.add_row(*(line[index] for index in used))
     return table

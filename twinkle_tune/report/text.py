@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from itertools import groupby
 from typing import SupportsFloat, cast
 
-from twinkle_tune.workload import Entries, Items, Named, Node, Plain, TensorSpec, Workload
+from twinkle_tune.workload import call_text, tensor_text
+
+__all__ = [
+    "NOTHING",
+    "bytes_text",
+    "call_text",
+    "is_figure",
+    "one_line",
+    "percent",
+    "ratio_text",
+    "reading",
+    "speedup_text",
+    "tensor_text",
+    "three_digits",
+    "time_text",
+]
 
 NOTHING = "-"
 """Stands where there is no figure."""
 
-_TENSORS_SHOWN = 4
 _TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"), (1e-3, "ns"))
 _BYTE_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -85,35 +98,9 @@ def percent(share: object) -> str:
     return f"{float(cast('SupportsFloat', share)):.1%}" if is_figure(share) else NOTHING
 
 
-def call_text(workload: Workload) -> str:
-    """What is called, in short: "float32[1,128,256]", or the plain arguments where there is no tensor.
-
-    Equal neighbours are counted ("float32[8,64] x2"), and at most four forms are written out; the autocast
-    dtype is told where autocast is on.
-    """
-    runs = [
-        (text, len(list(same))) for text, same in groupby(tensor_text(tensor) for tensor in workload.tensors)
-    ]
-    parts = [text if count == 1 else f"{text} x{count}" for text, count in runs[:_TENSORS_SHOWN]]
-    if len(runs) > _TENSORS_SHOWN:
-        parts.append(f"{sum(count for _, count in runs[_TENSORS_SHOWN:])} more")
-    if not runs:
-        named = [f"{name}={_node_text(node)}" for name, node in workload.kwargs]
-        parts = [*(_node_text(node) for node in workload.args), *named] or ["no arguments"]
-    text = ", ".join(parts)
-    return f"{text}, autocast {workload.context.autocast}" if workload.context.autocast else text
-
-
-def tensor_text(spec: TensorSpec) -> str:
-    """A tensor's dtype and shape: "bfloat16[8,2048]"."""
-    return f"{spec.dtype}[{','.join(str(size) for size in spec.shape)}]"
-
-
 def one_line(text: object, limit: int | None = None) -> str:
     """Text on one line, without control or direction characters; the middle left out beyond ``limit``."""
-    shown = "".join(
-        "\N{REPLACEMENT CHARACTER}" if _is_hidden(letter) else letter for letter in _spaced(str(text))
-    )
+    shown = "".join("\N{REPLACEMENT CHARACTER}" if _is_hidden(letter) else letter for letter in _spaced(str(text)))
     if limit is None or len(shown) <= limit:
         return shown
     head = (limit - 1) * 2 // 3
@@ -131,17 +118,3 @@ def _is_hidden(letter: str) -> bool:
 def _ratio(value: object) -> str:
     number = float(cast("SupportsFloat", value))
     return f"{number:.3f}" if abs(number) < 10 else three_digits(number)
-
-
-def _node_text(node: Node) -> str:
-    match node:
-        case TensorSpec():
-            return tensor_text(node)
-        case Plain():
-            return repr(node.value)
-        case Named():
-            return node.name.rsplit(".", 1)[-1]
-        case Items():
-            return f"({', '.join(_node_text(item) for item in node.items)})"
-        case Entries():
-            return f"{{{', '.join(f'{key}: {_node_text(value)}' for key, value in node.entries)}}}"

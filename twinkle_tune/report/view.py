@@ -146,9 +146,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         title=f"{one_line(profile.model.name, _NAME_LIMIT)}, {profile.mode}, {profile.device}",
         verdict=one_line(profile.verdict, _SENTENCE_LIMIT),
         notes=tuple(head.notes(profile)),
-        facts=tuple(
-            (label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value
-        ),
+        facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),
         steps=tuple(_step(row) for row in frames.records(frames.steps(profile))),
         selections=tuple(_selection(row) for row in frames.records(frames.selections(profile))),
         contests=tuple(
@@ -168,9 +166,7 @@ def _step(row: Row) -> StepLine:
         original=time_text(row["original_us"]),
         tuned=time_text(row["tuned_us"]),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if compared else NOTHING,
-        reading=reading(row["ratio"], row["low"], row["high"])
-        if compared
-        else "the original runs, nothing to compare",
+        reading=reading(row["ratio"], row["low"], row["high"]) if compared else "the original runs, nothing to compare",
     )
 
 
@@ -217,9 +213,7 @@ def _runner(row: Row, winner: str, axis: float) -> Runner:
         source=one_line(row["source"], _NAME_LIMIT),
         mark="" if name != winner else "kept" if name == ORIGINAL else "winner",
         time=time_text(row["median_us"]),
-        ratio=ratio_text(row["ratio"])
-        if name == ORIGINAL
-        else ratio_text(row["ratio"], row["low"], row["high"]),
+        ratio=ratio_text(row["ratio"]) if name == ORIGINAL else ratio_text(row["ratio"], row["low"], row["high"]),
         rounds=str(row["rounds"]),
         first_call=time_text(row["first_call_us"]),
         memory=bytes_text(row["peak_bytes"]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dis
+import functools
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from types import CellType, CodeType, FunctionType, ModuleType
 
 from twinkle_tune.errors import SourceError
 
@@ -46,63 +47,76 @@ def digest_code(obj: object) -> str:
     of the same top-level package that the code names, the plain constants it reads from its module, and the
     values of its closure. Code without source text (typed at a prompt) counts by its compiled form.
     """
-    seen: dict[int, str] = {}
+    seen: dict[object, str] = {}
     _collect(obj, seen, _package_of(obj))
     return digest_text(*sorted(seen.values()))
 
 
-def _collect(obj: object, seen: dict[int, str], package: str) -> None:
+def _collect(obj: object, seen: dict[object, str], package: str) -> None:
     obj = _unwrap(obj)
     if id(obj) in seen:
         return
-    if isinstance(obj, type) or isinstance(obj, FunctionType):
+    if isinstance(obj, (type, FunctionType)):
         seen[id(obj)] = _text_of(obj)
         if package == "torch":
             return  # what torch's own code uses is told by torch's version, which the environment holds
-        for used in _used_by(obj):
+        for name, used in _used_by(obj, package):
             if isinstance(used, _CONSTANTS):
-                seen[id(used)] = repr(used)
+                seen[id(obj), name] = f"{obj.__qualname__} {name}={_constant_text(used)}"
             elif _package_of(used) == package:
                 _collect(used, seen, package)
-        for held in _held_by(obj):
+        for name, held in _held_by(obj):
             # What a closure holds is part of the code, whichever package it comes from: a decorator's inner function.
             if isinstance(held, _CONSTANTS):
-                seen[id(held)] = repr(held)
+                seen[id(obj), name] = f"{obj.__qualname__} {name}={_constant_text(held)}"
             else:
                 _collect(held, seen, _package_of(held))
-    elif callable(obj) and hasattr(type(obj), "__call__") and _package_of(type(obj)) == package:
+    elif isinstance(obj, functools.partial):
+        seen[id(obj)] = f"partial {_constant_text(obj.args)} {_constant_text(tuple(sorted(obj.keywords.items())))}"
+        _collect(obj.func, seen, package)
+    elif callable(obj) and _package_of(type(obj)) == package:
         _collect(type(obj), seen, package)
     else:
         seen[id(obj)] = f"{_package_of(obj)}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
 
 
 def _unwrap(obj: object) -> object:
-    """The function behind a bound method, a partial, a decorator's wrapper or a Triton kernel."""
-    if isinstance(obj, type):
+    """The function behind a bound method, a cache or a Triton kernel. A decorator's wrapper is code of its own."""
+    if isinstance(obj, (type, FunctionType, functools.partial)):
         return obj
-    for attribute in ("__wrapped__",) if isinstance(obj, FunctionType) else ("__func__", "__wrapped__", "fn", "func"):
+    for attribute in ("__func__", "__wrapped__", "fn", "func"):
         inner = getattr(obj, attribute, None)
         if isinstance(inner, (FunctionType, type)):
-            return _unwrap(inner)
+            return inner
     return obj
 
 
-def _text_of(obj: Any) -> str:
+def _text_of(obj: type | FunctionType) -> str:
+    code = obj.__code__ if isinstance(obj, FunctionType) else None
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(obj)))
-    except (OSError, TypeError, SyntaxError, IndentationError):
+        # Of the code object: for a wrapper inspect would show what is wrapped.
+        tree = ast.parse(textwrap.dedent(inspect.getsource(code or obj)))
+    except (OSError, TypeError, SyntaxError):
         # A lambda inside an expression, or code without a file.
-        code = getattr(obj, "__code__", None)
-        if code is None:
-            return f"{obj.__qualname__}:{sorted(name for name in vars(obj) if not name.startswith('__'))}"
-        return _code_text(code)
+        codes = [function.__code__ for function in _functions_of(obj)]
+        return " ".join((obj.__qualname__ if code is None else "", *map(_code_text, codes)))
     _drop_docstrings(tree)
-    return ast.dump(tree)
+    return ast.unparse(tree)
 
 
 def _code_text(code: CodeType) -> str:
-    constants = [_code_text(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    constants = [_code_text(c) if isinstance(c, CodeType) else _constant_text(c) for c in code.co_consts]
     return f"{code.co_code.hex()}{code.co_names}{constants}"
+
+
+def _constant_text(value: object) -> str:
+    """As ``repr``, but the same in every process: without addresses, sets in order."""
+    if isinstance(value, frozenset):
+        return f"frozenset({', '.join(sorted(map(_constant_text, value)))})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_constant_text, value))})"
+    text = repr(value)
+    return text if " at 0x" not in text else f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _drop_docstrings(tree: ast.AST) -> None:
@@ -111,23 +125,36 @@ def _drop_docstrings(tree: ast.AST) -> None:
             node.body = node.body[1:] or [ast.Pass()]
 
 
-def _used_by(obj: type | FunctionType) -> Iterator[object]:
-    """The globals that a function, or any function of a class, names; and a class's bases."""
+def _used_by(obj: type | FunctionType, package: str) -> Iterator[tuple[str, object]]:
+    """Name and value of what a function, or any function of a class, reads of its package; and a class's bases."""
     if isinstance(obj, type):
-        yield from (base for base in obj.__bases__ if base is not object)
+        yield from ((base.__qualname__, base) for base in obj.__bases__)
     for function in _functions_of(obj):
-        for path in _names_of(function.__code__):
-            found = _look_up(path, function.__globals__)
+        if str(function.__globals__.get("__name__")).split(".")[0] == package:
+            yield from _named(_names_in(function.__code__), function.__globals__, package, set())
+
+
+def _named(
+    names: Sequence[str], space: Mapping[str, object], package: str, modules: set[str]
+) -> Iterator[tuple[str, object]]:
+    for name in names:
+        found = space.get(name)
+        if not isinstance(found, ModuleType):
             if found is not None:
-                yield found
+                yield name, found
+        elif found.__name__.split(".")[0] == package and found.__name__ not in modules:
+            # "module.function": the attribute may be any of the names that the code loads.
+            modules.add(found.__name__)
+            yield from ((f"{name}.{inner}", value) for inner, value in _named(names, vars(found), package, modules))
 
 
-def _held_by(obj: type | FunctionType) -> Iterator[object]:
-    """Defaults and closure cells."""
+def _held_by(obj: type | FunctionType) -> Iterator[tuple[str, object]]:
+    """Name and value of defaults and closure cells."""
     for function in _functions_of(obj):
-        yield from function.__defaults__ or ()
-        yield from (function.__kwdefaults__ or {}).values()
-        yield from (cell.cell_contents for cell in function.__closure__ or () if _filled(cell))
+        yield from ((f"default {index}", value) for index, value in enumerate(function.__defaults__ or ()))
+        yield from (function.__kwdefaults__ or {}).items()
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        yield from ((name, cell.cell_contents) for name, cell in cells if _filled(cell))
 
 
 def _functions_of(obj: type | FunctionType) -> list[FunctionType]:
@@ -136,30 +163,18 @@ def _functions_of(obj: type | FunctionType) -> list[FunctionType]:
     return [f for f in (_unwrap(value) for value in vars(obj).values()) if isinstance(f, FunctionType)]
 
 
-def _filled(cell: Any) -> bool:
+def _filled(cell: CellType) -> bool:
     try:
         return cell.cell_contents is not None
     except ValueError:
         return False
 
 
-def _names_of(code: CodeType) -> Iterator[tuple[str, ...]]:
-    for name in code.co_names:
-        yield (name,)
-    # "module.function": the attribute may be any of the names that the code loads.
-    for first in code.co_names:
-        for second in code.co_names:
-            yield (first, second)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names_of(constant)
-
-
-def _look_up(path: tuple[str, ...], names: dict[str, Any]) -> object | None:
-    found = names.get(path[0])
-    if len(path) == 1:
-        return None if isinstance(found, ModuleType) else found
-    return vars(found).get(path[1]) if isinstance(found, ModuleType) else None
+def _names_in(code: CodeType) -> tuple[str, ...]:
+    """The names that code reads of its module, or as an attribute; not those that it sets there (a counter)."""
+    own = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}
+    inner = [name for constant in code.co_consts if isinstance(constant, CodeType) for name in _names_in(constant)]
+    return tuple(dict.fromkeys([*(name for name in code.co_names if name not in own), *inner]))
 
 
 def _package_of(obj: object) -> str:

@@ -12,7 +12,6 @@ from twinkle_tune.errors import SignatureError
 from twinkle_tune.slot import Implementation, Slot, SlotKind
 
 _FLAGS = {"has_backward", "can_torch_compile"}
-_MODULE_MEMBERS = set(dir(nn.Module))
 
 
 def implementation_of(loaded: object, slot: Slot, original: Callable[..., Any], what: str) -> Implementation:
@@ -52,7 +51,8 @@ def _forward_of(loaded: object, what: str) -> Callable[..., Any]:
             f"{what}: it has its own constructor, expected none: its forward runs with the original layer as self, "
             "so the constructor would never be called; read what is needed from self in forward"
         )
-    extra = sorted(name for name in set(dir(loaded)) - _MODULE_MEMBERS - _FLAGS if not name.startswith("__"))
+    # Of nn.Module as it is now: transformers adds members to it.
+    extra = sorted(name for name in set(dir(loaded)) - set(dir(nn.Module)) - _FLAGS if not name.startswith("__"))
     if extra:
         raise SignatureError(
             f"{what}: it has members of its own ({', '.join(extra)}), expected only forward: its forward runs with "
@@ -81,11 +81,16 @@ def _check_signature(call: Callable[..., Any], original: Callable[..., Any], slo
     kinds = {parameter.kind for parameter in ours}
     if inspect.Parameter.VAR_POSITIONAL in kinds and inspect.Parameter.VAR_KEYWORD in kinds:
         return
-    if [p.kind for p in ours] != [p.kind for p in theirs] or _required(ours) > _required(theirs):
+    if _form(ours) != _form(theirs) or _required(ours) > _required(theirs):
         raise SignatureError(
             f"{what}: its signature is {_text(ours)}, expected that of {slot.target}, {_text(theirs)}; "
             "take the same parameters in the same order"
         )
+
+
+def _form(parameters: list[inspect.Parameter]) -> list[tuple[object, str]]:
+    # A positional argument may have another name: the model's own code gives it by position.
+    return [(p.kind, p.name if p.kind is p.KEYWORD_ONLY else "") for p in parameters]
 
 
 def _required(parameters: list[inspect.Parameter]) -> int:
@@ -103,4 +108,4 @@ def _parameters(call: Callable[..., Any]) -> list[inspect.Parameter] | None:
 
 
 def _text(parameters: list[inspect.Parameter]) -> str:
-    return f"({', '.join(str(p.replace(annotation=p.empty)) for p in parameters)})"
+    return str(inspect.Signature([p.replace(annotation=p.empty) for p in parameters]))

@@ -72,8 +72,8 @@ class HubSource:
             return {"revision": self.revision}
         if self.version is None:
             raise SourceError(
-                f"{self.repo_id}: got neither revision nor version, expected one of them so that it is known which code "
-                "runs; register it with revision='main' or version=1"
+                f"{self.repo_id}: got neither revision nor version, expected one of them so that it is known "
+                "which code runs; register it with revision='main' or version=1"
             )
         if not str(self.version).isdecimal():
             raise SourceError(

@@ -116,7 +116,7 @@ def find_in(package: ModuleType, name: str, slot: Slot, what: str) -> object:
     """
     layers = getattr(package, "layers", None)
     if layers is None and getattr(package, "__path__", None) and importlib.util.find_spec(f"{package.__name__}.layers"):
-        layers = importlib.import_module(f"{package.__name__}.layers")
+        layers = _import_layers(package)
     places = [place for place in (layers, package) if isinstance(place, ModuleType)]
     if slot.kind is not SlotKind.LAYER:
         places.reverse()
@@ -126,6 +126,16 @@ def find_in(package: ModuleType, name: str, slot: Slot, what: str) -> object:
             return found
     offered = sorted({n for place in places for n, v in vars(place).items() if callable(v) and not n.startswith("_")})
     raise SourceError(f"{what}: there is no {name!r}; it offers {', '.join(offered) or 'nothing'}; check the name")
+
+
+def _import_layers(package: ModuleType) -> ModuleType:
+    try:
+        return importlib.import_module(f"{package.__name__}.layers")
+    except Exception as error:
+        raise SourceError(
+            f"{package.__name__}: importing its layers raised {type(error).__name__}: {error}; "
+            "import them alone to see why"
+        ) from error
 
 
 def _import_folder(folder: Path, package_name: str) -> ModuleType:

@@ -214,10 +214,8 @@ def _measured(
     ready: _Ready, name: str, times_us: Mapping[str, tuple[float, ...]], decision: Decision, clock: Clock
 ) -> Outcome:
     left = dict(decision.left).get(name, "")
-    if not times_us.get(name):
+    if name in decision.failed or not times_us.get(name):
         return Rejection(stage="timing", reason=left or decision.reason)
-    if left.startswith("raised"):
-        return Rejection(stage="timing", reason=left)
     return Measurement(
         times_us=tuple(round(t, 4) for t in times_us[name]),
         first_call_us=round(ready.first_call_us, 1),

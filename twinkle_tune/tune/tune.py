@@ -32,7 +32,7 @@ from twinkle_tune.tune.choose import Placed, choose_nested, drop_slow_steps, ver
 from twinkle_tune.tune.contest import Executor, InProcess, Task
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.whole import time_steps
-from twinkle_tune.workload import TensorSpec, target_of
+from twinkle_tune.workload import call_text, target_of
 
 
 def tune_model(
@@ -144,7 +144,7 @@ def _contest(run: _Run, index: int, observation: Observation, entrants: tuple[Ca
         ContestStarted(
             index=index,
             slot=observation.slot.name,
-            call=_call_text(observation),
+            call=call_text(observation.workload),
             candidates=tuple(candidate.name for candidate in entrants),
         )
     )
@@ -245,11 +245,6 @@ def _main_dtype(model: nn.Module) -> str:
 
 def _share(observation: Observation) -> float:
     return sum(seen.share for seen in observation.seen)
-
-
-def _call_text(observation: Observation) -> str:
-    tensors: tuple[TensorSpec, ...] = observation.workload.tensors
-    return " ".join(f"{t.dtype}[{','.join(map(str, t.shape))}]" for t in tensors[:2])
 
 
 def _available(device: object, model: nn.Module) -> str:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from twinkle_tune.capture.step import Step
@@ -18,10 +19,10 @@ from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
 
-_ROUNDS = 12
+_ROUNDS = 60
 _FEWEST_ROUNDS = 6
 """Below this no interval reaches 95%."""
-_SECONDS = 30.0
+_SECONDS = 10.0
 """A step is given about this long, unless the fewest rounds take longer."""
 
 
@@ -43,13 +44,14 @@ def time_steps(
         return tuple(StepResult(label=step.label) for step in steps)
     # Planned once: each plan loads its kernels anew, and a compiled one would be compiled again.
     plan = plan_profile(model, profile, profile.device, profile.mode, registry)
+    runner: nn.Module = torch.compile(model) if profile.mode.compiles else model
     if plan.stale:
         raise StaleProfileError("; ".join(plan.stale))
     results = []
     try:
         for step in steps:
             listener(StepStarted(label=step.label))
-            result = _time_step(model, step, plan, clock, seed)
+            result = _time_step(model, runner, step, plan, clock, seed)
             results.append(result)
             listener(StepFinished(result=result))
     finally:
@@ -57,7 +59,9 @@ def time_steps(
     return tuple(results)
 
 
-def _time_step(model: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int) -> StepResult:
+def _time_step(model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int) -> StepResult:
+    """``runner`` is the model as it will run: itself, or compiled."""
+
     def bind(tuned: bool) -> None:
         if tuned:
             bind_plan(model, plan)
@@ -65,7 +69,7 @@ def _time_step(model: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int
             restore_model(model)
 
     def call() -> object:
-        return step.run(model)
+        return step.run(runner)
 
     chance = random.Random(seed)
     block_calls: dict[bool, int] = {}

@@ -1,0 +1,194 @@
+"""The figures: each a function that measures one, with the goal that it is held against."""
+
+from __future__ import annotations
+
+import gc
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import nn
+
+from twinkle_tune.kernel.dispatch import Rule, RowsFrom, family_of, function_dispatcher, layer_dispatcher
+from twinkle_tune.kernel.kernelize import bind_plan, restore_model
+from twinkle_tune.kernel.patch import Binding, bind_forward, restore_forward
+from twinkle_tune.kernel.plan import plan_profile
+from twinkle_tune.kernel.registry import default_registry
+from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.workload import observe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured figure: all samples in ``unit``, and the goal that their median must not exceed."""
+
+    name: str
+    unit: str
+    samples: tuple[float, ...]
+    goal: float
+
+    @property
+    def median(self) -> float:
+        """Median of the samples."""
+        return median(self.samples)
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is met."""
+        return self.median <= self.goal
+
+    @property
+    def text(self) -> str:
+        """ "12.3 ms (11.9 to 13.0, n=9)"."""
+        low, high = min(self.samples), max(self.samples)
+        return f"{self.median:.3g} {self.unit} ({low:.3g} to {high:.3g}, n={len(self.samples)})"
+
+    @property
+    def goal_text(self) -> str:
+        """ "at most 50 ms"."""
+        return f"at most {self.goal:g} {self.unit}"
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        samples = [round(sample, 4) for sample in self.samples]
+        return {"name": self.name, "unit": self.unit, "samples": samples, "median": self.median, "goal": self.goal}
+
+
+def import_cost() -> Figure:
+    """What ``import twinkle_tune`` adds to ``import torch``, in fresh interpreters."""
+    code = "import torch, time; t = time.perf_counter(); import twinkle_tune; print((time.perf_counter() - t) * 1000)"
+    samples = [float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(7)]
+    return Figure(name="import twinkle_tune, on top of import torch", unit="ms", samples=tuple(samples), goal=50)
+
+
+def first_use_cost() -> Figure:
+    """What the first use of ``kernelize_model`` imports, on top of torch: what a user's program pays."""
+    code = (
+        "import torch, time; t = time.perf_counter(); from twinkle_tune import kernelize_model; "
+        "print((time.perf_counter() - t) * 1000)"
+    )
+    samples = [float(subprocess.check_output([sys.executable, "-c", code], text=True)) for _ in range(7)]
+    return Figure(
+        name="from twinkle_tune import kernelize_model, on top of torch", unit="ms", samples=tuple(samples), goal=300
+    )
+
+
+def help_time() -> Figure:
+    """``twinkle-tune --help`` as a whole process."""
+    samples = []
+    for _ in range(9):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "twinkle_tune.cli", "--help"], check=True, capture_output=True)
+        samples.append(time.perf_counter() - began)
+    return Figure(name="twinkle-tune --help, whole process", unit="s", samples=tuple(samples), goal=0.5)
+
+
+def bind_time() -> Figure:
+    """Planning, binding and restoring a profile's winners on a Qwen3 of 28 layers (hidden size 64)."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from twinkle_tune.tune.tune import tune_model
+
+    def model(layers: int) -> nn.Module:
+        config = Qwen3Config(
+            hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, vocab_size=256,
+        )  # fmt: skip
+        return Qwen3ForCausalLM(config)
+
+    ids = {"input_ids": torch.randint(0, 256, (1, 32))}
+    # Whatever wins here is bound below: the goal is the time of binding, not of the kernels.
+    profile = tune_model(model(1), ids, candidates=["torch"], settings=RaceSettings(max_rounds=20))
+    if not profile.winners:
+        raise SystemExit(
+            "bench: no kernel won on this machine, so there is nothing to bind; run it again when it is quiet"
+        )
+    whole, samples = model(28), []
+    for _ in range(9):
+        began = time.perf_counter()
+        bind_plan(whole, plan_profile(whole, profile, profile.device, profile.mode, default_registry))
+        restore_model(whole)
+        samples.append(time.perf_counter() - began)
+    return Figure(name="check, bind and restore a 28-layer Qwen3", unit="s", samples=tuple(samples), goal=1.0)
+
+
+class _Nothing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def straight_cost() -> Figure:
+    """A layer with one bound winner against its original: the same code, so that only the binding differs."""
+    bound, original, x = _Nothing(), _Nothing(), torch.zeros(4, 8)
+    bind_forward(bound, _Nothing.forward, Binding(slot="s", path="", candidate="c", rows="all"))
+    samples = _paired_ns(lambda: bound(x), lambda: original(x))
+    restore_forward(bound)
+    return Figure(name="a bound single winner, per call", unit="ns", samples=samples, goal=20)
+
+
+def layer_dispatch_cost() -> Figure:
+    """A layer that dispatches by row count, over three measured ranges, against its original."""
+    rules = [Rule(low=1, high=1, winner="a"), Rule(low=16, high=128, winner="b"), Rule(low=512, high=2048, winner="c")]
+    calls = dict.fromkeys("abc", _Nothing.forward)
+    call = layer_dispatcher(rules, calls, _Nothing.forward, RowsFrom())
+    bound, original, x = _Nothing(), _Nothing(), torch.zeros(1, 1024, 8)
+    bind_forward(bound, call, Binding(slot="s", path="", candidate="c", rows="by rows"))
+    samples = _paired_ns(lambda: bound(x), lambda: original(x))
+    return Figure(name="a layer's shape dispatcher, per call", unit="ns", samples=samples, goal=1000)
+
+
+def function_dispatch_cost() -> Figure:
+    """A function slot with a rotary's four tensors, dispatched by family and row count, against the function itself."""
+
+    def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        return q
+
+    args = (torch.zeros(1, 4, 16, 8), torch.zeros(1, 2, 16, 8), torch.zeros(1, 16, 8), torch.zeros(1, 16, 8))
+    found = family_of(observe("bench:rotary", args, {}))
+    assert found is not None
+    steps = ((1, 1, rotary), (64, 4096, rotary))
+    family = type(found)(**{**{n: getattr(found, n) for n in found.__slots__}, "steps": steps})
+    dispatch = function_dispatcher([family], rotary)
+    with torch.no_grad():
+        samples = _paired_ns(lambda: dispatch(*args), lambda: rotary(*args))
+    return Figure(name="a function's dispatcher (4 tensors), per call", unit="ns", samples=samples, goal=2000)
+
+
+def _paired_ns(
+    one: Callable[[], object], other: Callable[[], object], calls: int = 20_000, rounds: int = 15
+) -> tuple[float, ...]:
+    """What ``one`` takes longer than ``other``, nanoseconds a call; blocks in random order, paired by round."""
+    chance = random.Random(0)
+
+    def block(call: Callable[[], object]) -> float:
+        began = time.perf_counter_ns()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter_ns() - began) / calls
+
+    block(one), block(other)
+    differences = []
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            times = {id(call): block(call) for call in chance.sample((one, other), 2)}
+            differences.append(times[id(one)] - times[id(other)])
+    finally:
+        gc.enable()
+    return tuple(differences)
+
+
+FIGURES: Sequence[Callable[[], Figure]] = (
+    import_cost,
+    first_use_cost,
+    help_time,
+    bind_time,
+    straight_cost,
+    layer_dispatch_cost,
+    function_dispatch_cost,
+)
