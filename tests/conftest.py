@@ -8,6 +8,9 @@ import pytest
 
 # Before anything imports huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# One thread: on a busy machine threads wait for each other for milliseconds at every operation, and tests of
+# who is faster would measure that. Also for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

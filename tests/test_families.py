@@ -34,7 +34,11 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, ob
     program = Path(__file__).with_name("apply_profiles.py")
     root = str(program.parent.parent)
     said = subprocess.run(
-        [sys.executable, str(program), str(folder)], capture_output=True, text=True, cwd=root, env={**_environment(), "PYTHONPATH": root}
+        [sys.executable, str(program), str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={**_environment(), "PYTHONPATH": root},
     )
     assert said.returncode == 0, said.stderr
     found: dict[str, dict[str, object]] = json.loads(said.stdout.splitlines()[-1])

@@ -37,7 +37,9 @@ class Environment:
         torch, triton: versions; "" where not installed.
         runtime: CUDA or ROCm version that torch was built for; "" for a CPU build.
         fp_fusion: TRITON_DEFAULT_FP_FUSION as set, "default" if not: Triton's default changed in 3.10.
-        python, system: for the reader; no part of the fingerprint.
+        load: the machine's load average over the last minute when this was taken; 0.0 where it does not tell.
+        processors: logical processors of the machine.
+        python, system: for the reader, as are load and processors; no part of the fingerprint.
     """
 
     device: str
@@ -51,6 +53,8 @@ class Environment:
     fp_fusion: str
     python: str
     system: str
+    load: float = 0.0
+    processors: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +64,9 @@ class Environment:
     @property
     def facts(self) -> dict[str, str | int]:
         """The fields behind the fingerprint. Threads matter on the CPU alone, a GPU's memory not at all."""
-        hidden = {"python", "system", "memory_bytes"} | (set() if self.device == "cpu" else {"threads"})
+        hidden = {"python", "system", "memory_bytes", "load", "processors"} | (
+            set() if self.device == "cpu" else {"threads"}
+        )
         return {name: value for name, value in asdict(self).items() if name not in hidden}
 
 
@@ -97,6 +103,8 @@ def current_environment(device: str) -> Environment:
         fp_fusion=os.environ.get("TRITON_DEFAULT_FP_FUSION", "default"),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
+        load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0,
+        processors=os.cpu_count() or 0,
     )
 
 

@@ -68,7 +68,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """One of original, impl, local, hub, repo, triton, compile, liger."""
+        """One of original, impl, local, hub, repo, torch, triton, compile, liger."""
 
     def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
         """The code that can stand in for ``original`` (a class's unbound forward, or a function).

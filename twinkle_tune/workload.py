@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -159,6 +160,8 @@ def describe(value: object) -> Node:
             return Items(kind=kind, items=tuple(describe(item) for item in value))
         case Mapping():
             return Entries(entries=tuple(sorted((str(k), describe(v)) for k, v in value.items())))
+        case functools.partial():
+            return Items(kind="tuple", items=tuple(map(describe, (value.func, value.args, value.keywords))))
     name = getattr(value, "__qualname__", None)
     if name is not None and hasattr(value, "__module__"):
         return Named(kind="name", name=f"{value.__module__}.{name}")

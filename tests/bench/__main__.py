@@ -43,7 +43,8 @@ def _page(made: dict[str, object], figures: list[Figure]) -> str:
         "",
         "Made by `make bench`. Each figure is a median over repeated runs, with the smallest and largest beside it.",
         "",
-        f"{made['date']}, {made['machine']}, {made['threads']} threads, torch {made['torch']}, Python {made['python']}. "
+        f"{made['date']}, {made['machine']}, {made['threads']} threads, torch {made['torch']}, "
+        f"Python {made['python']}. "
         "Measured on a CPU; says nothing about a GPU.",
         "",
         "| what | figure | goal | met |",

@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from twinkle_tune.kernel.dispatch import Rule, RowsFrom, family_of, function_dispatcher, layer_dispatcher
+from twinkle_tune.kernel.dispatch import RowsFrom, Rule, family_of, function_dispatcher, layer_dispatcher
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.patch import Binding, bind_forward, restore_forward
 from twinkle_tune.kernel.plan import plan_profile
@@ -149,7 +149,7 @@ def function_dispatch_cost() -> Figure:
         return q
 
     args = (torch.zeros(1, 4, 16, 8), torch.zeros(1, 2, 16, 8), torch.zeros(1, 16, 8), torch.zeros(1, 16, 8))
-    found = family_of(observe("bench:rotary", args, {}))
+    found = family_of(observe("bench:rotary", args, {}), "cpu")
     assert found is not None
     steps = ((1, 1, rotary), (64, 4096, rotary))
     family = type(found)(**{**{n: getattr(found, n) for n in found.__slots__}, "steps": steps})

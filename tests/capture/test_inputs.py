@@ -122,11 +122,7 @@ def test_outlier_channels() -> None:
 def test_degenerate_values_still_vary(value: float) -> None:
     """Zeros become normal noise; what is not finite marks masked places and stays."""
     new = vary(snapshot((torch.full((8, 16), value),), {}), seed=1).args[0]
-    assert (
-        (new.std() > 0.1)
-        if value == 0.0
-        else torch.equal(new.isfinite(), torch.zeros(8, 16, dtype=torch.bool))
-    )
+    assert (new.std() > 0.1) if value == 0.0 else torch.equal(new.isfinite(), torch.zeros(8, 16, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("masked", [float("-inf"), torch.finfo(torch.float32).min])

@@ -125,9 +125,7 @@ def test_hub_layer_with_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     calls = hub.loaded[0].module.layers.calls
     assert torch.equal(names["model"](x), expected)
     assert calls == ["SiluAndMul"]
-    assert hub.asked == [
-        {"repo_id": "kernels-community/activation", "revision": "main", "trust_remote_code": False}
-    ]
+    assert hub.asked == [{"repo_id": "kernels-community/activation", "revision": "main", "trust_remote_code": False}]
 
 
 @pytest.mark.usefixtures("my_pkg")

@@ -58,9 +58,7 @@ def seeded(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The module with random weights that every run gives alike."""
     for number, parameter in enumerate(module.parameters()):
         if parameter.dim() > 1:
-            parameter.data = normal(
-                *parameter.shape, dtype=dtype, seed=number + 10, scale=parameter.shape[1] ** -0.5
-            )
+            parameter.data = normal(*parameter.shape, dtype=dtype, seed=number + 10, scale=parameter.shape[1] ** -0.5)
     return module.to(dtype)
 
 
@@ -144,9 +142,7 @@ def fused_rms_norm(self: Any, x: Tensor) -> Any:
 
 def rms_norm_float32_to_the_end(self: Any, x: Tensor) -> Any:
     wide = x.float()
-    return (
-        wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon) * self.weight
-    ).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon) * self.weight).to(x.dtype)
 
 
 def rms_norm_summed_in_pieces(self: Any, x: Tensor) -> Any:

@@ -48,9 +48,7 @@ def norm_verdict(candidate: Callable[..., Any], *, trains: bool = False) -> Verd
 @pytest.mark.parametrize(
     ("op", "right"), [pytest.param(op, r, id=r.__name__) for op, all_ in RIGHT.items() for r in all_]
 )
-def test_a_right_implementation_passes(
-    op: str, right: Callable[..., Any], dtype: torch.dtype, trains: bool
-) -> None:
+def test_a_right_implementation_passes(op: str, right: Callable[..., Any], dtype: torch.dtype, trains: bool) -> None:
     """Another formula or another order of additions is not refused, in any dtype, forward and backward."""
     verdict = judge_of(op, dtype, trains).judge(right)
     assert isinstance(verdict, Pass), verdict
@@ -97,9 +95,7 @@ def test_gradients_stay_off_the_model() -> None:
     """Judging in training leaves ``.grad`` of the module's parameters and of the inputs as it was."""
     module, args = OPS["mlp"].make(torch.float32, True)
     assert module is not None
-    assert isinstance(
-        check(OPS["mlp"].original, RIGHT["mlp"][0], calls_like(args), module=module, trains=True), Pass
-    )
+    assert isinstance(check(OPS["mlp"].original, RIGHT["mlp"][0], calls_like(args), module=module, trains=True), Pass)
     assert all(parameter.grad is None for parameter in module.parameters())
     assert args[0].grad is None
 
@@ -167,9 +163,7 @@ def test_an_unseedable_original_is_inconclusive() -> None:
     """An original that differs from run to run whatever the seed gives no yardstick."""
     own = torch.Generator().manual_seed(0)
     call = Call(args=(normal(16, D, dtype=torch.float32),), kwargs={})
-    verdict = check(
-        lambda x: x + torch.randn(x.shape, generator=own), torch.clone, [call], module=None, trains=False
-    )
+    verdict = check(lambda x: x + torch.randn(x.shape, generator=own), torch.clone, [call], module=None, trains=False)
     assert isinstance(verdict, Inconclusive)
     assert "random" in verdict.reason
 
@@ -296,9 +290,7 @@ def test_autocast_of_the_caller_is_kept() -> None:
 
 def test_a_compiled_original_passes() -> None:
     """torch.compile of the original is right, forward and backward."""
-    verdict = judge_of("silu_mul", torch.float32, True).judge(
-        torch.compile(OPS["silu_mul"].original, dynamic=False)
-    )
+    verdict = judge_of("silu_mul", torch.float32, True).judge(torch.compile(OPS["silu_mul"].original, dynamic=False))
     assert isinstance(verdict, Pass), verdict
 
 

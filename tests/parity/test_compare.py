@@ -194,9 +194,7 @@ def test_a_zero_truth_asks_for_zero() -> None:
 def test_empty_tensors_pass() -> None:
     """No elements, nothing wrong."""
     empty = torch.empty(0, 5)
-    assert compare(empty.double(), empty, empty.clone()) == ParityFigure(
-        tensor="output", point=4, error=0.0, limit=0.0
-    )
+    assert compare(empty.double(), empty, empty.clone()) == ParityFigure(tensor="output", point=4, error=0.0, limit=0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)

@@ -56,9 +56,7 @@ TABLE = torch.linspace(0.0, 1.0, 64)
         (with_autocast, lambda x: x @ x.t()),
     ],
 )
-def test_casts_are_turned_into_float64(
-    original: Callable[[Tensor], Tensor], truth: Callable[[Tensor], Tensor]
-) -> None:
+def test_casts_are_turned_into_float64(original: Callable[[Tensor], Tensor], truth: Callable[[Tensor], Tensor]) -> None:
     """Whatever way the code takes to a narrower dtype, the reference has float64's precision."""
     x = normal(16, 64, dtype=torch.float32)
     run, note = reference_of(original, (x,))

@@ -153,9 +153,7 @@ def _mlp(activation: Callable[[Tensor], Tensor], *, swapped: bool = False) -> Ca
     return forward
 
 
-def _rotary(
-    *, sign: float = 1.0, key: bool = True, head: bool = True
-) -> Callable[..., tuple[Tensor, Tensor]]:
+def _rotary(*, sign: float = 1.0, key: bool = True, head: bool = True) -> Callable[..., tuple[Tensor, Tensor]]:
     def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         a, b = x.chunk(2, dim=-1)
         return x * cos[:, None] + sign * torch.cat([-b, a], dim=-1) * sin[:, None]

@@ -121,6 +121,7 @@ def profile(*contests: Contest, device: str = "cpu", **changes: object) -> Profi
     made = Profile(
         tool="twinkle_tune 0.1.0",
         created="2025-01-02T03:04:05Z",
+        command="twinkle-tune profile qwen3-tiny --mode inference --device cpu --dtype float32 --batch 1 --seq-len 128",
         complete=True,
         model=ModelFacts(name="qwen3-tiny", target="package.module:Model", parameters=1_234_567, dtype="float32"),
         mode=Mode.INFERENCE,

@@ -222,7 +222,6 @@ def test_terminal_short_form_has_the_winner_and_no_contests() -> None:
 
 
 def test_path_of_the_profile_is_quoted() -> None:
-    """The lines to copy name the profile that was given, quoted for the shell and for Python."""
+    """The lines to copy name the profile that was given, quoted for Python."""
     text = render(fabricate.normal(), "md", "my profiles/it's.json")
     assert """profile="my profiles/it's.json")""" in text
-    assert """--out 'my profiles/it'"'"'s.json'""" in text

@@ -10,7 +10,13 @@ from twinkle_tune.workload import Context, TensorSpec, Workload
 
 
 def contest(
-    name: str, *, original_us: float, ratio: float = 1.0, calls: int = 1, paths: tuple[str, ...] = (), step: str = "forward"
+    name: str,
+    *,
+    original_us: float,
+    ratio: float = 1.0,
+    calls: int = 1,
+    paths: tuple[str, ...] = (),
+    step: str = "forward",
 ) -> Contest:
     """A contest in which "fast" won with ``ratio``, or the original where that is 1."""
     spec = TensorSpec(dtype="float32", shape=(2, 4), stride=(4, 1))
@@ -53,7 +59,8 @@ def test_the_inner_winners_stay_when_together_they_save_more() -> None:
     """Two inner winners that together save more than the outer one stay; the outer keeps its original."""
     outer = contest("Block", original_us=100, ratio=0.9, paths=("b",))
     inner = [
-        Placed(contest=contest(name, original_us=20, ratio=0.7, paths=(f"b.{name}",)), inside=("b",)) for name in ("X", "Y")
+        Placed(contest=contest(name, original_us=20, ratio=0.7, paths=(f"b.{name}",)), inside=("b",))
+        for name in ("X", "Y")
     ]
     chosen = choose_nested([Placed(contest=outer, inside=()), *inner])
     assert [c.selection.winner for c in chosen] == ["original", "fast", "fast"]
@@ -87,6 +94,9 @@ def test_the_verdict_says_what_the_figures_allow() -> None:
     won = [contest("A", original_us=10, ratio=0.5)]
     gain = StepResult(label="forward", original_us=(2.0,), tuned_us=(1.0,), ratio=0.5, low=0.4, high=0.6)
     unclear = StepResult(label="forward", original_us=(2.0,), tuned_us=(2.0,), ratio=1.0, low=0.9, high=1.1)
-    assert verdict_of(won, [gain]) == "1 of 1 contests won by a kernel (A): forward takes 0.500 of its time (0.400 to 0.600)."
+    assert (
+        verdict_of(won, [gain])
+        == "1 of 1 contests won by a kernel (A): forward takes 0.500 of its time (0.400 to 0.600)."
+    )
     assert "no clear gain end to end" in verdict_of(won, [unclear])
     assert verdict_of([contest("A", original_us=10)], []).startswith("Keep the original")

@@ -59,7 +59,7 @@ def test_the_fast_and_right_candidate_wins() -> None:
 
 
 def test_wrong_raising_and_slow_candidates_never_win() -> None:
-    """A wrong candidate is refused at parity, a raising one at its first call, a slow one leaves the race: each says why."""
+    """Wrong is refused at parity, raising at the first call, slow leaves the race: each says why."""
 
     def wrong(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return norm(self, x) * 1.01

@@ -227,7 +227,7 @@ def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tu
 def _seen(log: _Log, entry: _Entry, label: str) -> Seen:
     whole_us = log.observed_us[label]
     share = min(max(entry.inside_us[label] / whole_us, 0.0), 1.0) if whole_us > 0 else 0.0
-    return Seen(step=label, calls=entry.calls[label], share=share)
+    return Seen(step=label, calls=entry.calls[label], share=round(share, 4))
 
 
 def _whereabouts(site: Site) -> str:

@@ -140,9 +140,7 @@ def _laid_out(values: Tensor, like: Tensor) -> Tensor:
 def _overlaps(shape: torch.Size, strides: tuple[int, ...]) -> bool:
     # Right for what models make (slices, transposes, expansions); sliding windows are called overlapping.
     reach = 1
-    for stride, size in sorted(
-        (stride, size) for size, stride in zip(shape, strides, strict=True) if size > 1
-    ):
+    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size > 1):
         if stride < reach:
             return True
         reach = stride * (size - 1) + reach
@@ -200,9 +198,7 @@ def _repeats(values: Tensor) -> bool:
 
 
 def _outlier_gains(channels: int, generator: torch.Generator, like: Tensor) -> Tensor:
-    chosen = torch.randperm(channels, generator=generator, device=like.device)[
-        : max(1, channels // _OUTLIER_SHARE)
-    ]
+    chosen = torch.randperm(channels, generator=generator, device=like.device)[: max(1, channels // _OUTLIER_SHARE)]
     gains = torch.ones(channels, device=like.device, dtype=like.dtype)
     spread = torch.rand(chosen.shape, generator=generator, device=like.device, dtype=like.dtype)
     gains[chosen] = 20 + 30 * spread

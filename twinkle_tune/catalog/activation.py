@@ -95,7 +95,7 @@ def contestants(flavour: ActivationFlavour, module: nn.Module, device: str) -> l
     forward = fused_activation(KNOWN[flavour.function])
     if adds_nothing(module, forward, grid()):
         return []
-    return [Candidate(name=f"torch.{flavour.function}", source=ImplSource(impl=forward))]
+    return [Candidate(name=f"torch.{flavour.function}", source=ImplSource(kind="torch", impl=forward))]
 
 
 def fused_activation(function: Callable[[Tensor], Tensor]) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Ca
     found = []
     fused = fused_layer_norm(flavour.weight, flavour.bias, flavour.eps, flavour.offset, flavour.casts_last)
     if not adds_nothing(module, fused, sample(flavour.wide)):
-        found.append(Candidate(name="torch.layer_norm", source=ImplSource(impl=fused)))
+        found.append(Candidate(name="torch.layer_norm", source=ImplSource(kind="torch", impl=fused)))
     if liger.offered(device) and flavour.weight and flavour.bias and not flavour.offset:
         found.append(liger.candidate(liger.layer_norm(flavour.weight, flavour.bias, flavour.eps)))
     return found

@@ -186,7 +186,9 @@ def mlp_forward(flavour: MLPFlavour, overwrite: Callable[[Tensor], Tensor] | Non
 
 
 def _for_inference(forward: Callable[..., Any]) -> Candidate:
-    return Candidate(name="torch.inplace", source=ImplSource(impl=forward), modes=frozenset({Mode.INFERENCE}))
+    return Candidate(
+        name="torch.inplace", source=ImplSource(kind="torch", impl=forward), modes=frozenset({Mode.INFERENCE})
+    )
 
 
 def _is_plain(module: nn.Module, names: tuple[str | None, ...]) -> bool:

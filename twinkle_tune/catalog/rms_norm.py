@@ -30,12 +30,12 @@ def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Ca
         Candidate(
             name="torch.vector_norm",
             source=ImplSource(
-                impl=vector_norm_rms_norm(flavour.weight, flavour.eps, flavour.offset, flavour.casts_last)
+                kind="torch", impl=vector_norm_rms_norm(flavour.weight, flavour.eps, flavour.offset, flavour.casts_last)
             ),
         )
     ]
     if not adds_nothing(module, fused, x):
-        found.insert(0, Candidate(name="torch.rms_norm", source=ImplSource(impl=fused)))
+        found.insert(0, Candidate(name="torch.rms_norm", source=ImplSource(kind="torch", impl=fused)))
     # Liger takes eps as a number.
     if liger.offered(device) and isinstance(getattr(module, flavour.eps), float):
         casting = "gemma" if flavour.casts_last else "llama"

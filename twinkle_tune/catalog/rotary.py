@@ -35,10 +35,10 @@ def contestants(function: Callable[..., Any], parameters: list[inspect.Parameter
         return []
     takes_positions = _TRAILING[trailing]
     found = [
-        Candidate(name="torch.rotary", source=ImplSource(impl=as_function(rotate, takes_positions))),
+        Candidate(name="torch.rotary", source=ImplSource(kind="torch", impl=as_function(rotate, takes_positions))),
         Candidate(
             name="torch.rotary_inplace",
-            source=ImplSource(impl=as_function(rotate_in_place, takes_positions)),
+            source=ImplSource(kind="torch", impl=as_function(rotate_in_place, takes_positions)),
             modes=frozenset({Mode.INFERENCE}),
         ),
     ]

@@ -13,6 +13,7 @@ from twinkle_tune.cli.env import env
 from twinkle_tune.cli.list import list_slots
 from twinkle_tune.cli.profile import profile
 from twinkle_tune.cli.report import report
+from twinkle_tune.cli.typed import remembered
 from twinkle_tune.errors import TuneError
 
 _DEBUG = "--debug"
@@ -73,7 +74,8 @@ def run(argv: Sequence[str]) -> int:
     debug = _DEBUG in argv or os.environ.get("TWINKLE_TUNE_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in argv if argument != _DEBUG]
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name="twinkle-tune", standalone_mode=False)
+        with remembered(arguments):
+            code = typer.main.get_command(app).main(arguments, prog_name="twinkle-tune", standalone_mode=False)
     except TuneError as error:
         if debug:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from twinkle_tune.cli.options import (
     report_path,
 )
 from twinkle_tune.cli.register import register_files
+from twinkle_tune.cli.typed import command_line
 from twinkle_tune.cli.write import check_writable, write_report
 
 if TYPE_CHECKING:
@@ -76,8 +78,9 @@ def profile(
                 on_event=listen,
             )
     except KeyboardInterrupt as stop:
-        _keep(getattr(stop, "profile", None), path)
+        _keep(getattr(stop, "profile", None), path, command_line())
         raise typer.Exit(130) from stop
+    made = replace(made, command=command_line())
     made.save(path)
     for file, form in reports:
         write_report(made, file, form, path)
@@ -92,14 +95,14 @@ def _listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
     return Progress()
 
 
-def _keep(profile: object, path: Path) -> None:
+def _keep(profile: object, path: Path, command: str) -> None:
     """Save what an interrupted run had finished, and say so."""
     from twinkle_tune.profile.schema import Profile
 
     if not isinstance(profile, Profile):
         typer.echo("twinkle-tune: interrupted before a contest was finished; nothing was written", err=True)
         return
-    kept = profile.save(partial_path(path))
+    kept = replace(profile, command=command).save(partial_path(path))
     done = len(profile.contests)
     typer.echo(
         f"twinkle-tune: interrupted; {done} finished contest{'' if done == 1 else 's'} kept in {kept}",

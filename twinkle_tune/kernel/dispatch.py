@@ -62,20 +62,28 @@ class RowsFrom:
         return None
 
 
-def layer_dispatcher(rules: Sequence[Rule], calls: Mapping[str, Call], original: Call, rows_from: RowsFrom) -> Call:
+def layer_dispatcher(
+    rules: Sequence[Rule],
+    calls: Mapping[str, Call],
+    original: Call,
+    rows_from: RowsFrom,
+    dtype: torch.dtype | None = None,
+) -> Call:
     """A forward (module first) that looks at the row count and calls the winner, or the original.
 
     Args:
         rules: as from :func:`rules_of`.
         calls: the forward of each winner.
         rows_from: where the tensor that counts is. Rows are elements over the last dimension's size.
+        dtype: what that tensor's dtype was when the winners were measured; None where a parameter tells that.
     """
     steps = tuple((rule.low, rule.high, calls[rule.winner]) for rule in rules)
     index, name = rows_from.index, rows_from.name
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         # Given otherwise than when it was measured (by name, not by position), the original takes the call.
-        rows = _rows(kwargs.get(name) if name else args[index] if len(args) > index else None)
+        tensor = kwargs.get(name) if name else args[index] if len(args) > index else None
+        rows = _rows(tensor, dtype)
         for low, high, call in steps:
             if low <= rows <= high:
                 return call(self, *args, **kwargs)
@@ -84,7 +92,7 @@ def layer_dispatcher(rules: Sequence[Rule], calls: Mapping[str, Call], original:
     def forward_of_first(self: Any, tensor: Any = _ABSENT, /, *args: Any, **kwargs: Any) -> Any:
         if tensor is _ABSENT:
             return original(self, *args, **kwargs)
-        rows = _rows(tensor)
+        rows = _rows(tensor, dtype)
         for low, high, call in steps:
             if low <= rows <= high:
                 return call(self, tensor, *args, **kwargs)
@@ -93,9 +101,9 @@ def layer_dispatcher(rules: Sequence[Rule], calls: Mapping[str, Call], original:
     return forward if name or index else forward_of_first
 
 
-def _rows(tensor: Any) -> int:
-    """Elements over the last dimension's size; -1, which no rule covers, where there is no such thing."""
-    shape = tensor.shape if isinstance(tensor, torch.Tensor) else ()
+def _rows(tensor: Any, dtype: torch.dtype | None) -> int:
+    """Elements over the last dimension's size; -1, which no rule covers, where there is none or dtypes differ."""
+    shape = tensor.shape if isinstance(tensor, torch.Tensor) and dtype in (None, tensor.dtype) else ()
     return tensor.numel() // shape[-1] if shape and shape[-1] else -1
 
 

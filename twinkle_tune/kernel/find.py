@@ -62,8 +62,7 @@ def contestants(
     found = [_ORIGINAL]
     if module is not None:
         recognised = layer_name(module)
-        if recognised is not None:
-            found += layer_contestants(recognised, module, device)
+        found += layer_contestants(recognised or slot.name, module, device)
         for name in dict.fromkeys((slot.name, registry.kernel_name(type(module)), recognised)):
             found += registry.layer(name) if name is not None else ()
     elif function is not None:

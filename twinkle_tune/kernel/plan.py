@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from twinkle_tune.environment import changes, current_environment
@@ -15,13 +16,12 @@ from twinkle_tune.kernel.dispatch import Family, RowsFrom, Rule, family_of, laye
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
+from twinkle_tune.kernel.paths import contests_at
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ORIGINAL, Implementation, Slot, SlotKind
-from twinkle_tune.workload import module_settings, signature_of, target_of
-
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+from twinkle_tune.workload import TensorSpec, module_settings, signature_of, target_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,10 +139,12 @@ def _plan_layers(
         if contest.slot.kind is SlotKind.LAYER:
             by_target.setdefault(contest.slot.target, []).append(contest)
     planned, kept = [], []
+    placed: set[int] = set()
     for path, module in model.named_modules():
-        spoken_of = _of_instance(by_target.get(target_of(type(module)), []), path)
+        spoken_of = contests_at(path, by_target.get(target_of(type(module)), []))
         if not spoken_of:
             continue
+        placed |= {id(contest) for contest in spoken_of}
         if replaced_by_another(module):
             reason = "its forward was replaced on the instance by somebody else"
             kept.append(Kept(slot=f"{spoken_of[0].slot.name} {path}", reason=reason))
@@ -158,17 +160,13 @@ def _plan_layers(
             kept.append(entry)
         else:
             planned.append((module, *entry))
+    for contest in (c for found in by_target.values() for c in found):
+        if id(contest) not in placed and contest.selection.winner != ORIGINAL:
+            where = ", ".join(contest.instances[:3])
+            resolver.note(
+                contest, f"the model has no {contest.slot.target} at {where}; is it the one that was profiled?"
+            )
     return tuple(planned), tuple(kept)
-
-
-def _of_instance(contests: Sequence[Contest], path: str) -> list[Contest]:
-    """The contests of an instance: those that name it, else those of an instance with another number in its path.
-
-    A profile of a stack that was shortened speaks for the layers that were left out.
-    """
-    named = [contest for contest in contests if path in contest.instances]
-    pattern = _NUMBER.sub("*", path)
-    return named or [c for c in contests if any(_NUMBER.sub("*", instance) == pattern for instance in c.instances)]
 
 
 def _layer_entry(
@@ -193,15 +191,24 @@ def _layer_entry(
     names = {name for _, name in points}
     if names == {ORIGINAL}:
         return Kept(slot=f"{slot} {path}", reason="; ".join(dict.fromkeys(reasons)))
-    if len(names) == 1 and straight:
+    dtypes = {contest.workload.tensors[0].dtype for contest in contests if contest.workload.tensors}
+    # Where parameters of that dtype are among the settings, the signature has told that it is the same.
+    needs_dtype = not dtypes <= {
+        node.dtype for _, node in contests[0].workload.settings if isinstance(node, TensorSpec)
+    }
+    if len(names) == 1 and straight and not needs_dtype:
         (name,) = names
         return calls[name], Binding(slot=slot, path=path, candidate=name, rows="all")
     rules = rules_of(points)
-    if not rules or rows_from is None:
+    if len(names) == 1 and straight:
+        rules = (Rule(low=0, high=sys.maxsize, winner=names.pop()),)
+    if not rules or rows_from is None or len(dtypes) != 1:
         return Kept(slot=f"{slot} {path}", reason="its workloads have different winners that no row count tells apart")
     winners = ", ".join(dict.fromkeys(rule.winner.split(" at ")[0] for rule in rules))
-    call = layer_dispatcher(rules, calls, original, rows_from)
-    return call, Binding(slot=slot, path=path, candidate=winners, rows=_rows_text(rules))
+    (dtype,) = dtypes
+    call = layer_dispatcher(rules, calls, original, rows_from, getattr(torch, dtype) if needs_dtype else None)
+    rows = _rows_text(rules) + (f" ({dtype} alone)" if needs_dtype else "")
+    return call, Binding(slot=slot, path=path, candidate=winners, rows=rows)
 
 
 def _plan_functions(
@@ -265,6 +272,7 @@ def _rows_text(rules: Sequence[Rule]) -> str:
     parts = []
     for rule in rules:
         rows = str(rule.low) if rule.low == rule.high else f"{rule.low} to {rule.high}"
+        rows = "all" if rule.high == sys.maxsize else rows
         parts.append(f"{rows}: {rule.winner.split(' at ')[0]}")
     return "; ".join(parts)
 

@@ -46,7 +46,7 @@ class Registry:
         """
         if not (isinstance(layer_class, type) and issubclass(layer_class, nn.Module)):
             raise RegistrationError(
-                f"layer_class: got {layer_class!r}, expected an nn.Module class; pass the class, not an instance"
+                f"layer_class: got {layer_class!r:.80}, expected an nn.Module class; pass the class, not an instance"
             )
         bound = self._external.get(layer_class)
         if bound not in (None, kernel_name):

@@ -88,8 +88,7 @@ class Judge:
         baselines = [self._run(original, call) for call in calls]
         precise, self.note = references(original, calls, baselines, module=copied, trains=trains, seed=seed)
         self._cases = [
-            _Case(call=call, reference=r, baseline=b)
-            for call, r, b in zip(calls, precise, baselines, strict=True)
+            _Case(call=call, reference=r, baseline=b) for call, r, b in zip(calls, precise, baselines, strict=True)
         ]
         self._seen = _noises(self._cases)
         self.inconclusive = self._control(original)
@@ -150,9 +149,7 @@ class Judge:
             unstable = unstable if _same(case.baseline, again) else "the original is random or unstable: "
             refusal = self._refused(case, case.baseline) or self._refused(case, again)
             if refusal is not None:
-                return Inconclusive(
-                    reason=f"{unstable}run twice on equal inputs, it is refused ({refusal.reason})"
-                )
+                return Inconclusive(reason=f"{unstable}run twice on equal inputs, it is refused ({refusal.reason})")
             for name, fake in self._fakes(original, case):
                 passes[name] = passes.get(name, True) and self._refused(case, fake) is None
         if not passes:
@@ -187,11 +184,7 @@ def _with_varied_constants(module: nn.Module, seed: int) -> nn.Module:
     """``module`` itself, its constant floating parameters spread by 0.25 around their value."""
     for offset, parameter in enumerate(module.parameters()):
         values = parameter.detach()
-        if (
-            not values.is_floating_point()
-            or values.numel() == 0
-            or bool((values != values.reshape(-1)[0]).any())
-        ):
+        if not values.is_floating_point() or values.numel() == 0 or bool((values != values.reshape(-1)[0]).any()):
             continue
         generator = torch.Generator(values.device).manual_seed(seed + offset)
         noise = torch.randn(values.shape, generator=generator, device=values.device)
@@ -205,11 +198,7 @@ def _noises(cases: Sequence[_Case]) -> dict[str, Noise]:
     for case in cases:
         precise = case.reference.tensors
         for name, tensor in case.baseline.tensors.items():
-            if (
-                0 < tensor.numel() < SMALL
-                and tensor.is_floating_point()
-                and bool(torch.isfinite(tensor).all())
-            ):
+            if 0 < tensor.numel() < SMALL and tensor.is_floating_point() and bool(torch.isfinite(tensor).all()):
                 found.setdefault(name, []).append(noise_of(precise[name], tensor))
     return {name: pooled(noises) for name, noises in found.items()}
 

@@ -86,9 +86,7 @@ def compare(
     for finding in (
         _whole(tally, tensor, TENSOR_FACTOR * noise * widening),
         _worst_slice(tally, tensor),
-        _worst_element(
-            tally, tensor, (ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak) * widening
-        ),
+        _worst_element(tally, tensor, (ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak) * widening),
     ):
         if isinstance(finding, Reject):
             return finding

@@ -31,9 +31,7 @@ def fakes(baseline: Run, stale: Run, low: Run) -> Iterator[tuple[str, Run]]:
     zeros = replace(
         baseline,
         outputs={name: torch.zeros_like(t) for name, t in baseline.outputs.items()},
-        gradients={
-            name: None if t is None else torch.zeros_like(t) for name, t in baseline.gradients.items()
-        },
+        gradients={name: None if t is None else torch.zeros_like(t) for name, t in baseline.gradients.items()},
     )
     # Without floating outputs there is no precision to lower.
     lowers = any(t.is_floating_point() or t.is_complex() for t in baseline.outputs.values())

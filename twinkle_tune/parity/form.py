@@ -47,9 +47,7 @@ def misformed(baseline: Tensor, candidate: Tensor, tensor: str) -> Reject | None
         candidate[where].item() if where else candidate.item(),
         (baseline[where] if where else baseline).item(),
     )
-    return _form(
-        tensor, count, f"{got} at {at(where)} where the original has {expected:.6g} ({count} such elements)"
-    )
+    return _form(tensor, count, f"{got} at {at(where)} where the original has {expected:.6g} ({count} such elements)")
 
 
 def _form(tensor: str, count: int, what: str) -> Reject:
@@ -62,9 +60,7 @@ def equality(baseline: Tensor, candidate: Tensor, tensor: str) -> Finding:
     if count == 0:
         return ParityFigure(tensor=tensor, point=4, error=0.0, limit=0.0)
     where = position(int(differ.reshape(-1).int().argmax()), differ.shape)
-    reason = (
-        f"{tensor}: {count} of {differ.numel()} values of {baseline.dtype} differ, the first at {at(where)}"
-    )
+    reason = f"{tensor}: {count} of {differ.numel()} values of {baseline.dtype} differ, the first at {at(where)}"
     return Reject(point=4, tensor=tensor, error=float(count), limit=0.0, reason=reason)
 
 

@@ -59,9 +59,7 @@ class Subject:
         source = dict(_state(like))
         return cls(
             module=copied,
-            pristine={
-                n: source[n] if same_bits(t, source[n]) else t.detach().clone() for n, t in _state(copied)
-            },
+            pristine={n: source[n] if same_bits(t, source[n]) else t.detach().clone() for n, t in _state(copied)},
         )
 
     def restore(self) -> dict[str, Tensor]:
@@ -112,9 +110,7 @@ def execute(
         kept = {name: gradient.clone() for name, gradient in sent.items()}
         gradients = _gradients(graded, sent, {**names, **_parameters(subject)}) if trains else {}
     changed = {f"{name} after the call": t.detach() for name, t in _differing(given, call)}
-    changed |= {
-        f"gradient sent into {n}, after the call": t for n, t in sent.items() if not same_bits(t, kept[n])
-    }
+    changed |= {f"gradient sent into {n}, after the call": t for n, t in sent.items() if not same_bits(t, kept[n])}
     # An output may be a buffer of the module itself, which restoring would change under us.
     detached = {name: t.detach().clone() if subject else t.detach() for name, t in outputs.items()}
     changed |= subject.restore() if subject else {}
@@ -177,9 +173,7 @@ def _gradients(
             wanted[name] = leaf
     if not wanted or not graded:
         return {f"gradient of {name}": None for name in wanted}
-    found = torch.autograd.grad(
-        list(graded.values()), list(wanted.values()), list(sent.values()), allow_unused=True
-    )
+    found = torch.autograd.grad(list(graded.values()), list(wanted.values()), list(sent.values()), allow_unused=True)
     return {f"gradient of {name}": g for name, g in zip(wanted, found, strict=True)}
 
 

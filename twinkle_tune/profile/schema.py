@@ -58,7 +58,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """How a workload occurred in one step: calls a step over all instances, and its share of the step's time (0 to 1)."""
+    """How a workload occurred in a step: calls over all instances, and its share of the step's time (0 to 1)."""
 
     step: str
     calls: int

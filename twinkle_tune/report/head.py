@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Iterable
 
 from twinkle_tune.profile.schema import Profile
@@ -14,6 +12,9 @@ def notes(profile: Profile) -> Iterable[str]:
     """What a reader must know before believing a figure."""
     if profile.device == "cpu":
         yield "Measured on a CPU; says nothing about a GPU."
+    here = profile.environment
+    if here.load > 0.5 * max(here.processors, 1):
+        yield f"The machine was busy when the run began: load {here.load:.1f} on {here.processors} processors."
     if not profile.complete:
         yield "The run was interrupted: what is here was finished, the rest is missing."
     if not profile.contests:
@@ -46,16 +47,12 @@ def _count(number: int) -> str:
     return f"{number:,}"
 
 
-def command(profile: Profile, path: str) -> str:
-    """The command line that measures the same again, as far as the profile tells."""
-    sizes = [re.search(r"\b(\d+)x(\d+)$", step.label) for step in profile.steps]
-    words = ["twinkle-tune", "profile", one_line(profile.model.name), "--mode", str(profile.mode)]
-    words += ["--device", profile.device, "--dtype", profile.model.dtype]
-    if sizes and all(sizes):
-        for option, group in (("--batch", 1), ("--seq-len", 2)):
-            values = sorted({int(size[group]) for size in sizes if size})
-            words += [option, ",".join(str(value) for value in values)]
-    return shlex.join([*(one_line(word) for word in words), "--out", one_line(path)])
+def again(profile: Profile) -> str:
+    """What measures the same again: the command line that made the profile, or the call from Python."""
+    if profile.command:
+        return one_line(profile.command)
+    call = f"mode={str(profile.mode)!r}, device={one_line(profile.device)!r}, name={one_line(profile.model.name)!r}"
+    return f"from twinkle_tune import tune_model\n\nprofile = tune_model(model, example_inputs, {call})"
 
 
 def code(profile: Profile, path: str) -> str:

@@ -154,7 +154,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
             for number, contest in enumerate(profile.contests, 1)
         ),
         uncalled=tuple(one_line(name, 2 * _NAME_LIMIT) for name in profile.uncalled),
-        reproduce=head.command(profile, path),
+        reproduce=head.again(profile),
         apply=head.code(profile, path),
     )
 

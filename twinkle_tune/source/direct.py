@@ -33,7 +33,7 @@ class ImplSource:
 
     Attributes:
         impl: an nn.Module class without a constructor, or a function (of the module, for a layer).
-        kind: "impl", or the library that it wraps ("liger", "triton").
+        kind: "impl", or for built-in candidates what they are made of ("torch", "liger", "triton").
         requires: why it cannot be used here and now ("" if it can), asked when it is loaded.
     """
 

@@ -27,10 +27,7 @@ def implementation_of(loaded: object, slot: Slot, original: Callable[..., Any], 
     Raises:
         SignatureError: it cannot take the original's place.
     """
-    if slot.kind is SlotKind.LAYER:
-        call = _forward_of(loaded, what)
-    else:
-        call = _function_of(loaded, what)
+    call = _forward_of(loaded, what) if slot.kind is SlotKind.LAYER else _function_of(loaded, what)
     _check_signature(call, original, slot, what)
     return Implementation(
         call=call,

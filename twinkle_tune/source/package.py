@@ -145,7 +145,9 @@ def _import_folder(folder: Path, package_name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
-    assert spec is not None and spec.loader is not None  # a path that ends in .py always has a loader
+    # A path that ends in .py always has a loader.
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -63,13 +63,19 @@ def keep_original(contest: Contest, why: str) -> Contest:
 
 
 def drop_slow_steps(contests: Sequence[Contest], slow: Sequence[StepResult]) -> tuple[Contest, ...]:
-    """Take back every winner that was called in a step that became slower as a whole."""
+    """Take back every winner that was called in a step that did not become faster as a whole.
+
+    In doubt the original: winners that were measured one by one may still cost more than they save together.
+    """
     labels = {step.label: step for step in slow}
     kept = []
     for contest in contests:
         seen = next((labels[s.step] for s in contest.seen if s.step in labels), None)
         if seen is not None and _won(contest):
-            why = f"the whole step {seen.label!r} took {seen.ratio:.3f} of its time with the winners"
+            why = (
+                f"the whole step {seen.label!r} took {seen.ratio:.3f} of its time with the winners "
+                f"({seen.low:.3f} to {seen.high:.3f}), so they are taken back"
+            )
             contest = keep_original(contest, why)
         kept.append(contest)
     return tuple(kept)

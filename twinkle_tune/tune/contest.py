@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from twinkle_tune.capture.capture import Observation
-from twinkle_tune.capture.inputs import Call, fresh, vary
+from twinkle_tune.capture.inputs import Call, fresh, named_tensors, vary
 from twinkle_tune.device import torch_type
 from twinkle_tune.errors import SignatureError, TuneError
 from twinkle_tune.kernel.functions import original_function
@@ -30,6 +30,8 @@ from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialSt
 from twinkle_tune.workload import Context
 
 Step = Callable[[], object]
+
+_LARGE = 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +147,13 @@ class _Arena:
 
 
 def parity_calls(call: Call, seed: int) -> tuple[Call, ...]:
-    """The inputs that a candidate is judged on: the captured call, two others like it, outliers, small values."""
+    """The inputs that a candidate is judged on: the captured call, two others like it, outliers, small values.
+
+    Where the call holds more than 2**26 elements (logits of a large vocabulary), only it, another and outliers:
+    the judge keeps the float64 results of all of them.
+    """
+    if sum(tensor.numel() for _, tensor in named_tensors(call)) > _LARGE:
+        return call, vary(call, seed=seed + 1), vary(call, seed=seed + 3, outliers=True)
     return (
         call,
         vary(call, seed=seed + 1),
@@ -220,7 +228,7 @@ def _measured(
         times_us=tuple(round(t, 4) for t in times_us[name]),
         first_call_us=round(ready.first_call_us, 1),
         peak_bytes=clock.peak_bytes(ready.step),
-        parity=ready.verdict.figures,
+        parity=tuple(replace(f, error=_rounded(f.error), limit=_rounded(f.limit)) for f in ready.verdict.figures),
         deterministic=ready.verdict.deterministic,
         left_race=left,
     )
@@ -260,6 +268,11 @@ def _refuse(listener: Listener, candidate: Candidate, stage: Stage, reason: str)
 def _rejection(found: _Ready | Rejection) -> Rejection:
     assert isinstance(found, Rejection)  # whoever was ready has been measured
     return found
+
+
+def _rounded(figure: float) -> float:
+    """Four digits that count: a profile is read by people."""
+    return float(f"{figure:.4g}")
 
 
 def _stage(name: str) -> Stage:

@@ -16,7 +16,7 @@ from twinkle_tune import __version__
 from twinkle_tune.capture.capture import Capture, Observation, capture
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.device import is_available, parse_device, torch_type
-from twinkle_tune.environment import current_environment
+from twinkle_tune.environment import Environment, current_environment
 from twinkle_tune.errors import DeviceError, RegistrationError, TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.functions import original_function
@@ -114,6 +114,7 @@ class _Run:
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
+    environment = current_environment(run.device)
     targets = find_slots(run.model, run.registry)
     seen = capture(run.model, steps, targets, run.device)
     entrants = {id(o): _entrants(run, o) for o in seen.observations}
@@ -132,10 +133,10 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             contest = _contest(run, index, observation, entrants[id(observation)])
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
-        profile = _profile(run, seen, choose_nested(placed), complete=True)
+        profile = _profile(run, environment, seen, choose_nested(placed), complete=True)
         return _timed_whole(run, steps, profile)
     except KeyboardInterrupt as error:
-        partial = _profile(run, seen, choose_nested(placed), complete=False) if placed else None
+        partial = _profile(run, environment, seen, choose_nested(placed), complete=False) if placed else None
         raise TuneInterrupted(partial) from error
 
 
@@ -195,23 +196,25 @@ def _check_wanted(run: _Run, entrants: Sequence[Candidate]) -> None:
     for wanted in run.wanted or ():
         if wanted != ORIGINAL and not any(_is_wanted(candidate, wanted) for candidate in entrants):
             raise RegistrationError(
-                f"candidates: got {wanted!r}, which no slot of this model has for device {run.device} in mode {run.mode}; "
-                "see the names with 'twinkle-tune list'"
+                f"candidates: got {wanted!r}, which no slot of this model has for device {run.device} in mode "
+                f"{run.mode}; see the names with 'twinkle-tune list'"
             )
 
 
 def _timed_whole(run: _Run, steps: Sequence[Step], profile: Profile) -> Profile:
-    """The profile with the whole model timed; winners in steps that became slower as a whole are taken back."""
+    """The profile with the whole model timed; the winners of a step that did not become faster are taken back."""
     clock = clock_for(run.device)
     while True:
         results = time_steps(run.model, steps, profile, clock, run.registry, run.tell, run.seed)
-        slow = [result for result in results if result.low > 1.0]
+        slow = [result for result in results if result.tuned_us and result.ratio >= 1.0]
         if not slow:
             return replace(profile, steps=results, verdict=verdict_of(profile.contests, results))
         profile = replace(profile, contests=drop_slow_steps(profile.contests, slow))
 
 
-def _profile(run: _Run, seen: Capture, contests: Sequence[Contest], *, complete: bool) -> Profile:
+def _profile(
+    run: _Run, environment: Environment, seen: Capture, contests: Sequence[Contest], *, complete: bool
+) -> Profile:
     ordered = tuple(sorted(contests, key=lambda c: (c.slot.name, c.workload.rows, c.workload.key)))
     verdict = verdict_of(ordered, ())
     if not complete:
@@ -228,7 +231,7 @@ def _profile(run: _Run, seen: Capture, contests: Sequence[Contest], *, complete:
         ),
         mode=run.mode,
         device=run.device,
-        environment=current_environment(run.device),
+        environment=environment,
         verdict=verdict,
         steps=tuple(StepResult(label=label) for label, _ in seen.step_us),
         contests=ordered,
