@@ -177,12 +177,12 @@ def _kernel(*args: Any, **kwargs: Any) -> str:
 
 
 SEEN = torch.zeros(4, 8)
-BELONGS = {
+BELONGS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "as measured": ((SEEN, 1.0, None), {}),
     "rows in between": ((torch.zeros(3, 8), 1.0, None), {}),
     "another layout": ((torch.zeros(8, 4).T, 1.0, None), {}),
 }
-DIFFERS = {
+DIFFERS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "more rows": ((torch.zeros(5, 8), 1.0, None), {}),
     "another width": ((torch.zeros(4, 9), 1.0, None), {}),
     "another dtype": ((SEEN.double(), 1.0, None), {}),

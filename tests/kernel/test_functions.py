@@ -300,7 +300,7 @@ def test_all_or_nothing_with_layers(module: Any) -> None:
     assert _shows(module, 4) == 2
 
 
-PLACES = {
+PLACES: dict[str, tuple[str, Callable[..., Any]]] = {
     "method": ("Base.method", lambda self, x: ("kernel", self, x)),
     "inherited method": ("Child.method", lambda self, x: ("kernel", self, x)),
     "nested class": ("Base.Inner.method", lambda self, x: ("kernel", self, x)),

@@ -51,6 +51,8 @@ class Layer(nn.Module):
 class Model(nn.Module):
     """A stack."""
 
+    layers: Any
+
     def __init__(self, layers: int = 2) -> None:
         super().__init__()
         torch.manual_seed(0)

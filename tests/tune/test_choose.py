@@ -5,7 +5,16 @@ from __future__ import annotations
 from twinkle_tune.outcome import Measurement, Selection, Trial
 from twinkle_tune.profile.schema import Contest, Seen, StepResult
 from twinkle_tune.slot import Slot, SlotKind
-from twinkle_tune.tune.choose import Placed, choose_nested, drop_slow_steps, saved_us, verdict_of
+from twinkle_tune.tune.choose import (
+    Placed,
+    choose_nested,
+    culprits,
+    only_winners_of,
+    saved_us,
+    slots_with_winners,
+    take_back,
+    verdict_of,
+)
 from twinkle_tune.workload import Context, TensorSpec, Workload
 
 
@@ -77,16 +86,33 @@ def test_slots_side_by_side_do_not_touch() -> None:
     assert [c.selection.winner for c in choose_nested(beside)] == ["fast"] * 3
 
 
-def test_a_step_that_became_slower_takes_its_winners_back() -> None:
-    """Winners called in a step that is slower as a whole are dropped with the figure; those of other steps stay."""
+def result(ratio: float) -> StepResult:
+    """A step that took ``ratio`` of its time with some winners."""
+    return StepResult(
+        label="decode", original_us=(1.0,), tuned_us=(ratio,), ratio=ratio, low=ratio - 0.01, high=ratio + 0.01
+    )
+
+
+def test_culprits_are_those_that_do_not_make_the_step_faster() -> None:
+    """Of several slots those are taken back that alone leave the step no faster; else the one that gains least."""
+    assert culprits({"A": result(0.9), "B": result(1.1), "C": result(1.0)}).keys() == {"B", "C"}
+    assert culprits({"A": result(0.9), "B": result(0.98)}).keys() == {"B"}
+    assert culprits({}) == {}
+
+
+def test_winners_are_taken_back_in_their_step_alone() -> None:
+    """A culprit's winner goes back to the original in that step, with the figure; other steps and slots keep theirs."""
     contests = [
         contest("A", original_us=10, ratio=0.5, step="prefill"),
+        contest("A", original_us=10, ratio=0.5, step="decode"),
         contest("B", original_us=10, ratio=0.5, step="decode"),
     ]
-    slow = StepResult(label="decode", original_us=(1.0,), tuned_us=(1.1,), ratio=1.1, low=1.05, high=1.2)
-    kept = drop_slow_steps(contests, [slow])
-    assert [c.selection.winner for c in kept] == ["fast", "original"]
-    assert "1.100" in kept[1].selection.reason
+    assert slots_with_winners(contests, "decode") == ("A", "B")
+    alone = only_winners_of(contests, "B", "decode")
+    assert [c.selection.winner for c in alone] == ["original", "original", "fast"]
+    kept = take_back(contests, "decode", {"A": result(1.1)})
+    assert [c.selection.winner for c in kept] == ["fast", "original", "fast"]
+    assert "took 1.100 of its time" in kept[1].selection.reason
 
 
 def test_the_verdict_says_what_the_figures_allow() -> None:

@@ -207,8 +207,8 @@ def _layer_entry(
     winners = ", ".join(dict.fromkeys(rule.winner.split(" at ")[0] for rule in rules))
     (dtype,) = dtypes
     call = layer_dispatcher(rules, calls, original, rows_from, getattr(torch, dtype) if needs_dtype else None)
-    rows = _rows_text(rules) + (f" ({dtype} alone)" if needs_dtype else "")
-    return call, Binding(slot=slot, path=path, candidate=winners, rows=rows)
+    told = _rows_text(rules) + (f" ({dtype} alone)" if needs_dtype else "")
+    return call, Binding(slot=slot, path=path, candidate=winners, rows=told)
 
 
 def _plan_functions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -62,23 +62,58 @@ def keep_original(contest: Contest, why: str) -> Contest:
     return replace(contest, selection=Selection(winner=ORIGINAL, rounds=lost.rounds, reason=reason))
 
 
-def drop_slow_steps(contests: Sequence[Contest], slow: Sequence[StepResult]) -> tuple[Contest, ...]:
-    """Take back every winner that was called in a step that did not become faster as a whole.
+def slots_with_winners(contests: Sequence[Contest], step: str) -> tuple[str, ...]:
+    """Names of the slots whose winners run in a step, in the order of the contests."""
+    return tuple(dict.fromkeys(c.slot.name for c in contests if _won(c) and _runs_in(c, step)))
 
-    In doubt the original: winners that were measured one by one may still cost more than they save together.
+
+def only_winners_of(contests: Sequence[Contest], slot: str, step: str) -> tuple[Contest, ...]:
+    """The contests with no winners left but those of one slot in one step."""
+    return tuple(
+        c
+        if not _won(c) or (c.slot.name == slot and _runs_in(c, step))
+        else keep_original(c, "left out to measure another")
+        for c in contests
+    )
+
+
+def culprits(alone: Mapping[str, StepResult]) -> dict[str, StepResult]:
+    """Which slots' winners to take back from a step that did not become faster with all of them.
+
+    Args:
+        alone: the step with the winners of one slot alone, by slot.
+
+    Returns:
+        Those with which the step did not become faster; where each alone made it faster, the one that did least.
     """
-    labels = {step.label: step for step in slow}
-    kept = []
-    for contest in contests:
-        seen = next((labels[s.step] for s in contest.seen if s.step in labels), None)
-        if seen is not None and _won(contest):
-            why = (
-                f"the whole step {seen.label!r} took {seen.ratio:.3f} of its time with the winners "
-                f"({seen.low:.3f} to {seen.high:.3f}), so they are taken back"
-            )
-            contest = keep_original(contest, why)
-        kept.append(contest)
-    return tuple(kept)
+    slow = {slot: result for slot, result in alone.items() if result.ratio >= 1.0}
+    if slow or not alone:
+        return slow
+    worst = max(alone, key=lambda slot: alone[slot].ratio)
+    return {worst: alone[worst]}
+
+
+def take_back(contests: Sequence[Contest], step: str, slow: Mapping[str, StepResult]) -> tuple[Contest, ...]:
+    """The originals back for some slots' winners in a step, with the figures of the step as the reason.
+
+    In doubt the original: what was measured faster by itself, call after call, may cost more than it saves
+    between the other operations of a model.
+    """
+    return tuple(
+        keep_original(c, _why_back(step, slow[c.slot.name]))
+        if _won(c) and _runs_in(c, step) and c.slot.name in slow
+        else c
+        for c in contests
+    )
+
+
+def _why_back(step: str, result: StepResult) -> str:
+    interval = f"({result.low:.3f} to {result.high:.3f})"
+    return f"taken back: with it the whole step {step!r} took {result.ratio:.3f} of its time {interval}"
+
+
+def _runs_in(contest: Contest, step: str) -> bool:
+    return any(seen.step == step for seen in contest.seen)
 
 
 def verdict_of(contests: Sequence[Contest], steps: Sequence[StepResult]) -> str:

@@ -28,7 +28,15 @@ from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
-from twinkle_tune.tune.choose import Placed, choose_nested, drop_slow_steps, verdict_of
+from twinkle_tune.tune.choose import (
+    Placed,
+    choose_nested,
+    culprits,
+    only_winners_of,
+    slots_with_winners,
+    take_back,
+    verdict_of,
+)
 from twinkle_tune.tune.contest import Executor, InProcess, Task
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.whole import time_steps
@@ -204,12 +212,21 @@ def _check_wanted(run: _Run, entrants: Sequence[Candidate]) -> None:
 def _timed_whole(run: _Run, steps: Sequence[Step], profile: Profile) -> Profile:
     """The profile with the whole model timed; the winners of a step that did not become faster are taken back."""
     clock = clock_for(run.device)
+
+    def timed(contests: tuple[Contest, ...], of: Sequence[Step]) -> tuple[StepResult, ...]:
+        trial = replace(profile, contests=contests)
+        return time_steps(run.model, of, trial, clock, run.registry, run.tell, run.seed)
+
+    contests = profile.contests
     while True:
-        results = time_steps(run.model, steps, profile, clock, run.registry, run.tell, run.seed)
-        slow = [result for result in results if result.tuned_us and result.ratio >= 1.0]
+        results = timed(contests, steps)
+        slow = [step for step, result in zip(steps, results, strict=True) if result.tuned_us and result.ratio >= 1.0]
         if not slow:
-            return replace(profile, steps=results, verdict=verdict_of(profile.contests, results))
-        profile = replace(profile, contests=drop_slow_steps(profile.contests, slow))
+            return replace(profile, contests=contests, steps=results, verdict=verdict_of(contests, results))
+        for step in slow:
+            slots = slots_with_winners(contests, step.label)
+            alone = {slot: timed(only_winners_of(contests, slot, step.label), [step])[0] for slot in slots}
+            contests = take_back(contests, step.label, culprits(alone))
 
 
 def _profile(
