@@ -151,6 +151,8 @@ def describe(value: object) -> Node:
     match value:
         case torch.Tensor():
             return tensor_spec(value)
+        case float() if not math.isfinite(value):
+            return Named(kind="name", name=f"float.{value}")  # JSON has no such number
         case None | bool() | int() | float() | str():
             return Plain(value=value)
         case torch.dtype():

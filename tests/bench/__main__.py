@@ -21,7 +21,7 @@ def main() -> int:
     for measure in FIGURES:
         figure = measure()
         figures.append(figure)
-        print(f"{figure.name}: {figure.text} ({'goal met' if figure.met else 'goal MISSED'}: {figure.goal_text})")
+        print(f"{figure.name}: {figure.text} ({'met' if figure.met else 'MISSED'}: {figure.goal_text})")
     made = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": environment.device_name,

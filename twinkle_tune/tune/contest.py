@@ -16,6 +16,7 @@ from twinkle_tune.capture.inputs import Call, fresh, named_tensors, vary
 from twinkle_tune.device import torch_type
 from twinkle_tune.errors import SignatureError, TuneError
 from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.clock import Clock, clock_for
 from twinkle_tune.measure.race import Decision, Race, RaceSettings
 from twinkle_tune.measure.run import run_race
@@ -109,7 +110,7 @@ class _Arena:
     def __init__(self, task: Task) -> None:
         observation = task.observation
         self.task = task
-        self.clock: Clock = clock_for(task.device)
+        self.clock: Clock = BetweenCpuClock() if task.device == "cpu" else clock_for(task.device)
         self.module = observation.module
         self.original: Callable[..., Any] = (
             type(observation.module).forward

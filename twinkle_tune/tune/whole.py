@@ -20,10 +20,10 @@ from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
 
-_ROUNDS = 40
+_ROUNDS = 400
 _FEWEST_ROUNDS = 6
 """Below this no interval reaches 95%."""
-_SECONDS = 15.0
+_SECONDS = 6.0
 """A step is given about this long, unless the fewest rounds take longer."""
 
 

@@ -1,0 +1,66 @@
+"""Names of modes and devices, and the environment's fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import kernels
+import pytest
+import torch
+
+from twinkle_tune.device import is_available, parse_device
+from twinkle_tune.environment import changes, current_environment
+from twinkle_tune.errors import DeviceError, ModeError
+from twinkle_tune.mode import Mode, parse_mode, parse_registered_mode
+
+
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [
+        ("train", Mode.TRAIN),
+        ("INFERENCE", Mode.INFERENCE),
+        (Mode.COMPILE, Mode.COMPILE),
+        (kernels.Mode.TRAINING, Mode.TRAIN),
+        (kernels.Mode.INFERENCE, Mode.INFERENCE),
+        (kernels.Mode.TORCH_COMPILE, Mode.COMPILE),
+        (kernels.Mode.TRAINING | kernels.Mode.TORCH_COMPILE, Mode.TRAIN_COMPILE),
+    ],
+)
+def test_modes_by_name_and_by_kernels_value(value: object, mode: Mode) -> None:
+    """A mode is named, or a kernels.Mode, or a combination of those."""
+    assert parse_mode(value) is mode
+
+
+@pytest.mark.parametrize("value", ["fast", "", None, 3, kernels.Mode.FALLBACK])
+def test_an_unknown_mode_is_refused(value: object) -> None:
+    """The message says what was got and what is expected."""
+    with pytest.raises(ModeError, match=r"mode: got .*expected one of inference, train, compile, train\+compile"):
+        parse_mode(value)
+
+
+def test_a_registered_mode_may_be_every_mode() -> None:
+    """None and kernels.Mode.FALLBACK stand for every mode, at registration alone."""
+    assert parse_registered_mode(None) is None
+    assert parse_registered_mode(kernels.Mode.FALLBACK) is None
+
+
+def test_devices_by_name() -> None:
+    """An index and upper case do not matter; another name is refused with the list."""
+    assert parse_device("CUDA:1") == "cuda"
+    assert parse_device(torch.device("cpu")) == "cpu"
+    with pytest.raises(DeviceError, match="expected one of cpu, cuda, rocm, npu, xpu, mps"):
+        parse_device("tpu")
+    assert is_available("cpu")
+    assert not is_available("npu")
+
+
+def test_the_fingerprint_tells_what_changed() -> None:
+    """It changes with what a timing depends on, not with the load or the Python version; and it is said what changed."""
+    here = current_environment("cpu")
+    assert current_environment("cpu").fingerprint == here.fingerprint
+    assert replace(here, python="3.99", system="Plan 9", load=9.0, memory_bytes=1).fingerprint == here.fingerprint
+    other = replace(here, torch="9.9", threads=64)
+    assert other.fingerprint != here.fingerprint
+    assert changes(here, other) == [f"threads: {here.threads} then, 64 now", f"torch: {here.torch} then, 9.9 now"]
+    on_gpu = replace(here, device="cuda")
+    assert replace(on_gpu, threads=64).fingerprint == on_gpu.fingerprint
