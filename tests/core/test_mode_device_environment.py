@@ -55,7 +55,7 @@ def test_devices_by_name() -> None:
 
 
 def test_the_fingerprint_tells_what_changed() -> None:
-    """It changes with what a timing depends on, not with the load or the Python version; and it is said what changed."""
+    """It changes with what a timing depends on, not with the load or Python's version; it is said what changed."""
     here = current_environment("cpu")
     assert current_environment("cpu").fingerprint == here.fingerprint
     assert replace(here, python="3.99", system="Plan 9", load=9.0, memory_bytes=1).fingerprint == here.fingerprint

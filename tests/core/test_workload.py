@@ -60,7 +60,7 @@ def test_state_of_the_process_counts() -> None:
 
 
 def test_settings_tell_instances_apart() -> None:
-    """eps, width, dtype, submodule classes and what a partial binds are settings; weights' values, names and numbers not."""
+    """eps, width, dtype, submodule classes and what a partial binds are settings; the weights' values are not."""
     assert module_settings(nn.LayerNorm(4)) == module_settings(nn.LayerNorm(4))
     with torch.no_grad():
         moved = nn.LayerNorm(4)
