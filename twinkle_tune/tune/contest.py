@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from twinkle_tune.capture.capture import Observation
 from twinkle_tune.capture.inputs import Call, fresh, named_tensors, vary
 from twinkle_tune.device import torch_type
 from twinkle_tune.errors import SignatureError, TuneError
+from twinkle_tune.kernel.dispatch import family_of, function_dispatcher
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.clock import Clock, clock_for
@@ -26,7 +28,7 @@ from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Sta
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.slot import ORIGINAL, Candidate, Implementation
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.workload import Context
 
@@ -141,6 +143,16 @@ class _Arena:
 
         return forward_and_backward
 
+    def as_bound(self, implementation: Implementation) -> Callable[..., Any]:
+        """The call as it will stand in the model: a function's winner behind the dispatcher, which costs time too."""
+        family = None
+        if self.module is None:
+            family = family_of(self.task.observation.workload, self.task.device)
+        if family is None:
+            return implementation.call
+        steps = ((0, sys.maxsize, implementation.call),)
+        return function_dispatcher([replace(family, steps=steps)], self.original)
+
     def _wanted(self) -> list[Tensor]:
         inputs = [t for t in _tensors((self.call.args, dict(self.call.kwargs))) if t.requires_grad]
         parameters = [] if self.module is None else [p for p in self.module.parameters() if p.requires_grad]
@@ -174,13 +186,16 @@ def _prepare(candidate: Candidate, arena: _Arena, listener: Listener) -> _Ready 
         if unfit:
             return _refuse(listener, candidate, "capability", unfit)
         stage = "first call"
-        call = torch.compile(_renamed(implementation.call)) if task.mode.compiles else implementation.call
+        call = implementation.call if candidate.name == ORIGINAL else arena.as_bound(implementation)
+        call = torch.compile(_renamed(call)) if task.mode.compiles else call
         step = arena.step(call)
         first_call_us = arena.clock.first_call_us(step)
         if candidate.name == ORIGINAL:
             return _Ready(step=step, first_call_us=first_call_us, verdict=Pass(figures=(), deterministic=True))
         stage = "parity"
-        verdict = arena.judge.judge(call)
+        # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
+        judged = torch.compile(_renamed(implementation.call)) if task.mode.compiles else implementation.call
+        verdict = arena.judge.judge(judged)
     except SignatureError as error:
         return _refuse(listener, candidate, "signature", str(error))
     except TuneError as error:
