@@ -31,7 +31,7 @@ def print_report(profile: Profile, console: Console, path: str = "profile.json",
     if shown.steps:
         console.print("", _steps(shown), sep="\n")
     if shown.selections:
-        console.print("", _selections(shown), sep="\n")
+        console.print("", _selections(shown, console.width), sep="\n")
     if not details:
         return
     for contest in shown.contests:
@@ -73,22 +73,32 @@ def _steps(shown: View) -> Table:
     return _table("The whole model", ("Step", "Original>", "Tuned>", "Time ÷ original", "Result"), rows)
 
 
-def _selections(shown: View) -> Table:
-    heads = ("#>", "Slot", "Call", "Share>", "Winner", "Time>", "Time ÷ original|", "Speed-up>")
-    rows = [
-        (
+def _selections(shown: View, width: int) -> Table:
+    """The winners, a line each where the terminal is wide enough; a narrow one is spared what the details tell too."""
+    heads = ["#>", "Slot|", "Call|", "Share>", "Winner|", "Time>", "Time ÷ original|", "Speed-up>"]
+    rows: list[list[str | Text]] = [
+        [
             str(line.number),
-            line.slot,
-            line.call,
+            line.slot.rpartition(".")[2],
+            line.call.partition(", ")[0],
             line.share,
             Text(line.winner, style="green bold" if line.gained else ""),
             line.time,
             line.ratio,
             line.speedup,
-        )
+        ]
         for line in shown.selections
     ]
-    return _table("What won", heads, rows)
+    if width >= _FILE_WIDTH:
+        return _table("What won", heads, rows)
+    narrow = [
+        [slot, call[call.find("[") :], winner, ratio] for _, slot, call, _, winner, _, ratio, _ in map(_plain, rows)
+    ]
+    return _table("What won", ("Slot", "Call|", "Winner", "Time ÷ original|"), narrow)
+
+
+def _plain(row: Sequence[str | Text]) -> list[str]:
+    return [cell if isinstance(cell, str) else cell.plain for cell in row]
 
 
 def _print_contest(contest: ContestPart, console: Console) -> None:

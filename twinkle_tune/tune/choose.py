@@ -121,7 +121,7 @@ def verdict_of(contests: Sequence[Contest], steps: Sequence[StepResult]) -> str:
     won = [contest for contest in contests if _won(contest)]
     if not won:
         return f"Keep the original: none of {len(contests)} contests found a kernel that is right and clearly faster."
-    slots = ", ".join(sorted({contest.slot.name for contest in won}))
+    slots = ", ".join(sorted({contest.slot.name.rpartition(".")[2] for contest in won}))
     gains = [f"{s.label} takes {s.ratio:.3f} of its time ({s.low:.3f} to {s.high:.3f})" for s in steps if s.tuned_us]
     measured = "; ".join(gains) if gains else "the whole model was not timed"
     clear = any(s.high < 1 for s in steps if s.tuned_us)
