@@ -15,7 +15,8 @@ from statistics import median
 import torch
 from torch import nn
 
-from twinkle_tune.kernel.dispatch import RowsFrom, Rule, family_of, function_dispatcher, layer_dispatcher
+from twinkle_tune.kernel.dispatch import RowsFrom, Rule, family_of, layer_dispatcher
+from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.patch import Binding, bind_forward, restore_forward
 from twinkle_tune.kernel.plan import plan_profile
@@ -162,7 +163,7 @@ def function_dispatch_cost() -> Figure:
     dispatch = function_dispatcher([family], rotary)
     with torch.no_grad():
         samples = _paired_ns(lambda: dispatch(*args), lambda: rotary(*args))
-    return Figure(name="a function's dispatcher (4 tensors), per call", unit="ns", samples=samples, goal=2000)
+    return Figure(name="a function's dispatcher (4 tensors), per call", unit="ns", samples=samples, goal=1000)
 
 
 def _paired_ns(

@@ -17,10 +17,10 @@ from twinkle_tune.kernel.dispatch import (
     RowsFrom,
     Rule,
     family_of,
-    function_dispatcher,
     layer_dispatcher,
     rules_of,
 )
+from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.workload import observe
 

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from twinkle_tune.errors import BindError
-from twinkle_tune.kernel.dispatch import Family, function_dispatcher
+from twinkle_tune.kernel.dispatch import Family
+from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.place import Place, find_place
 from twinkle_tune.slot import Slot
 

@@ -16,7 +16,8 @@ from twinkle_tune.capture.capture import Observation
 from twinkle_tune.capture.inputs import Call, fresh, named_tensors, vary
 from twinkle_tune.device import torch_type
 from twinkle_tune.errors import SignatureError, TuneError
-from twinkle_tune.kernel.dispatch import family_of, function_dispatcher
+from twinkle_tune.kernel.dispatch import family_of
+from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.clock import Clock, clock_for
