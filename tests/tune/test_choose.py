@@ -125,4 +125,6 @@ def test_the_verdict_says_what_the_figures_allow() -> None:
         == "1 of 1 contests won by a kernel (A): forward takes 0.500 of its time (0.400 to 0.600)."
     )
     assert "no clear gain end to end" in verdict_of(won, [unclear])
-    assert verdict_of([contest("A", original_us=10)], []).startswith("Keep the original")
+    assert "none of 1 contests" in verdict_of([contest("A", original_us=10)], [])
+    taken = take_back(won, "forward", {"A": result(1.1)})
+    assert "won 1 of 1 contests by themselves, but" in verdict_of(taken, [])

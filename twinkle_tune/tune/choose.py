@@ -11,6 +11,9 @@ from twinkle_tune.profile.schema import Contest, StepResult
 from twinkle_tune.slot import ORIGINAL
 
 
+_TAKEN_BACK = "taken back"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
     """A contest and where its calls came from: paths and names of the slots that were running around them."""
@@ -58,7 +61,7 @@ def saved_us(contest: Contest) -> float:
 def keep_original(contest: Contest, why: str) -> Contest:
     """The contest with the original in the winner's place, and the reason."""
     lost = contest.selection
-    reason = f"{why} ({lost.winner} alone took {lost.ratio:.2f} of the original's time)"
+    reason = f"{why}; by itself {lost.winner} took {lost.ratio:.2f} of the original's time"
     return replace(contest, selection=Selection(winner=ORIGINAL, rounds=lost.rounds, reason=reason))
 
 
@@ -109,7 +112,7 @@ def take_back(contests: Sequence[Contest], step: str, slow: Mapping[str, StepRes
 
 def _why_back(step: str, result: StepResult) -> str:
     interval = f"({result.low:.3f} to {result.high:.3f})"
-    return f"taken back: with it the whole step {step!r} took {result.ratio:.3f} of its time {interval}"
+    return f"{_TAKEN_BACK}: with it the whole step {step!r} took {result.ratio:.3f} of its time {interval}"
 
 
 def _runs_in(contest: Contest, step: str) -> bool:
@@ -119,6 +122,12 @@ def _runs_in(contest: Contest, step: str) -> bool:
 def verdict_of(contests: Sequence[Contest], steps: Sequence[StepResult]) -> str:
     """One sentence for the head of a profile."""
     won = [contest for contest in contests if _won(contest)]
+    taken = sum(contest.selection.reason.startswith(_TAKEN_BACK) for contest in contests)
+    if not won and taken:
+        return (
+            f"Keep the original: kernels won {taken} of {len(contests)} contests by themselves, "
+            "but with them no step of the whole model became faster."
+        )
     if not won:
         return f"Keep the original: none of {len(contests)} contests found a kernel that is right and clearly faster."
     slots = ", ".join(sorted({contest.slot.name.rpartition(".")[2] for contest in won}))
