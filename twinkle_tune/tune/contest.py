@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
-from twinkle_tune.capture.capture import Observation
-from twinkle_tune.capture.inputs import Call, fresh, named_tensors, vary
-from twinkle_tune.device import torch_type
 from twinkle_tune.errors import SignatureError, TuneError
-from twinkle_tune.kernel.dispatch import family_of
-from twinkle_tune.kernel.dispatch_function import function_dispatcher
-from twinkle_tune.kernel.functions import original_function
-from twinkle_tune.measure.between import BetweenCpuClock
-from twinkle_tune.measure.clock import Clock, clock_for
-from twinkle_tune.measure.race import Decision, Race, RaceSettings
+from twinkle_tune.measure.clock import Clock
+from twinkle_tune.measure.race import Decision, Race
 from twinkle_tune.measure.run import run_race
 from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Stage, Trial
-from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.slot import ORIGINAL, Candidate, Implementation
+from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.tune.arena import Arena, Step, Task, as_observed, renamed
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
-from twinkle_tune.workload import Context
-
-Step = Callable[[], object]
-
-_LARGE = 2**26
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A contest to be run.
-
-    Attributes:
-        observation: the calls that it is about.
-        candidates: who competes, the original first.
-        mode, device: how and where.
-        settings: of the race.
-        seed: of inputs and of the order of the rounds.
-        deadline_s: seconds that the race may take; None for no limit.
-    """
-
-    observation: Observation
-    candidates: tuple[Candidate, ...]
-    mode: Mode
-    device: str
-    settings: RaceSettings
-    seed: int = 0
-    deadline_s: float | None = None
 
 
 class Executor(Protocol):
@@ -73,8 +34,8 @@ class InProcess:
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
         observation = task.observation
-        with _as_observed(observation.workload.context, task.device):
-            arena = _Arena(task)
+        with as_observed(observation.workload.context, task.device):
+            arena = Arena(task)
             outcomes = {c.name: _prepare(c, arena, listener) for c in task.candidates}
             steps = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
             decision, times_us = _race(task, steps, arena.clock, listener)
@@ -107,77 +68,7 @@ class _Ready:
     verdict: Pass
 
 
-class _Arena:
-    """What all candidates of a contest share: the original, the inputs, the judge, the clock."""
-
-    def __init__(self, task: Task) -> None:
-        observation = task.observation
-        self.task = task
-        self.clock: Clock = BetweenCpuClock() if task.device == "cpu" else clock_for(task.device)
-        self.module = observation.module
-        self.original: Callable[..., Any] = (
-            type(observation.module).forward
-            if observation.module is not None
-            else original_function(observation.slot.target)
-        )
-        self.trains = task.mode.trains and observation.workload.context.grad
-        self.judge = Judge(
-            self.original, parity_calls(observation.call, task.seed), module=self.module, trains=self.trains
-        )
-        # One set of buffers for all: with buffers of its own each candidate would be timed on another placement.
-        self.call = fresh(observation.call)
-        self.gradients: tuple[Tensor, ...] | None = None
-
-    def step(self, implementation: Callable[..., Any]) -> Step:
-        """One timed call: forward, or forward and backward from a fixed incoming gradient."""
-        first = () if self.module is None else (self.module,)
-        forward = functools.partial(implementation, *first, *self.call.args, **self.call.kwargs)
-        wanted = self._wanted() if self.trains else []
-        if not wanted:
-            return forward
-
-        def forward_and_backward() -> object:
-            outputs = [t for t in _tensors(forward()) if t.requires_grad]
-            if self.gradients is None:
-                self.gradients = tuple(torch.randn_like(t) for t in outputs)
-            return torch.autograd.grad(outputs, wanted, self.gradients, allow_unused=True)
-
-        return forward_and_backward
-
-    def as_bound(self, implementation: Implementation) -> Callable[..., Any]:
-        """The call as it will stand in the model: a function's winner behind the dispatcher, which costs time too."""
-        family = None
-        if self.module is None:
-            family = family_of(self.task.observation.workload, self.task.device)
-        if family is None:
-            return implementation.call
-        steps = ((0, sys.maxsize, implementation.call),)
-        return function_dispatcher([replace(family, steps=steps)], self.original)
-
-    def _wanted(self) -> list[Tensor]:
-        inputs = [t for t in _tensors((self.call.args, dict(self.call.kwargs))) if t.requires_grad]
-        parameters = [] if self.module is None else [p for p in self.module.parameters() if p.requires_grad]
-        return inputs + parameters
-
-
-def parity_calls(call: Call, seed: int) -> tuple[Call, ...]:
-    """The inputs that a candidate is judged on: the captured call, two others like it, outliers, small values.
-
-    Where the call holds more than 2**26 elements (logits of a large vocabulary), only it, another and outliers:
-    the judge keeps the float64 results of all of them.
-    """
-    if sum(tensor.numel() for _, tensor in named_tensors(call)) > _LARGE:
-        return call, vary(call, seed=seed + 1), vary(call, seed=seed + 3, outliers=True)
-    return (
-        call,
-        vary(call, seed=seed + 1),
-        vary(call, seed=seed + 2),
-        vary(call, seed=seed + 3, outliers=True),
-        vary(call, seed=seed + 4, scale=1e-3),
-    )
-
-
-def _prepare(candidate: Candidate, arena: _Arena, listener: Listener) -> _Ready | Rejection:
+def _prepare(candidate: Candidate, arena: Arena, listener: Listener) -> _Ready | Rejection:
     """Load, call and judge one candidate. The original is not judged: the judge holds it against itself."""
     listener(TrialStarted(candidate=candidate.name))
     task, stage = arena.task, "load"
@@ -188,14 +79,14 @@ def _prepare(candidate: Candidate, arena: _Arena, listener: Listener) -> _Ready 
             return _refuse(listener, candidate, "capability", unfit)
         stage = "first call"
         call = implementation.call if candidate.name == ORIGINAL else arena.as_bound(implementation)
-        call = torch.compile(_renamed(call)) if task.mode.compiles else call
+        call = torch.compile(renamed(call)) if task.mode.compiles else call
         step = arena.step(call)
         first_call_us = arena.clock.first_call_us(step)
         if candidate.name == ORIGINAL:
             return _Ready(step=step, first_call_us=first_call_us, verdict=Pass(figures=(), deterministic=True))
         stage = "parity"
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
-        judged = torch.compile(_renamed(implementation.call)) if task.mode.compiles else implementation.call
+        judged = torch.compile(renamed(implementation.call)) if task.mode.compiles else implementation.call
         verdict = arena.judge.judge(judged)
     except SignatureError as error:
         return _refuse(listener, candidate, "signature", str(error))
@@ -269,7 +160,7 @@ def _selection(decision: Decision, trials: Sequence[Trial]) -> Selection:
     )
 
 
-def _digest(candidate: Candidate, arena: _Arena) -> str:
+def _digest(candidate: Candidate, arena: Arena) -> str:
     # A candidate whose code cannot be had has no digest; its rejection says why.
     try:
         return candidate.source.digest(arena.task.observation.slot, arena.original)
@@ -299,36 +190,3 @@ def _stage(name: str) -> Stage:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else "no message"
-
-
-def _renamed(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of its own around a call, so that torch.compile keeps the contestants' caches apart."""
-
-    def contestant(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **kwargs)
-
-    contestant.__code__ = contestant.__code__.replace()
-    return contestant
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    match value:
-        case Tensor():
-            yield value
-        case dict():
-            for item in value.values():
-                yield from _tensors(item)
-        case list() | tuple():
-            for item in value:
-                yield from _tensors(item)
-
-
-@contextmanager
-def _as_observed(context: Context, device: str) -> Iterator[None]:
-    """The state of the process in which the call was seen: gradients and autocast."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.set_grad_enabled(context.grad))
-        if context.autocast:
-            dtype = getattr(torch, context.autocast)
-            stack.enter_context(torch.autocast(torch_type(device), dtype=dtype))
-        yield

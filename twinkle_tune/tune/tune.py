@@ -28,6 +28,7 @@ from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
+from twinkle_tune.tune.arena import Task
 from twinkle_tune.tune.choose import (
     Placed,
     choose_nested,
@@ -37,7 +38,7 @@ from twinkle_tune.tune.choose import (
     take_back,
     verdict_of,
 )
-from twinkle_tune.tune.contest import Executor, InProcess, Task
+from twinkle_tune.tune.contest import Executor, InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.whole import time_steps
 from twinkle_tune.workload import call_text, target_of

@@ -1,0 +1,156 @@
+"""What all candidates of a contest share: the original, the inputs, the judge, the clock and the process's state."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twinkle_tune.capture.capture import Observation
+from twinkle_tune.capture.inputs import Call, fresh, named_tensors, vary
+from twinkle_tune.device import torch_type
+from twinkle_tune.kernel.dispatch import family_of
+from twinkle_tune.kernel.dispatch_function import function_dispatcher
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.measure.between import BetweenCpuClock
+from twinkle_tune.measure.clock import Clock, clock_for
+from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.mode import Mode
+from twinkle_tune.parity.check import Judge
+from twinkle_tune.slot import Candidate, Implementation
+from twinkle_tune.workload import Context
+
+Step = Callable[[], object]
+
+_LARGE = 2**26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A contest to be run.
+
+    Attributes:
+        observation: the calls that it is about.
+        candidates: who competes, the original first.
+        mode, device: how and where.
+        settings: of the race.
+        seed: of inputs and of the order of the rounds.
+        deadline_s: seconds that the race may take; None for no limit.
+    """
+
+    observation: Observation
+    candidates: tuple[Candidate, ...]
+    mode: Mode
+    device: str
+    settings: RaceSettings
+    seed: int = 0
+    deadline_s: float | None = None
+
+
+class Arena:
+    """What all candidates of a contest share: the original, the inputs, the judge, the clock."""
+
+    def __init__(self, task: Task) -> None:
+        observation = task.observation
+        self.task = task
+        self.clock: Clock = BetweenCpuClock() if task.device == "cpu" else clock_for(task.device)
+        self.module = observation.module
+        self.original: Callable[..., Any] = (
+            type(observation.module).forward
+            if observation.module is not None
+            else original_function(observation.slot.target)
+        )
+        self.trains = task.mode.trains and observation.workload.context.grad
+        self.judge = Judge(
+            self.original, parity_calls(observation.call, task.seed), module=self.module, trains=self.trains
+        )
+        # One set of buffers for all: with buffers of its own each candidate would be timed on another placement.
+        self.call = fresh(observation.call)
+        self.gradients: tuple[Tensor, ...] | None = None
+
+    def step(self, implementation: Callable[..., Any]) -> Step:
+        """One timed call: forward, or forward and backward from a fixed incoming gradient."""
+        first = () if self.module is None else (self.module,)
+        forward = functools.partial(implementation, *first, *self.call.args, **self.call.kwargs)
+        wanted = self._wanted() if self.trains else []
+        if not wanted:
+            return forward
+
+        def forward_and_backward() -> object:
+            outputs = [t for t in _tensors(forward()) if t.requires_grad]
+            if self.gradients is None:
+                self.gradients = tuple(torch.randn_like(t) for t in outputs)
+            return torch.autograd.grad(outputs, wanted, self.gradients, allow_unused=True)
+
+        return forward_and_backward
+
+    def as_bound(self, implementation: Implementation) -> Callable[..., Any]:
+        """The call as it will stand in the model: a function's winner behind the dispatcher, which costs time too."""
+        family = None
+        if self.module is None:
+            family = family_of(self.task.observation.workload, self.task.device)
+        if family is None:
+            return implementation.call
+        steps = ((0, sys.maxsize, implementation.call),)
+        return function_dispatcher([replace(family, steps=steps)], self.original)
+
+    def _wanted(self) -> list[Tensor]:
+        inputs = [t for t in _tensors((self.call.args, dict(self.call.kwargs))) if t.requires_grad]
+        parameters = [] if self.module is None else [p for p in self.module.parameters() if p.requires_grad]
+        return inputs + parameters
+
+
+def parity_calls(call: Call, seed: int) -> tuple[Call, ...]:
+    """The inputs that a candidate is judged on: the captured call, two others like it, outliers, small values.
+
+    Where the call holds more than 2**26 elements (logits of a large vocabulary), only it, another and outliers:
+    the judge keeps the float64 results of all of them.
+    """
+    if sum(tensor.numel() for _, tensor in named_tensors(call)) > _LARGE:
+        return call, vary(call, seed=seed + 1), vary(call, seed=seed + 3, outliers=True)
+    return (
+        call,
+        vary(call, seed=seed + 1),
+        vary(call, seed=seed + 2),
+        vary(call, seed=seed + 3, outliers=True),
+        vary(call, seed=seed + 4, scale=1e-3),
+    )
+
+
+def renamed(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of its own around a call, so that torch.compile keeps the contestants' caches apart."""
+
+    def contestant(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    contestant.__code__ = contestant.__code__.replace()
+    return contestant
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    match value:
+        case Tensor():
+            yield value
+        case dict():
+            for item in value.values():
+                yield from _tensors(item)
+        case list() | tuple():
+            for item in value:
+                yield from _tensors(item)
+
+
+@contextmanager
+def as_observed(context: Context, device: str) -> Iterator[None]:
+    """The state of the process in which the call was seen: gradients and autocast."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(context.grad))
+        if context.autocast:
+            dtype = getattr(torch, context.autocast)
+            stack.enter_context(torch.autocast(torch_type(device), dtype=dtype))
+        yield
