@@ -141,3 +141,12 @@ def test_members_that_others_add_to_every_module(monkeypatch: pytest.MonkeyPatch
     """What another library adds to nn.Module itself is no member of the kernel's own."""
     monkeypatch.setattr(nn.Module, "added_by_another", lambda self: None, raising=False)
     assert ImplSource(impl=Doubled).load(LAYER_SLOT, Identity.forward).call is Doubled.forward
+
+
+def test_a_wrapped_package_s_version_is_part_of_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of the package that an implementation calls by name gives another digest."""
+    source = ImplSource(impl=torch.relu, kind="liger", package="liger-kernel")
+    slot = Slot(name="s", kind=SlotKind.FUNCTION, target="m:f")
+    before = source.digest(slot, torch.relu)
+    monkeypatch.setattr("twinkle_tune.source.direct.package_version", lambda name: f"{name} 99")
+    assert source.digest(slot, torch.relu) != before

@@ -35,7 +35,8 @@ def missing() -> str:
 
 def candidate(impl: Callable[..., Any]) -> Candidate:
     """The candidate "liger" of a slot."""
-    return Candidate(name="liger", source=ImplSource(impl=impl, kind="liger", requires=missing), device="cuda")
+    source = ImplSource(impl=impl, kind="liger", requires=missing, package="liger-kernel")
+    return Candidate(name="liger", source=source, device="cuda")
 
 
 def rms_norm(weight: str | None, eps: str, offset: float, casting: str) -> Callable[..., Any]:

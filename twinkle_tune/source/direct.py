@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from twinkle_tune.environment import package_version
 from twinkle_tune.errors import SourceError
 from twinkle_tune.slot import Implementation, Slot
-from twinkle_tune.source.digest import digest_code
+from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.source.fit import implementation_of
 
 
@@ -35,11 +36,13 @@ class ImplSource:
         impl: an nn.Module class without a constructor, or a function (of the module, for a layer).
         kind: "impl", or for built-in candidates what they are made of ("torch", "liger", "triton").
         requires: why it cannot be used here and now ("" if it can), asked when it is loaded.
+        package: the installed package that it calls by name and whose version is part of the digest; "" for none.
     """
 
     impl: Callable[..., Any]
     kind: str = "impl"
     requires: Callable[[], str] | None = None
+    package: str = ""
 
     def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
         """The implementation, checked by form. Raises SourceError where it is missing something."""
@@ -49,8 +52,9 @@ class ImplSource:
         return implementation_of(self.impl, slot, original, f"{self.kind} {_name(self.impl)}")
 
     def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
-        """Digest of its code and of what it uses from its own package."""
-        return digest_code(self.impl)
+        """Digest of its code and of what it uses from its own package, and of the version of what it wraps."""
+        code = digest_code(self.impl)
+        return digest_text(code, package_version(self.package)) if self.package else code
 
 
 class Repo(Protocol):
