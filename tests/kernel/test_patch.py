@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from tests.kernel.toys import Layer, Model, Norm, added, inputs, norms, plus_one, plus_two, registry
 from twinkle_tune.errors import BindError, RegistrationError
 from twinkle_tune.kernel import (
+    Registry,
     kernelize_model,
     kernelize_report,
     kernelized,
@@ -260,3 +262,26 @@ def test_report() -> None:
         "bound  Norm layers.0.narrow: impl:plus_one (rows: all)",
         "bound  Norm layers.0.wide: impl:plus_one (rows: all)",
     ]
+
+
+def test_a_pickled_model_comes_back_with_its_originals() -> None:
+    """A kernelized model can be pickled; what is loaded computes with the originals, says so, and can be kernelized."""
+    registry = Registry()
+    register_external_layer(nn.Linear, "Linear", registry=registry)
+    register_layer_kernel("Linear", layer_impl=half_linear, device="cpu", registry=registry)
+    model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4)
+    before = model(x)
+    kernelize_model(model, registry=registry)
+    loaded = pickle.loads(pickle.dumps(model))
+    assert torch.equal(model(x), before / 2)
+    assert torch.equal(loaded(x), before)
+    assert not kernelize_report(loaded).bound
+    kernelize_model(loaded, registry=registry)
+    assert torch.equal(loaded(x), before / 2)
+    restore_model(loaded)
+    assert torch.equal(loaded(x), before)
+
+
+def half_linear(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Half of what a Linear gives: wrong, so that it is seen to run."""
+    return nn.functional.linear(x, self.weight, self.bias) / 2

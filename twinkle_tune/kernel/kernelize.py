@@ -41,6 +41,12 @@ class KernelizeReport:
     bound: tuple[Binding, ...] = ()
     kept: tuple[Kept, ...] = ()
 
+    def __reduce__(self) -> tuple[type[KernelizeReport], tuple[()]]:
+        return KernelizeReport, ()  # an unpickled model has its originals
+
+    def __deepcopy__(self, memo: object) -> KernelizeReport:
+        return self  # a copied one has its kernels
+
     def __str__(self) -> str:
         lines = [f"bound  {b.slot} {b.path}".rstrip() + f": {b.candidate} (rows: {b.rows})" for b in self.bound]
         lines += [f"kept   {k.slot}: {k.reason}" for k in self.kept]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -41,22 +42,39 @@ def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding) 
             "kernelize before adding hooks that wrap forward"
         )
     # Past nn.Module.__setattr__: the instance's dictionary is what __call__ looks into first.
-    bound = MethodType(call, module)
+    bound = MethodType(_named_forward(call), module)
     module.__dict__["forward"] = bound
-    # The very object that stands as forward: a deep copy of the module keeps the two one.
-    module.__dict__[_RECORD] = (binding, bound)
+    module.__dict__[_RECORD] = _Record(binding, bound)
+
+
+class _Record:
+    """What is bound, and the very object that stands as forward. A copy has its own; a pickle has none.
+
+    A bound method is pickled by its name, so an unpickled module has its class's forward, and says so.
+    """
+
+    __slots__ = ("binding", "bound")
+
+    def __init__(self, binding: Binding | None = None, bound: MethodType | None = None) -> None:
+        self.binding, self.bound = binding, bound
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Record:
+        return _Record(self.binding, copy.deepcopy(self.bound, memo))
+
+    def __reduce__(self) -> tuple[type[_Record], tuple[()]]:
+        return _Record, ()
 
 
 def replaced_by_another(module: nn.Module) -> bool:
-    """Whether the instance has a forward of its own that is not what :func:`bind_forward` put there."""
-    _, bound = module.__dict__.get(_RECORD, (None, None))
-    return "forward" in module.__dict__ and module.__dict__["forward"] is not bound
+    """Whether the instance has a forward of its own that is neither what was bound here nor its class's."""
+    forward = module.__dict__.get("forward")
+    is_the_class_s = getattr(forward, "__func__", None) is type(module).forward
+    return forward is not None and forward is not _record_of(module).bound and not is_the_class_s
 
 
 def binding_of(module: nn.Module) -> Binding | None:
     """What is bound to an instance; None if nothing is."""
-    binding, _ = module.__dict__.get(_RECORD, (None, None))
-    return binding if isinstance(binding, Binding) else None
+    return _record_of(module).binding
 
 
 def restore_forward(module: nn.Module) -> None:
@@ -65,7 +83,8 @@ def restore_forward(module: nn.Module) -> None:
     Where somebody else replaced the forward after it was bound, that is left as it is, with a warning.
     """
     is_foreign = replaced_by_another(module)
-    binding, _ = module.__dict__.pop(_RECORD, (None, None))
+    binding = _record_of(module).binding
+    module.__dict__.pop(_RECORD, None)
     if binding is None:
         return
     if not is_foreign:
@@ -76,3 +95,18 @@ def restore_forward(module: nn.Module) -> None:
         "left as it is",
         stacklevel=3,
     )
+
+
+def _record_of(module: nn.Module) -> _Record:
+    found = module.__dict__.get(_RECORD)
+    return found if isinstance(found, _Record) else _Record()
+
+
+def _named_forward(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function under the name by which a pickle finds the class's forward again."""
+    if not isinstance(call, FunctionType) or call.__name__ == "forward":
+        return call
+    twin = FunctionType(call.__code__, call.__globals__, "forward", call.__defaults__, call.__closure__)
+    twin.__kwdefaults__ = call.__kwdefaults__
+    twin.__dict__.update(call.__dict__)
+    return twin
