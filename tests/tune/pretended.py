@@ -1,7 +1,7 @@
 """Runs whose outcomes are known: an executor that measures nothing, and a script that kills runs.
 
-``python -m tests.tune.pretended FOLDER RUNS SEED`` kills so many runs with SIGKILL, each at a random moment, lets
-each go on with its journal (some are killed again), and prints as JSON what it found.
+``python -m tests.tune.pretended FOLDER KILLS SEED`` kills runs with SIGKILL at so many random moments, lets each go on with
+its journal (some are killed again), and prints as JSON what it found.
 """
 
 from __future__ import annotations
@@ -179,19 +179,23 @@ def _problems(path: Path) -> list[str]:
     return found
 
 
-def _main(folder: Path, runs: int, seed: int) -> None:
+def _main(folder: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
+    _run(folder / "first.json")  # here, so that what it imports is there in every fork
+    load_profile(folder / "first.json")
     began_s = time.monotonic()
     _forked(folder / "whole.json", None)
     whole_s = time.monotonic() - began_s
     expected = selections(load_profile(folder / "whole.json"))
     chance = random.Random(seed)
     told: dict[str, Any] = {"killed": 0, "resumed": 0, "problems": [], "different": 0, "left": []}
-    for number in range(runs):
+    number = 0
+    while told["killed"] < kills:
+        number += 1
         path = folder / str(number) / "p.json"
         path.parent.mkdir()
         for _ in range(1 + chance.randrange(2)):
-            told["killed"] += _forked(path, chance.uniform(0.02, 1.0) * whole_s) == -signal.SIGKILL
+            told["killed"] += _forked(path, chance.uniform(0.0, whole_s)) == -signal.SIGKILL
             told["problems"] += _problems(path)
             kept = read_journal(journal_path(path))
             told["resumed"] += bool(kept is not None and kept.contests)
