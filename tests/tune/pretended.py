@@ -1,11 +1,12 @@
 """Runs whose outcomes are known: an executor that measures nothing, and a script that kills runs.
 
-``python -m tests.tune.pretended FOLDER KILLS SEED`` kills runs with SIGKILL at so many random moments, lets each go on with
-its journal (some are killed again), and prints as JSON what it found.
+``python -m tests.tune.pretended FOLDER KILLS SEED`` kills runs with SIGKILL at so many random moments, lets each go
+on with its journal (some are killed again), and prints as JSON what it found.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -26,11 +27,11 @@ from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Tri
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
-from twinkle_tune.tune import tune as tune_module
 from twinkle_tune.tune.contest import Task
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.journal import Journal, journal_path, read_journal
 
+tune_module: Any = importlib.import_module("twinkle_tune.tune.tune")
 WIDTHS = (8, 16, 24, 32, 40, 48)
 _TIMES_US = 8
 
@@ -48,11 +49,13 @@ class Wide(nn.Module):
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
         super().__init__()
+        self.widths = widths
         self.norms = nn.ModuleList(Quick(width) for width in widths)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, widest) to (rows,)."""
-        return torch.stack([each(x[:, : len(each.weight)]).sum(-1) for each in self.norms]).sum(0)
+        parts = [each(x[:, :width]).sum(-1) for width, each in zip(self.widths, self.norms, strict=True)]
+        return torch.stack(parts).sum(0)
 
 
 def fast(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -103,7 +106,7 @@ class Pretended:
 
 def _trial(task: Task, index: int) -> Trial:
     seen, candidate = task.observation, task.candidates[index]
-    original: Any = type(seen.module).forward
+    original: Any = Quick.forward
     digest = candidate.source.digest(seen.slot, original)
     chance = random.Random(f"{seen.workload.key} {digest}")
     outcome: Outcome = Measurement(times_us=(round(chance.uniform(50, 150), 3),) * _TIMES_US, first_call_us=1.0)
@@ -125,10 +128,10 @@ def pretended_profile(
 ) -> Profile:
     """A profile of :class:`Wide` with invented outcomes; the whole model is not timed."""
     timed = tune_module.time_steps
-    tune_module.time_steps = _untimed  # type: ignore[assignment]
+    tune_module.time_steps = _untimed
     torch.manual_seed(0)
     try:
-        return tune_module.tune_model(
+        made: Profile = tune_module.tune_model(
             model or Wide(),
             torch.randn(4, max(WIDTHS)),
             **{"registry": registry(), "candidates": ["impl"], **options},
@@ -136,6 +139,7 @@ def pretended_profile(
             journal=journal,
             store=store,
         )
+        return made
     finally:
         tune_module.time_steps = timed
 

@@ -96,7 +96,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_the_journal_of_another_run_is_refused(stopped: Path, case: str) -> None:
-    """A run of another model, mode, settings or seed does not take over, says in what it differs, and changes nothing."""
+    """A run of another model, mode, settings or seed says in what it differs, takes nothing over, changes nothing."""
     options, message = OTHERS[case]
     before = stopped.read_bytes()
     with pytest.raises(JournalError, match=rf"the run to go on with was another \(.*{message}.*--fresh"):
@@ -153,7 +153,7 @@ def test_damage_within_is_told(stopped: Path) -> None:
     with pytest.raises(JournalError, match=rf"^{stopped}: line 2 is damaged .*; move it away, or .* --fresh$"):
         Journal(stopped, resume=True)
     stopped.write_bytes(b"\n".join([lines[0].replace(b'"journal": 1', b'"journal": 9'), *lines[1:]]))
-    with pytest.raises(JournalError, match="line 1 is damaged .*got journal 9, expected 1"):
+    with pytest.raises(JournalError, match=r"line 1 is damaged .*got journal 9, expected 1"):
         Journal(stopped, resume=True)
 
 

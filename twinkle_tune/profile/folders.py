@@ -19,10 +19,11 @@ def cache_folder() -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder for its owner alone (mode 0700); one that is there stays as it is.
+    """Make a folder, and those above it, for its owner alone (mode 0700); one that is there stays as it is.
 
     Raises:
         OSError: it cannot be made, or is no folder.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.parent.exists():
+        make_private(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -40,6 +39,7 @@ from twinkle_tune.tune.choose import (
 from twinkle_tune.tune.contest import Executor, InProcess, Task
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.facts import model_facts
+from twinkle_tune.tune.flags import flags_kept
 from twinkle_tune.tune.journal import Header, Journal
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
 from twinkle_tune.tune.whole import time_steps
@@ -106,7 +106,7 @@ def tune_model(
     )
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
-    with _flags_kept(model, run.mode):
+    with flags_kept(model, run.mode):
         return _tune(run, make_steps(model, example_inputs, run.mode, run.device))
 
 
@@ -312,18 +312,6 @@ def _available(device: object, model: nn.Module) -> str:
             f"device: got {name!r} for a model on {here!r}; move the model with model.to({torch_type(name)!r})"
         )
     return name
-
-
-@contextmanager
-def _flags_kept(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """The model in train or eval mode, and every module's own flag back afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.train(mode.trains)
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _nobody(event: Event) -> None:
