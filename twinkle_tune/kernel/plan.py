@@ -227,7 +227,8 @@ def _plan_functions(
     for slot, contests in by_slot.items():
         if slot.target not in known:
             reason = f"the model has no function slot {slot.target!r}, and none is registered"
-            resolver.note(contests[0], f"{reason}; register it, or profile again")
+            for contest in (c for c in contests if c.selection.winner != ORIGINAL):
+                resolver.note(contest, f"{reason}; register it, or profile again")
             kept.append(Kept(slot=slot.name, reason=reason))
             continue
         entry = _function_entry(slot, contests, resolver)
