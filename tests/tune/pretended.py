@@ -23,6 +23,7 @@ from tests.tune.toy import Norm, norm
 from twinkle_tune.capture.step import Step
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
+from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Trial
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
@@ -80,8 +81,9 @@ def registry() -> Registry:
 class Pretended:
     """Outcomes that follow from the workload's key and the candidates' digests alone."""
 
-    def __init__(self, pause_s: float = 0.0) -> None:
+    def __init__(self, pause_s: float = 0.0, *, luck: str = "") -> None:
         self.pause_s = pause_s
+        self.luck = luck
         self.held: list[str] = []
 
     def run(self, task: Task, listener: Listener) -> Contest:
@@ -89,7 +91,7 @@ class Pretended:
         time.sleep(self.pause_s)
         seen = task.observation
         self.held.append(seen.workload.key)
-        trials = tuple(_trial(task, index) for index in range(len(task.candidates)))
+        trials = tuple(_trial(task, index, self.luck) for index in range(len(task.candidates)))
         measured = {t.candidate: t.outcome.times_us[0] for t in trials if isinstance(t.outcome, Measurement)}
         best = min(measured, key=lambda name: measured[name])
         ratio = round(measured[best] / measured["original"], 4)
@@ -104,15 +106,20 @@ class Pretended:
         )
 
 
-def _trial(task: Task, index: int) -> Trial:
+def _trial(task: Task, index: int, luck: str) -> Trial:
     seen, candidate = task.observation, task.candidates[index]
-    original: Any = Quick.forward
+    original = _original(task)
     digest = candidate.source.digest(seen.slot, original)
-    chance = random.Random(f"{seen.workload.key} {digest}")
+    chance = random.Random(f"{luck}{seen.workload.key} {digest}")
     outcome: Outcome = Measurement(times_us=(round(chance.uniform(50, 150), 3),) * _TIMES_US, first_call_us=1.0)
     if index and chance.random() < 0.2:
         outcome = Rejection(stage="parity", reason="invented")
     return Trial(candidate=candidate.name, source=candidate.source.kind, digest=digest, outcome=outcome)
+
+
+def _original(task: Task) -> Any:
+    seen = task.observation
+    return Quick.forward if seen.module is not None else original_function(seen.slot.target)
 
 
 def _untimed(model: nn.Module, steps: list[Step], *rest: object) -> tuple[StepResult, ...]:
