@@ -35,16 +35,18 @@ def _flip(data: bytearray, chance: random.Random) -> None:
 
 def _digit(data: bytearray, chance: random.Random) -> None:
     digits = [index for index, byte in enumerate(data) if chr(byte).isdigit()]
+    if not digits:
+        return
     data[chance.choice(digits)] = ord(chance.choice("0123456789"))
 
 
 def _cut_out(data: bytearray, chance: random.Random) -> None:
     begin = chance.randrange(len(data))
-    del data[begin : begin + chance.choice((1, 1, 2, 10, 1000))]
+    del data[begin : begin + min(chance.choice((1, 1, 2, 10, 1000)), len(data) - 1)]
 
 
 def _cut_off(data: bytearray, chance: random.Random) -> None:
-    del data[chance.randrange(1, len(data)) :]
+    del data[chance.randrange(len(data)) + 1 :]
 
 
 def _insert(data: bytearray, chance: random.Random) -> None:
