@@ -16,7 +16,7 @@ from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Rejection, Trial
 from twinkle_tune.profile.past import Question, contest_from_text, contest_text, is_lasting
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.profile.store import Store, StoreError, store_path
+from twinkle_tune.profile.store import Store, StoreDamagedError, StoreError, store_path
 
 QUESTION = Question(
     slot="RMSNorm",
@@ -145,7 +145,7 @@ def test_an_entry_is_checked_like_a_profile(tmp_path: Path, text: str, message: 
     kept(path).close()
     with sqlite3.connect(path) as base:
         base.execute("UPDATE outcomes SET contest = ?", (text,))
-    with pytest.raises(StoreError, match=rf"^{path}: entry {QUESTION.key}.*({message})"):
+    with pytest.raises(StoreDamagedError, match=rf"^{path}: entry {QUESTION.key}.*({message})"):
         Store(path).recall(QUESTION)
     with pytest.raises(ProfileError):
         contest_from_text(text, "x", "y")

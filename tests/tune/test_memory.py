@@ -11,7 +11,7 @@ import pytest
 from tests.tune.pretended import WIDTHS, Pretended, Wide, pretended_profile, selections
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.profile.store import Store
+from twinkle_tune.profile.store import Store, StoreDamagedError, StoreError
 
 
 def test_another_model_with_the_same_shapes_measures_only_what_is_new(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_other_settings_and_fresh_measure_anew(tmp_path: Path) -> None:
         {},
     ):
         executor = Pretended()
-        assert selections(pretended_profile(executor, **options)) == whole  # type: ignore[arg-type]
+        assert selections(pretended_profile(executor, **options)) == whole
         assert len(executor.held) == len(WIDTHS)
 
 
@@ -51,7 +51,7 @@ def test_a_store_that_fills_up_does_not_end_a_run(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     with sqlite3.connect(tmp_path / "s") as base:
         base.execute("CREATE TRIGGER full BEFORE INSERT ON outcomes BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
-    with pytest.warns(UserWarning, match=r"disk is full.*; the rest of this run is not kept there"):
+    with pytest.warns(UserWarning, match=r"disk is full.*; the rest of this run goes without it"):
         profile = pretended_profile(Pretended(), store=store)
     assert profile.complete
 
@@ -68,3 +68,25 @@ def test_what_is_of_the_moment_is_not_stored(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     assert len(pretended_profile(_Offline(), store=store).contests) == len(WIDTHS)
     assert store.rows() == ()
+
+
+def test_a_store_that_is_busy_does_not_end_a_run_and_a_damaged_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that cannot be read now is gone without, with a warning; what it holds wrongly is an error."""
+    store = Store(tmp_path / "s")
+    pretended_profile(Pretended(), store=store)
+    executor = Pretended()
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "recall", _busy)
+        with pytest.warns(UserWarning, match="busy; the rest of this run goes without it"):
+            pretended_profile(executor, store=Store(tmp_path / "s"))
+    assert len(executor.held) == len(WIDTHS)
+    with sqlite3.connect(tmp_path / "s") as base:
+        base.execute("UPDATE outcomes SET contest = '{}'")
+    with pytest.raises(StoreDamagedError, match="entry"):
+        pretended_profile(Pretended(), store=store)
+
+
+def _busy(*_: object) -> None:
+    raise StoreError("busy")

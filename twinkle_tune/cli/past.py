@@ -41,9 +41,8 @@ def open_store(*, fresh: bool) -> Store | None:
         StoreError: it is damaged, or a file that was asked for cannot be opened.
     """
     import os
-    import sqlite3
 
-    from twinkle_tune.profile.store import STORE_VARIABLE, Store, StoreError, store_path
+    from twinkle_tune.profile.store import STORE_VARIABLE, Store, StoreDamagedError, StoreError, store_path
 
     path = store_path()
     if path is None:
@@ -52,7 +51,7 @@ def open_store(*, fresh: bool) -> Store | None:
         return Store(path, reuse=not fresh)
     except StoreError as error:
         # A home that cannot be written to must not keep anyone from profiling.
-        if os.environ.get(STORE_VARIABLE) or isinstance(error.__cause__, sqlite3.DatabaseError):
+        if os.environ.get(STORE_VARIABLE) or isinstance(error, StoreDamagedError):
             raise
         _tell(f"no store: {error}")
         return None

@@ -38,6 +38,10 @@ class StoreError(TuneError):
     """The store cannot be opened, read or written, or is damaged."""
 
 
+class StoreDamagedError(StoreError):
+    """The store, or an entry of it, is not what was written."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """A contest of the store; ``measured`` is the UTC time, ISO 8601, to the second."""
@@ -105,7 +109,8 @@ class Store:
         """The outcome of a question; None if there is none, or none is wanted.
 
         Raises:
-            StoreError: the store, or the entry, is damaged.
+            StoreDamagedError: the store, or the entry, is damaged.
+            StoreError: it cannot be read now.
         """
         if not self.reuse:
             return None
@@ -206,7 +211,7 @@ class Store:
         try:
             return contest_from_text(str(text), f"{self.path}: entry {key}", advice)
         except ProfileError as error:
-            raise StoreError(f"{error}" if advice in str(error) else f"{error}; {advice}") from error
+            raise StoreDamagedError(f"{error}" if advice in str(error) else f"{error}; {advice}") from error
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -218,7 +223,7 @@ class Store:
                 f"{STORE_VARIABLE}=off to go without it"
             ) from error
         except sqlite3.DatabaseError as error:
-            raise StoreError(
+            raise StoreDamagedError(
                 f"{self.path}: the store is damaged ({error}), expected an SQLite file of twinkle-tune; move it "
                 f"away (with {self.path.name}-wal and -shm beside it): past outcomes are then measured anew"
             ) from error

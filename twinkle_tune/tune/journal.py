@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,7 +155,7 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
             os.fchmod(self._file, 0o600)
         except BlockingIOError as error:
             self.close()
@@ -247,10 +248,21 @@ def _header(data: object, where: str) -> Header:
     return from_data(Header, data, where, _ADVICE)
 
 
-def _sync_folder(folder: Path) -> None:
-    # A new file is lost with its folder's entry, however well it was synchronised itself.
-    entry = os.open(folder, os.O_RDONLY)
+def _lock(file: int) -> None:
     try:
-        os.fsync(entry)
-    finally:
-        os.close(entry)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return  # a file system without locks; the command line holds one of its own elsewhere
+
+
+def _sync_folder(folder: Path) -> None:
+    # A new file is lost with its folder's entry, however well it was synchronised itself. Not every file system
+    # can do that for a folder; the journal is then as safe as the file system is.
+    with suppress(OSError):
+        entry = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(entry)
+        finally:
+            os.close(entry)

@@ -15,7 +15,7 @@ from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.profile.store import Store
+from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
 from twinkle_tune.slot import Candidate
 from twinkle_tune.tune.journal import Journal
 
@@ -34,11 +34,12 @@ class Memory:
         """The outcome of a contest that answers the question, as one of these calls; None if there is none.
 
         Raises:
-            StoreError: the store cannot be read.
+            JournalError: the journal cannot be written.
+            StoreDamagedError: what is in the store is not what was put there.
         """
         found = None if self.journal is None else self.journal.recall(question)
         if found is None and self.store is not None:
-            stored = self.store.recall(question)
+            stored = self._stored(question)
             if stored is not None:
                 chosen = stored.contest.selection
                 reason = f"{chosen.reason}; measured {stored.measured}, taken from the store"
@@ -59,16 +60,30 @@ class Memory:
         """Remember a contest that was held.
 
         Raises:
-            JournalError: the journal cannot be written. A store that cannot be is a warning: the run goes on.
+            JournalError: the journal cannot be written. A store that cannot be used is a warning: the run goes on.
         """
         if self.journal is not None:
             self.journal.keep(question, contest)
         if self.store is not None and is_lasting(contest):
             try:
                 self.store.keep(question, contest)
-            except TuneError as error:
-                self.store = None
-                warnings.warn(f"{error}; the rest of this run is not kept there", stacklevel=2)
+            except StoreError as error:
+                self._give_up(error)
+
+    def _stored(self, question: Question) -> Stored | None:
+        assert self.store is not None
+        try:
+            return self.store.recall(question)
+        except StoreDamagedError:
+            raise
+        except StoreError as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: StoreError) -> None:
+        # Hours of measuring are not to end because a convenience fails.
+        self.store = None
+        warnings.warn(f"{error}; the rest of this run goes without it", stacklevel=3)
 
 
 def question_of(

@@ -87,7 +87,7 @@ def tune_model(
     Raises:
         CaptureError: the model cannot be run on the inputs.
         DeviceError, ModeError, RegistrationError: unknown or unavailable device, mode, candidates.
-        JournalError, StoreError: either cannot be read; the journal cannot be written or is of another run.
+        JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
     """
     run = _Run(
