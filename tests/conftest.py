@@ -13,6 +13,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Locks and past outcomes are those of the test, not of the user who runs it."""
+    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path_factory.mktemp("cache", numbered=True)))
+    monkeypatch.delenv("TWINKLE_TUNE_STORE", raising=False)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked ``gpu`` where torch finds no CUDA device."""
     import torch

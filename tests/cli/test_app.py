@@ -30,11 +30,11 @@ def test_help_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    assert all(f"\n  {name} " in done.stdout for name in ("profile", "report", "list", "env"))
+    assert all(f"\n  {name} " in done.stdout for name in ("profile", "report", "list", "verify", "env", "store"))
     assert "heavy: set()" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["profile", "report", "list", "env"])
+@pytest.mark.parametrize("command", ["profile", "report", "list", "verify", "env", "store"])
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each command explains itself."""
     assert run([command, "--help"]) == 0

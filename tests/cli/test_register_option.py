@@ -64,6 +64,18 @@ def test_a_toml_file_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("k.toml", "[kernels.a]\nx = 1", "got kernels, expected tables [layers.NAME]"),
         ("k.toml", "[layers]\nnorm = 1", "got layers.norm"),
         ("k.toml", "layers = 1", "[layers] is no table"),
+        (
+            "k.toml",
+            '[layers.n]\nlayer_impl = "os:system"',
+            "[layers.n]: got layer_impl = 'os:system', which is an object",
+        ),
+        ("k.toml", '[functions.n]\nfunc_impl = "os:system"', "[functions.n]: got func_impl = 'os:system'"),
+        ("k.toml", '[layers.n]\nrepo = "a/b"', "[layers.n]: got repo = 'a/b', which is an object of Python"),
+        (
+            "k.toml",
+            '[layers.n]\npackage_name = "../x"',
+            "got package_name = '../x', expected the name of a package inside",
+        ),
         ("k.yaml", "a: 1", "(.yaml), expected FILE.py or FILE.toml"),
     ],
 )

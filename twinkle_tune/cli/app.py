@@ -13,7 +13,9 @@ from twinkle_tune.cli.env import env
 from twinkle_tune.cli.list import list_slots
 from twinkle_tune.cli.profile import profile
 from twinkle_tune.cli.report import report
+from twinkle_tune.cli.store import store
 from twinkle_tune.cli.typed import remembered
+from twinkle_tune.cli.verify import verify
 from twinkle_tune.errors import TuneError
 
 _DEBUG = "--debug"
@@ -32,7 +34,9 @@ app = typer.Typer(
 app.command()(profile)
 app.command()(report)
 app.command("list")(list_slots)
+app.command()(verify)
 app.command()(env)
+app.add_typer(store)
 
 
 def _show_version(wanted: bool) -> None:
@@ -58,7 +62,7 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and end the process with its exit code (0 fine, 2 an error, 130 interrupted)."""
+    """Run the command line and end the process with its exit code (0 fine, 1 not so, 2 an error, 130 interrupted)."""
     # A console script, unlike `python -m`, does not find the modules of the folder that it is called in.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())

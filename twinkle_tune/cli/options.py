@@ -74,6 +74,20 @@ def parse_budget(text: str | None) -> float | None:
     return seconds
 
 
+def parse_age(option: str, text: str | None) -> float | None:
+    """Seconds of "90m", "12h" or "30d"; None for no text.
+
+    Raises:
+        TuneError: it is something else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})\s*([smhd])", text.strip().lower())
+    if match is None:
+        raise TuneError(f"{option}: got {text!r}, expected an age such as 12h or 30d")
+    return int(match[1]) * {**_UNITS_S, "d": 86400.0}[match[2]]
+
+
 def slug(name: str) -> str:
     """A name as part of a path: "NVIDIA H100 80GB HBM3" → "nvidia-h100-80gb-hbm3"."""
     plain = re.sub(r"\((?:r|tm|c)\)", " ", name.lower())

@@ -19,13 +19,17 @@ from twinkle_tune.cli.options import (
     profile_path,
     report_path,
 )
+from twinkle_tune.cli.past import locked, open_store
 from twinkle_tune.cli.register import register_files
+from twinkle_tune.cli.stop import stoppable
 from twinkle_tune.cli.typed import command_line
 from twinkle_tune.cli.write import check_writable, write_report
+from twinkle_tune.errors import ProfileError, TuneError
 
 if TYPE_CHECKING:
     from twinkle_tune.profile.schema import Profile
     from twinkle_tune.tune.events import Listener
+    from twinkle_tune.tune.journal import Journal
 
 MODEL_HELP = "A preset, a Hub id, a local directory, or package.module:factory."
 
@@ -45,6 +49,9 @@ def profile(
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
     report: Annotated[list[str] | None, typer.Option(help="PATH.html, .md, .csv or .json, or one of these.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was not finished.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Hold every contest anew; drop an unfinished run.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="An error if another run has the device.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile itself, and nothing else.")] = False,
 ) -> None:
     """Time every candidate of every slot of MODEL, and keep those that are faster and right."""
@@ -54,40 +61,52 @@ def profile(
 
     from twinkle_tune.mode import parse_mode
     from twinkle_tune.models import load_model
+    from twinkle_tune.tune.journal import Journal, journal_path
+
+    if resume and fresh:
+        raise TuneError("--resume and --fresh: got both, expected one: go on with the unfinished run, or drop it")
 
     # Whatever can be refused is refused before the model is loaded, and long before the first contest.
     parsed, place, kind = parse_mode(mode), *use_device(device)
     path = out or profile_path(device_name(kind), model, parsed)
     reports = [report_path(target, path) for target in report or []]
     check_writable([path, *(file for file, _ in reports)])
-    register_files(register or [])
-    loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
+    journal = None
+    with stoppable() as stops:
+        try:
+            with locked(place, path, wait=not no_wait):
+                journal = Journal(journal_path(path), resume=resume, fresh=fresh)
+                store = open_store(fresh=fresh)
+                register_files(register or [])
+                loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
 
-    from twinkle_tune.tune.tune import tune_model
+                from twinkle_tune.tune.tune import tune_model
 
-    try:
-        with _listener(quiet=as_json) as listen:
-            made = tune_model(
-                loaded.model,
-                loaded.inputs,
-                mode=parsed,
-                device=kind,
-                name=loaded.name,
-                candidates=names,
-                budget_s=budget_s,
-                on_event=listen,
-            )
-    except KeyboardInterrupt as stop:
-        _keep(getattr(stop, "profile", None), path, command_line())
-        raise typer.Exit(130) from stop
-    made = replace(made, command=command_line())
-    made.save(path)
+                with listener(quiet=as_json) as listen:
+                    made = tune_model(
+                        loaded.model,
+                        loaded.inputs,
+                        mode=parsed,
+                        device=kind,
+                        name=loaded.name,
+                        candidates=names,
+                        budget_s=budget_s,
+                        on_event=listen,
+                        journal=journal,
+                        store=store,
+                    )
+                made = replace(made, command=command_line())
+                _save(made, path, journal)
+        except KeyboardInterrupt as stop:
+            _keep(getattr(stop, "profile", None), path, journal)
+            raise typer.Exit(stops.code) from stop
     for file, form in reports:
         write_report(made, file, form, path)
     _show(made, [path, *(file for file, _ in reports)], as_json=as_json)
 
 
-def _listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
+def listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
+    """What shows a run while it goes on; nothing where it is to be quiet."""
     if quiet:
         return nullcontext()
     from twinkle_tune.cli.show import Progress
@@ -95,17 +114,39 @@ def _listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
     return Progress()
 
 
-def _keep(profile: object, path: Path, command: str) -> None:
+def _save(made: Profile, path: Path, journal: Journal) -> None:
+    """Save a profile whole, and remove the journal, which has nothing to say any more."""
+    try:
+        made.save(path)
+    except ProfileError as error:
+        if not journal.finished:
+            raise
+        raise ProfileError(
+            f"{error}; its contests are in {journal.path}: make room and repeat with --resume"
+        ) from error
+    journal.remove()
+
+
+def _keep(profile: object, path: Path, journal: Journal | None) -> None:
     """Save what an interrupted run had finished, and say so."""
     from twinkle_tune.profile.schema import Profile
 
+    done = 0 if journal is None else journal.finished
+    on = (
+        f"; go on with --resume ({done} contest{'' if done == 1 else 's'} in {journal.path})"
+        if journal and done
+        else ""
+    )
     if not isinstance(profile, Profile):
-        typer.echo("twinkle-tune: interrupted before a contest was finished; nothing was written", err=True)
+        when, nothing = (
+            ("", "no profile was written") if on else (" before a contest was finished", "nothing was written")
+        )
+        typer.echo(f"twinkle-tune: interrupted{when}; {nothing}{on}", err=True)
         return
-    kept = replace(profile, command=command).save(partial_path(path))
-    done = len(profile.contests)
+    kept = replace(profile, command=command_line()).save(partial_path(path))
+    count = len(profile.contests)
     typer.echo(
-        f"twinkle-tune: interrupted; {done} finished contest{'' if done == 1 else 's'} kept in {kept}",
+        f"twinkle-tune: interrupted; {count} finished contest{'' if count == 1 else 's'} kept in {kept}{on}",
         err=True,
     )
 

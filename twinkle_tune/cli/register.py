@@ -11,6 +11,8 @@ from pathlib import Path
 from twinkle_tune.errors import RegistrationError, TuneError
 
 _TABLES = ("layers", "functions")
+_OBJECTS = ("layer_impl", "func_impl", "repo")
+"""Arguments that only Python can give."""
 
 
 def register_files(paths: Sequence[Path]) -> None:
@@ -75,9 +77,28 @@ def _read(path: Path) -> None:
             f"--register: {path}: got {got}, expected tables [layers.NAME] and [functions.NAME] with the "
             "arguments of register_kernels"
         )
+    for table in _TABLES:
+        for name, entry in config.get(table, {}).items():
+            _check_entry(f"--register: {path}: [{table}.{name}]", entry)
     from twinkle_tune.kernel import register_kernels
 
     register_kernels(config)
+
+
+def _check_entry(where: str, entry: dict[str, object]) -> None:
+    """TOML is data: it names packages and repos, it does not stand for objects of Python, and names stay inside."""
+    for name in _OBJECTS:
+        if name in entry:
+            raise RegistrationError(
+                f"{where}: got {name} = {entry[name]!r:.80}, which is an object of Python, expected repo_path with "
+                "package_name, or repo_id; register the object in a FILE.py and pass that"
+            )
+    package = entry.get("package_name")
+    if isinstance(package, str) and not package.isidentifier():
+        raise RegistrationError(
+            f"{where}: got package_name = {package!r:.80}, expected the name of a package inside of repo_path; put "
+            "the folder into repo_path"
+        )
 
 
 def _entries(table: object, where: str) -> dict[str, object]:

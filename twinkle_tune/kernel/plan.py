@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from twinkle_tune.catalog.recognise import functions_of
 from twinkle_tune.environment import changes, current_environment
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.dispatch import Family, RowsFrom, Rule, family_of, layer_dispatcher, rules_of
@@ -53,7 +54,7 @@ def plan_profile(model: nn.Module, profile: Profile, device: str, mode: Mode, re
         return Plan(stale=whole)
     resolver = _Resolver(device, mode, registry)
     layers, kept = _plan_layers(model, profile, resolver)
-    functions, kept_functions = _plan_functions(profile, resolver)
+    functions, kept_functions = _plan_functions(model, profile, resolver)
     return Plan(layers, functions, (*kept, *kept_functions), tuple(resolver.stale))
 
 
@@ -75,6 +76,7 @@ class _Resolver:
         self.stale: list[str] = []
         self.device = device
         self._mode, self._registry = mode, registry
+        self.registered_functions = {f"{module}:{function}" for module, function in registry.functions}
         self._notes: dict[int, str] = {}
         self._loaded: dict[int, Implementation | None] = {}
 
@@ -212,14 +214,23 @@ def _layer_entry(
 
 
 def _plan_functions(
-    profile: Profile, resolver: _Resolver
+    model: nn.Module, profile: Profile, resolver: _Resolver
 ) -> tuple[tuple[tuple[Slot, tuple[Family, ...], Binding], ...], tuple[Kept, ...]]:
     by_slot: dict[Slot, list[Contest]] = {}
     for contest in profile.contests:
         if contest.slot.kind is SlotKind.FUNCTION:
             by_slot.setdefault(contest.slot, []).append(contest)
     planned, kept = [], []
+    # A profile is data: nothing is imported because it names it, only what the model or the user speaks of.
+    known = {slot.target for slot in functions_of(model)} if by_slot else set()
+    known |= resolver.registered_functions
     for slot, contests in by_slot.items():
+        if slot.target not in known:
+            reason = f"the model has no function slot {slot.target!r}, and none is registered"
+            for contest in (c for c in contests if c.selection.winner != ORIGINAL):
+                resolver.note(contest, f"{reason}; register it, or profile again")
+            kept.append(Kept(slot=slot.name, reason=reason))
+            continue
         entry = _function_entry(slot, contests, resolver)
         if isinstance(entry, Kept):
             kept.append(entry)

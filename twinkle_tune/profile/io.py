@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twinkle_tune.errors import ProfileError
+from twinkle_tune.profile.checked import adapter_of, from_data, json_value, to_data
 from twinkle_tune.profile.meaning import check_meaning
 from twinkle_tune.profile.schema import SCHEMA, Profile
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter, ValidationError
 
 _WIDTH = 110
 
@@ -34,8 +30,8 @@ def load_profile(path: str | Path) -> Profile:
             f"{path}: cannot be read as a profile ({error}); expected a JSON file written by 'twinkle-tune profile'"
         ) from error
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        data = json_value(text)
+    except ValueError as error:
         raise ProfileError(
             f"{path}: not valid JSON ({error}), expected a whole profile; it may be truncated: "
             "restore it or profile the model again"
@@ -49,22 +45,13 @@ def profile_from_data(data: object, where: str) -> Profile:
     Raises:
         ProfileError: as :func:`load_profile`.
     """
-    from pydantic import ValidationError
-
     found = data.get("schema") if isinstance(data, dict) else None
     if type(found) is not int or found < 1:
         raise ProfileError(f"{where}: got no schema number ({found!r}), expected schema {SCHEMA}; is this a profile?")
     if found != SCHEMA:
         step = "upgrade twinkle_tune" if found > SCHEMA else "profile the model again"
         raise ProfileError(f"{where}: got schema {found}, expected {SCHEMA}; {step}")
-    try:
-        # Strictly: a number in quotes is no number. Through JSON, in which lists stand for tuples.
-        profile = _adapter().validate_json(json.dumps(data), strict=True)
-    except ValidationError as error:
-        raise ProfileError(_explain(where, error)) from error
-    unknown = _unknown_field(data, _plain(asdict(profile)), "")
-    if unknown:
-        raise ProfileError(f"{where}: got the field {unknown}, which schema {SCHEMA} does not have; remove it")
+    profile = from_data(Profile, data, where, "profile the model again")
     check_meaning(profile, where)
     return profile
 
@@ -98,61 +85,17 @@ def write_profile(profile: Profile, path: str | Path) -> Path:
 
 def profile_text(profile: Profile) -> str:
     """A profile as JSON text: fields in the order of the schema, short lists on one line."""
-    return _pretty(_plain(asdict(profile))) + "\n"
+    return _pretty(to_data(profile)) + "\n"
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the format, as published in docs/profile.schema.json."""
-    schema = _adapter().json_schema()
+    schema = adapter_of(Profile).json_schema()
     for table in (schema, *schema["$defs"].values()):
         if "properties" in table:
             table["additionalProperties"] = False  # as load_profile, which refuses a field that it does not know
     required = ["schema", *schema["required"]]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "required": required}
-
-
-@cache
-def _adapter() -> TypeAdapter[Profile]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Profile)
-
-
-def _plain(data: Any) -> Any:
-    """Nested fields as JSON has them: lists for tuples. Writing needs no validation, and so no pydantic."""
-    if isinstance(data, dict):
-        return {name: _plain(value) for name, value in data.items()}
-    return [_plain(item) for item in data] if isinstance(data, (list, tuple)) else data
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _unknown_field(data: object, known: object, place: str) -> str:
-    """The first field of ``data`` that was not understood: what is not understood must not be dropped silently."""
-    if isinstance(data, dict) and isinstance(known, dict):
-        for name, value in data.items():
-            found = f"{place}{name}" if name not in known else _unknown_field(value, known[name], f"{place}{name}.")
-            if found:
-                return found
-    elif isinstance(data, list) and isinstance(known, list):
-        for index, (item, understood) in enumerate(zip(data, known, strict=True)):
-            found = _unknown_field(item, understood, f"{place}{index}.")
-            if found:
-                return found
-    return ""
-
-
-def _explain(where: str, error: ValidationError) -> str:
-    problems = error.errors()
-    # Of a place that may hold several things, the errors of those that it does not claim to be say nothing.
-    other = [p["loc"][:-1] for p in problems if p["type"] == "literal_error" and p["loc"][-1] == "kind"]
-    told = [p for p in problems if not any(p["loc"][: len(loc)] == loc for loc in other)] or problems
-    place = ".".join(str(part) for part in told[0]["loc"])
-    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-    got = "nothing" if told[0]["type"] == "missing" else f"{told[0].get('input')!r:.80}"
-    return f"{where}: at {place}: got {got}, expected: {told[0]['msg']}{more}; profile the model again"
 
 
 def _pretty(data: Any, indent: int = 0) -> str:

@@ -25,6 +25,16 @@ def check_meaning(profile: Profile, where: str) -> None:
         raise ProfileError(f"{where}: {problem}; restore it or profile the model again")
 
 
+def check_contest(contest: Contest, where: str) -> None:
+    """Refuse a contest whose fields contradict each other.
+
+    Raises:
+        ProfileError: as :func:`check_meaning`.
+    """
+    for problem in _contest_problems(contest):
+        raise ProfileError(f"{where}: contest of {contest.slot.name}: {problem}")
+
+
 def _problems(profile: Profile) -> Iterator[str]:
     if profile.device not in DEVICES:
         yield f"device: got {profile.device!r}, expected one of {', '.join(DEVICES)}"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
 from torch import nn
 
-from twinkle_tune import __version__
 from twinkle_tune.capture.capture import Capture, Observation, capture
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.device import is_available, parse_device, torch_type
@@ -26,7 +23,9 @@ from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.outcome import Selection
-from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, StepResult
+from twinkle_tune.profile.past import Question
+from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.profile.store import Store
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
 from twinkle_tune.tune.arena import Task
 from twinkle_tune.tune.choose import (
@@ -40,8 +39,12 @@ from twinkle_tune.tune.choose import (
 )
 from twinkle_tune.tune.contest import Executor, InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
+from twinkle_tune.tune.facts import model_facts
+from twinkle_tune.tune.flags import flags_kept
+from twinkle_tune.tune.journal import Header, Journal
+from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
 from twinkle_tune.tune.whole import time_steps
-from twinkle_tune.workload import call_text, target_of
+from twinkle_tune.workload import call_text
 
 
 def tune_model(
@@ -58,6 +61,8 @@ def tune_model(
     on_event: Listener | None = None,
     registry: Registry | None = None,
     executor: Executor | None = None,
+    journal: Journal | None = None,
+    store: Store | None = None,
 ) -> Profile:
     """Find out which kernels are right and faster on a model, and say so in a profile.
 
@@ -77,10 +82,13 @@ def tune_model(
         on_event: told what happens while it goes on (:mod:`twinkle_tune.tune.events`).
         registry: what is registered; the default registry if not given.
         executor: where contests run; in this process if not given.
+        journal: gets the finished contests as they come, gives those of a run that was not finished.
+        store: past outcomes of any model, which are taken where they answer the same question, and added to.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
         DeviceError, ModeError, RegistrationError: unknown or unavailable device, mode, candidates.
+        JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
     """
     run = _Run(
@@ -95,10 +103,11 @@ def tune_model(
         tell=on_event or _nobody,
         registry=registry or default_registry,
         executor=executor or InProcess(),
+        memory=Memory(journal, store),
     )
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
-    with _flags_kept(model, run.mode):
+    with flags_kept(model, run.mode):
         return _tune(run, make_steps(model, example_inputs, run.mode, run.device))
 
 
@@ -115,6 +124,7 @@ class _Run:
     tell: Listener
     registry: Registry
     executor: Executor
+    memory: Memory
 
     @property
     def left_s(self) -> float | None:
@@ -128,6 +138,12 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     seen = capture(run.model, steps, targets, run.device)
     entrants = {id(o): _entrants(run, o) for o in seen.observations}
     _check_wanted(run, [c for found in entrants.values() for c in found])
+    questions = {
+        id(o): question_of(o, entrants[id(o)], run.mode, run.device, environment.fingerprint, run.settings)
+        for o in seen.observations
+    }
+    if run.memory.journal is not None:
+        run.memory.journal.begin(_header(run, environment, tuple(questions.values())))
     run.tell(
         Captured(
             contests=len(seen.observations),
@@ -139,17 +155,38 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     try:
         # Where most time goes first: a budget that runs out then costs least.
         for index, observation in enumerate(sorted(seen.observations, key=_share, reverse=True), start=1):
-            contest = _contest(run, index, observation, entrants[id(observation)])
+            contest = _contest(run, index, observation, entrants[id(observation)], questions[id(observation)])
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
-        profile = _profile(run, environment, seen, choose_nested(placed), complete=True)
+        profile = _profile(run, environment, seen, choose_nested(_ordered(placed)), complete=True)
         return _timed_whole(run, steps, profile)
     except KeyboardInterrupt as error:
-        partial = _profile(run, environment, seen, choose_nested(placed), complete=False) if placed else None
+        chosen = choose_nested(_ordered(placed))
+        partial = _profile(run, environment, seen, chosen, complete=False) if placed else None
         raise TuneInterrupted(partial) from error
 
 
-def _contest(run: _Run, index: int, observation: Observation, entrants: tuple[Candidate, ...]) -> Contest:
+def _ordered(placed: Sequence[Placed]) -> list[Placed]:
+    # Not as they were held, which goes by measured shares: the same outcomes must give the same choice.
+    return sorted(placed, key=lambda p: (p.contest.slot.name, p.contest.workload.key))
+
+
+def _header(run: _Run, environment: Environment, questions: tuple[Question, ...]) -> Header:
+    return Header(
+        tool=TOOL,
+        model=model_facts(run.model, run.name),
+        mode=run.mode,
+        device=run.device,
+        environment=environment,
+        settings=settings_of(run.settings),
+        seed=run.seed,
+        contests=questions,
+    )
+
+
+def _contest(
+    run: _Run, index: int, observation: Observation, entrants: tuple[Candidate, ...], question: Question
+) -> Contest:
     run.tell(
         ContestStarted(
             index=index,
@@ -158,6 +195,9 @@ def _contest(run: _Run, index: int, observation: Observation, entrants: tuple[Ca
             candidates=tuple(candidate.name for candidate in entrants),
         )
     )
+    known = run.memory.recall(question, observation)
+    if known is not None:
+        return known
     if run.left_s is not None and run.left_s <= 0:
         return Contest(
             slot=observation.slot,
@@ -176,7 +216,11 @@ def _contest(run: _Run, index: int, observation: Observation, entrants: tuple[Ca
         seed=run.seed,
         deadline_s=run.left_s,
     )
-    return run.executor.run(task, run.tell)
+    contest = run.executor.run(task, run.tell)
+    # What the budget cut short is no outcome for another run, whose budget is another.
+    if run.left_s is None or run.left_s > 0:
+        run.memory.keep(question, contest)
+    return contest
 
 
 def _entrants(run: _Run, observation: Observation) -> tuple[Candidate, ...]:
@@ -238,15 +282,10 @@ def _profile(
     if not complete:
         verdict = f"Interrupted after {len(ordered)} of {len(seen.observations)} contests. {verdict}"
     return Profile(
-        tool=f"twinkle_tune {__version__}",
+        tool=TOOL,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         complete=complete,
-        model=ModelFacts(
-            name=run.name,
-            target=target_of(type(run.model)),
-            parameters=sum(p.numel() for p in run.model.parameters()),
-            dtype=_main_dtype(run.model),
-        ),
+        model=model_facts(run.model, run.name),
         mode=run.mode,
         device=run.device,
         environment=environment,
@@ -255,13 +294,6 @@ def _profile(
         contests=ordered,
         uncalled=tuple(sorted(seen.uncalled)),
     )
-
-
-def _main_dtype(model: nn.Module) -> str:
-    counts: Counter[str] = Counter()
-    for parameter in model.parameters():
-        counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
-    return counts.most_common(1)[0][0] if counts else ""
 
 
 def _share(observation: Observation) -> float:
@@ -281,18 +313,6 @@ def _available(device: object, model: nn.Module) -> str:
             f"device: got {name!r} for a model on {here!r}; move the model with model.to({torch_type(name)!r})"
         )
     return name
-
-
-@contextmanager
-def _flags_kept(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """The model in train or eval mode, and every module's own flag back afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.train(mode.trains)
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _nobody(event: Event) -> None:

@@ -1,0 +1,157 @@
+"""``twinkle-tune profile`` that is stopped, runs beside another, or finds the disk full: real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from twinkle_tune.cli.app import run
+from twinkle_tune.cli.stop import stoppable
+from twinkle_tune.profile.io import load_profile
+from twinkle_tune.tune.journal import read_journal
+
+ROOT = Path(__file__).parents[2]
+_COMMAND = ["profile", "llama-tiny", "--device", "cpu", "--layers", "1", "--seq-len", "8", "--candidates", "torch"]
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """A run that writes p.json into the folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "twinkle_tune.cli", *_COMMAND, "--out", str(folder / "p.json"), *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_contests(folder: Path, contests: int) -> None:
+    """Return when the journal has that many."""
+    ends_s = time.monotonic() + 60
+    while time.monotonic() < ends_s:
+        found = read_journal(folder / "p.json.journal")
+        if found is not None and len(found.contests) >= contests:
+            return
+        time.sleep(0.02)
+    pytest.fail("the run writes no journal")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_a_signal_leaves_a_partial_profile_and_the_journal(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """SIGTERM ends a run as Ctrl-C does: a valid partial profile, a journal to go on with, and a line that says so."""
+    process = start(tmp_path)
+    wait_for_contests(tmp_path, 2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    partial, journal = load_profile(tmp_path / "p.json"), read_journal(tmp_path / "p.json.journal")
+    assert journal is not None
+    assert not partial.complete
+    assert 1 <= len(partial.contests) <= len(journal.contests) <= len(partial.contests) + 1
+    last = errors.splitlines()[-1]
+    assert f"kept in {tmp_path}/p.json; go on with --resume" in last
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_resume(tmp_path: Path) -> None:
+    """After a kill -9 a run without --resume is refused, and one with it takes over what was finished."""
+    process = start(tmp_path)
+    wait_for_contests(tmp_path, 3)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "p.json").exists()
+    refused = start(tmp_path)
+    _, errors = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "finished contests of a run that was not finished; go on with it by --resume" in errors
+    before = read_journal(tmp_path / "p.json.journal")
+    assert before is not None
+    resumed = start(tmp_path, "--resume")
+    _, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors
+    after = load_profile(tmp_path / "p.json")
+    assert after.complete
+    assert not (tmp_path / "p.json.journal").exists()
+    by_key = {contest.workload.key: contest for contest in after.contests}
+    assert all(by_key[c.workload.key].trials == c.trials for c in before.contests.values())
+
+
+def test_a_second_run_on_the_device_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While a run goes on, another one with --no-wait is refused, and told which process has the device."""
+    process = start(tmp_path)
+    wait_for_contests(tmp_path, 1)
+    assert run([*_COMMAND, "--out", str(tmp_path / "other.json"), "--no-wait"]) == 2
+    process.kill()
+    process.communicate()
+    errors = capsys.readouterr().err
+    assert f"device cpu is in use by another run (process {process.pid}: twinkle-tune profile llama-tiny" in errors
+    assert not (tmp_path / "other.json").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """Where nothing more can be written the run ends with one line, and no file is half written."""
+    limit = 6000  # bytes a file: less than the journal's header and a contest take
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "from twinkle_tune.cli.app import run; import twinkle_tune.tune.tune, twinkle_tune.profile.store; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.exit(run(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *_COMMAND, "--out", str(tmp_path / "p.json")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TWINKLE_TUNE_STORE": "off"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "p.json.journal: the journal cannot be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "p.json").exists()
+    read_journal(tmp_path / "p.json.journal")
+
+
+def test_sigterm_is_as_before_afterwards() -> None:
+    """Within, SIGTERM raises KeyboardInterrupt in the main thread; afterwards and elsewhere nothing changed."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    seen: list[object] = []
+
+    def elsewhere() -> None:
+        with stoppable():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_resume_and_fresh_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both at once say contrary things, and are refused."""
+    assert run([*_COMMAND, "--resume", "--fresh"]) == 2
+    assert "--resume and --fresh: got both, expected one" in capsys.readouterr().err
+
+
+def test_a_damaged_store_is_told_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A corrupt store is one line that names the file to move away; nothing is profiled."""
+    store = Path(os.environ["TWINKLE_TUNE_CACHE"]) / "store.sqlite"
+    store.write_bytes(json.dumps(["no", "database"] * 500).encode())
+    assert run([*_COMMAND, "--out", str(tmp_path / "p.json")]) == 2
+    assert f"{store}: the store is damaged" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

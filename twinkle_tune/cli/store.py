@@ -1,0 +1,84 @@
+"""``twinkle-tune store``: past outcomes, which other runs take instead of measuring again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twinkle_tune.cli.options import parse_age
+
+if TYPE_CHECKING:
+    from twinkle_tune.profile.store import Store
+
+store = typer.Typer(
+    name="store",
+    help="Past outcomes: what is there, as a file, and away with it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@store.command("list")
+def list_outcomes(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> None:
+    """Show the outcomes in the store, newest first."""
+    import json
+    from dataclasses import asdict
+
+    found = _open()
+    rows = found.rows() if found is not None else ()
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    for row in rows:
+        typer.echo(f"{row.measured}  {row.mode:<13} {row.device:<5} {row.environment}  {row.workload}  {row.slot}")
+    typer.echo(f"{len(rows)} outcome{'' if len(rows) == 1 else 's'}{_where(found)}", err=True)
+
+
+@store.command()
+def export(path: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")]) -> None:
+    """Write every outcome to a file, with its question and evidence."""
+    from twinkle_tune.errors import TuneError
+
+    found = _open()
+    lines = [f"{line}\n" for line in found.export()] if found is not None else []
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text("".join(lines), encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise TuneError(f"{path}: the outcomes cannot be written ({error}); choose another path") from error
+    typer.echo(f"wrote {path}: {len(lines)} outcome{'' if len(lines) == 1 else 's'}{_where(found)}")
+
+
+@store.command()
+def prune(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="30d", help="Only outcomes older than that: 12h, 30d.  [default: all]")
+    ] = None,
+) -> None:
+    """Remove outcomes from the store."""
+    age_s = parse_age("--older-than", older_than)
+    found = _open()
+    gone = 0 if found is None else found.prune(age_s or 0.0)
+    typer.echo(f"removed {gone} outcome{'' if gone == 1 else 's'}{_where(found)}")
+
+
+def _open() -> Store | None:
+    """The store if there is one: nothing is made only to be looked at."""
+    from twinkle_tune.profile.store import Store, store_path
+
+    path = store_path()
+    return Store(path) if path is not None and path.exists() else None
+
+
+def _where(found: Store | None) -> str:
+    from twinkle_tune.profile.store import store_path
+
+    return f" in {found.path}" if found is not None else f": there is no store ({store_path() or 'turned off'})"

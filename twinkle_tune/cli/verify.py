@@ -1,0 +1,134 @@
+"""``twinkle-tune verify``: does a profile still hold here and now?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from twinkle_tune.cli.device import use_device
+from twinkle_tune.cli.options import parse_count, parse_sizes
+from twinkle_tune.cli.past import locked
+from twinkle_tune.cli.profile import MODEL_HELP, listener
+from twinkle_tune.cli.recorded import Recorded, recorded_options
+from twinkle_tune.cli.register import register_files
+from twinkle_tune.cli.stop import stoppable
+
+if TYPE_CHECKING:
+    from twinkle_tune.profile.schema import Profile
+    from twinkle_tune.tune.verify import Check, Verification
+
+HOLDS, FAILS = 0, 1
+
+
+def verify(
+    profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by 'twinkle-tune profile'.")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help=f"{MODEL_HELP} [default: the profile's preset or Hub id]")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="As of profile.  [default: as the profile was made]")] = None,
+    batch: Annotated[str | None, typer.Option(metavar="1,8", help="The same.")] = None,
+    seq_len: Annotated[str | None, typer.Option(metavar="128,2048", help="The same.")] = None,
+    layers: Annotated[str | None, typer.Option(metavar="N", help="The same.")] = None,
+    register: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml. Never taken from a profile.")
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="An error if another run has the device.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> None:
+    """Check each winner of PROFILE again: is it what it was, right, and faster? Exit code 1 if not."""
+    from twinkle_tune.models import load_model
+    from twinkle_tune.profile.io import load_profile
+
+    made = load_profile(profile)
+    recorded = recorded_options(made, model, registered=bool(register))
+    batches = parse_sizes("--batch", batch or recorded.batch)
+    seq_lens = parse_sizes("--seq-len", seq_len or recorded.seq_len)
+    depth = parse_count("--layers", layers or recorded.layers)
+    place, _ = use_device(recorded.device or made.device)
+    with stoppable() as stops:
+        try:
+            with locked(place, None, wait=not no_wait):
+                register_files(register or [])
+                loaded = load_model(recorded.model, place, dtype or recorded.dtype, depth, batches, seq_lens, made.mode)
+
+                from twinkle_tune.tune.verify import verify_profile
+
+                with listener(quiet=as_json) as listen:
+                    found = verify_profile(made, loaded.model, loaded.inputs, on_event=listen)
+        except KeyboardInterrupt as stop:
+            typer.echo("twinkle-tune: interrupted; nothing was verified", err=True)
+            raise typer.Exit(stops.code) from stop
+    if as_json:
+        typer.echo(json.dumps(verification_data(found, str(profile), recorded), indent=2))
+    else:
+        _print(found, made)
+    raise typer.Exit(HOLDS if found.holds else FAILS)
+
+
+def verification_data(found: Verification, path: str, recorded: Recorded) -> dict[str, Any]:
+    """What ``--json`` prints: ratios are of the original's time, null where a winner was not timed."""
+    return {
+        "profile": path,
+        "model": recorded.model,
+        "holds": found.holds,
+        "stale": list(found.stale),
+        "checks": [
+            {
+                "slot": check.contest.slot.name,
+                "workload": check.contest.workload.key,
+                "instances": list(check.contest.instances),
+                "winner": check.contest.selection.winner,
+                "holds": not check.problems,
+                "problems": [{"kind": problem.kind, "text": problem.text} for problem in check.problems],
+                "recorded_ratio": check.contest.selection.ratio,
+                "ratio": check.ratio,
+                "low": check.low,
+                "high": check.high,
+            }
+            for check in found.checks
+        ],
+    }
+
+
+def _print(found: Verification, profile: Profile) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from twinkle_tune.report.text import call_text, one_line, ratio_text
+
+    console = Console()
+    # Text, never markup: a profile is data of somebody else's.
+    if found.checks:
+        table = Table(title=f"{len(found.checks)} winners, verified here and now", title_justify="left")
+        for heading in ("slot", "call", "winner", "then", "now", "verdict"):
+            table.add_column(heading, overflow="fold")
+        for check in found.checks:
+            contest = check.contest
+            now = "-" if check.ratio is None else ratio_text(check.ratio, check.low or 1.0, check.high or 1.0)
+            cells = (
+                contest.slot.name,
+                call_text(contest.workload),
+                contest.selection.winner,
+                ratio_text(contest.selection.ratio),
+                now,
+                _verdict(check),
+            )
+            table.add_row(*(Text(one_line(cell, 400)) for cell in cells))
+        console.print(table)
+    for reason in found.stale:
+        console.print(Text(f"stale: {one_line(reason, 400)}"), soft_wrap=True)
+    failed = sum(bool(check.problems) for check in found.checks)
+    if not profile.winners:
+        typer.echo("nothing to verify: the original won everywhere")
+    elif found.holds:
+        typer.echo("the profile holds: every winner is what it was, right, and faster than the original")
+    else:
+        typer.echo(f"the profile does not hold: {failed} of {len(found.checks)} winners fail; profile the model again")
+
+
+def _verdict(check: Check) -> str:
+    return "; ".join(f"{problem.kind}: {problem.text}" for problem in check.problems) or "holds"

@@ -1,0 +1,90 @@
+"""Contests that were run before: what decides whether an outcome still answers the question."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from twinkle_tune.errors import ProfileError
+from twinkle_tune.mode import Mode
+from twinkle_tune.outcome import Rejection
+from twinkle_tune.profile.checked import from_data, json_value, to_data
+from twinkle_tune.profile.meaning import check_contest
+from twinkle_tune.profile.schema import Contest
+from twinkle_tune.workload import digest_of
+
+_LASTING = ("signature", "capability", "parity")
+"""Stages whose rejections say something of the candidate, not of the moment (no compiler, no memory, no network)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Everything that the outcome of a contest depends on.
+
+    Attributes:
+        slot, workload: the slot's name and the key of the call.
+        mode, device: how and where.
+        environment: the fingerprint of the machine and its libraries.
+        candidates: name and digest of each that competes, the original among them; "" where there is no digest.
+        settings: of the race, by name.
+        tool: name and version of this package: the rules of checking and timing are part of it.
+    """
+
+    slot: str
+    workload: str
+    mode: Mode
+    device: str
+    environment: str
+    candidates: tuple[tuple[str, str], ...]
+    settings: tuple[tuple[str, float], ...]
+    tool: str
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits, equal where an outcome of one is an outcome of the other."""
+        return digest_of(asdict(self) | {"candidates": sorted(self.candidates), "settings": sorted(self.settings)})
+
+
+def is_lasting(contest: Contest) -> bool:
+    """Whether a contest's outcome may be used in another run.
+
+    Not where a candidate's code could not be had, or it could not be loaded, called or timed: what was missing
+    then may be there the next time.
+    """
+    return bool(contest.trials) and all(
+        trial.digest and not (isinstance(trial.outcome, Rejection) and trial.outcome.stage not in _LASTING)
+        for trial in contest.trials
+    )
+
+
+def contest_text(contest: Contest) -> str:
+    """A contest as one line of JSON.
+
+    Raises:
+        ValueError: it holds a number or text that JSON lacks.
+    """
+    return json.dumps(to_data(contest), allow_nan=False)
+
+
+def contest_from_text(text: str, where: str, advice: str) -> Contest:
+    """Read and check a contest; ``where`` names it in messages, ``advice`` ends them.
+
+    Raises:
+        ProfileError: it is no JSON, or does not say what a contest must.
+    """
+    try:
+        data = json_value(text)
+    except ValueError as error:
+        raise ProfileError(f"{where}: not valid JSON ({error}), expected a contest; {advice}") from error
+    return contest_from_data(data, where, advice)
+
+
+def contest_from_data(data: object, where: str, advice: str) -> Contest:
+    """As :func:`contest_from_text`, of parsed JSON.
+
+    Raises:
+        ProfileError: as there.
+    """
+    contest = from_data(Contest, data, where, advice)
+    check_contest(contest, where)
+    return contest

@@ -1,0 +1,125 @@
+"""What a run remembers of contests that were held before: in its journal, and in the store."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from twinkle_tune import __version__
+from twinkle_tune.capture.capture import Observation
+from twinkle_tune.errors import TuneError
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.mode import Mode
+from twinkle_tune.profile.past import Question, is_lasting
+from twinkle_tune.profile.schema import Contest
+from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
+from twinkle_tune.slot import Candidate
+from twinkle_tune.tune.journal import Journal
+
+TOOL = f"twinkle_tune {__version__}"
+
+
+class Memory:
+    """The journal and the store of a run, either of which there may be none of."""
+
+    def __init__(self, journal: Journal | None, store: Store | None) -> None:
+        """``store`` is asked after ``journal``, and told only what holds in other runs too."""
+        self.journal = journal
+        self.store = store
+
+    def recall(self, question: Question, observation: Observation) -> Contest | None:
+        """The outcome of a contest that answers the question, as one of these calls; None if there is none.
+
+        Raises:
+            JournalError: the journal cannot be written.
+            StoreDamagedError: what is in the store is not what was put there.
+        """
+        found = None if self.journal is None else self.journal.recall(question)
+        if found is None and self.store is not None:
+            stored = self._stored(question)
+            if stored is not None:
+                chosen = stored.contest.selection
+                reason = f"{chosen.reason}; measured {stored.measured}, taken from the store"
+                found = replace(stored.contest, selection=replace(chosen, reason=reason))
+                if self.journal is not None:
+                    self.journal.keep(question, found)
+        if found is None:
+            return None
+        return replace(
+            found,
+            slot=observation.slot,
+            instances=observation.instances,
+            seen=observation.seen,
+            workload=observation.workload,
+        )
+
+    def keep(self, question: Question, contest: Contest) -> None:
+        """Remember a contest that was held.
+
+        Raises:
+            JournalError: the journal cannot be written. A store that cannot be used is a warning: the run goes on.
+        """
+        if self.journal is not None:
+            self.journal.keep(question, contest)
+        if self.store is not None and is_lasting(contest):
+            try:
+                self.store.keep(question, contest)
+            except StoreError as error:
+                self._give_up(error)
+
+    def _stored(self, question: Question) -> Stored | None:
+        assert self.store is not None
+        try:
+            return self.store.recall(question)
+        except StoreDamagedError:
+            raise
+        except StoreError as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: StoreError) -> None:
+        # Hours of measuring are not to end because a convenience fails.
+        self.store = None
+        warnings.warn(f"{error}; the rest of this run goes without it", stacklevel=3)
+
+
+def question_of(
+    observation: Observation,
+    candidates: Sequence[Candidate],
+    mode: Mode,
+    device: str,
+    environment: str,
+    settings: RaceSettings,
+) -> Question:
+    """The question that a contest answers; ``environment`` is the fingerprint."""
+    original: Callable[..., Any] = (
+        type(observation.module).forward
+        if observation.module is not None
+        else original_function(observation.slot.target)
+    )
+    return Question(
+        slot=observation.slot.name,
+        workload=observation.workload.key,
+        mode=mode,
+        device=device,
+        environment=environment,
+        candidates=tuple((c.name, _digest(c, observation, original)) for c in candidates),
+        settings=settings_of(settings),
+        tool=TOOL,
+    )
+
+
+def settings_of(settings: RaceSettings) -> tuple[tuple[str, float], ...]:
+    """The race's settings by name, in order."""
+    return tuple(sorted((name, float(value)) for name, value in asdict(settings).items()))
+
+
+def _digest(candidate: Candidate, observation: Observation, original: Callable[..., Any]) -> str:
+    # As in a trial: a candidate whose code cannot be had has no digest; its rejection says why.
+    try:
+        return candidate.source.digest(observation.slot, original)
+    except TuneError:
+        return ""

@@ -1,0 +1,225 @@
+"""A profile held against the present: is each winner still what it was, still right, still faster?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from twinkle_tune.capture.capture import Observation, capture
+from twinkle_tune.capture.step import make_steps
+from twinkle_tune.environment import changes, current_environment
+from twinkle_tune.errors import TuneError
+from twinkle_tune.kernel.find import contestants, find_slots
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.kernelize import kernelize_report
+from twinkle_tune.kernel.plan import plan_profile
+from twinkle_tune.kernel.registry import Registry, default_registry
+from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.measure.statistics import paired_ratio
+from twinkle_tune.outcome import Measurement, Rejection
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
+from twinkle_tune.tune.contest import Executor, InProcess, Task
+from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
+from twinkle_tune.tune.flags import flags_kept
+from twinkle_tune.workload import call_text
+
+SETTINGS = RaceSettings(min_gain=0.005, indifference=0.0)
+"""A winner was 2% faster once; it fails when it is not faster any more, not when it is a little less so."""
+
+Kind = Literal["stale", "wrong", "slow"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why an entry does not hold: its code or surroundings changed, its result is wrong, it is not faster."""
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One winner, here and now.
+
+    Attributes:
+        contest: as the profile has it.
+        problems: empty where the entry holds.
+        ratio, low, high: its time over the original's now, median and interval; None where it was not timed.
+    """
+
+    contest: Contest
+    problems: tuple[Problem, ...]
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """All winners of a profile, here and now.
+
+    Attributes:
+        checks: one for each winner, in the profile's order.
+        stale: what is stale beyond that, as the profile would be bound: its environment, other settings.
+    """
+
+    checks: tuple[Check, ...]
+    stale: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is stale, wrong or no longer faster."""
+        return not self.stale and not any(check.problems for check in self.checks)
+
+
+def verify_profile(
+    profile: Profile,
+    model: nn.Module,
+    example_inputs: object,
+    *,
+    registry: Registry | None = None,
+    settings: RaceSettings | None = None,
+    seed: int = 0,
+    on_event: Listener | None = None,
+    executor: Executor | None = None,
+) -> Verification:
+    """Check each winner of a profile again: what changed, whether it is right, whether it is faster.
+
+    A winner is judged by the parity rule and raced against the original alone, on calls of the model as it is
+    now; also where the environment is another than that of the profile. The model is left as it was.
+
+    Args:
+        profile: what to check.
+        model: the model that was profiled, on the profile's device.
+        example_inputs: as of :func:`twinkle_tune.tune_model`, of the shapes that were profiled.
+        registry: what is registered; the default registry if not given.
+        settings: of the race; by default any gain of half a percent counts.
+        seed: of made inputs and of the order of the rounds.
+        on_event: told what happens while it goes on.
+        executor: where contests run; in this process if not given.
+
+    Raises:
+        CaptureError: the model cannot be run on the inputs.
+        TuneError: the model has kernels bound, or an original fails.
+    """
+    registry, tell = registry or default_registry, on_event or _nobody
+    if kernelize_report(model).bound:
+        raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
+    with flags_kept(model, profile.mode):
+        whole = changes(profile.environment, current_environment(profile.device))
+        stale = plan_profile(model, profile, profile.device, profile.mode, registry).stale
+        if not profile.winners:
+            return Verification(checks=(), stale=stale if whole else ())
+        steps = make_steps(model, example_inputs, profile.mode, profile.device)
+        seen = capture(model, steps, find_slots(model, registry), profile.device)
+        by_key = {(o.slot, o.workload.key): o for o in seen.observations}
+        tell(Captured(contests=len(profile.winners), steps=tuple(s.label for s in steps), uncalled=()))
+        checks = []
+        for index, contest in enumerate(profile.winners, start=1):
+            observation = by_key.get((contest.slot, contest.workload.key))
+            entrants = () if observation is None else _entrants(profile, contest, observation, registry)
+            run = _Run(profile, settings or SETTINGS, seed, tell, executor or InProcess(), index)
+            checks.append(run.check(contest, observation, entrants))
+    return Verification(checks=tuple(checks), stale=tuple(text for text in stale if not _is_told(text, checks)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    profile: Profile
+    settings: RaceSettings
+    seed: int
+    tell: Listener
+    executor: Executor
+    index: int
+
+    def check(self, contest: Contest, observation: Observation | None, entrants: tuple[Candidate, ...]) -> Check:
+        """One winner against the original."""
+        winner = contest.selection.winner
+        if observation is None:
+            why = "the model makes no such call with these inputs; is it the model, and are they the inputs?"
+            return _stale(contest, why)
+        if winner not in [candidate.name for candidate in entrants]:
+            return _stale(contest, f"no candidate {winner!r} is registered for it here; register it, or profile again")
+        self.tell(
+            ContestStarted(
+                index=self.index,
+                slot=contest.slot.name,
+                call=call_text(contest.workload),
+                candidates=tuple(candidate.name for candidate in entrants),
+            )
+        )
+        task = Task(
+            observation=observation,
+            candidates=entrants,
+            mode=self.profile.mode,
+            device=self.profile.device,
+            settings=self.settings,
+            seed=self.seed,
+        )
+        now = self.executor.run(task, self.tell)
+        self.tell(ContestFinished(index=self.index, contest=now))
+        return compare(contest, now)
+
+
+def compare(then: Contest, now: Contest) -> Check:
+    """What a winner's contest against the original now says of the profile's entry. Pure."""
+    winner = then.selection.winner
+    problems = [
+        Problem(kind="stale", text=f"the code of {name!r} changed ({then.trial(name).digest} then, {digest} now)")
+        for name, digest in ((name, now.trial(name).digest) for name in (ORIGINAL, winner))
+        if then.trial(name).digest != digest
+    ]
+    outcome, original = now.trial(winner).outcome, now.trial(ORIGINAL).outcome
+    if isinstance(outcome, Rejection) or not isinstance(original, Measurement):
+        stage, reason = (outcome.stage, outcome.reason) if isinstance(outcome, Rejection) else ("timing", "no time")
+        kind: Kind = "slow" if stage == "timing" else "wrong"
+        return Check(contest=then, problems=(*problems, Problem(kind=kind, text=f"{stage}: {reason}")))
+    figure = paired_ratio(outcome.times_us, original.times_us)
+    # Faster is what the race says, or what the interval says though the race did not find it enough.
+    if now.selection.winner != winner and figure.high >= 1:
+        text = f"it takes {figure.ratio:.3f} of the original's time ({figure.low:.3f} to {figure.high:.3f})"
+        was = f"it took {then.selection.ratio:.3f} when it was profiled"
+        problems.append(Problem(kind="slow", text=f"{text}; {was}"))
+    return Check(
+        contest=then,
+        problems=tuple(problems),
+        ratio=round(figure.ratio, 4),
+        low=round(figure.low, 4),
+        high=round(figure.high, 4),
+    )
+
+
+def _entrants(
+    profile: Profile, contest: Contest, observation: Observation, registry: Registry
+) -> tuple[Candidate, ...]:
+    is_function = contest.slot.kind is SlotKind.FUNCTION
+    found: Sequence[Candidate] = contestants(
+        contest.slot,
+        profile.device,
+        profile.mode,
+        module=observation.module,
+        function=original_function(observation.slot.target) if is_function else None,
+        registry=registry,
+    )
+    return tuple(candidate for candidate in found if candidate.name in (ORIGINAL, contest.selection.winner))
+
+
+def _is_told(stale: str, checks: Sequence[Check]) -> bool:
+    """Whether a check says already that its entry is stale."""
+    return any(
+        stale.startswith(f"{check.contest.slot.name} ({check.contest.selection.winner}): ")
+        for check in checks
+        if any(problem.kind == "stale" for problem in check.problems)
+    )
+
+
+def _stale(contest: Contest, why: str) -> Check:
+    return Check(contest=contest, problems=(Problem(kind="stale", text=why),))
+
+
+def _nobody(event: Event) -> None:
+    pass
