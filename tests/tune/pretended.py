@@ -28,7 +28,7 @@ from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Tri
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
-from twinkle_tune.tune.contest import Task
+from twinkle_tune.tune.arena import Task
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.journal import Journal, journal_path, read_journal
 
