@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from twinkle_tune.errors import TuneError
 
+METHOD = 1
+"""Counted up when the clocks or the race change so much that times from before must not be reused."""
+
 FIRST_ACCEPT = 5
 """Counted rounds before which no challenger is accepted."""
 

@@ -12,6 +12,7 @@ from twinkle_tune.capture.capture import Observation
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.measure.settings import METHOD
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
@@ -113,8 +114,8 @@ def question_of(
 
 
 def settings_of(settings: RaceSettings) -> tuple[tuple[str, float], ...]:
-    """The race's settings by name, in order."""
-    return tuple(sorted((name, float(value)) for name, value in asdict(settings).items()))
+    """The race's settings by name, in order, and how it measures."""
+    return tuple(sorted((name, float(value)) for name, value in {**asdict(settings), "method": METHOD}.items()))
 
 
 def _digest(candidate: Candidate, observation: Observation, original: Callable[..., Any]) -> str:
