@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from twinkle_tune.capture.capture import Observation
-from twinkle_tune.capture.inputs import Call, fresh, named_tensors, vary
+from twinkle_tune.capture.inputs import fresh
 from twinkle_tune.device import torch_type
 from twinkle_tune.errors import SignatureError, TuneError
 from twinkle_tune.kernel.dispatch import family_of
@@ -26,16 +26,16 @@ from twinkle_tune.measure.run import run_race
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Stage, Trial
+from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
-from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject
+from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate, Implementation
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
+from twinkle_tune.tune.recheck import in_words, race_until_right
 from twinkle_tune.workload import Context
 
 Step = Callable[[], object]
-
-_LARGE = 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,14 @@ class InProcess:
             arena = _Arena(task)
             outcomes = {c.name: _prepare(c, arena, listener) for c in task.candidates}
             steps = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
-            decision, times_us = _race(task, steps, arena.clock, listener)
+            decision, times_us, wrong = race_until_right(
+                tuple(steps),
+                lambda names: _race(task, {name: steps[name] for name in names}, arena.clock, listener),
+                {name: found.judged_again for name, found in steps.items() if found.judged_again is not None},
+            )
+            for name, reason in wrong.items():
+                outcomes[name] = _refuse(listener, name, "parity", reason)
+                del steps[name]
             measured = {name: _measured(found, name, times_us, decision, arena.clock) for name, found in steps.items()}
         trials = tuple(
             Trial(
@@ -100,11 +107,12 @@ class InProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ready:
-    """A candidate that is right, with the call that will be timed."""
+    """A candidate that is right, with the call that will be timed, and how to judge it once more."""
 
     step: Step
     first_call_us: float
     verdict: Pass
+    judged_again: Callable[[], Verdict] | None = None
 
 
 class _Arena:
@@ -122,7 +130,11 @@ class _Arena:
         )
         self.trains = task.mode.trains and observation.workload.context.grad
         self.judge = Judge(
-            self.original, parity_calls(observation.call, task.seed), module=self.module, trains=self.trains
+            self.original,
+            parity_calls(observation.call, task.seed),
+            module=self.module,
+            trains=self.trains,
+            kin=kin_calls(observation.call, task.seed),
         )
         # One set of buffers for all: with buffers of its own each candidate would be timed on another placement.
         self.call = fresh(observation.call)
@@ -160,23 +172,6 @@ class _Arena:
         return inputs + parameters
 
 
-def parity_calls(call: Call, seed: int) -> tuple[Call, ...]:
-    """The inputs that a candidate is judged on: the captured call, two others like it, outliers, small values.
-
-    Where the call holds more than 2**26 elements (logits of a large vocabulary), only it, another and outliers:
-    the judge keeps the float64 results of all of them.
-    """
-    if sum(tensor.numel() for _, tensor in named_tensors(call)) > _LARGE:
-        return call, vary(call, seed=seed + 1), vary(call, seed=seed + 3, outliers=True)
-    return (
-        call,
-        vary(call, seed=seed + 1),
-        vary(call, seed=seed + 2),
-        vary(call, seed=seed + 3, outliers=True),
-        vary(call, seed=seed + 4, scale=1e-3),
-    )
-
-
 def _prepare(candidate: Candidate, arena: _Arena, listener: Listener) -> _Ready | Rejection:
     """Load, call and judge one candidate. The original is not judged: the judge holds it against itself."""
     listener(TrialStarted(candidate=candidate.name))
@@ -185,7 +180,7 @@ def _prepare(candidate: Candidate, arena: _Arena, listener: Listener) -> _Ready 
         implementation = candidate.source.load(task.observation.slot, arena.original)
         unfit = implementation.unfit_for(task.mode)
         if unfit:
-            return _refuse(listener, candidate, "capability", unfit)
+            return _refuse(listener, candidate.name, "capability", unfit)
         stage = "first call"
         call = implementation.call if candidate.name == ORIGINAL else arena.as_bound(implementation)
         call = torch.compile(_renamed(call)) if task.mode.compiles else call
@@ -196,24 +191,25 @@ def _prepare(candidate: Candidate, arena: _Arena, listener: Listener) -> _Ready 
         stage = "parity"
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
         judged = torch.compile(_renamed(implementation.call)) if task.mode.compiles else implementation.call
-        verdict = arena.judge.judge(judged)
+        verdict = arena.judge.judge(judged, for_kin=implementation.call)
+        judged_again = functools.partial(arena.judge.again, judged, for_kin=implementation.call)
     except SignatureError as error:
-        return _refuse(listener, candidate, "signature", str(error))
+        return _refuse(listener, candidate.name, "signature", str(error))
     except TuneError as error:
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate, _stage(stage), str(error))
+        return _refuse(listener, candidate.name, _stage(stage), str(error))
     except Exception as error:
         # Anything can come out of a stranger's code. Only the original's failures are the run's.
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate, _stage(stage), f"raised {type(error).__name__}: {_first_line(error)}")
+        return _refuse(listener, candidate.name, _stage(stage), f"raised {type(error).__name__}: {_first_line(error)}")
     match verdict:
         case Reject():
-            return _refuse(listener, candidate, "parity", f"point {verdict.point}, {verdict.tensor}: {verdict.reason}")
+            return _refuse(listener, candidate.name, "parity", in_words(verdict))
         case Inconclusive():
-            return _refuse(listener, candidate, "parity", f"inconclusive: {verdict.reason}")
-    return _Ready(step=step, first_call_us=first_call_us, verdict=verdict)
+            return _refuse(listener, candidate.name, "parity", f"inconclusive: {verdict.reason}")
+    return _Ready(step=step, first_call_us=first_call_us, verdict=verdict, judged_again=judged_again)
 
 
 def _race(
@@ -277,8 +273,8 @@ def _digest(candidate: Candidate, arena: _Arena) -> str:
         return ""
 
 
-def _refuse(listener: Listener, candidate: Candidate, stage: Stage, reason: str) -> Rejection:
-    listener(TrialRefused(candidate=candidate.name, stage=stage, reason=reason))
+def _refuse(listener: Listener, candidate: str, stage: Stage, reason: str) -> Rejection:
+    listener(TrialRefused(candidate=candidate, stage=stage, reason=reason))
     return Rejection(stage=stage, reason=reason)
 
 
