@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.parity.parity_cases import OPS, D, fused_rms_norm, gelu_erf, gelu_tanh, normal, softmax
+from tests.parity.zoo.ops import OPS, D, gelu_erf, gelu_tanh, normal, softmax
+from tests.parity.zoo.right import fused_rms_norm
 from twinkle_tune.capture.inputs import Call, named_tensors, shortened, spaced
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.parity.parity_cases import gelu_erf, gelu_tanh, normal, softmax, softmax_by_hand
+from tests.parity.zoo.ops import gelu_erf, gelu_tanh, normal, softmax
+from tests.parity.zoo.right import softmax_by_hand
 from twinkle_tune.errors import ModeError
 from twinkle_tune.testing import assert_parity
 

@@ -60,8 +60,9 @@ def vary(call: Call, *, seed: int, scale: float = 1.0, outliers: bool = False) -
     - A floating tensor whose last dimension says everything twice (halves or pairs alike) is a rotary table
       and kept: right kernels read one half of it alone. A constant one is drawn with its halves alike, for
       a table at position 0 is one.
-    - With ``outliers`` some channels of the last dimension are 20 to 50 times as large, as they are in the
-      hidden states of trained models.
+    - With ``outliers`` some channels of the last dimension of the first floating tensor that has enough of them
+      are 20 to 50 times as large, as they are in the hidden states of trained models. In one tensor alone: in
+      query and key at once they would multiply to scores at which every softmax is a step.
     - Integer tensors are permuted, so that each value stays a valid index; where they ascend along the last
       dimension (positions, offsets) or hold one element they are kept.
     - Boolean tensors have whole rows permuted, so that no row of a mask ends up empty.
@@ -69,12 +70,15 @@ def vary(call: Call, *, seed: int, scale: float = 1.0, outliers: bool = False) -
     """
     generators: dict[torch.device, torch.Generator] = {}
     memo: dict[int, Tensor] = {}
+    originals: list[Tensor] = []
 
     def once(tensor: Tensor) -> Tensor:
         if id(tensor) not in memo:
             if tensor.device not in generators:
                 generators[tensor.device] = torch.Generator(tensor.device).manual_seed(seed)
-            memo[id(tensor)] = _varied(tensor, generators[tensor.device], scale=scale, outliers=outliers)
+            first = outliers and not any(map(_has_channels, originals)) and _has_channels(tensor)
+            originals.append(tensor)
+            memo[id(tensor)] = _varied(tensor, generators[tensor.device], scale=scale, outliers=first)
         return memo[id(tensor)]
 
     with torch.inference_mode(False), torch.no_grad():
@@ -248,6 +252,10 @@ def _drawn(values: Tensor, generator: torch.Generator, *, scale: float, outliers
         drawn = drawn[..., : drawn.shape[-1] // 2].repeat(*([1] * (drawn.dim() - 1)), 2)
     bound = 1.0 if bool(kept.abs().max() <= 1) else torch.finfo(values.dtype).max / 2
     return torch.where(masked, wide, drawn.clamp(-bound, bound)).to(values.dtype)
+
+
+def _has_channels(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() > 0 and tensor.shape[-1] >= _OUTLIERS_FROM
 
 
 def _repeats(values: Tensor) -> bool:

@@ -18,7 +18,9 @@ Three things keep right candidates from being refused by chance:
 - In float32 and float64, |q - r| is replaced by a floor that is no less: an original that rounds luckily (or
   exactly) would else ask its rivals for the same luck. See :func:`_rounding`.
 - A slice's noise counts as no less than RMS(r) / 2^20, eight units in the last place of float32: what is left
-  of a gradient row where a softmax saturates is rounding dust, and nothing in it is right or wrong.
+  of a gradient row where a softmax saturates is rounding dust, and nothing in it is right or wrong. Likewise
+  no element's limit is less than 8 times that: a causal row of one key has a gradient of exactly 0, of which
+  another order of additions leaves an unit in the last place of what cancelled.
 - An RMS over n elements is itself uncertain. The ratio of two of them follows an F distribution with (n, n)
   degrees of freedom, so the limits of points 2 and 4 are widened by 1 + 16/n (nothing for a layer's output,
   much for a loss), and slices of fewer than 32 elements are taken together with their neighbours until 32
@@ -86,11 +88,14 @@ def compare(
     widening = 1 + WIDENING / (max(b.numel(), seen.count) if small and seen else b.numel())
     tally = gather(r, b, c, widening=widening)
     noise = max(tally.noise, seen.relative * tally.magnitude if small and seen else 0.0)
+    dust = ELEMENT_FACTOR * SLICE_FLOOR * tally.magnitude
     closest = ParityFigure(tensor=tensor, point=1, error=0.0, limit=0.0)
     for finding in (
         _whole(tally, tensor, TENSOR_FACTOR * noise * widening),
         _worst_slice(tally, tensor),
-        _worst_element(tally, tensor, (ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak) * widening),
+        _worst_element(
+            tally, tensor, max(dust, (ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak) * widening)
+        ),
     ):
         if isinstance(finding, Reject):
             return finding

@@ -10,7 +10,6 @@ from twinkle_tune.outcome import Measurement, Selection
 from twinkle_tune.profile.schema import Contest, StepResult
 from twinkle_tune.slot import ORIGINAL
 
-
 _TAKEN_BACK = "taken back"
 
 
