@@ -83,6 +83,15 @@ def test_a_judge_is_not_worn_out_by_bad_candidates() -> None:
     assert all(torch.equal(p, old) for p, old in zip(module.parameters(), before, strict=True))
 
 
+def test_a_judge_is_not_worn_out_by_scribbled_gradients() -> None:
+    """A candidate that writes into the incoming gradient spoils it for nobody who comes after."""
+    module, args = OPS["rms_norm"].make(torch.float32, True)
+    judge = Judge(OPS["rms_norm"].original, calls_like(args), module=module, trains=True)
+    (scribbling,) = [wrong for wrong in WRONG if wrong.name == "incoming gradient changed"]
+    assert isinstance(judge.judge(scribbling.make()), Reject)
+    assert isinstance(judge.judge(fused_rms_norm), Pass)
+
+
 def test_gradients_stay_off_the_model() -> None:
     """Judging in training leaves ``.grad`` of the module's parameters and of the inputs as it was."""
     module, args = OPS["mlp"].make(torch.float32, True)

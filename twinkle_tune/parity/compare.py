@@ -19,8 +19,9 @@ Three things keep right candidates from being refused by chance:
   exactly) would else ask its rivals for the same luck. See :func:`_rounding`.
 - A slice's noise counts as no less than RMS(r) / 2^20, eight units in the last place of float32: what is left
   of a gradient row where a softmax saturates is rounding dust, and nothing in it is right or wrong. Likewise
-  no element's limit is less than 8 times that: a causal row of one key has a gradient of exactly 0, of which
-  another order of additions leaves an unit in the last place of what cancelled.
+  no element's limit is less than RMS(r) / 2^15, a sixteenth of what a drop to TF32 costs: a causal row of one
+  key has a gradient of exactly 0, of which another order of additions leaves a unit in the last place of what
+  cancelled.
 - An RMS over n elements is itself uncertain. The ratio of two of them follows an F distribution with (n, n)
   degrees of freedom, so the limits of points 2 and 4 are widened by 1 + 16/n (nothing for a layer's output,
   much for a loss), and slices of fewer than 32 elements are taken together with their neighbours until 32
@@ -44,7 +45,7 @@ from twinkle_tune.parity.verdict import Doubt, Finding, Reject
 TENSOR_FACTOR, SLICE_FACTOR, PEAK_FACTOR = 2.0, 4.0, 2.0
 WIDENING = 16
 SLICE_ELEMENTS = 32
-SLICE_FLOOR = 2.0**-20
+SLICE_FLOOR, ELEMENT_FLOOR = 2.0**-20, 2.0**-15
 SMALL = 64
 """Tensors of fewer elements are judged with the noise that other calls showed as well, see :class:`Noise`."""
 
@@ -88,14 +89,13 @@ def compare(
     widening = 1 + WIDENING / (max(b.numel(), seen.count) if small and seen else b.numel())
     tally = gather(r, b, c, widening=widening)
     noise = max(tally.noise, seen.relative * tally.magnitude if small and seen else 0.0)
-    dust = ELEMENT_FACTOR * SLICE_FLOOR * tally.magnitude
+    dust = ELEMENT_FLOOR * tally.magnitude
+    peak = ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak
     closest = ParityFigure(tensor=tensor, point=1, error=0.0, limit=0.0)
     for finding in (
         _whole(tally, tensor, TENSOR_FACTOR * noise * widening),
         _worst_slice(tally, tensor),
-        _worst_element(
-            tally, tensor, max(dust, (ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak) * widening)
-        ),
+        _worst_element(tally, tensor, max(dust, peak * widening)),
     ):
         if isinstance(finding, Reject):
             return finding

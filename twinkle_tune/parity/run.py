@@ -170,7 +170,8 @@ def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _sent(output: Tensor, seed: int, given: Tensor | None) -> Tensor:
     """The gradient that comes into ``output``: random, because the ones of ``.sum()`` hide most mistakes."""
     if given is not None:
-        return given.to(output.dtype) if given.shape == output.shape else torch.zeros_like(output)
+        # A copy: a candidate that writes into it would else spoil it for all that are judged after.
+        return given.to(output.dtype, copy=True) if given.shape == output.shape else torch.zeros_like(output)
     generator = torch.Generator(output.device).manual_seed(seed)
     if output.numel() == 1:  # never close to zero: a loss is all there is
         drawn = torch.rand(output.shape, generator=generator, device=output.device) + 0.5

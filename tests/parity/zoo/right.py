@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from tests.parity.zoo.ops import add_and_norm
-
 
 def fused_rms_norm(self: Any, x: Tensor) -> Any:
     return F.rms_norm(x, (x.shape[-1],), self.weight, self.variance_epsilon)
@@ -130,9 +128,14 @@ def rms_norm_by_vector_norm(self: Any, x: Tensor) -> Any:
 
 
 def rms_norm_of_rows(self: Any, x: Tensor) -> Any:
-    """One row after the other, as a kernel's programs do."""
-    rows = [fused_rms_norm(self, row) for row in x.reshape(-1, x.shape[-1]).split(5)]
-    return torch.cat(rows).view(x.shape)
+    """A few rows after the other, as a kernel's programs do; the weight's gradient is added up in float32."""
+    weight = self.weight.float()
+    rows = x.reshape(-1, x.shape[-1]).float().split(5)
+    return (
+        torch.cat([F.rms_norm(r, (x.shape[-1],), weight, self.variance_epsilon) for r in rows])
+        .view(x.shape)
+        .to(x.dtype)
+    )
 
 
 def gemma_norm_by_hand(self: Any, x: Tensor) -> Any:
@@ -177,12 +180,9 @@ def linear_float64(self: Any, x: Tensor) -> Any:
 def mlp_of_few_tokens(self: Any, x: Tensor) -> Any:
     """Chunks of tokens; the weights' gradients are added up in float32."""
     gate, up, down = (each.weight.float() for each in (self.gate_proj, self.up_proj, self.down_proj))
-
-    def one(rows: Tensor) -> Tensor:
-        inner = F.silu(F.linear(rows, gate.to(x.dtype))) * F.linear(rows, up.to(x.dtype))
-        return F.linear(inner, down.to(x.dtype))
-
-    return torch.cat([one(rows) for rows in x.reshape(-1, x.shape[-1]).split(7)]).view(x.shape)
+    rows = x.reshape(-1, x.shape[-1]).float().split(7)
+    parts = [F.linear(F.silu(F.linear(r, gate)) * F.linear(r, up), down) for r in rows]
+    return torch.cat(parts).view(x.shape).to(x.dtype)
 
 
 def mlp_split_over_inner(self: Any, x: Tensor) -> Any:
@@ -328,9 +328,10 @@ def add_and_norm_fused(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Ten
 
 
 def add_and_norm_of_rows(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    flat = zip(x.flatten(0, 1).split(9), residual.flatten(0, 1).split(9), strict=True)
-    normed, total = zip(*(add_and_norm(a, b, weight) for a, b in flat), strict=True)
-    return torch.cat(normed).view(x.shape), torch.cat(total).view(x.shape)
+    total = x + residual
+    wide = weight.float()
+    parts = [F.rms_norm(rows.float(), (x.shape[-1],), wide, 1e-6) for rows in total.flatten(0, 1).split(9)]
+    return torch.cat(parts).view(x.shape).to(x.dtype), total
 
 
 RIGHT: dict[str, tuple[Callable[..., Any], ...]] = {

@@ -159,8 +159,9 @@ ELEMENTWISE = (
 
 
 def _softmax_overflows(x: Tensor) -> Tensor:
-    powers = torch.exp(x.float())
-    return (powers / powers.sum(-1, keepdim=True)).to(x.dtype)
+    """In float32 it would take values over 88, which no call here has."""
+    powers = torch.exp(x)
+    return powers / powers.sum(-1, keepdim=True)
 
 
 def _softmax_tail(x: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ def _labels_shifted(logits: Tensor, target: Tensor) -> Tensor:
 
 
 REDUCTIONS = (
-    wrong("softmax", "no maximum subtracted", _softmax_overflows, 1),
+    wrong("softmax", "no maximum subtracted", _softmax_overflows, 1, 2, dtypes=(torch.float16,)),
     wrong("softmax", "sum without the tail", _softmax_tail, 2),
     wrong("softmax", "online without rescaling", _softmax_without_rescaling, 2),
     wrong("softmax", "temperature 1.01", lambda x: softmax(x / 1.01), 2, 3, 4, dtypes=(*FLOAT32, torch.float16)),
