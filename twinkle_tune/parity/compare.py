@@ -17,9 +17,9 @@ Three things keep right candidates from being refused by chance:
 
 - In float32 and float64, |q - r| is replaced by a floor that is no less: an original that rounds luckily (or
   exactly) would else ask its rivals for the same luck. See :func:`_rounding`.
-- A slice's noise counts as no less than RMS(r) / 2^20, eight units in the last place of float32: what is left
+- A slice's noise counts as no less than RMS(r) / 2^19, sixteen units in the last place of float32: what is left
   of a gradient row where a softmax saturates is rounding dust, and nothing in it is right or wrong. Likewise
-  no element's limit is less than RMS(r) / 2^15, a sixteenth of what a drop to TF32 costs: a causal row of one
+  no element's limit is less than RMS(r) / 2^14, an eighth of what a drop to TF32 costs: a causal row of one
   key has a gradient of exactly 0, of which another order of additions leaves a unit in the last place of what
   cancelled.
 - An RMS over n elements is itself uncertain. The ratio of two of them follows an F distribution with (n, n)
@@ -45,7 +45,7 @@ from twinkle_tune.parity.verdict import Doubt, Finding, Reject
 TENSOR_FACTOR, SLICE_FACTOR, PEAK_FACTOR = 2.0, 4.0, 2.0
 WIDENING = 16
 SLICE_ELEMENTS = 32
-SLICE_FLOOR, ELEMENT_FLOOR = 2.0**-20, 2.0**-15
+SLICE_FLOOR, ELEMENT_FLOOR = 2.0**-19, 2.0**-14
 SMALL = 64
 """Tensors of fewer elements are judged with the noise that other calls showed as well, see :class:`Noise`."""
 

@@ -268,7 +268,8 @@ def gelu_by_erfc(x: Tensor) -> Tensor:
 
 
 def gelu_by_distribution(x: Tensor) -> Tensor:
-    return (x.float() * torch.special.ndtr(x.float())).to(x.dtype)
+    wide = x.float()
+    return (wide * torch.special.ndtr(wide)).to(x.dtype)
 
 
 def gelu_tanh_by_hand(x: Tensor) -> Tensor:
@@ -284,6 +285,11 @@ def gelu_tanh_by_sigmoid(x: Tensor) -> Tensor:
 
 def cross_entropy_in_two(logits: Tensor, target: Tensor) -> Tensor:
     return F.nll_loss(F.log_softmax(logits.float(), dim=-1), target, ignore_index=-100)
+
+
+def cross_entropy_by_logsumexp(logits: Tensor, target: Tensor) -> Tensor:
+    wide, kept = logits.float()[target != -100], target[target != -100]
+    return (torch.logsumexp(wide, -1) - wide.gather(-1, kept[:, None])[:, 0]).mean()
 
 
 def cross_entropy_of_few_tokens(logits: Tensor, target: Tensor) -> Tensor:
@@ -358,6 +364,7 @@ RIGHT: dict[str, tuple[Callable[..., Any], ...]] = {
     "cross_entropy": (
         cross_entropy_by_hand,
         cross_entropy_in_two,
+        cross_entropy_by_logsumexp,
         cross_entropy_of_few_tokens,
     ),
     "attention": (attention_float32, attention_online, attention_scaled_before),
