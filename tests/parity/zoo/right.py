@@ -130,7 +130,7 @@ def rms_norm_by_vector_norm(self: Any, x: Tensor) -> Any:
 def rms_norm_of_rows(self: Any, x: Tensor) -> Any:
     """A few rows after the other, as a kernel's programs do; the weight's gradient is added up in float32."""
     weight = self.weight.float()
-    rows = x.reshape(-1, x.shape[-1]).float().split(5)
+    rows = torch.chunk(x.reshape(-1, x.shape[-1]).float(), 10)
     return (
         torch.cat([F.rms_norm(r, (x.shape[-1],), weight, self.variance_epsilon) for r in rows])
         .view(x.shape)
@@ -180,7 +180,7 @@ def linear_float64(self: Any, x: Tensor) -> Any:
 def mlp_of_few_tokens(self: Any, x: Tensor) -> Any:
     """Chunks of tokens; the weights' gradients are added up in float32."""
     gate, up, down = (each.weight.float() for each in (self.gate_proj, self.up_proj, self.down_proj))
-    rows = x.reshape(-1, x.shape[-1]).float().split(7)
+    rows = torch.chunk(x.reshape(-1, x.shape[-1]).float(), 7)
     parts = [F.linear(F.silu(F.linear(r, gate)) * F.linear(r, up), down) for r in rows]
     return torch.cat(parts).view(x.shape).to(x.dtype)
 
@@ -223,7 +223,7 @@ def softmax_online(x: Tensor) -> Tensor:
     wide = x.float()
     top = torch.full((*x.shape[:-1], 1), float("-inf"))
     total = torch.zeros_like(top)
-    for block in wide.split(16, dim=-1):
+    for block in wide.chunk(6, dim=-1):
         higher = torch.maximum(top, block.detach().amax(-1, keepdim=True))
         total = total * torch.exp(top - higher) + torch.exp(block - higher).sum(-1, keepdim=True)
         top = higher
@@ -259,7 +259,7 @@ def silu_mul_backward_by_hand(gate: Tensor, up: Tensor) -> Any:
 
 
 def silu_mul_of_rows(gate: Tensor, up: Tensor) -> Tensor:
-    return torch.cat([F.silu(g) * u for g, u in zip(gate.split(5), up.split(5), strict=True)])
+    return torch.cat([F.silu(g) * u for g, u in zip(gate.chunk(10), up.chunk(10), strict=True)])
 
 
 def gelu_by_erfc(x: Tensor) -> Tensor:
@@ -269,7 +269,8 @@ def gelu_by_erfc(x: Tensor) -> Tensor:
 
 def gelu_by_distribution(x: Tensor) -> Tensor:
     wide = x.float()
-    return (wide * torch.special.ndtr(wide)).to(x.dtype)
+    result: Tensor = (wide * torch.special.ndtr(wide)).to(x.dtype)
+    return result
 
 
 def gelu_tanh_by_hand(x: Tensor) -> Tensor:
@@ -296,7 +297,7 @@ def cross_entropy_of_few_tokens(logits: Tensor, target: Tensor) -> Tensor:
     """Chunks of tokens, so that no second copy of all logits is made."""
     sums = [
         F.cross_entropy(few.float(), some, ignore_index=-100, reduction="sum")
-        for few, some in zip(logits.split(11), target.split(11), strict=True)
+        for few, some in zip(logits.chunk(5), target.chunk(5), strict=True)
     ]
     return torch.stack(sums).sum() / (target != -100).sum()
 
@@ -336,7 +337,7 @@ def add_and_norm_fused(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Ten
 def add_and_norm_of_rows(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     total = x + residual
     wide = weight.float()
-    parts = [F.rms_norm(rows.float(), (x.shape[-1],), wide, 1e-6) for rows in total.flatten(0, 1).split(9)]
+    parts = [F.rms_norm(rows.float(), (x.shape[-1],), wide, 1e-6) for rows in total.flatten(0, 1).chunk(6)]
     return torch.cat(parts).view(x.shape).to(x.dtype), total
 
 

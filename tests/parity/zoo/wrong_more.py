@@ -46,7 +46,7 @@ def _last_lost(x: Tensor, dim: int, count: int = 1) -> Tensor:
 def _linear_bfloat16_sums(self: Any, x: Tensor) -> Any:
     """Split over the inner dimension, partial sums rounded after each part."""
     total = torch.zeros(*x.shape[:-1], self.weight.shape[0], dtype=x.dtype)
-    for a, b in zip(x.split(4, dim=-1), self.weight.split(4, dim=-1), strict=True):
+    for a, b in zip(x.chunk(24, dim=-1), self.weight.chunk(24, dim=-1), strict=True):
         total = (total.float() + F.linear(a, b).float()).to(x.dtype)
     return total + self.bias
 
@@ -173,7 +173,7 @@ def _softmax_without_rescaling(x: Tensor) -> Tensor:
     wide = x.float()
     top = torch.full((*x.shape[:-1], 1), float("-inf"))
     total = torch.zeros_like(top)
-    for block in wide.split(16, dim=-1):
+    for block in wide.chunk(6, dim=-1):
         top = torch.maximum(top, block.detach().amax(-1, keepdim=True))
         total = total + torch.exp(block - top).sum(-1, keepdim=True)
     return (torch.exp(wide - top) / total).to(x.dtype)
