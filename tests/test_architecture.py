@@ -32,6 +32,7 @@ ROOMS = (
     "kernel",
     "capture",
     "parity",
+    "testing",
     "measure",
     "search",
     "tune",

@@ -10,18 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.parity.parity_cases import (
-    OPS,
-    RIGHT,
-    D,
-    calls_like,
-    fused_rms_norm,
-    gelu_erf,
-    gelu_tanh,
-    normal,
-    rms_norm_summed_in_pieces,
-)
-from tests.parity.wrong_cases import WRONG, Wrong
+from tests.parity.zoo.ops import OPS, D, calls_like, gelu_erf, gelu_tanh, normal
+from tests.parity.zoo.right import RIGHT, fused_rms_norm, rms_norm_summed_in_pieces
+from tests.parity.zoo.wrong import Wrong
+from tests.parity.zoo.wrong_first import FIRST as WRONG
 from twinkle_tune.capture.inputs import Call, snapshot, vary
 from twinkle_tune.parity.check import Judge, check
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
@@ -72,7 +64,7 @@ def test_the_original_passes_against_itself(op: str, dtype: torch.dtype) -> None
 )
 def test_a_wrong_implementation_is_refused(wrong: Wrong, dtype: torch.dtype) -> None:
     """Each mistake is refused, by a point that is meant for it."""
-    verdict = judge_of(wrong.op, dtype, wrong.trains).judge(wrong.call)
+    verdict = judge_of(wrong.op, dtype, wrong.trains).judge(wrong.make())
     assert isinstance(verdict, Reject), verdict
     assert verdict.point in wrong.points, verdict
     assert verdict.error > verdict.limit
@@ -86,9 +78,18 @@ def test_a_judge_is_not_worn_out_by_bad_candidates() -> None:
     judge = Judge(OPS["rms_norm"].original, calls_like(args), module=module, trains=False)
     for wrong in WRONG:
         if wrong.op == "rms_norm" and wrong.name in ("input changed", "weight changed"):
-            assert isinstance(judge.judge(wrong.call), Reject)
+            assert isinstance(judge.judge(wrong.make()), Reject)
     assert isinstance(judge.judge(fused_rms_norm), Pass)
     assert all(torch.equal(p, old) for p, old in zip(module.parameters(), before, strict=True))
+
+
+def test_a_judge_is_not_worn_out_by_scribbled_gradients() -> None:
+    """A candidate that writes into the incoming gradient spoils it for nobody who comes after."""
+    module, args = OPS["rms_norm"].make(torch.float32, True)
+    judge = Judge(OPS["rms_norm"].original, calls_like(args), module=module, trains=True)
+    (scribbling,) = [wrong for wrong in WRONG if wrong.name == "incoming gradient changed"]
+    assert isinstance(judge.judge(scribbling.make()), Reject)
+    assert isinstance(judge.judge(fused_rms_norm), Pass)
 
 
 def test_gradients_stay_off_the_model() -> None:
@@ -150,12 +151,15 @@ def test_integer_outputs_must_be_equal() -> None:
 
 
 def test_dropout_from_the_same_generator_can_be_judged() -> None:
-    """Each run starts from the same generator state, which is put back afterwards."""
+    """Equal draws from the same generator state pass, other draws prove nothing; the state is put back."""
     call = Call(args=(normal(16, D, dtype=torch.float32),), kwargs={})
     before = torch.random.get_rng_state()
     judge = Judge(lambda x: F.dropout(x, 0.5), [call], module=None, trains=False)
     assert isinstance(judge.judge(lambda x: F.dropout(x, 0.5)), Pass)
-    assert isinstance(judge.judge(lambda x: F.dropout(x, 0.4)), Reject)
+    other = judge.judge(lambda x: F.dropout(x, 0.4))
+    assert isinstance(other, Inconclusive)
+    assert "draws others from the same seed" in other.reason
+    assert isinstance(judge.judge(lambda x: x * 2), Reject)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

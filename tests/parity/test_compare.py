@@ -12,7 +12,7 @@ from twinkle_tune.outcome import ParityFigure
 from twinkle_tune.parity import tally
 from twinkle_tune.parity.compare import Noise, compare, noise_of, pooled
 from twinkle_tune.parity.form import same_bits
-from twinkle_tune.parity.verdict import Finding, Reject
+from twinkle_tune.parity.verdict import Doubt, Finding, Reject
 
 HALVES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float32, *HALVES)
@@ -27,7 +27,7 @@ def noisy(r: Tensor, dtype: torch.dtype, *, relative: float, seed: int) -> Tenso
     return (r + relative * r.square().mean().sqrt() * exact(*r.shape, seed=seed)).to(dtype)
 
 
-def point(finding: Finding) -> int | None:
+def point(finding: Finding | Doubt) -> int | None:
     return finding.point if isinstance(finding, Reject) else None
 
 
@@ -135,6 +135,8 @@ def test_chunks_give_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally, "_CHUNK", 7 * 48)
     pieces = compare(r, b, c), compare(r, b, spoiled)
     for one, other in zip(whole, pieces, strict=True):
+        assert not isinstance(one, Doubt)
+        assert not isinstance(other, Doubt)
         assert (one.point, type(one)) == (other.point, type(other))
         assert math.isclose(one.error, other.error, rel_tol=1e-12)
         assert math.isclose(one.limit, other.limit, rel_tol=1e-12)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.parity.parity_cases import OPS, normal
+from tests.parity.zoo.ops import OPS, normal
 from twinkle_tune.capture.inputs import Call
 from twinkle_tune.parity.reference import float64, references
 from twinkle_tune.parity.run import Run, Subject, execute

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 _OUTLIERS_FROM = 8
 """Fewest channels in which one can stand out."""
+_GAP = 8
+"""Elements between two rows: rows stay aligned to 16 bytes in every dtype."""
 _OUTLIER_SHARE = 64
 """One channel in so many becomes an outlier, at least one."""
 
@@ -58,8 +60,9 @@ def vary(call: Call, *, seed: int, scale: float = 1.0, outliers: bool = False) -
     - A floating tensor whose last dimension says everything twice (halves or pairs alike) is a rotary table
       and kept: right kernels read one half of it alone. A constant one is drawn with its halves alike, for
       a table at position 0 is one.
-    - With ``outliers`` some channels of the last dimension are 20 to 50 times as large, as they are in the
-      hidden states of trained models.
+    - With ``outliers`` some channels of the last dimension of the first floating tensor that has enough of them
+      are 20 to 50 times as large, as they are in the hidden states of trained models. In one tensor alone: in
+      query and key at once they would multiply to scores at which every softmax is a step.
     - Integer tensors are permuted, so that each value stays a valid index; where they ascend along the last
       dimension (positions, offsets) or hold one element they are kept.
     - Boolean tensors have whole rows permuted, so that no row of a mask ends up empty.
@@ -67,16 +70,78 @@ def vary(call: Call, *, seed: int, scale: float = 1.0, outliers: bool = False) -
     """
     generators: dict[torch.device, torch.Generator] = {}
     memo: dict[int, Tensor] = {}
+    originals: list[Tensor] = []
 
     def once(tensor: Tensor) -> Tensor:
         if id(tensor) not in memo:
             if tensor.device not in generators:
                 generators[tensor.device] = torch.Generator(tensor.device).manual_seed(seed)
-            memo[id(tensor)] = _varied(tensor, generators[tensor.device], scale=scale, outliers=outliers)
+            first = outliers and not any(map(_has_channels, originals)) and _has_channels(tensor)
+            originals.append(tensor)
+            memo[id(tensor)] = _varied(tensor, generators[tensor.device], scale=scale, outliers=first)
         return memo[id(tensor)]
 
     with torch.inference_mode(False), torch.no_grad():
         return Call(args=map_tensors(once, call.args), kwargs=map_tensors(once, dict(call.kwargs)))
+
+
+def shortened(call: Call) -> Call | None:
+    """The call with the last row of its tensors cut off; None where there is no row to spare.
+
+    The rows are the longest dimension of the first floating tensor that every tensor of two or more dimensions
+    has before its last one (tokens of hidden states, of a rotary table, of logits). It is cut wherever that size
+    occurs, so that labels and masks are cut along. Whether the result is a call that makes sense, only the
+    function that takes it can say.
+    """
+    tensors = [tensor for _, tensor in named_tensors(call)]
+    first = next((t for t in tensors if t.is_floating_point() and t.dim() > 1), None)
+    if first is None:
+        return None
+    # A tensor of one element per column (a weight that is an argument) has no rows.
+    tables = [set(t.shape[:-1]) for t in tensors if t.dim() > 1 and any(size > 1 for size in t.shape[:-1])]
+    sizes = [size for size in first.shape[:-1] if size > 1 and all(size in table for table in tables)]
+    if not sizes:
+        return None
+    rows = max(sizes)
+
+    def cut(tensor: Tensor) -> Tensor:
+        short = tensor.detach()
+        for dim, size in enumerate(tensor.shape):
+            short = short.narrow(dim, 0, rows - 1) if size == rows else short
+        return short.requires_grad_(tensor.requires_grad)
+
+    return _mapped_once(cut, call)
+
+
+def spaced(call: Call) -> Call | None:
+    """The call with gaps between the rows of its contiguous floating tensors; None where there are none.
+
+    A kernel that takes rows to follow each other reads the gaps and gives wrong values.
+    """
+
+    def with_gaps(tensor: Tensor) -> Tensor:
+        if tensor.dim() < 2 or not tensor.is_floating_point() or not tensor.is_contiguous() or tensor.numel() < 2:
+            return tensor
+        wide = tensor.new_empty((*tensor.shape[:-1], tensor.shape[-1] + _GAP))
+        inner = wide[..., : tensor.shape[-1]]
+        return inner.copy_(tensor.detach()).requires_grad_(tensor.requires_grad)
+
+    made = _mapped_once(with_gaps, call)
+    before, after = (dict(named_tensors(each)) for each in (call, made))
+    return made if any(after[name].stride() != tensor.stride() for name, tensor in before.items()) else None
+
+
+def _mapped_once(function: Callable[[Tensor], Tensor], call: Call) -> Call:
+    """The call with each tensor replaced, one object in two places by one; new leaves of autograd."""
+    memo: dict[int, Tensor] = {}
+
+    def once(tensor: Tensor) -> Tensor:
+        if id(tensor) not in memo:
+            memo[id(tensor)] = function(tensor)
+        return memo[id(tensor)]
+
+    with torch.inference_mode(False), torch.no_grad():
+        return snapshot(map_tensors(once, call.args), map_tensors(once, dict(call.kwargs)))
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -187,6 +252,10 @@ def _drawn(values: Tensor, generator: torch.Generator, *, scale: float, outliers
         drawn = drawn[..., : drawn.shape[-1] // 2].repeat(*([1] * (drawn.dim() - 1)), 2)
     bound = 1.0 if bool(kept.abs().max() <= 1) else torch.finfo(values.dtype).max / 2
     return torch.where(masked, wide, drawn.clamp(-bound, bound)).to(values.dtype)
+
+
+def _has_channels(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() > 0 and tensor.shape[-1] >= _OUTLIERS_FROM
 
 
 def _repeats(values: Tensor) -> bool:

@@ -9,20 +9,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from twinkle_tune.capture.inputs import Call, vary
-from twinkle_tune.outcome import ParityFigure
+from twinkle_tune.parity.calls import Kin
 from twinkle_tune.parity.compare import SMALL, Noise, compare, noise_of, pooled
+from twinkle_tune.parity.conduct import misconduct, overwriting, remarks, reused, same_results
 from twinkle_tune.parity.controls import fakes, lower_run
-from twinkle_tune.parity.form import same_bits
+from twinkle_tune.parity.form import in_a_line
 from twinkle_tune.parity.reference import references
 from twinkle_tune.parity.run import Run, Subject, execute
-from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
+from twinkle_tune.parity.sheet import Sheet, on_call, raised_on
+from twinkle_tune.parity.verdict import (
+    Doubt,
+    Finding,
+    Inconclusive,
+    Pass,
+    Reject,
+    Strictness,
+    Verdict,
+    checked_strictness,
+)
 
 _CONSTANT_SPREAD = 0.25
 
@@ -35,18 +46,23 @@ def check(
     module: nn.Module | None,
     trains: bool,
     seed: int = 0,
+    kin: Sequence[Kin] = (),
+    strictness: Strictness = "normal",
 ) -> Verdict:
     """Judge one candidate; see :class:`Judge` for several."""
-    return Judge(original, calls, module=module, trains=trains, seed=seed).judge(candidate)
+    judge = Judge(original, calls, module=module, trains=trains, seed=seed, kin=kin, strictness=strictness)
+    return judge.judge(candidate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
-    """One call, and what is right on it."""
+    """One call, and what is right on it. ``kin`` is set for calls of another size or layout."""
 
     call: Call
     reference: Run
     baseline: Run
+    reuses: frozenset[str] = frozenset()
+    kin: Kin | None = None
 
 
 class Judge:
@@ -55,6 +71,7 @@ class Judge:
     Attributes:
         inconclusive: why no candidate can be judged on these calls; None where they can.
         note: "" or why the reference is not in float64.
+        left_out: which of ``kin`` the original does not take, and why.
     """
 
     def __init__(
@@ -65,6 +82,8 @@ class Judge:
         module: nn.Module | None,
         trains: bool,
         seed: int = 0,
+        kin: Sequence[Kin] = (),
+        strictness: Strictness = "normal",
     ) -> None:
         """Run the original, its reference and the controls.
 
@@ -76,15 +95,19 @@ class Judge:
                 would pass.
             trains: whether gradients are judged as well.
             seed: of the incoming gradients and of torch's generators during each run.
+            kin: calls of another size or layout; those that the original itself does not take are left out.
+            strictness: under "strict", point 5 refuses; under "normal" it is a note on the pass.
 
         Raises:
-            ValueError: there are no calls.
+            ValueError: there are no calls, or no such strictness.
         """
         if not calls:
             raise ValueError("calls: got none, expected at least one; capture the slot first")
-        self._trains, self._seed = trains, seed
+        self._strict = checked_strictness(strictness) == "strict"
+        self._trains, self._seed, self._random = trains, seed, False
         copied = None if module is None else _with_varied_constants(copy.deepcopy(module), seed)
         self._subject = None if copied is None or module is None else Subject.of(copied, module)
+        self._copied, self._original = copied, original
         baselines = [self._run(original, call) for call in calls]
         precise, self.note = references(original, calls, baselines, module=copied, trains=trains, seed=seed)
         self._cases = [
@@ -92,40 +115,85 @@ class Judge:
         ]
         self._seen = _noises(self._cases)
         self.inconclusive = self._control(original)
+        self.left_out: dict[str, str] = {}
+        if self.inconclusive is None:
+            self._cases += [case for each in kin if (case := self._kin_case(each)) is not None]
 
-    def judge(self, candidate: Callable[..., Any]) -> Verdict:
-        """Whether ``candidate`` is right on every call, twice. Its exceptions pass through."""
+    def judge(self, candidate: Callable[..., Any], *, for_kin: Callable[..., Any] | None = None) -> Verdict:
+        """Whether ``candidate`` is right on every call, twice.
+
+        Its exceptions pass through, but for the calls of another size or layout: there one is a refusal, or for
+        a layout a note.
+
+        Args:
+            candidate: what is judged.
+            for_kin: the same code for calls of another size or layout; None for ``candidate`` itself. A compiled
+                candidate would be compiled once more for each of them.
+        """
+        return self._judge(candidate, for_kin, twice=True)
+
+    def again(self, candidate: Callable[..., Any], *, for_kin: Callable[..., Any] | None = None) -> Verdict:
+        """Point 8: whether ``candidate`` is still right, once on every call. Its exceptions pass through."""
+        return self._judge(candidate, for_kin, twice=False)
+
+    def _judge(self, candidate: Callable[..., Any], for_kin: Callable[..., Any] | None, *, twice: bool) -> Verdict:
         if self.inconclusive is not None:
             return self.inconclusive
-        closest: dict[str, ParityFigure] = {}
-        deterministic = True
+        sheet = Sheet()
         for number, case in enumerate(self._cases, start=1):
-            first = self._run(candidate, case.call, like=case.baseline)
-            again = self._run(candidate, case.call, like=case.baseline)
-            same = _same(first, again)
-            deterministic &= same
-            for finding in (*self._findings(case, first), *(() if same else self._findings(case, again))):
-                if isinstance(finding, Reject):
-                    return _on_call(finding, number, len(self._cases))
-                before = closest.setdefault(finding.tensor, finding)
-                if finding.error * before.limit > before.error * finding.limit:
-                    closest[finding.tensor] = finding
-        return Pass(figures=tuple(closest.values()), deterministic=deterministic)
+            function = candidate if case.kin is None else for_kin or candidate
+            try:
+                refusal = self._judge_case(case, function, sheet, twice=twice)
+            except Exception as error:
+                if case.kin is None:
+                    raise
+                refusal = raised_on(case.kin, error, sheet)
+            if refusal is not None:
+                found = on_call(refusal, number, len(self._cases), case.kin)
+                return self._drawn_apart(case, function, found) or found
+        return Pass(figures=tuple(sheet.closest.values()), deterministic=sheet.deterministic, notes=tuple(sheet.notes))
 
-    def _run(self, function: Callable[..., Any], call: Call, *, like: Run | None = None) -> Run:
+    def _judge_case(self, case: _Case, candidate: Callable[..., Any], sheet: Sheet, *, twice: bool) -> Reject | None:
+        first = self._run(candidate, case.call, like=case.baseline)
+        findings = list(self._findings(case, first))
+        sheet.notes.update(dict.fromkeys(remarks(case.baseline, first)))
+        if twice:
+            again = self._run(candidate, case.call, like=case.baseline)
+            lost = overwriting(first, again, case.reuses)
+            same = same_results(first, again)
+            sheet.deterministic &= same
+            findings += [] if lost is None else [lost]
+            findings += [] if same else self._findings(case, again)
+        return next((refusal for f in findings if (refusal := sheet.enter(f)) is not None), None)
+
+    def _drawn_apart(self, case: _Case, candidate: Callable[..., Any], refusal: Reject) -> Inconclusive | None:
+        """Where original and candidate both draw random numbers, other values may mean no more than other draws."""
+        if not self._random or refusal.point == 1:
+            return None
+        mine = self._run(candidate, case.call, like=case.baseline)
+        if same_results(mine, self._run(candidate, case.call, like=case.baseline, seed=self._seed + 1)):
+            return None
+        return Inconclusive(
+            reason="the original draws random numbers and the candidate draws others from the same seed, so their "
+            f"values cannot be compared ({refusal.reason})"
+        )
+
+    def _run(
+        self, function: Callable[..., Any], call: Call, *, like: Run | None = None, seed: int | None = None
+    ) -> Run:
         return execute(
             function,
             call,
             subject=self._subject,
             trains=self._trains,
-            seed=self._seed,
+            seed=self._seed if seed is None else seed,
             incoming=like.incoming if like else None,
             poison=like,
         )
 
-    def _findings(self, case: _Case, run: Run) -> Iterator[ParityFigure | Reject]:
+    def _findings(self, case: _Case, run: Run) -> Iterator[Finding | Doubt]:
         """Point 1 for the run as a whole, then each tensor; ends at the first refusal."""
-        refusal = _misformed(case.baseline, run)
+        refusal = misconduct(case.baseline, run)
         if refusal is not None:
             yield refusal
             return
@@ -133,6 +201,7 @@ class Judge:
         precise = case.reference.tensors
         for name, baseline in right.items():
             finding = compare(precise[name], baseline, mine[name], tensor=name, seen=self._seen.get(name))
+            finding = finding.refusal if self._strict and isinstance(finding, Doubt) else finding
             yield finding
             if isinstance(finding, Reject):
                 return
@@ -144,9 +213,14 @@ class Judge:
         """Point 6: the original passes everywhere, and each control is refused on one call at least."""
         passes: dict[str, bool] = {}
         unstable = ""
-        for case in self._cases:
+        for index, case in enumerate(self._cases):
             again = self._run(original, case.call, like=case.baseline)
-            unstable = unstable if _same(case.baseline, again) else "the original is random or unstable: "
+            same = same_results(case.baseline, again)
+            unstable = unstable if same else "the original is random or unstable: "
+            self._cases[index] = replace(case, reuses=reused(case.baseline, again))
+            if index == 0 and same:
+                other = self._run(original, case.call, like=case.baseline, seed=self._seed + 1)
+                self._random = not same_results(case.baseline, other)
             refusal = self._refused(case, case.baseline) or self._refused(case, again)
             if refusal is not None:
                 return Inconclusive(reason=f"{unstable}run twice on equal inputs, it is refused ({refusal.reason})")
@@ -159,6 +233,25 @@ class Judge:
             reason = f"{unstable}{unrefused[0]} would pass: these inputs cannot tell right from wrong"
             return Inconclusive(reason=reason)
         return None
+
+    def _kin_case(self, kin: Kin) -> _Case | None:
+        """A call that the original may refuse, or take and be no judge of; then it is left out."""
+        try:
+            baseline = self._run(self._original, kin.call)
+            (reference,), _ = references(
+                self._original, [kin.call], [baseline], module=self._copied, trains=self._trains, seed=self._seed
+            )
+            again = self._run(self._original, kin.call, like=baseline)
+        except Exception as error:
+            # What it says to a call that nobody made does not matter, and it can say anything.
+            self.left_out[kin.what] = in_a_line(error)
+            return None
+        case = _Case(call=kin.call, reference=reference, baseline=baseline, reuses=reused(baseline, again), kin=kin)
+        refusal = self._refused(case, again)
+        if refusal is not None:
+            self.left_out[kin.what] = f"the original differs from itself ({refusal.reason})"
+            return None
+        return case
 
     def _fakes(self, original: Callable[..., Any], case: _Case) -> Iterator[tuple[str, Run]]:
         # With incoming gradients of its own: those of a linear function depend on nothing else.
@@ -201,48 +294,3 @@ def _noises(cases: Sequence[_Case]) -> dict[str, Noise]:
             if 0 < tensor.numel() < SMALL and tensor.is_floating_point() and bool(torch.isfinite(tensor).all()):
                 found.setdefault(name, []).append(noise_of(precise[name], tensor))
     return {name: pooled(noises) for name, noises in found.items()}
-
-
-def _misformed(right: Run, run: Run) -> Reject | None:
-    """What differs between the runs apart from values: nesting, which gradients exist, what was changed."""
-    if run.form != right.form:
-        return _form("output", f"the output is {run.form}, expected {right.form}")
-    for name in sorted(right.graded ^ run.graded):
-        return _form(
-            name,
-            f"{name} {'carries no' if name in right.graded else 'carries a'} gradient, unlike the original's",
-        )
-    missing = {name for name, gradient in right.gradients.items() if gradient is not None}
-    present = {name for name, gradient in run.gradients.items() if gradient is not None}
-    for name in sorted(missing ^ present):
-        return _form(name, f"{name} is {'None' if name in missing else 'not None'}, unlike the original's")
-    for name in sorted(run.changed.keys() - right.changed.keys()):
-        return _form(
-            name,
-            f"{name.removesuffix(' after the call')} is changed by the call; the original leaves it alone",
-        )
-    for name in sorted(right.changed.keys() - run.changed.keys()):
-        return _form(
-            name,
-            f"{name.removesuffix(' after the call')} is not changed by the call, which the original does",
-        )
-    return None
-
-
-def _form(tensor: str, reason: str) -> Reject:
-    return Reject(point=1, tensor=tensor, error=1.0, limit=0.0, reason=reason)
-
-
-def _same(first: Run, second: Run) -> bool:
-    a, b = first.tensors, second.tensors
-    return a.keys() == b.keys() and all(same_bits(a[name], b[name]) for name in a)
-
-
-def _on_call(refusal: Reject, number: int, of: int) -> Reject:
-    return Reject(
-        point=refusal.point,
-        tensor=refusal.tensor,
-        error=refusal.error,
-        limit=refusal.limit,
-        reason=f"{refusal.reason} (on call {number} of {of})",
-    )

@@ -10,13 +10,18 @@ RMS(b - r) and RMS(q - r).
    of the whole tensor relative to its magnitude.
 4. Each element: ``|c - r|`` <= the largest of 8 times its row's noise, 8 units in the last place of r, and
    2 max|b - r|.
+5. Each power of two of ``|r|``: as point 3, over the elements of that magnitude. What is wrong only where the
+   result is small (the tails of a GELU) is lost in a slice.
 
 Three things keep right candidates from being refused by chance:
 
 - In float32 and float64, |q - r| is replaced by a floor that is no less: an original that rounds luckily (or
   exactly) would else ask its rivals for the same luck. See :func:`_rounding`.
-- A slice's noise counts as no less than RMS(r) / 2^20, eight units in the last place of float32: what is left
-  of a gradient row where a softmax saturates is rounding dust, and nothing in it is right or wrong.
+- A slice's noise counts as no less than RMS(r) / 2^19, sixteen units in the last place of float32: what is left
+  of a gradient row where a softmax saturates is rounding dust, and nothing in it is right or wrong. Likewise
+  no element's limit is less than RMS(r) / 2^14, an eighth of what a drop to TF32 costs: a causal row of one
+  key has a gradient of exactly 0, of which another order of additions leaves a unit in the last place of what
+  cancelled.
 - An RMS over n elements is itself uncertain. The ratio of two of them follows an F distribution with (n, n)
   degrees of freedom, so the limits of points 2 and 4 are widened by 1 + 16/n (nothing for a layer's output,
   much for a loss), and slices of fewer than 32 elements are taken together with their neighbours until 32
@@ -26,6 +31,7 @@ Three things keep right candidates from being refused by chance:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,13 +39,13 @@ from torch import Tensor
 
 from twinkle_tune.outcome import ParityFigure
 from twinkle_tune.parity.form import at, equality, misformed, position
-from twinkle_tune.parity.tally import ELEMENT_FACTOR, Tally, gather
-from twinkle_tune.parity.verdict import Finding, Reject
+from twinkle_tune.parity.tally import BAND_BIAS, ELEMENT_FACTOR, Tally, gather
+from twinkle_tune.parity.verdict import Doubt, Finding, Reject
 
 TENSOR_FACTOR, SLICE_FACTOR, PEAK_FACTOR = 2.0, 4.0, 2.0
 WIDENING = 16
 SLICE_ELEMENTS = 32
-SLICE_FLOOR = 2.0**-20
+SLICE_FLOOR, ELEMENT_FLOOR = 2.0**-19, 2.0**-14
 SMALL = 64
 """Tensors of fewer elements are judged with the noise that other calls showed as well, see :class:`Noise`."""
 
@@ -59,7 +65,7 @@ def compare(
     *,
     tensor: str = "output",
     seen: Noise | None = None,
-) -> Finding:
+) -> Finding | Doubt:
     """Compare one output or gradient of a candidate with the original's.
 
     Args:
@@ -70,7 +76,8 @@ def compare(
         seen: the original's noise over all calls; matters for tensors with few elements (a loss).
 
     Returns:
-        The comparison that came closest to its limit, or the first point that failed.
+        The comparison that came closest to its limit, or the first point that failed; where that is point 5
+        alone, both.
     """
     refusal = misformed(baseline, candidate, tensor)
     if refusal is not None:
@@ -82,17 +89,20 @@ def compare(
     widening = 1 + WIDENING / (max(b.numel(), seen.count) if small and seen else b.numel())
     tally = gather(r, b, c, widening=widening)
     noise = max(tally.noise, seen.relative * tally.magnitude if small and seen else 0.0)
+    dust = ELEMENT_FLOOR * tally.magnitude
+    peak = ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak
     closest = ParityFigure(tensor=tensor, point=1, error=0.0, limit=0.0)
     for finding in (
         _whole(tally, tensor, TENSOR_FACTOR * noise * widening),
         _worst_slice(tally, tensor),
-        _worst_element(tally, tensor, (ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak) * widening),
+        _worst_element(tally, tensor, max(dust, peak * widening)),
     ):
         if isinstance(finding, Reject):
             return finding
         if _closeness(finding) > _closeness(closest):
             closest = finding
-    return closest
+    band = closest if b.numel() < SMALL else _worst_band(tally, tensor)
+    return Doubt(figure=closest, refusal=band) if isinstance(band, Reject) else closest
 
 
 def noise_of(reference: Tensor, baseline: Tensor) -> Noise:
@@ -120,7 +130,8 @@ def _whole(tally: Tally, tensor: str, limit: float) -> Finding:
         f"{tensor}: the error over the whole tensor is {figure.error:.3g} (RMS), {_times(figure)} the limit "
         f"{limit:.3g} that the original's own rounding sets"
     )
-    return Reject(point=2, tensor=tensor, error=figure.error, limit=limit, reason=reason)
+    where = f"worst at {at(position(max(tally.excess, tally.nearest, key=_over)[2], tally.shape))}"
+    return Reject(point=2, tensor=tensor, error=figure.error, limit=limit, reason=reason, where=where)
 
 
 def _worst_slice(tally: Tally, tensor: str) -> Finding:
@@ -141,11 +152,12 @@ def _worst_slice(tally: Tally, tensor: str) -> Finding:
             first, last = index * width, (index + 1) * width - 1
             last = last if index < grouped.shape[1] - 1 else sums.shape[1] - 1
             which = f"index {first}" if first == last else f"indices {first} to {last}"
+            where = f"{which} of dimension {dim} (shape {list(tally.shape)})"
             reason = (
-                f"{tensor}: {which} of dimension {dim} (shape {list(tally.shape)}) are off by "
+                f"{tensor}: {where} are off by "
                 f"{found.error:.3g} (RMS), {_times(found)} the limit {found.limit:.3g} of that slice"
             )
-            return Reject(point=3, tensor=tensor, error=found.error, limit=found.limit, reason=reason)
+            return Reject(point=3, tensor=tensor, error=found.error, limit=found.limit, reason=reason, where=where)
         worst = max(worst, found, key=_closeness)
     return worst
 
@@ -171,9 +183,51 @@ def _worst_element(tally: Tally, tensor: str, floor: float) -> Finding:
         limit = max(own_limit, floor)
         where = at(position(index, tally.shape))
         reason = f"{tensor}: the element at {where} is off by {error:.3g}, limit {limit:.3g}"
-        return Reject(point=4, tensor=tensor, error=error, limit=limit, reason=reason)
+        return Reject(point=4, tensor=tensor, error=error, limit=limit, reason=reason, where=where)
     error, own_limit, _ = tally.nearest
     return ParityFigure(tensor=tensor, point=4, error=error, limit=max(own_limit, floor))
+
+
+def _worst_band(tally: Tally, tensor: str) -> Finding:
+    relative_sq = max(tally.totals[1:3]) / tally.totals[3] if tally.totals[3] else 0.0
+    worst = ParityFigure(tensor=tensor, point=5, error=0.0, limit=tally.tiny or 1.0)
+    for first, last, (wrong, noise, rounding, magnitude, count, fourth) in _joined_bands(tally):
+        effective = noise**2 / fourth if fourth else count
+        noise_sq = max(noise, rounding, relative_sq * magnitude)
+        floor = max(SLICE_FLOOR * tally.magnitude, tally.tiny)
+        limit = SLICE_FACTOR * max(math.sqrt(noise_sq / count), floor) * (1 + WIDENING / effective)
+        found = ParityFigure(tensor=tensor, point=5, error=math.sqrt(wrong / count), limit=limit)
+        if found.error > found.limit:
+            where = f"where |r| is from 2^{first} to 2^{last + 1}"
+            reason = (
+                f"{tensor}: {where}, {int(count)} elements are off by {found.error:.3g} (RMS), {_times(found)} "
+                f"the limit {found.limit:.3g} of that magnitude"
+            )
+            return Reject(point=5, tensor=tensor, error=found.error, limit=found.limit, reason=reason, where=where)
+        worst = max(worst, found, key=_closeness)
+    return worst
+
+
+def _joined_bands(tally: Tally) -> Iterator[tuple[int, int, list[float]]]:
+    """First and last exponent and sums of each group of neighbouring bands with enough elements, from below."""
+    present = tally.bands[4].nonzero().reshape(-1)
+    exponents = [int(band) - BAND_BIAS for band in present]
+    groups: list[tuple[int, int, list[float]]] = []
+    for exponent, sums in zip(exponents, tally.bands[:, present].t().tolist(), strict=True):
+        if groups and groups[-1][2][4] < SLICE_ELEMENTS:
+            first, _, before = groups.pop()
+            groups.append((first, exponent, [a + b for a, b in zip(before, sums, strict=True)]))
+        else:
+            groups.append((exponent, exponent, sums))
+    if len(groups) > 1 and groups[-1][2][4] < SLICE_ELEMENTS:
+        (_, last, sums), (first, _, before) = groups.pop(), groups.pop()
+        groups.append((first, last, [a + b for a, b in zip(before, sums, strict=True)]))
+    # A single group is the whole tensor, which point 2 has judged.
+    yield from groups if len(groups) > 1 else ()
+
+
+def _over(found: tuple[float, float, int]) -> float:
+    return found[0] / found[1] if found[1] else 0.0
 
 
 def _closeness(figure: ParityFigure) -> float:

@@ -26,7 +26,7 @@ def misformed(baseline: Tensor, candidate: Tensor, tensor: str) -> Reject | None
     for what in ("type", "dtype", "shape", "device", "layout"):
         expected, got = (type(t) if what == "type" else getattr(t, what) for t in (baseline, candidate))
         if expected != got:
-            return _form(tensor, 1, f"{what} is {_short(got)}, expected {_short(expected)}")
+            return _form(tensor, 1, f"{what} is {_short(got)}, expected {_short(expected)}", what)
     if not (baseline.is_floating_point() or baseline.is_complex()):
         return None
     if bool(torch.isfinite(baseline).all()) and bool(torch.isfinite(candidate).all()):
@@ -47,11 +47,12 @@ def misformed(baseline: Tensor, candidate: Tensor, tensor: str) -> Reject | None
         candidate[where].item() if where else candidate.item(),
         (baseline[where] if where else baseline).item(),
     )
-    return _form(tensor, count, f"{got} at {at(where)} where the original has {expected:.6g} ({count} such elements)")
+    what = f"{got} at {at(where)} where the original has {expected:.6g} ({count} such elements)"
+    return _form(tensor, count, what, at(where))
 
 
-def _form(tensor: str, count: int, what: str) -> Reject:
-    return Reject(point=1, tensor=tensor, error=float(count), limit=0.0, reason=f"{tensor}: {what}")
+def _form(tensor: str, count: int, what: str, where: str) -> Reject:
+    return Reject(point=1, tensor=tensor, error=float(count), limit=0.0, reason=f"{tensor}: {what}", where=where)
 
 
 def equality(baseline: Tensor, candidate: Tensor, tensor: str) -> Finding:
@@ -61,7 +62,7 @@ def equality(baseline: Tensor, candidate: Tensor, tensor: str) -> Finding:
         return ParityFigure(tensor=tensor, point=4, error=0.0, limit=0.0)
     where = position(int(differ.reshape(-1).int().argmax()), differ.shape)
     reason = f"{tensor}: {count} of {differ.numel()} values of {baseline.dtype} differ, the first at {at(where)}"
-    return Reject(point=4, tensor=tensor, error=float(count), limit=0.0, reason=reason)
+    return Reject(point=4, tensor=tensor, error=float(count), limit=0.0, reason=reason, where=at(where))
 
 
 def position(flat: int, shape: torch.Size) -> tuple[int, ...]:
@@ -80,3 +81,9 @@ def at(where: tuple[int, ...]) -> str:
 
 def _short(value: object) -> str:
     return str(list(value)) if isinstance(value, torch.Size) else str(value)
+
+
+def in_a_line(error: Exception) -> str:
+    """Class and first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -26,6 +26,7 @@ class Run:
         gradients: of each floating argument and parameter that requires one; None where it gets none.
         incoming: the gradients that were sent into the graded outputs.
         changed: arguments, parameters, buffers and incoming gradients that the call changed, as it left them.
+        aliases: pairs of an output and an argument, parameter or buffer in the same memory.
     """
 
     form: str
@@ -34,6 +35,7 @@ class Run:
     gradients: Mapping[str, Tensor | None] = field(default_factory=dict)
     incoming: Mapping[str, Tensor] = field(default_factory=dict)
     changed: Mapping[str, Tensor] = field(default_factory=dict)
+    aliases: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -111,8 +113,11 @@ def execute(
         gradients = _gradients(graded, sent, {**names, **_parameters(subject)}) if trains else {}
     changed = {f"{name} after the call": t.detach() for name, t in _differing(given, call)}
     changed |= {f"gradient sent into {n}, after the call": t for n, t in sent.items() if not same_bits(t, kept[n])}
+    state = {} if subject is None else dict(_state(subject.module))
+    aliases = frozenset((o, leaf) for o, t in outputs.items() for leaf, s in (names | state).items() if share(t, s))
     # An output may be a buffer of the module itself, which restoring would change under us.
-    detached = {name: t.detach().clone() if subject else t.detach() for name, t in outputs.items()}
+    own = {output for output, leaf in aliases if leaf in state}
+    detached = {name: t.detach().clone() if name in own else t.detach() for name, t in outputs.items()}
     changed |= subject.restore() if subject else {}
     return Run(
         form=form,
@@ -121,7 +126,17 @@ def execute(
         gradients=gradients,
         incoming=kept,
         changed=changed,
+        aliases=aliases,
     )
+
+
+def share(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors lie in the same piece of memory, wherever in it."""
+    if a.layout is not torch.strided or b.layout is not torch.strided or a.device != b.device:
+        return False
+    # Tensors that hold no memory of their own (subclasses) have no address to be compared.
+    mine, other = (t.untyped_storage().data_ptr() if t.numel() else 0 for t in (a, b))
+    return mine == other != 0
 
 
 def _flatten(name: str, value: Any, found: dict[str, Tensor]) -> str:
@@ -155,7 +170,8 @@ def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _sent(output: Tensor, seed: int, given: Tensor | None) -> Tensor:
     """The gradient that comes into ``output``: random, because the ones of ``.sum()`` hide most mistakes."""
     if given is not None:
-        return given.to(output.dtype) if given.shape == output.shape else torch.zeros_like(output)
+        # A copy: a candidate that writes into it would else spoil it for all that are judged after.
+        return given.to(output.dtype, copy=True) if given.shape == output.shape else torch.zeros_like(output)
     generator = torch.Generator(output.device).manual_seed(seed)
     if output.numel() == 1:  # never close to zero: a loss is all there is
         drawn = torch.rand(output.shape, generator=generator, device=output.device) + 0.5

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 ELEMENT_FACTOR, ELEMENT_ULPS = 8.0, 8.0
+BANDS, BAND_BIAS = 2048, 1023
+"""Exponents of float64 as they are stored: band k holds ``2**(k - BAND_BIAS) <= |r| <`` twice that."""
 _CHUNK = 1 << 24
 """Elements that are worked on at once: bounds the memory for float64 copies to a few hundred MiB."""
 
@@ -21,6 +23,7 @@ class Tally:
         shape: as the caller sees it.
         dims: its dimensions of more than one element: those that have slices.
         slices: for each of them, float64 sums of squares [4, size] of c - r, b - r, the rounding floor and r.
+        bands: float64 sums [6, 2048] by the exponent of r: the same four, the elements, and (b - r)^4.
         tiny: smallest RMS that counts: what a kernel may flush to zero.
         widening: what each element's own limit is multiplied with.
         peak: max|b - r|.
@@ -31,6 +34,7 @@ class Tally:
     shape: torch.Size
     dims: list[int]
     slices: list[Tensor]
+    bands: Tensor
     tiny: float
     widening: float
     peak: float = 0.0
@@ -68,6 +72,7 @@ def gather(reference: Tensor, baseline: Tensor, candidate: Tensor, *, widening: 
         shape=shape,
         dims=dims,
         slices=sums,
+        bands=torch.zeros(6, BANDS, dtype=torch.float64, device=baseline.device),
         widening=widening,
         tiny=_quantum(dtype) if dtype is not torch.float16 else 0.0,
     )
@@ -118,6 +123,9 @@ def _add(
             others = [other for other in range(r.dim()) if other != dim]
             part = square.sum(dim=others) if others else square
             (sums[row, start : start + len(part)] if dim == 0 else sums[row]).add_(part)
+    band = ((r.view(torch.int64) >> 52) & 0x7FF).reshape(-1)
+    for row, values in enumerate((*squares, torch.ones_like(r), squares[1].square())):
+        tally.bands[row].index_add_(0, band, values.reshape(-1))
     row_noise = torch.maximum(squares[1].mean(-1, keepdim=True), squares[2].mean(-1, keepdim=True)).sqrt_()
     limit = torch.maximum(ELEMENT_FACTOR * row_noise, ulp.mul_(ELEMENT_ULPS)).mul_(tally.widening)
     tally.peak = max(tally.peak, float(noise.max()))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from twinkle_tune.capture.capture import Observation
-from twinkle_tune.capture.inputs import Call, fresh, named_tensors, vary
+from twinkle_tune.capture.inputs import fresh
 from twinkle_tune.device import torch_type
 from twinkle_tune.kernel.dispatch import family_of
 from twinkle_tune.kernel.dispatch_function import function_dispatcher
@@ -22,13 +22,12 @@ from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.clock import Clock, clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
+from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.slot import Candidate, Implementation
 from twinkle_tune.workload import Context
 
 Step = Callable[[], object]
-
-_LARGE = 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,11 @@ class Arena:
         )
         self.trains = task.mode.trains and observation.workload.context.grad
         self.judge = Judge(
-            self.original, parity_calls(observation.call, task.seed), module=self.module, trains=self.trains
+            self.original,
+            parity_calls(observation.call, task.seed),
+            module=self.module,
+            trains=self.trains,
+            kin=kin_calls(observation.call, task.seed),
         )
         # One set of buffers for all: with buffers of its own each candidate would be timed on another placement.
         self.call = fresh(observation.call)
@@ -104,23 +107,6 @@ class Arena:
         inputs = [t for t in _tensors((self.call.args, dict(self.call.kwargs))) if t.requires_grad]
         parameters = [] if self.module is None else [p for p in self.module.parameters() if p.requires_grad]
         return inputs + parameters
-
-
-def parity_calls(call: Call, seed: int) -> tuple[Call, ...]:
-    """The inputs that a candidate is judged on: the captured call, two others like it, outliers, small values.
-
-    Where the call holds more than 2**26 elements (logits of a large vocabulary), only it, another and outliers:
-    the judge keeps the float64 results of all of them.
-    """
-    if sum(tensor.numel() for _, tensor in named_tensors(call)) > _LARGE:
-        return call, vary(call, seed=seed + 1), vary(call, seed=seed + 3, outliers=True)
-    return (
-        call,
-        vary(call, seed=seed + 1),
-        vary(call, seed=seed + 2),
-        vary(call, seed=seed + 3, outliers=True),
-        vary(call, seed=seed + 4, scale=1e-3),
-    )
 
 
 def renamed(call: Callable[..., Any]) -> Callable[..., Any]:

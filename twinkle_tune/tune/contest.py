@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,11 +15,12 @@ from twinkle_tune.measure.race import Decision, Race
 from twinkle_tune.measure.run import run_race
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Stage, Trial
-from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject
+from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune.arena import Arena, Step, Task, as_observed, renamed
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
+from twinkle_tune.tune.recheck import in_words, race_until_right
 
 
 class Executor(Protocol):
@@ -38,7 +40,14 @@ class InProcess:
             arena = Arena(task)
             outcomes = {c.name: _prepare(c, arena, listener) for c in task.candidates}
             steps = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
-            decision, times_us = _race(task, steps, arena.clock, listener)
+            decision, times_us, wrong = race_until_right(
+                tuple(steps),
+                lambda names: _race(task, {name: steps[name] for name in names}, arena.clock, listener),
+                {name: found.judged_again for name, found in steps.items() if found.judged_again is not None},
+            )
+            for name, reason in wrong.items():
+                outcomes[name] = _refuse(listener, name, "parity", reason)
+                del steps[name]
             measured = {name: _measured(found, name, times_us, decision, arena.clock) for name, found in steps.items()}
         trials = tuple(
             Trial(
@@ -61,11 +70,12 @@ class InProcess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ready:
-    """A candidate that is right, with the call that will be timed."""
+    """A candidate that is right, with the call that will be timed, and how to judge it once more."""
 
     step: Step
     first_call_us: float
     verdict: Pass
+    judged_again: Callable[[], Verdict] | None = None
 
 
 def _prepare(candidate: Candidate, arena: Arena, listener: Listener) -> _Ready | Rejection:
@@ -76,7 +86,7 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener) -> _Ready |
         implementation = candidate.source.load(task.observation.slot, arena.original)
         unfit = implementation.unfit_for(task.mode)
         if unfit:
-            return _refuse(listener, candidate, "capability", unfit)
+            return _refuse(listener, candidate.name, "capability", unfit)
         stage = "first call"
         call = implementation.call if candidate.name == ORIGINAL else arena.as_bound(implementation)
         call = torch.compile(renamed(call)) if task.mode.compiles else call
@@ -87,24 +97,25 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener) -> _Ready |
         stage = "parity"
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
         judged = torch.compile(renamed(implementation.call)) if task.mode.compiles else implementation.call
-        verdict = arena.judge.judge(judged)
+        verdict = arena.judge.judge(judged, for_kin=implementation.call)
+        judged_again = functools.partial(arena.judge.again, judged, for_kin=implementation.call)
     except SignatureError as error:
-        return _refuse(listener, candidate, "signature", str(error))
+        return _refuse(listener, candidate.name, "signature", str(error))
     except TuneError as error:
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate, _stage(stage), str(error))
+        return _refuse(listener, candidate.name, _stage(stage), str(error))
     except Exception as error:
         # Anything can come out of a stranger's code. Only the original's failures are the run's.
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate, _stage(stage), f"raised {type(error).__name__}: {_first_line(error)}")
+        return _refuse(listener, candidate.name, _stage(stage), f"raised {type(error).__name__}: {_first_line(error)}")
     match verdict:
         case Reject():
-            return _refuse(listener, candidate, "parity", f"point {verdict.point}, {verdict.tensor}: {verdict.reason}")
+            return _refuse(listener, candidate.name, "parity", in_words(verdict))
         case Inconclusive():
-            return _refuse(listener, candidate, "parity", f"inconclusive: {verdict.reason}")
-    return _Ready(step=step, first_call_us=first_call_us, verdict=verdict)
+            return _refuse(listener, candidate.name, "parity", f"inconclusive: {verdict.reason}")
+    return _Ready(step=step, first_call_us=first_call_us, verdict=verdict, judged_again=judged_again)
 
 
 def _race(
@@ -168,8 +179,8 @@ def _digest(candidate: Candidate, arena: Arena) -> str:
         return ""
 
 
-def _refuse(listener: Listener, candidate: Candidate, stage: Stage, reason: str) -> Rejection:
-    listener(TrialRefused(candidate=candidate.name, stage=stage, reason=reason))
+def _refuse(listener: Listener, candidate: str, stage: Stage, reason: str) -> Rejection:
+    listener(TrialRefused(candidate=candidate, stage=stage, reason=reason))
     return Rejection(stage=stage, reason=reason)
 
 

@@ -1,4 +1,4 @@
-"""Originals, and right and wrong implementations of them, for the tests of the parity rule. Small tensors."""
+"""Originals with inputs for them: what the zoo's right and wrong implementations are held against. Small tensors."""
 
 from __future__ import annotations
 
@@ -102,6 +102,31 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal, as transformers' eager attention: scores in the run dtype, softmax in float32."""
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+    shares = F.softmax(scores.masked_fill(later, float("-inf")), dim=-1, dtype=torch.float32)
+    return shares.to(q.dtype) @ v
+
+
+def attention_inputs(dtype: torch.dtype, grad: bool) -> tuple[None, tuple[Any, ...]]:
+    return None, tuple(normal(2, HEADS, 24, 16, dtype=dtype, grad=grad, seed=seed) for seed in range(3))
+
+
+def add_and_norm(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum, and its RMSNorm: two outputs, the second made of the first."""
+    total = x + residual
+    wide = total.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
+    return weight * (wide * scale).to(x.dtype), total
+
+
+def add_and_norm_inputs(dtype: torch.dtype, grad: bool) -> tuple[None, tuple[Any, ...]]:
+    weight = (1 + normal(D, dtype=torch.float32, seed=3, scale=0.2)).to(dtype).requires_grad_(grad)
+    return None, (hidden(dtype, grad), normal(2, T // 2, D, dtype=dtype, grad=grad, seed=1), weight)
+
+
 _QWEN = Qwen3Config(hidden_size=D, intermediate_size=INNER)
 _GEMMA = Gemma3TextConfig(hidden_size=D, intermediate_size=INNER)
 
@@ -126,114 +151,11 @@ OPS = {
         ),
     ),
     "gelu": Op(original=gelu_erf, make=lambda dtype, grad: (None, (normal(T, D, dtype=dtype, grad=grad),))),
+    "gelu_tanh": Op(original=gelu_tanh, make=lambda dtype, grad: (None, (normal(T, D, dtype=dtype, grad=grad),))),
+    "attention": Op(original=attention, make=attention_inputs),
+    "add_and_norm": Op(original=add_and_norm, make=add_and_norm_inputs),
     "cross_entropy": Op(
         original=cross_entropy,
         make=lambda dtype, grad: (None, (normal(T, VOCABULARY, dtype=dtype, grad=grad), labels())),
     ),
-}
-
-
-# Right implementations.
-
-
-def fused_rms_norm(self: Any, x: Tensor) -> Any:
-    return F.rms_norm(x, (x.shape[-1],), self.weight, self.variance_epsilon)
-
-
-def rms_norm_float32_to_the_end(self: Any, x: Tensor) -> Any:
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon) * self.weight).to(x.dtype)
-
-
-def rms_norm_summed_in_pieces(self: Any, x: Tensor) -> Any:
-    """Another order of additions, and a square root and a division in place of rsqrt."""
-    wide = x.float()
-    pieces = wide.square().reshape(*x.shape[:-1], -1, 8).sum(-1).flip(-1).cumsum(-1)[..., -1:]
-    return self.weight * (wide / torch.sqrt(pieces / x.shape[-1] + self.variance_epsilon)).to(x.dtype)
-
-
-def fused_gemma_norm(self: Any, x: Tensor) -> Any:
-    return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + self.weight.float(), self.eps).to(x.dtype)
-
-
-def layer_norm_by_hand(self: Any, x: Tensor) -> Any:
-    wide = x.float()
-    centred = wide - wide.mean(-1, keepdim=True)
-    scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps)
-    return (centred * scale * self.weight + self.bias).to(x.dtype)
-
-
-def linear_in_blocks(self: Any, x: Tensor) -> Any:
-    """Split over the inner dimension, with sums in float32."""
-    half = x.shape[-1] // 2
-    left = F.linear(x[..., :half].float(), self.weight[:, :half].float())
-    right = F.linear(x[..., half:].float(), self.weight[:, half:].float())
-    return (left + right + self.bias).to(x.dtype)
-
-
-def mlp_joined(self: Any, x: Tensor) -> Any:
-    """Gate and up projection as one matrix product."""
-    gate, up = F.linear(x, torch.cat([self.gate_proj.weight, self.up_proj.weight])).chunk(2, dim=-1)
-    return F.linear(F.silu(gate) * up, self.down_proj.weight)
-
-
-def mlp_float32(self: Any, x: Tensor) -> Any:
-    gate = F.linear(x.float(), self.gate_proj.weight.float())
-    up = F.linear(x.float(), self.up_proj.weight.float())
-    return F.linear(F.silu(gate) * up, self.down_proj.weight.float()).to(x.dtype)
-
-
-def rotary_by_halves(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    def turn(x: Tensor) -> Tensor:
-        a, b = x.float().chunk(2, dim=-1)
-        c, s = cos[:, None, :, : a.shape[-1]].float(), sin[:, None, :, : a.shape[-1]].float()
-        return torch.cat([a * c - b * s, b * c + a * s], dim=-1).to(x.dtype)
-
-    return turn(q), turn(k)
-
-
-def softmax_by_hand(x: Tensor) -> Tensor:
-    wide = x.float()
-    powers = torch.exp(wide - wide.detach().amax(-1, keepdim=True))
-    return (powers / powers.sum(-1, keepdim=True)).to(x.dtype)
-
-
-def softmax_by_log(x: Tensor) -> Tensor:
-    return F.log_softmax(x.float(), dim=-1).exp().to(x.dtype)
-
-
-def silu_mul_float32(gate: Tensor, up: Tensor) -> Tensor:
-    wide = gate.float()
-    return (wide * torch.sigmoid(wide) * up.float()).to(gate.dtype)
-
-
-def gelu_by_erf(x: Tensor) -> Tensor:
-    wide = x.float()
-    return (0.5 * wide * (1.0 + torch.erf(wide * 0.7071067811865476))).to(x.dtype)
-
-
-def cross_entropy_by_hand(logits: Tensor, target: Tensor) -> Tensor:
-    wide, kept = logits.float(), target != -100
-    picked = wide.gather(-1, target.clamp(min=0)[:, None])[:, 0]
-    top = wide.detach().amax(-1, keepdim=True)
-    loss = torch.exp(wide - top).sum(-1).log() - (picked - top[:, 0])
-    return (loss * kept).sum() / kept.sum()
-
-
-RIGHT: dict[str, tuple[Callable[..., Any], ...]] = {
-    "rms_norm": (
-        Qwen3RMSNorm.forward,
-        fused_rms_norm,
-        rms_norm_float32_to_the_end,
-        rms_norm_summed_in_pieces,
-    ),
-    "gemma_norm": (fused_gemma_norm,),
-    "layer_norm": (layer_norm_by_hand,),
-    "linear": (linear_in_blocks,),
-    "mlp": (mlp_joined, mlp_float32),
-    "rotary": (rotary_by_halves,),
-    "softmax": (softmax_by_hand, softmax_by_log),
-    "silu_mul": (silu_mul_float32,),
-    "gelu": (gelu_by_erf,),
-    "cross_entropy": (cross_entropy_by_hand,),
 }

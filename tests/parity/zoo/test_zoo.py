@@ -1,0 +1,92 @@
+"""The zoo: every wrong implementation is refused by a point that is meant for it, every right one passes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+
+from tests.parity.zoo.all import WRONG, zoo_judge
+from tests.parity.zoo.ops import OPS
+from tests.parity.zoo.right import RIGHT
+from tests.parity.zoo.wrong import ALL, Wrong
+from twinkle_tune.parity.check import Judge
+from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject
+
+FEW, MANY = range(3), range(20)
+# Right ones that are refused all the same, see docs/how-we-check.md: no more may come, and none leave unnoticed.
+KNOWN = {"attention": {"attention_float32 torch.float32 17", "attention_online torch.float32 17"}}
+
+
+@lru_cache(maxsize=8)
+def judge_of(op: str, dtype: torch.dtype, trains: bool, seed: int, strict: bool) -> Judge:
+    return zoo_judge(op, dtype, trains, seed, strict=strict)
+
+
+def unseen(wrong: Wrong, dtype: torch.dtype, seed: int) -> str:
+    """ "" where the verdict is the expected one, else what it is."""
+    verdict = judge_of(wrong.op, dtype, wrong.trains, seed, wrong.strict).judge(wrong.make())
+    if isinstance(verdict, Inconclusive) and not wrong.points:
+        return ""
+    if isinstance(verdict, Reject) and verdict.point in wrong.points:
+        return ""
+    return f"{wrong.op}, {wrong.name}, {dtype}, seed {seed}: {verdict}"
+
+
+def refused(op: str, dtype: torch.dtype, trains: bool, seed: int) -> list[str]:
+    """The right ones that do not pass, and why; those that are known by their names alone."""
+    judge = judge_of(op, dtype, trains, seed, False)
+    verdicts = {right.__name__: judge.judge(right) for right in RIGHT[op]}
+    found = {f"{n} {dtype} {seed}": v for n, v in verdicts.items() if not isinstance(v, Pass)}
+    return [place if place in KNOWN.get(op, ()) else f"{op}, {place}: {v}" for place, v in found.items()]
+
+
+def test_the_zoo_is_as_large_as_promised() -> None:
+    """At least 80 wrong and 40 right implementations over at least eight ops, told apart by op and name."""
+    assert len({(wrong.op, wrong.name) for wrong in WRONG}) == len(WRONG) >= 80
+    assert sum(len(all_) for all_ in RIGHT.values()) >= 40
+    assert len({wrong.op for wrong in WRONG}) >= 8
+    assert RIGHT.keys() == OPS.keys()
+    assert {dtype for wrong in WRONG for dtype in wrong.dtypes} == set(ALL)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_wrong_one_is_refused_by_a_point_meant_for_it(op: str) -> None:
+    """In each dtype in which it is a mistake, on three seeds."""
+    assert not [
+        found
+        for seed in FEW
+        for wrong in sorted((w for w in WRONG if w.op == op), key=lambda w: (w.trains, w.strict))
+        for dtype in wrong.dtypes
+        if (found := unseen(wrong, dtype, seed))
+    ]
+
+
+@pytest.mark.parametrize("trains", [False, True], ids=["inference", "train"])
+@pytest.mark.parametrize("op", OPS)
+def test_every_right_one_passes(op: str, trains: bool) -> None:
+    """In float32, bfloat16 and float16, on three seeds."""
+    assert not [found for seed in FEW for dtype in ALL for found in refused(op, dtype, trains, seed)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("op", OPS)
+def test_twenty_seeds(op: str) -> None:
+    """The same for the wrong and the right ones on twenty seeds."""
+    wrongs = [wrong for wrong in WRONG if wrong.op == op]
+    found = []
+    for seed in MANY:
+        for dtype in ALL:
+            found += [f for w in wrongs if dtype in w.dtypes if (f := unseen(w, dtype, seed))]
+            found += [f for trains in (False, True) for f in refused(op, dtype, trains, seed)]
+    assert set(found) == KNOWN.get(op, set())
+
+
+@pytest.mark.parametrize("op", ["softmax", "rms_norm"])
+def test_compiled_originals_are_right(op: str) -> None:
+    """torch.compile of an original passes, forward and backward."""
+    judge = zoo_judge(op, torch.bfloat16, True, 0)
+    verdict = judge.judge(torch.compile(OPS[op].original, dynamic=False), for_kin=OPS[op].original)
+    assert isinstance(verdict, Pass), verdict

@@ -1,0 +1,195 @@
+"""``assert_parity``: right kernels pass silently, and a failure shows where, by how much, and what to look at."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.parity.zoo.ops import gelu_erf, gelu_tanh, normal, softmax
+from tests.parity.zoo.right import softmax_by_hand
+from twinkle_tune.errors import ModeError
+from twinkle_tune.testing import assert_parity
+
+ROOT = Path(__file__).parents[2]
+X = normal(12, 64, dtype=torch.float32)
+
+
+class Norm(nn.Module):
+    """What a candidate layer is held against."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., width)."""
+        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps))
+
+
+class FusedNorm(Norm):
+    """A right one, with another initial weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        nn.init.constant_(self.weight, 3.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., width)."""
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class ForgetfulNorm(Norm):
+    """A wrong one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., width)."""
+        return F.rms_norm(x, (x.shape[-1],), None, self.eps)
+
+
+def fused(self: Any, x: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+def forgetful(self: Any, x: Tensor) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), None, self.eps)
+
+
+def failure(*args: Any, **kwargs: Any) -> str:
+    with pytest.raises(AssertionError) as caught:
+        assert_parity(*args, **kwargs)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["inference", "train"])
+def test_right_functions_and_layers_pass(mode: str) -> None:
+    """Functions, a class, an instance with weights of its own and a function of the module are all taken."""
+    assert_parity(softmax_by_hand, softmax, X, mode=mode)
+    for right in (fused, FusedNorm, FusedNorm(64)):
+        assert_parity(right, Norm(64), X, mode=mode)
+    assert_parity(fused, Norm, X, module=Norm(64), mode=mode)
+    assert_parity(fused, Norm.forward, X, module=Norm(64), mode=mode)
+
+
+@pytest.mark.parametrize("wrong", [forgetful, ForgetfulNorm, ForgetfulNorm(64)], ids=lambda w: type(w).__name__)
+def test_wrong_layers_fail(wrong: Callable[..., Any]) -> None:
+    """A layer that forgets its weight fails, although the weight of a new layer is one."""
+    assert "refused by point 2" in failure(wrong, Norm(64), X)
+
+
+def test_the_message_shows_where_and_by_how_much() -> None:
+    """Point, tensor, place, error, limit and a hint each stand on a line."""
+
+    def last_row_lost(x: Tensor) -> Tensor:
+        return torch.cat([softmax(x[:-1]), softmax(x[-1:]) * 1.0001])
+
+    text = failure(last_row_lost, softmax, normal(400, 64, dtype=torch.float32))
+    assert "last_row_lost against softmax (mode inference, normal): refused by point" in text.splitlines()[0]
+    assert "  tensor: output" in text
+    assert "399" in text
+    assert "  error:  " in text
+    assert ", limit " in text
+    assert "  hint:   " in text
+
+
+def test_gradients_are_compared_when_training() -> None:
+    """Wrong gradients pass in inference and fail in train, also if no input asked for a gradient."""
+
+    def half(x: Tensor) -> Tensor:
+        y = softmax(x)
+        return (y + y.detach()) / 2
+
+    assert_parity(half, softmax, X)
+    assert "tensor: gradient of args[0]" in failure(half, softmax, X, mode="train")
+
+
+def test_strict_refuses_what_is_off_where_it_is_small() -> None:
+    """A tanh GELU for an erf GELU in bfloat16 passes normally and not under strict, with the band named."""
+    x = normal(64, 256, dtype=torch.bfloat16)
+    assert_parity(gelu_tanh, gelu_erf, x)
+    text = failure(gelu_tanh, gelu_erf, x, strictness="strict")
+    assert "refused by point 5" in text
+    assert "where |r| is from 2^" in text
+
+
+def test_inconclusive_is_a_failure_that_says_why() -> None:
+    """Inputs that cannot tell right from wrong do not pass."""
+    text = failure(lambda x: x.sign(), torch.sign, X)
+    assert "inconclusive, which is no pass" in text
+    assert "precision lower as outputs would pass" in text
+
+
+def test_compile_modes_judge_the_compiled_candidate() -> None:
+    """What the candidate does under torch.compile is what counts."""
+
+    def otherwise_when_compiled(x: Tensor) -> Tensor:
+        return softmax(x) * (1.01 if torch.compiler.is_compiling() else 1.0)
+
+    assert_parity(otherwise_when_compiled, softmax, X)
+    assert "refused by point 2" in failure(otherwise_when_compiled, softmax, X, mode="compile", seeds=1)
+
+
+def test_nothing_that_is_passed_in_is_changed() -> None:
+    """Inputs, their requires_grad, gradients and the layer's weights stay as they were."""
+    layer, x = Norm(64), X.clone()
+    assert_parity(fused, layer, x, mode="train")
+    assert torch.equal(x, X)
+    assert not x.requires_grad
+    assert layer.weight.grad is None
+    assert torch.equal(layer.weight, torch.ones(64))
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "error", "text"),
+    [
+        ((fused, Norm, X), {}, TypeError, r"pass Norm\(\.\.\.\) or give the instance"),
+        ((Norm, softmax, X), {}, TypeError, "expected a function"),
+        ((nn.LayerNorm(64), Norm(64), X), {}, ValueError, "name them alike"),
+        ((fused, Norm(64), X), {"module": Norm(64)}, ValueError, "a second layer"),
+        ((softmax, softmax), {}, ValueError, "got no tensor"),
+        ((softmax, softmax, X), {"seeds": 0}, ValueError, "got 0, expected at least 1"),
+        ((softmax, softmax, X), {"mode": "fast"}, ModeError, "got 'fast'"),
+        ((softmax, softmax, X), {"strictness": "lax"}, ValueError, "got 'lax'"),
+    ],
+)
+def test_arguments_that_make_no_call_have_one_clear_error(
+    args: tuple[Any, ...], kwargs: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    """A mistake in the test is told apart from a mistake in the kernel."""
+    with pytest.raises(error, match=text):
+        assert_parity(*args, **kwargs)
+
+
+def test_the_plugin_gives_the_fixture_and_loads_no_torch(tmp_path: Path) -> None:
+    """A test session that does not use the fixture does not pay for torch; one that does gets it."""
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n"
+        "def test_light():\n    assert 'torch' not in sys.modules\n"
+        "def test_fixture(assert_parity):\n"
+        "    import torch\n"
+        "    assert_parity(lambda x: x.exp(), torch.exp, torch.randn(8, 32))\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "twinkle_tune.testing.plugin", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--rootdir", str(tmp_path), str(tmp_path)],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_entry_point_names_the_plugin() -> None:
+    """pytest finds the plugin by the name that pyproject.toml gives it."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["pytest11"] == {"twinkle_tune": "twinkle_tune.testing.plugin"}

@@ -1,0 +1,60 @@
+"""Point 8 of the parity rule around the race: who is wrong after it was timed is out, and can not have won."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from twinkle_tune.measure.race import Decision
+from twinkle_tune.parity.form import in_a_line
+from twinkle_tune.parity.verdict import Inconclusive, Reject, Verdict
+
+Times = Mapping[str, tuple[float, ...]]
+
+
+def race_until_right(
+    names: tuple[str, ...],
+    race: Callable[[tuple[str, ...]], tuple[Decision, Times]],
+    judged_again: Mapping[str, Callable[[], Verdict]],
+) -> tuple[Decision, Times, dict[str, str]]:
+    """Race, judge whoever was timed once more, and race anew without those that are wrong where one of them won.
+
+    A loser that turned wrong leaves the decision as it is: it was held against the original alone, or against a
+    winner that is right.
+
+    Args:
+        names: who races, the original among them.
+        race: runs one race.
+        judged_again: by name; those that are not in it (the original) are not judged.
+
+    Returns:
+        The last race's decision and times, and by name why those are wrong that are.
+    """
+    wrong: dict[str, str] = {}
+    while True:
+        racing = tuple(name for name in names if name not in wrong)
+        decision, times_us = race(racing)
+        for name in racing:
+            rounds = len(times_us.get(name, ()))
+            if rounds and name in judged_again and (reason := _wrong_now(judged_again[name])):
+                wrong[name] = f"right at first, wrong after {rounds} timed rounds: {reason}"
+        if decision.winner not in wrong:
+            return decision, times_us, wrong
+
+
+def in_words(refusal: Reject) -> str:
+    """A refusal as the reason of a rejection."""
+    return f"point {refusal.point}, {refusal.tensor}: {refusal.reason}"
+
+
+def _wrong_now(judge: Callable[[], Verdict]) -> str:
+    try:
+        verdict = judge()
+    except Exception as error:
+        # A stranger's code: that it worked before does not mean that it does now.
+        return f"raised {in_a_line(error)}"
+    match verdict:
+        case Reject():
+            return in_words(verdict)
+        case Inconclusive():
+            return f"inconclusive: {verdict.reason}"
+    return ""
