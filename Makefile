@@ -13,7 +13,7 @@ TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 NEEDED := torch triton transformers pandas typer rich jinja2
 
 .DEFAULT_GOAL := help
-.PHONY: help profile test lint type format check docs bench gpu clean
+.PHONY: help profile test slow lint type format check docs bench gpu clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -22,8 +22,11 @@ help: ## Show this help
 profile: $(READY) ## Profile a tiny Qwen3 on this machine's CPU; write a profile and an HTML report
 	$(BIN)/twinkle-tune profile qwen3-tiny --device cpu --out $(OUT)/qwen3-tiny-cpu.json --report $(OUT)/qwen3-tiny-cpu.html
 
-test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## Run the tests (all but those marked slow, which `make slow` runs)
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(READY) ## Run the tests that take minutes: 20 seeds of the zoo, runs killed at 50 moments
+	$(BIN)/python -m pytest -m slow
 
 lint: $(READY) ## Look for mistakes and for unformatted code
 	$(BIN)/ruff check .
