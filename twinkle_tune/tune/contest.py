@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from twinkle_tune.capture.capture import Observation
 from twinkle_tune.capture.inputs import Call, fresh, named_tensors, vary
 from twinkle_tune.device import torch_type
 from twinkle_tune.errors import SignatureError, TuneError
@@ -21,16 +20,16 @@ from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.clock import Clock, clock_for
-from twinkle_tune.measure.race import Decision, Race, RaceSettings
+from twinkle_tune.measure.race import Decision, Race
 from twinkle_tune.measure.run import run_race
 from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Stage, Trial
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate, Implementation
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
+from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock
 from twinkle_tune.workload import Context
 
 Step = Callable[[], object]
@@ -38,52 +37,32 @@ Step = Callable[[], object]
 _LARGE = 2**26
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A contest to be run.
+class InProcess:
+    """Runs contests in this process: a candidate that ends the process ends the run.
 
-    Attributes:
-        observation: the calls that it is about.
-        candidates: who competes, the original first.
-        mode, device: how and where.
-        settings: of the race.
-        seed: of inputs and of the order of the rounds.
-        deadline_s: seconds that the race may take; None for no limit.
+    In a worker process, a ``watch`` sees to it that somebody knows whose doing that was.
     """
 
-    observation: Observation
-    candidates: tuple[Candidate, ...]
-    mode: Mode
-    device: str
-    settings: RaceSettings
-    seed: int = 0
-    deadline_s: float | None = None
-
-
-class Executor(Protocol):
-    """Where contests are run: in this process, or (a room that is still empty) in a worker process."""
-
-    def run(self, task: Task, listener: Listener) -> Contest:
-        """Run a contest to its end; candidates that fail are rejections in its trials."""
-
-
-class InProcess:
-    """Runs contests in this process: a candidate that ends the process ends the run."""
+    def __init__(self, watch: Watch | None = None) -> None:
+        self._watch: Watch = watch or Unwatched()
 
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
         observation = task.observation
         with _as_observed(observation.workload.context, task.device):
+            self._watch.begins(ORIGINAL, "parity")
             arena = _Arena(task)
-            outcomes = {c.name: _prepare(c, arena, listener) for c in task.candidates}
+            self._watch.ends(ORIGINAL)
+            outcomes = {c.name: self._prepared(c, arena, listener) for c in task.candidates}
             steps = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
-            decision, times_us = _race(task, steps, arena.clock, listener)
-            measured = {name: _measured(found, name, times_us, decision, arena.clock) for name, found in steps.items()}
+            clock = WatchedClock(arena.clock, {name: found.step for name, found in steps.items()}, self._watch)
+            decision, times_us = _race(task, steps, clock, listener)
+            measured = {name: _measured(found, name, times_us, decision, clock) for name, found in steps.items()}
         trials = tuple(
             Trial(
                 candidate=c.name,
                 source=c.source.kind,
-                digest=_digest(c, arena),
+                digest=self._digest(c, arena),
                 outcome=measured.get(c.name) or _rejection(outcomes[c.name]),
             )
             for c in task.candidates
@@ -96,6 +75,19 @@ class InProcess:
             trials=trials,
             selection=_selection(decision, trials),
         )
+
+    def _prepared(self, candidate: Candidate, arena: _Arena, listener: Listener) -> _Ready | Rejection:
+        found = _prepare(candidate, arena, listener, self._watch)
+        self._watch.ends(candidate.name)
+        return found
+
+    def _digest(self, candidate: Candidate, arena: _Arena) -> str:
+        self._watch.begins(candidate.name, "load")  # some sources load their code once more for it
+        try:
+            return candidate.source.digest(arena.task.observation.slot, arena.original)
+        except TuneError:
+            # A candidate whose code cannot be had has no digest; its rejection says why.
+            return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,23 +169,23 @@ def parity_calls(call: Call, seed: int) -> tuple[Call, ...]:
     )
 
 
-def _prepare(candidate: Candidate, arena: _Arena, listener: Listener) -> _Ready | Rejection:
+def _prepare(candidate: Candidate, arena: _Arena, listener: Listener, watch: Watch) -> _Ready | Rejection:
     """Load, call and judge one candidate. The original is not judged: the judge holds it against itself."""
     listener(TrialStarted(candidate=candidate.name))
-    task, stage = arena.task, "load"
+    task, stage = arena.task, watch.begins(candidate.name, "load")
     try:
         implementation = candidate.source.load(task.observation.slot, arena.original)
         unfit = implementation.unfit_for(task.mode)
         if unfit:
             return _refuse(listener, candidate, "capability", unfit)
-        stage = "first call"
+        stage = watch.begins(candidate.name, "first call")
         call = implementation.call if candidate.name == ORIGINAL else arena.as_bound(implementation)
         call = torch.compile(_renamed(call)) if task.mode.compiles else call
         step = arena.step(call)
         first_call_us = arena.clock.first_call_us(step)
         if candidate.name == ORIGINAL:
             return _Ready(step=step, first_call_us=first_call_us, verdict=Pass(figures=(), deterministic=True))
-        stage = "parity"
+        stage = watch.begins(candidate.name, "parity")
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
         judged = torch.compile(_renamed(implementation.call)) if task.mode.compiles else implementation.call
         verdict = arena.judge.judge(judged)
@@ -202,12 +194,12 @@ def _prepare(candidate: Candidate, arena: _Arena, listener: Listener) -> _Ready 
     except TuneError as error:
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate, _stage(stage), str(error))
+        return _refuse(listener, candidate, stage, str(error))
     except Exception as error:
         # Anything can come out of a stranger's code. Only the original's failures are the run's.
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate, _stage(stage), f"raised {type(error).__name__}: {_first_line(error)}")
+        return _refuse(listener, candidate, stage, f"raised {type(error).__name__}: {_first_line(error)}")
     match verdict:
         case Reject():
             return _refuse(listener, candidate, "parity", f"point {verdict.point}, {verdict.tensor}: {verdict.reason}")
@@ -269,14 +261,6 @@ def _selection(decision: Decision, trials: Sequence[Trial]) -> Selection:
     )
 
 
-def _digest(candidate: Candidate, arena: _Arena) -> str:
-    # A candidate whose code cannot be had has no digest; its rejection says why.
-    try:
-        return candidate.source.digest(arena.task.observation.slot, arena.original)
-    except TuneError:
-        return ""
-
-
 def _refuse(listener: Listener, candidate: Candidate, stage: Stage, reason: str) -> Rejection:
     listener(TrialRefused(candidate=candidate.name, stage=stage, reason=reason))
     return Rejection(stage=stage, reason=reason)
@@ -290,10 +274,6 @@ def _rejection(found: _Ready | Rejection) -> Rejection:
 def _rounded(figure: float) -> float:
     """Four digits that count: a profile is read by people."""
     return float(f"{figure:.4g}")
-
-
-def _stage(name: str) -> Stage:
-    return "load" if name == "load" else "first call" if name == "first call" else "parity"
 
 
 def _first_line(error: Exception) -> str:

@@ -37,8 +37,9 @@ from twinkle_tune.tune.choose import (
     take_back,
     verdict_of,
 )
-from twinkle_tune.tune.contest import Executor, InProcess, Task
+from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
+from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.tune.whole import time_steps
 from twinkle_tune.workload import call_text, target_of
 
@@ -75,7 +76,8 @@ def tune_model(
         seed: of made inputs and of the order of the rounds.
         on_event: told what happens while it goes on (:mod:`twinkle_tune.tune.events`).
         registry: what is registered; the default registry if not given.
-        executor: where contests run; in this process if not given.
+        executor: where contests run; in this process if not given. An :class:`~twinkle_tune.tune.isolated.Isolated`
+            runs them in a worker process, so that a candidate that crashes or hangs is refused and no more.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
