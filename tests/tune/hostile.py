@@ -133,7 +133,8 @@ def seed(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def backend(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Switches a backend off."""
-    torch.backends.mkldnn.enabled = False
+    mkldnn: Any = torch.backends.mkldnn
+    mkldnn.enabled = False
     return norm(self, x)
 
 

@@ -41,6 +41,9 @@ def profile(
     register: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")] = None,
     candidates: Annotated[str | None, typer.Option(metavar="A,B", help="Only these compete.")] = None,
     budget: Annotated[str | None, typer.Option(metavar="5m", help="Time for all contests together.")] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Run candidates in this process, where one that crashes ends the run.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -63,10 +66,11 @@ def profile(
     register_files(register or [])
     loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
 
+    from twinkle_tune.tune.isolated import Isolated
     from twinkle_tune.tune.tune import tune_model
 
     try:
-        with _listener(quiet=as_json) as listen:
+        with _listener(quiet=as_json) as listen, nullcontext() if in_process else Isolated() as executor:
             made = tune_model(
                 loaded.model,
                 loaded.inputs,
@@ -76,6 +80,7 @@ def profile(
                 candidates=names,
                 budget_s=budget_s,
                 on_event=listen,
+                executor=executor,
             )
     except KeyboardInterrupt as stop:
         _keep(getattr(stop, "profile", None), path, command_line())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Rejection, Selection, Stage, Trial
@@ -16,10 +15,11 @@ from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Listener, TrialRefused, TrialStarted
+from twinkle_tune.tune.held import Held
 from twinkle_tune.tune.limits import Limits
-from twinkle_tune.tune.mark import NOBODY, Mark
+from twinkle_tune.tune.mark import NOBODY
 from twinkle_tune.tune.package import Header, Unportable, pack
-from twinkle_tune.tune.process import WorkerLost, WorkerProcess
+from twinkle_tune.tune.process import WorkerLost
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.wire import event_of, result_of, stage_of
 
@@ -38,10 +38,10 @@ class Isolated:
     def __init__(self, limits: Limits | None = None) -> None:
         """Nothing is started yet. ``limits``: None for the defaults."""
         self.limits = limits if limits is not None else Limits()
-        self._held = _Held()
+        self._held = Held()
         self._lock = threading.Lock()
         self._unloadable: list[tuple[Slot, Candidate, Rejection]] = []
-        self._finalizer = weakref.finalize(self, _Held.close, self._held)
+        self._finalizer = weakref.finalize(self, Held.close, self._held)
 
     def __enter__(self) -> Self:
         return self
@@ -85,63 +85,83 @@ class Isolated:
                 f"{task.observation.slot.target}: the call cannot be written to a temporary file for the worker "
                 f"process ({error}); make room, point TMPDIR elsewhere, or profile with --in-process"
             ) from error
-        began_s, told = time.monotonic(), _Once(listener)
-        refused = self._known(task, told)
-        suspicious = self._held.served
+        job = _Job(task=task, header=header, told=_Once(listener))
+        job.refused.update(self._known(job))
+        tries = 0
         while True:
-            left_s = None if task.deadline_s is None else max(0.0, task.deadline_s - (time.monotonic() - began_s))
             try:
-                trials, selection = self._attempt(task, header, tuple(refused), left_s, told)
+                trials, selection = self._attempt(job, tuple(job.refused))
             except Unportable as why:
                 self._held.stop()
                 return _here(task, listener, str(why))
             except _Refused as lost:
                 self._held.stop()
-                if lost.candidate == ORIGINAL and suspicious:
-                    # Code of earlier contests is in that process too: perhaps it was theirs. Once more in a new one.
-                    suspicious = False
+                if lost.candidate != ORIGINAL:
+                    self._refuse(job, lost)
                     continue
-                if lost.candidate == ORIGINAL:
+                # Was it the original? A rival that wrote where it should not have may be felt by others.
+                tries += 1
+                guilty = self._guilty(job)
+                if guilty is None or (not guilty and tries > 1):
                     raise TuneError(
                         f"{task.observation.slot.target}: the original itself {lost.reason} (in the worker process, at "
                         f"stage {lost.stage!r}); profile with --in-process, or raise the limits"
                     ) from None
-                suspicious = False
-                rejection = Rejection(stage=lost.stage, reason=lost.reason)
-                refused[lost.candidate] = rejection
-                if lost.stage == "load":
-                    candidate = next(c for c in task.candidates if c.name == lost.candidate)
-                    self._unloadable.append((task.observation.slot, candidate, rejection))
-                told(TrialRefused(candidate=lost.candidate, stage=lost.stage, reason=lost.reason))
+                for each in guilty:
+                    self._refuse(job, each)
                 continue
-            self._held.served = True
-            return _merged(task, trials, selection, refused)
+            return _merged(task, trials, selection, job.refused)
 
-    def _known(self, task: Task, told: _Once) -> dict[str, Rejection]:
+    def _refuse(self, job: _Job, lost: _Refused) -> None:
+        rejection = Rejection(stage=lost.stage, reason=lost.reason)
+        job.refused[lost.candidate] = rejection
+        if lost.stage == "load":
+            candidate = next(c for c in job.task.candidates if c.name == lost.candidate)
+            self._unloadable.append((job.task.observation.slot, candidate, rejection))
+        job.told(TrialRefused(candidate=lost.candidate, stage=lost.stage, reason=lost.reason))
+
+    def _guilty(self, job: _Job) -> list[_Refused] | None:
+        """With whom alone in a new process the original fails; None where it does so by itself."""
+        names = [c.name for c in job.task.candidates if c.name != ORIGINAL and c.name not in job.refused]
+        quiet = replace(job, told=_Once(_nobody))
+        guilty = []
+        for name in (None, *names):
+            without = tuple(other for other in (*names, *job.refused) if other != name)
+            try:
+                self._attempt(quiet, without)
+            except _Refused as lost:
+                if name is None:
+                    return None
+                own = lost.candidate == name
+                reason = lost.reason if own else f"with it in the process the original {lost.reason}"
+                guilty.append(_Refused(name, lost.stage, reason))
+            finally:
+                self._held.stop()
+        return guilty
+
+    def _known(self, job: _Job) -> dict[str, Rejection]:
         """Those that could not be loaded in an earlier contest: loading is the same for all, hanging takes long."""
         known = {
             candidate.name: rejection
-            for candidate in task.candidates
+            for candidate in job.task.candidates
             for slot, other, rejection in self._unloadable
-            if slot == task.observation.slot and other == candidate
+            if slot == job.task.observation.slot and other == candidate
         }
         for name, rejection in known.items():
-            told(TrialStarted(candidate=name))
-            told(TrialRefused(candidate=name, stage=rejection.stage, reason=rejection.reason))
+            job.told(TrialStarted(candidate=name))
+            job.told(TrialRefused(candidate=name, stage=rejection.stage, reason=rejection.reason))
         return known
 
-    def _attempt(
-        self, task: Task, header: Header, without: tuple[str, ...], left_s: float | None, told: _Once
-    ) -> tuple[tuple[Trial, ...], Selection]:
-        worker = self._held.ready(self.limits)
-        names = tuple(candidate.name for candidate in task.candidates if candidate.name not in without)
+    def _attempt(self, job: _Job, without: tuple[str, ...]) -> tuple[tuple[Trial, ...], Selection]:
+        worker, header, told = self._held.ready(self.limits), job.header, job.told
+        names = tuple(c.name for c in job.task.candidates if c.name not in without)
         try:
             message: dict[str, Any] = {
                 "path": header.path,
                 "files": header.files,
                 "original": header.original,
                 "without": without,
-                "deadline_s": left_s,
+                "deadline_s": job.left_s,
             }
             worker.send(message)
             while True:
@@ -156,6 +176,7 @@ class Isolated:
                 if found is not None:
                     raise found
                 if event is not None:
+                    worker.forget_output()
                     told(event)
                     worker.send({})
         except WorkerLost as lost:
@@ -164,6 +185,23 @@ class Isolated:
             if at.candidate == NOBODY:
                 name = told.last if told.last in names else ORIGINAL
             raise _Refused(name, at.stage, lost.reason) from lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A contest on its way: what is sent, who hears of it, and who was refused so far."""
+
+    task: Task
+    header: Header
+    told: _Once
+    refused: dict[str, Rejection] = field(default_factory=dict)
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds of the task's time that are left."""
+        deadline_s = self.task.deadline_s
+        return None if deadline_s is None else max(0.0, deadline_s - (time.monotonic() - self.began_s))
 
 
 class _Refused(Exception):
@@ -192,61 +230,6 @@ class _Once:
         self._listener(event)
 
 
-@dataclass(slots=True)
-class _Held:
-    """What must be let go of, whatever happens: the process and two files that have no name."""
-
-    worker: WorkerProcess | None = None
-    served: bool = False
-    _file: IO[bytes] | None = None
-    _mark: Mark | None = None
-
-    @property
-    def file(self) -> IO[bytes]:
-        """In which the worker finds its task. Without a name no other user can open it, and it goes with us."""
-        if self._file is None:
-            self._file = tempfile.TemporaryFile()
-        return self._file
-
-    @property
-    def mark(self) -> Mark:
-        """Where the worker says who is at work."""
-        if self._mark is None:
-            self._mark = Mark()
-        return self._mark
-
-    def ready(self, limits: Limits) -> WorkerProcess:
-        """The worker, or a new one: on Linux it ends with the thread that started it."""
-        worker = self.worker
-        if worker is not None and (not worker.is_alive or worker.thread != threading.get_ident()):
-            self.stop()
-        if self.worker is None:
-            self.worker = WorkerProcess(limits, self.file, self.mark)
-        return self.worker
-
-    def stop(self) -> None:
-        """End the worker process."""
-        worker, self.worker, self.served = self.worker, None, False
-        if worker is not None:
-            worker.stop()
-
-    def empty(self) -> None:
-        """Give back the disk space of the last task."""
-        if self._file is not None:
-            self._file.seek(0)
-            self._file.truncate()
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self.stop()
-        file, mark = self._file, self._mark
-        self._file = self._mark = None
-        if file is not None:
-            file.close()
-        if mark is not None:
-            mark.close()
-
-
 def _answered(answer: dict[str, Any], names: tuple[str, ...]) -> Exception | None:
     """What an answer that is no result comes to; None for an event."""
     match answer["is"]:
@@ -261,9 +244,7 @@ def _answered(answer: dict[str, Any], names: tuple[str, ...]) -> Exception | Non
     raise ValueError(f"no such answer: {answer!r:.80}")
 
 
-def _merged(
-    task: Task, trials: tuple[Trial, ...], selection: Selection, refused: dict[str, Rejection]
-) -> Contest:
+def _merged(task: Task, trials: tuple[Trial, ...], selection: Selection, refused: dict[str, Rejection]) -> Contest:
     """The worker's contest, with the trials of those that it was run without."""
     found = {trial.candidate: trial for trial in trials}
     everyone = tuple(
@@ -283,6 +264,10 @@ def _merged(
         trials=everyone,
         selection=selection,
     )
+
+
+def _nobody(event: object) -> None:
+    pass
 
 
 def _here(task: Task, listener: Listener, why: str) -> Contest:

@@ -23,7 +23,7 @@ from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind
 from twinkle_tune.source.direct import OriginalSource
-from twinkle_tune.tune.state import flags_now, set_flags
+from twinkle_tune.tune.state import cuda_in_use, flags_now, set_flags
 from twinkle_tune.tune.task import Task
 
 _BY_NAME = frozenset({"torch", "liger", "triton", "compile"})
@@ -64,7 +64,7 @@ def pack(task: Task, file: IO[bytes]) -> Header:
         "task": {name: getattr(task, name) for name in ("observation", "mode", "device", "settings", "seed")},
         "candidates": [(c.name, c.source.kind, _candidate_bytes(c, portable)) for c in task.candidates],
         "flags": flags_now(),
-        "cuda": torch.cuda.current_device() if torch.cuda.is_initialized() else None,
+        "cuda": torch.cuda.current_device() if cuda_in_use() else None,
     }
     file.seek(0)
     file.truncate()
@@ -182,7 +182,7 @@ def _candidate_bytes(candidate: Candidate, portable: ModuleType) -> bytes | None
 def _unportable(what: str, error: Exception) -> Unportable:
     if isinstance(error, Unportable):
         return error
-    return Unportable(f"{what} cannot be sent to another process ({type(error).__name__}: {str(error):.120})")
+    return Unportable(f"{what} cannot be sent to another process ({type(error).__name__}: {error!s:.120})")
 
 
 def _pickling(modules: set[str]) -> ModuleType:

@@ -23,6 +23,8 @@ from torch.nn import functional
 _KNOWN_POOLS = ("torch", "triton", "tqdm", "huggingface_hub")
 """Whose threads may stay: they wait for more to do."""
 _THREAD_GRACE_S = 1.0
+_FOLLOWS_DTYPE = "Storage"
+"""torch.Storage is set along with the default dtype."""
 # Bound here and now: what a candidate puts in their places changes nothing for us.
 _enumerate_threads = threading.enumerate
 
@@ -85,12 +87,8 @@ _FLAGS = (
     _attribute("torch.backends.cudnn", torch.backends.cudnn, "deterministic"),
     _attribute("torch.backends.cudnn", torch.backends.cudnn, "allow_tf32"),
     _attribute("torch.backends.cuda.matmul", torch.backends.cuda.matmul, "allow_tf32"),
-    _attribute(
-        "torch.backends.cuda.matmul", torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"
-    ),
-    _attribute(
-        "torch.backends.cuda.matmul", torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"
-    ),
+    _attribute("torch.backends.cuda.matmul", torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    _attribute("torch.backends.cuda.matmul", torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
     _Flag(
         name="flash attention",
         get=torch.backends.cuda.flash_sdp_enabled,
@@ -140,7 +138,9 @@ def changes_since(before: State) -> str:
         for flag in _FLAGS
         if (now := _read(flag)) != before.flags[flag.name]
     ]
-    patched = [f"{name}.{attribute}" for name, (space, old) in before.spaces.items() for attribute in _other(space, old)]
+    patched = [
+        f"{name}.{attribute}" for name, (space, old) in before.spaces.items() for attribute in _other(space, old)
+    ]
     found += [f"{patch} (replaced)" for patch in patched]
     told = f"changed {'; '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}" if found else ""
     left = [thread.name for thread in _left_behind(before.threads)]
@@ -160,6 +160,11 @@ def set_flags(wanted: Mapping[str, object]) -> None:
             flag.put(wanted[flag.name])
 
 
+def cuda_in_use() -> bool:
+    """Whether this process has a CUDA context."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def _read(flag: _Flag) -> object:
     try:
         return flag.get()
@@ -169,7 +174,7 @@ def _read(flag: _Flag) -> object:
 
 
 def _callables(space: Any) -> dict[str, object]:
-    return {name: value for name, value in vars(space).items() if callable(value)}
+    return {name: value for name, value in vars(space).items() if callable(value) and name != _FOLLOWS_DTYPE}
 
 
 def _other(space: Any, old: Mapping[str, object]) -> list[str]:

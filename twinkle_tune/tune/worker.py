@@ -28,7 +28,7 @@ from twinkle_tune.tune.events import Event, TrialRefused
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY, Mark
 from twinkle_tune.tune.package import Unportable, load_files, original_digest, original_of, unpack
-from twinkle_tune.tune.state import State, changes_since, state_now
+from twinkle_tune.tune.state import State, changes_since, cuda_in_use, state_now
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.wire import event_data, result_data, send
 
@@ -37,6 +37,10 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 _OUT_OF_MEMORY = ("MemoryError", "can't allocate memory", "Cannot allocate memory", "OutOfMemoryError", "bad_alloc")
 # Bound here and now: our own way out stays the way out.
 _exit = os._exit
+
+
+_pid = os.getpid()
+_forks: list[int] = []
 
 
 class Fault(BaseException):
@@ -61,8 +65,7 @@ class ProcessWatch:
 
     def begins(self, candidate: str, stage: Stage) -> Stage:
         """As :meth:`Watch.begins`."""
-        if self.at is not None:
-            self._account()
+        self._look()
         limit_s = self._limits.setup_s
         if candidate != ORIGINAL:
             limit_s = self._limits.stage_s(stage, self._original_s.get(stage, 0.0))
@@ -72,17 +75,7 @@ class ProcessWatch:
 
     def ends(self, candidate: str) -> None:
         """As :meth:`Watch.ends`; raises Fault where the candidate changed what all share, or broke the device."""
-        at = self.at
-        self._account()
-        if at is not None and at[0] != ORIGINAL and self._state is not None:
-            broken = _broken_device()
-            if broken:
-                raise Fault(*at, f"left the device unusable: {broken}")
-            changed = changes_since(self._state)
-            if changed:
-                raise Fault(*at, f"{changed}, which others in the process share")
-        elif at is not None and at[1] != "timing":
-            self._state = state_now(self._extra())
+        self._look()
         self.nobody()
 
     def nobody(self) -> None:
@@ -90,10 +83,25 @@ class ProcessWatch:
         self.at = None
         self._mark.set(NOBODY, "load", _now_s() + self._limits.setup_s, self._limits.setup_s)
 
-    def _account(self) -> None:
-        if self.at is not None and self.at[0] == ORIGINAL:
-            stage, took_s = self.at[1], _now_s() - self._began_s
+    def _look(self) -> None:
+        """What a stage that is over has left behind. The original's changes are the state that others start from."""
+        if self.at is None:
+            return
+        name, stage = self.at
+        if name == ORIGINAL:
+            took_s = _now_s() - self._began_s
             self._original_s[stage] = max(took_s, self._original_s.get(stage, 0.0))
+            if stage != "timing":
+                self._state = state_now(self._extra())
+            return
+        broken = _broken_device()
+        if broken:
+            raise Fault(name, stage, f"left the device unusable: {broken}")
+        if _forked():
+            raise Fault(name, stage, "forked the process")
+        changed = changes_since(self._state) if self._state is not None else ""
+        if changed:
+            raise Fault(name, stage, f"{changed}, which others in the process share")
 
     def _extra(self) -> list[tuple[str, Any]]:
         module, target = self._task.observation.module, self._task.observation.slot.target
@@ -113,6 +121,7 @@ def main(config: Mapping[str, Any]) -> Never:
     limits = Limits(**config["limits"])
     _die_with(config["parent"])
     host_bytes = _limit_memory(limits)
+    os.register_at_fork(after_in_parent=lambda: _forks.append(os.getpid()))
     connection = socket.socket(fileno=config["socket"])
     mark, file = Mark(config["mark"]), open(config["task"], "rb", closefd=False)  # noqa: SIM115
     lines = connection.makefile("rb")
@@ -134,7 +143,7 @@ class _Worker:
         host_bytes: int | None,
     ) -> None:
         self._connection, self._lines, self._mark, self._file = connection, lines, mark, file
-        self._limits, self._host_bytes, self._pid = limits, host_bytes, os.getpid()
+        self._limits, self._host_bytes = limits, host_bytes
         self._watch: ProcessWatch | None = None
 
     def serve(self, message: Mapping[str, Any]) -> None:
@@ -178,7 +187,7 @@ class _Worker:
                 raise Fault(trial.candidate, trial.outcome.stage, self._memory(trial.outcome.reason))
         del task
         gc.collect()
-        if torch.cuda.is_initialized():
+        if cuda_in_use():
             torch.cuda.empty_cache()
         return {"is": "result", **result_data(contest.trials, contest.selection)}
 
@@ -196,8 +205,11 @@ class _Worker:
             self._watch.begins(*at)
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        if os.getpid() != self._pid:
-            _exit(1)  # a candidate has forked, and this is the other process
+        _forked()
+        # What was printed belongs to whoever printed it: out with it before the next one's turn.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # a candidate may have put anything there
+                stream.flush()
         send(self._connection, **message)
 
     def _raised(self, error: BaseException) -> dict[str, Any]:
@@ -231,13 +243,20 @@ def _text(error: BaseException) -> str:
 
 def _broken_device() -> str:
     """Why the device takes no more work: a kernel that went astray is told of late, and to whoever asks next."""
-    if not torch.cuda.is_initialized():
+    if not cuda_in_use():
         return ""
     try:
         torch.cuda.synchronize()
     except Exception as error:  # torch has had several types for it
         return _text(error)
     return ""
+
+
+def _forked() -> bool:
+    """Whether the process was doubled. The double itself ends here: it would run the contest once more."""
+    if os.getpid() != _pid:
+        _exit(1)
+    return bool(_forks)
 
 
 def _die_with(parent: int) -> None:
