@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,7 +91,7 @@ _hoard: list[torch.Tensor] = []
 def hoard(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Takes all memory there is and keeps it."""
     while True:
-        _hoard.append(torch.ones(64 << 18))
+        _hoard.append(torch.empty(64 << 18))
 
 
 def flood(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -194,3 +196,36 @@ def late_dtype(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if _calls > 40:
         torch.set_default_dtype(torch.float64)
     return norm(self, x)
+
+
+damaged = False
+
+
+def damage(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Right, but what it leaves in memory is the end of another after a while."""
+    global damaged, _calls
+    _calls += 1
+    damaged = _calls > 40
+    return norm(self, x)
+
+
+def brood(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Holds on for long."""
+    time.sleep(1e6)
+    return norm(self, x)
+
+
+_child: list[subprocess.Popen[bytes]] = []
+
+
+def parent(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Starts a process that would outlive everybody, once, and writes its id down."""
+    if not _child:
+        _child.append(subprocess.Popen(["sleep", "100000"]))
+        Path(os.environ["TWINKLE_TUNE_TEST_NOTE"]).write_text(str(_child[0].pid), encoding="ascii")
+    return norm(self, x)
+
+
+def fast_doubled(x: torch.Tensor) -> torch.Tensor:
+    """Twice the input, at once."""
+    return x + x

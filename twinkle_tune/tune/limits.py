@@ -16,13 +16,13 @@ class Limits:
     first call, stays well within them. A slow candidate leaves the race by its times.
 
     Attributes:
-        import_s: seconds until a candidate is loaded, and until a worker process has started.
+        import_s: seconds until a candidate is loaded.
         first_call_s: seconds of the first call, with whatever compilation it brings about. Judging, which may compile
             for other inputs, has as much again.
         call_s: seconds of a burst of timed calls, and of judging after compilation.
         slower: instead of each of these, so many times what the original took for the same, where that is more.
-        setup_s: seconds of what is done before the first candidate: reading the task, calling the original, and
-            computing what the others are compared with.
+        setup_s: seconds of what is done before the first candidate: starting the process, reading the task, calling
+            the original, and computing what the others are compared with.
         host_bytes: bytes of private memory that the worker process may take, torch's own included; None for nine
             tenths of what is free when it starts. Enforced on Linux alone.
     """

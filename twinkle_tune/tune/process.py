@@ -57,7 +57,7 @@ class WorkerProcess:
         self._mark = mark
         self._output = b""
         self._lines = b""
-        mark.set(NOBODY, "load", time.monotonic() + limits.import_s, limits.import_s)
+        mark.set(NOBODY, "load", time.monotonic() + limits.setup_s, limits.setup_s)
         ours, theirs = socket.socketpair()
         config = {
             "socket": theirs.fileno(),

@@ -23,10 +23,13 @@ from torch.nn import functional
 _KNOWN_POOLS = ("torch", "triton", "tqdm", "huggingface_hub")
 """Whose threads may stay: they wait for more to do."""
 _THREAD_GRACE_S = 1.0
+_POOL = ("concurrent.futures.thread", "_worker")
+"""Module and function in which a pool's thread waits."""
 _FOLLOWS_DTYPE = "Storage"
 """torch.Storage is set along with the default dtype."""
 # Bound here and now: what a candidate puts in their places changes nothing for us.
 _enumerate_threads = threading.enumerate
+_now_s = time.monotonic
 
 _SPACES: tuple[tuple[str, Any], ...] = (
     ("torch", torch),
@@ -180,18 +183,32 @@ def _callables(space: Any) -> dict[str, object]:
 def _other(space: Any, old: Mapping[str, object]) -> list[str]:
     """Names whose callable is another now, or was put before that of a base class."""
     now = vars(space)
-    changed = [name for name, value in old.items() if now.get(name) is not value]
+    changed = [name for name, value in old.items() if now.get(name) is not value and not _is_compilers(now.get(name))]
     if isinstance(space, type) and len(now) > len(old):
         inherited = {name for base in space.__mro__[1:] for name in vars(base)}
         changed += [name for name in now if name not in old and name in inherited and callable(now[name])]
     return changed
 
 
+def _is_compilers(value: object) -> bool:
+    """Whether torch.compile has put it there, which does so with its first use."""
+    return str(getattr(value, "__module__", "")).startswith(("torch._dynamo.", "torch._inductor."))
+
+
 def _left_behind(before: frozenset[threading.Thread]) -> list[threading.Thread]:
-    left = [thread for thread in _enumerate_threads() if thread not in before and not _is_known(thread)]
-    for thread in left:
-        thread.join(_THREAD_GRACE_S / len(left))
-    return [thread for thread in left if thread.is_alive()]
+    until_s = _now_s() + _THREAD_GRACE_S
+    while True:
+        new = [thread for thread in _enumerate_threads() if thread not in before and not _is_known(thread)]
+        left = [thread for thread in new if thread.is_alive() and not _waits_for_work(thread)]
+        if not left or _now_s() > until_s:
+            return left
+        left[0].join(_THREAD_GRACE_S / 20)
+
+
+def _waits_for_work(thread: threading.Thread) -> bool:
+    """Whether it is one of a pool of the standard library, which nobody ends, and has nothing to do."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and (frame.f_globals.get("__name__"), frame.f_code.co_name) == _POOL
 
 
 def _is_known(thread: threading.Thread) -> bool:
