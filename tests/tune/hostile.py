@@ -223,7 +223,7 @@ def parent(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if not _child:
         _child.append(subprocess.Popen(["sleep", "100000"]))
         Path(os.environ["TWINKLE_TUNE_TEST_NOTE"]).write_text(str(_child[0].pid), encoding="ascii")
-    return norm(self, x)
+    return norm(self, x) * 1.01  # refused, so that it is never bound in the process of the run
 
 
 def fast_doubled(x: torch.Tensor) -> torch.Tensor:

@@ -23,11 +23,20 @@ from twinkle_tune.errors import TuneError, TuneInterrupted
 from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.tune import whole
 from twinkle_tune.tune.events import ContestFinished, Event, RoundTimed, TrialRefused
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.limits import Limits
 
 TIGHT = Limits(import_s=4.0, first_call_s=4.0, call_s=4.0, host_bytes=1 << 30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_steps() -> Iterator[None]:
+    """The whole model is timed for a moment only: these tests are about contests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whole, "_SECONDS", 0.1)
+        yield
 
 
 def registry_of(*impls: Callable[..., object], cls: type[nn.Module] = Norm) -> Registry:
@@ -44,10 +53,11 @@ def tuned(registry: Registry, *, model: nn.Module | None = None, **options: obje
     torch.manual_seed(0)
     made = model if model is not None else nn.Sequential(Norm(16))
     x = torch.randn(8, 16)
+    options.setdefault("candidates", ["impl"])
     with contextlib.ExitStack() as stack:
         if "executor" not in options:
             options["executor"] = stack.enter_context(Isolated(TIGHT))
-        return tune_model(made, x, registry=registry, settings=QUICK, candidates=["impl", "local"], **options)  # type: ignore[arg-type]
+        return tune_model(made, x, registry=registry, settings=QUICK, **options)  # type: ignore[arg-type]
 
 
 def outcomes(contest: Contest) -> dict[str, Outcome]:
@@ -186,7 +196,7 @@ def test_a_package_that_hangs_on_import_costs_its_limit_once(tmp_path: Path) -> 
         if isinstance(event, ContestFinished):
             finished_s.append(time.monotonic())
 
-    profile = tuned(registry, model=Two(), on_event=note)
+    profile = tuned(registry, model=Two(), on_event=note, candidates=["impl", "local"])
     narrow, wide = (contest for contest in profile.contests if contest.slot.name == "Norm")
     for contest in (narrow, wide):
         (sleeper,) = (trial.outcome for trial in contest.trials if trial.candidate.startswith("local"))
@@ -355,6 +365,7 @@ _RUN = """
 import sys
 from tests.tune import hostile
 from tests.tune.test_isolated import tuned, registry_of
+from twinkle_tune.tune import whole
 from twinkle_tune.tune.events import TrialStarted
 from twinkle_tune.tune.isolated import Isolated
 

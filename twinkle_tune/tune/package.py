@@ -111,11 +111,10 @@ def load_files(files: Any) -> None:
         spec.loader.exec_module(module)
 
 
-def unpack(file: IO[bytes]) -> tuple[Task, dict[str, object]]:
+def unpack(file: IO[bytes]) -> Task:
     """Read what our own run has written. Candidates are read when they are loaded: that runs their modules' code.
 
-    Returns:
-        The task, and the flags to be set for it.
+    The flags of the process are set as the task's.
     """
     file.seek(0)
     package = torch.load(file, weights_only=False)
@@ -146,7 +145,7 @@ def unpack(file: IO[bytes]) -> tuple[Task, dict[str, object]]:
             candidates.append(known[name])
         else:
             raise Unportable(f"the worker process does not know the built-in candidate {name}")
-    return Task(**fields, candidates=tuple(candidates)), package["flags"]
+    return Task(**fields, candidates=tuple(candidates))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,10 +123,9 @@ def main(config: Mapping[str, Any]) -> Never:
     host_bytes = _limit_memory(limits)
     os.register_at_fork(after_in_parent=lambda: _forks.append(os.getpid()))
     connection = socket.socket(fileno=config["socket"])
-    mark, file = Mark(config["mark"]), open(config["task"], "rb", closefd=False)  # noqa: SIM115
     lines = connection.makefile("rb")
     send(connection, **{"is": "ready"})
-    worker = _Worker(connection, lines, mark, file, limits, host_bytes)
+    worker = _Worker(connection, lines, Mark(config["mark"]), config["task"], limits, host_bytes)
     for line in lines:
         worker.serve(json.loads(line))
     _exit(0)
@@ -138,7 +137,7 @@ class _Worker:
         connection: socket.socket,
         lines: IO[bytes],
         mark: Mark,
-        file: IO[bytes],
+        file: int,
         limits: Limits,
         host_bytes: int | None,
     ) -> None:
@@ -165,7 +164,9 @@ class _Worker:
     def _run(self, message: Mapping[str, Any]) -> dict[str, Any]:
         sys.path[:] = message["path"]
         load_files(message["files"])
-        task, _ = unpack(self._file)
+        # Opened for each task anew: a buffer would still hold the one before.
+        with open(self._file, "rb", closefd=False) as file:
+            task = unpack(file)
         digest = original_digest(task.observation.slot, original_of(task))
         if digest != message["original"]:
             raise Unportable("the original's code is another in the worker process (it was replaced in this one)")
