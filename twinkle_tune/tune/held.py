@@ -34,13 +34,14 @@ class Held:
             self._mark = Mark()
         return self._mark
 
-    def ready(self, limits: Limits) -> WorkerProcess:
-        """The worker, or a new one: on Linux it ends with the thread that started it."""
+    def ready(self, limits: Limits, device: str) -> WorkerProcess:
+        """The device's worker, or a new one: on Linux it ends with the thread that started it."""
         worker = self.worker
-        if worker is not None and (not worker.is_alive or worker.thread != threading.get_ident()):
+        wanted = (device, threading.get_ident())
+        if worker is not None and (not worker.is_alive or (worker.device, worker.thread) != wanted):
             self.stop()
         if self.worker is None:
-            self.worker = WorkerProcess(limits, self.file, self.mark)
+            self.worker = WorkerProcess(limits, device, self.file, self.mark)
         return self.worker
 
     def stop(self) -> None:

@@ -153,7 +153,8 @@ class Isolated:
         return known
 
     def _attempt(self, job: _Job, without: tuple[str, ...]) -> tuple[tuple[Trial, ...], Selection]:
-        worker, header, told = self._held.ready(self.limits), job.header, job.told
+        worker, header, told = self._held.ready(self.limits, job.task.device), job.header, job.told
+        told.last = ORIGINAL
         names = tuple(c.name for c in job.task.candidates if c.name not in without)
         try:
             message: dict[str, Any] = {
@@ -222,8 +223,8 @@ class _Once:
 
     def __call__(self, event: Any) -> None:
         name = getattr(event, "candidate", None)
+        self.last = name or ORIGINAL  # in the race it is everybody's turn
         if name is not None:
-            self.last = name
             if (type(event), name) in self._told:
                 return
             self._told.add((type(event), name))

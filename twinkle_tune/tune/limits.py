@@ -24,7 +24,7 @@ class Limits:
         setup_s: seconds of what is done before the first candidate: starting the process, reading the task, calling
             the original, and computing what the others are compared with.
         host_bytes: bytes of private memory that the worker process may take, torch's own included; None for nine
-            tenths of what is free when it starts. Enforced on Linux alone.
+            tenths of what is free when it starts, and for no limit on another device than the CPU. Linux alone.
     """
 
     import_s: float = 120.0

@@ -42,18 +42,19 @@ class WorkerLost(Exception):
 class WorkerProcess:
     """One worker process in a session of its own, so that Ctrl-C in a terminal reaches the run alone."""
 
-    def __init__(self, limits: Limits, task: IO[bytes], mark: Mark) -> None:
+    def __init__(self, limits: Limits, device: str, task: IO[bytes], mark: Mark) -> None:
         """Start it and wait until it is ready.
 
         Args:
             limits: what it holds its candidates to.
+            device: on which its contests run.
             task: the open file in which it will find its tasks.
             mark: where it will write down who is at work.
 
         Raises:
             TuneError: it cannot be started.
         """
-        self.thread = threading.get_ident()
+        self.device, self.thread = device, threading.get_ident()
         self._mark = mark
         self._output = b""
         self._lines = b""
@@ -66,11 +67,12 @@ class WorkerProcess:
             "parent": os.getpid(),
             "path": sys.path,
             "limits": asdict(limits),
+            "device": device,
         }
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", _START, json.dumps(config)],
+                    [sys.executable, "-u", "-c", _START, json.dumps(config)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,

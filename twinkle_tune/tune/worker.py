@@ -114,13 +114,13 @@ def main(config: Mapping[str, Any]) -> Never:
 
     Args:
         config: the numbers of the open file descriptors "socket", "task" and "mark", the id of the run's process
-            as "parent", and the "limits".
+            as "parent", the "device" and the "limits".
     """
     for name in ("socket", "task", "mark"):
         os.set_inheritable(config[name], False)
     limits = Limits(**config["limits"])
     _die_with(config["parent"])
-    host_bytes = _limit_memory(limits)
+    host_bytes = _limit_memory(limits, config["device"])
     os.register_at_fork(after_in_parent=lambda: _forks.append(os.getpid()))
     connection = socket.socket(fileno=config["socket"])
     lines = connection.makefile("rb")
@@ -268,7 +268,7 @@ def _die_with(parent: int) -> None:
         _exit(1)
 
 
-def _limit_memory(limits: Limits) -> int | None:
+def _limit_memory(limits: Limits, device: str) -> int | None:
     """Limit what the process may take; and no core files, which would be as large. Returns the limit in bytes."""
     import resource
 
@@ -276,12 +276,13 @@ def _limit_memory(limits: Limits) -> int | None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return None
-    wanted = limits.host_bytes or _free_bytes()
+    # What a driver reserves for a device is beyond what can be foretold: there only a limit that was asked for holds.
+    wanted = limits.host_bytes or (_free_bytes() if device == "cpu" else None)
     if wanted is None:
         return None
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    # Private memory only: CUDA reserves address space beyond any machine's memory, which is none.
+    # Private memory only: address space that is merely reserved is none.
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
     return wanted
 
