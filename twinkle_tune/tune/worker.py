@@ -61,6 +61,7 @@ class ProcessWatch:
         self._original_s: dict[Stage, float] = {}
         self._state: State | None = None
         self._began_s = 0.0
+        self._stage: Stage = "load"
         self.at: tuple[str, Stage] | None = None
 
     def begins(self, candidate: str, stage: Stage) -> Stage:
@@ -79,9 +80,11 @@ class ProcessWatch:
         self.nobody()
 
     def nobody(self) -> None:
-        """Our own code is at work."""
+        """Our own code is at work, after the stage that was."""
+        if self.at is not None:
+            self._stage = self.at[1]
         self.at = None
-        self._mark.set(NOBODY, "load", _now_s() + self._limits.setup_s, self._limits.setup_s)
+        self._mark.set(NOBODY, self._stage, _now_s() + self._limits.setup_s, self._limits.setup_s)
 
     def _look(self) -> None:
         """What a stage that is over has left behind. The original's changes are the state that others start from."""
@@ -187,8 +190,8 @@ class _Worker:
             if isinstance(trial.outcome, Rejection) and self._is_memory(trial.outcome.reason):
                 raise Fault(trial.candidate, trial.outcome.stage, self._memory(trial.outcome.reason))
         del task
-        gc.collect()
         if cuda_in_use():
+            gc.collect()
             torch.cuda.empty_cache()
         return {"is": "result", **result_data(contest.trials, contest.selection)}
 
