@@ -214,6 +214,39 @@ def _compiled_rotary(name: str, clock: Clock) -> Figure:
     return Figure(name=name, unit="of its time", samples=tuple(mine / its for mine, its in times))
 
 
+def isolation_cost() -> Figure:
+    """A small profile run whose contests are run in a worker process, over the same run in one process."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from twinkle_tune.tune import whole
+    from twinkle_tune.tune.isolated import Isolated
+    from twinkle_tune.tune.tune import tune_model
+
+    # Timing the whole model is the same for both, so less of it than in a real run: the ratio is rather too high.
+    whole._SECONDS = 1.0
+    config = Qwen3Config(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, vocab_size=256,
+    )  # fmt: skip
+    model: nn.Module = Qwen3ForCausalLM(config)
+    ids = {"input_ids": torch.randint(0, 256, (1, 32))}
+
+    def run_s(executor: Isolated | None) -> float:
+        began = time.perf_counter()
+        tune_model(model, ids, candidates=["torch"], settings=RaceSettings(max_rounds=20), executor=executor)
+        return time.perf_counter() - began
+
+    samples = []
+    for _ in range(3):
+        with Isolated() as executor:
+            apart_s = run_s(executor)
+        samples.append(apart_s / run_s(None))
+    return Figure(
+        name="a small profile run in a worker process, its start included, over the same in one process",
+        unit="times", samples=tuple(samples), goal=2,
+    )  # fmt: skip
+
+
 FIGURES: Sequence[Callable[[], Figure]] = (
     import_cost,
     first_use_cost,
@@ -224,4 +257,5 @@ FIGURES: Sequence[Callable[[], Figure]] = (
     function_dispatch_cost,
     compiled_rotary_hot,
     compiled_rotary_between,
+    isolation_cost,
 )

@@ -28,9 +28,9 @@ from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Tri
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
-from twinkle_tune.tune.arena import Task
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.journal import Journal, journal_path, read_journal
+from twinkle_tune.tune.task import Task
 
 tune_module: Any = importlib.import_module("twinkle_tune.tune.tune")
 WIDTHS = (8, 16, 24, 32, 40, 48)

@@ -45,6 +45,9 @@ def profile(
     register: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")] = None,
     candidates: Annotated[str | None, typer.Option(metavar="A,B", help="Only these compete.")] = None,
     budget: Annotated[str | None, typer.Option(metavar="5m", help="Time for all contests together.")] = None,
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="Run contests in a worker process, which a candidate may crash.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -80,9 +83,10 @@ def profile(
                 register_files(register or [])
                 loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
 
+                from twinkle_tune.tune.isolated import Isolated
                 from twinkle_tune.tune.tune import tune_model
 
-                with listener(quiet=as_json) as listen:
+                with listener(quiet=as_json) as listen, Isolated() if isolated else nullcontext() as executor:
                     made = tune_model(
                         loaded.model,
                         loaded.inputs,
@@ -92,6 +96,7 @@ def profile(
                         candidates=names,
                         budget_s=budget_s,
                         on_event=listen,
+                        executor=executor,
                         journal=journal,
                         store=store,
                     )

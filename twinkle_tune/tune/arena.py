@@ -6,13 +6,12 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from twinkle_tune.capture.capture import Observation
 from twinkle_tune.capture.inputs import fresh
 from twinkle_tune.device import torch_type
 from twinkle_tune.kernel.dispatch import family_of
@@ -20,36 +19,13 @@ from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.clock import Clock, clock_for
-from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.mode import Mode
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
-from twinkle_tune.slot import Candidate, Implementation
+from twinkle_tune.slot import Implementation
+from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import Context
 
 Step = Callable[[], object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A contest to be run.
-
-    Attributes:
-        observation: the calls that it is about.
-        candidates: who competes, the original first.
-        mode, device: how and where.
-        settings: of the race.
-        seed: of inputs and of the order of the rounds.
-        deadline_s: seconds that the race may take; None for no limit.
-    """
-
-    observation: Observation
-    candidates: tuple[Candidate, ...]
-    mode: Mode
-    device: str
-    settings: RaceSettings
-    seed: int = 0
-    deadline_s: float | None = None
 
 
 class Arena:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 
@@ -18,42 +17,45 @@ from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Sta
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
-from twinkle_tune.tune.arena import Arena, Step, Task, as_observed, renamed
+from twinkle_tune.tune.arena import Arena, Step, as_observed, renamed
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.tune.recheck import in_words, race_until_right
-
-
-class Executor(Protocol):
-    """Where contests are run: in this process, or (a room that is still empty) in a worker process."""
-
-    def run(self, task: Task, listener: Listener) -> Contest:
-        """Run a contest to its end; candidates that fail are rejections in its trials."""
+from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock
 
 
 class InProcess:
-    """Runs contests in this process: a candidate that ends the process ends the run."""
+    """Runs contests in this process: a candidate that ends the process ends the run.
+
+    In a worker process, a ``watch`` sees to it that somebody knows whose doing that was.
+    """
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self._watch: Watch = watch or Unwatched()
 
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
         observation = task.observation
         with as_observed(observation.workload.context, task.device):
+            self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
-            outcomes = {c.name: _prepare(c, arena, listener) for c in task.candidates}
+            self._watch.ends(ORIGINAL)
+            outcomes = {c.name: self._prepared(c, arena, listener) for c in task.candidates}
             steps = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
+            clock = WatchedClock(arena.clock, {name: found.step for name, found in steps.items()}, self._watch)
             decision, times_us, wrong = race_until_right(
                 tuple(steps),
-                lambda names: _race(task, {name: steps[name] for name in names}, arena.clock, listener),
-                {name: found.judged_again for name, found in steps.items() if found.judged_again is not None},
+                lambda names: _race(task, {name: steps[name] for name in names}, clock, listener),
+                {name: self._again(name, found.judged_again) for name, found in steps.items() if found.judged_again},
             )
             for name, reason in wrong.items():
                 outcomes[name] = _refuse(listener, name, "parity", reason)
                 del steps[name]
-            measured = {name: _measured(found, name, times_us, decision, arena.clock) for name, found in steps.items()}
+            measured = {name: _measured(found, name, times_us, decision, clock) for name, found in steps.items()}
         trials = tuple(
             Trial(
                 candidate=c.name,
                 source=c.source.kind,
-                digest=_digest(c, arena),
+                digest=self._digest(c, arena),
                 outcome=measured.get(c.name) or _rejection(outcomes[c.name]),
             )
             for c in task.candidates
@@ -67,6 +69,28 @@ class InProcess:
             selection=_selection(decision, trials),
         )
 
+    def _prepared(self, candidate: Candidate, arena: Arena, listener: Listener) -> _Ready | Rejection:
+        found = _prepare(candidate, arena, listener, self._watch)
+        self._watch.ends(candidate.name)
+        return found
+
+    def _again(self, name: str, judge: Callable[[], Verdict]) -> Callable[[], Verdict]:
+        def judged() -> Verdict:
+            self._watch.begins(name, "parity")
+            verdict = judge()
+            self._watch.ends(name)
+            return verdict
+
+        return judged
+
+    def _digest(self, candidate: Candidate, arena: Arena) -> str:
+        self._watch.begins(candidate.name, "load")  # some sources load their code once more for it
+        try:
+            return candidate.source.digest(arena.task.observation.slot, arena.original)
+        except TuneError:
+            # A candidate whose code cannot be had has no digest; its rejection says why.
+            return ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ready:
@@ -78,23 +102,23 @@ class _Ready:
     judged_again: Callable[[], Verdict] | None = None
 
 
-def _prepare(candidate: Candidate, arena: Arena, listener: Listener) -> _Ready | Rejection:
+def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watch) -> _Ready | Rejection:
     """Load, call and judge one candidate. The original is not judged: the judge holds it against itself."""
     listener(TrialStarted(candidate=candidate.name))
-    task, stage = arena.task, "load"
+    task, stage = arena.task, watch.begins(candidate.name, "load")
     try:
         implementation = candidate.source.load(task.observation.slot, arena.original)
         unfit = implementation.unfit_for(task.mode)
         if unfit:
             return _refuse(listener, candidate.name, "capability", unfit)
-        stage = "first call"
+        stage = watch.begins(candidate.name, "first call")
         call = implementation.call if candidate.name == ORIGINAL else arena.as_bound(implementation)
         call = torch.compile(renamed(call)) if task.mode.compiles else call
         step = arena.step(call)
         first_call_us = arena.clock.first_call_us(step)
         if candidate.name == ORIGINAL:
             return _Ready(step=step, first_call_us=first_call_us, verdict=Pass(figures=(), deterministic=True))
-        stage = "parity"
+        stage = watch.begins(candidate.name, "parity")
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
         judged = torch.compile(renamed(implementation.call)) if task.mode.compiles else implementation.call
         verdict = arena.judge.judge(judged, for_kin=implementation.call)
@@ -104,12 +128,12 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener) -> _Ready |
     except TuneError as error:
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate.name, _stage(stage), str(error))
+        return _refuse(listener, candidate.name, stage, str(error))
     except Exception as error:
         # Anything can come out of a stranger's code. Only the original's failures are the run's.
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate.name, _stage(stage), f"raised {type(error).__name__}: {_first_line(error)}")
+        return _refuse(listener, candidate.name, stage, f"raised {type(error).__name__}: {_first_line(error)}")
     match verdict:
         case Reject():
             return _refuse(listener, candidate.name, "parity", in_words(verdict))
@@ -171,14 +195,6 @@ def _selection(decision: Decision, trials: Sequence[Trial]) -> Selection:
     )
 
 
-def _digest(candidate: Candidate, arena: Arena) -> str:
-    # A candidate whose code cannot be had has no digest; its rejection says why.
-    try:
-        return candidate.source.digest(arena.task.observation.slot, arena.original)
-    except TuneError:
-        return ""
-
-
 def _refuse(listener: Listener, candidate: str, stage: Stage, reason: str) -> Rejection:
     listener(TrialRefused(candidate=candidate, stage=stage, reason=reason))
     return Rejection(stage=stage, reason=reason)
@@ -192,10 +208,6 @@ def _rejection(found: _Ready | Rejection) -> Rejection:
 def _rounded(figure: float) -> float:
     """Four digits that count: a profile is read by people."""
     return float(f"{figure:.4g}")
-
-
-def _stage(name: str) -> Stage:
-    return "load" if name == "load" else "first call" if name == "first call" else "parity"
 
 
 def _first_line(error: Exception) -> str:

@@ -27,7 +27,6 @@ from twinkle_tune.profile.past import Question
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
-from twinkle_tune.tune.arena import Task
 from twinkle_tune.tune.choose import (
     Placed,
     choose_nested,
@@ -37,12 +36,13 @@ from twinkle_tune.tune.choose import (
     take_back,
     verdict_of,
 )
-from twinkle_tune.tune.contest import Executor, InProcess
+from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import flags_kept
 from twinkle_tune.tune.journal import Header, Journal
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
+from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.tune.whole import time_steps
 from twinkle_tune.workload import call_text
 
@@ -81,7 +81,8 @@ def tune_model(
         seed: of made inputs and of the order of the rounds.
         on_event: told what happens while it goes on (:mod:`twinkle_tune.tune.events`).
         registry: what is registered; the default registry if not given.
-        executor: where contests run; in this process if not given.
+        executor: where contests run; in this process if not given. An :class:`~twinkle_tune.tune.isolated.Isolated`
+            runs them in a worker process, so that a candidate that crashes or hangs is refused and no more.
         journal: gets the finished contests as they come, gives those of a run that was not finished.
         store: past outcomes of any model, which are taken where they answer the same question, and added to.
 

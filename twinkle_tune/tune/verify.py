@@ -22,10 +22,10 @@ from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
-from twinkle_tune.tune.arena import Task
-from twinkle_tune.tune.contest import Executor, InProcess
+from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.flags import flags_kept
+from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 
 SETTINGS = RaceSettings(min_gain=0.005, indifference=0.0)

@@ -1,0 +1,428 @@
+"""Contests in a worker process: hostile candidates, in real processes, are refused and hurt nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tune import hostile
+from tests.tune.toy import QUICK, Norm, Two, norm
+from twinkle_tune import tune_model
+from twinkle_tune.errors import TuneError, TuneInterrupted
+from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
+from twinkle_tune.outcome import Measurement, Outcome, Rejection, Trial
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.tune import whole
+from twinkle_tune.tune.events import ContestFinished, Event, RoundTimed, TrialRefused
+from twinkle_tune.tune.isolated import Isolated
+from twinkle_tune.tune.limits import Limits
+
+TIGHT = Limits(import_s=4.0, first_call_s=4.0, call_s=4.0, host_bytes=1 << 30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_steps() -> Iterator[None]:
+    """The whole model is timed for a moment only: these tests are about contests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(whole, "_SECONDS", 0.1)
+        yield
+
+
+def registry_of(*impls: Callable[..., object], cls: type[nn.Module] = Norm) -> Registry:
+    """A registry in which ``cls`` has these contestants, in this order."""
+    registry = Registry()
+    register_external_layer(cls, "Norm", registry=registry)
+    for impl in impls:
+        register_layer_kernel("Norm", layer_impl=impl, device="cpu", registry=registry)
+    return registry
+
+
+def tuned(registry: Registry, *, model: nn.Module | None = None, **options: object) -> Profile:
+    """A profile of one norm of 16 channels, or of ``model``, isolated unless an executor says otherwise."""
+    torch.manual_seed(0)
+    made = model if model is not None else nn.Sequential(Norm(16))
+    x = torch.randn(8, 16)
+    options.setdefault("candidates", ["impl"])
+    with contextlib.ExitStack() as stack:
+        if "executor" not in options:
+            options["executor"] = stack.enter_context(Isolated(TIGHT))
+        return tune_model(made, x, registry=registry, settings=QUICK, **options)  # type: ignore[arg-type]
+
+
+def outcomes(contest: Contest) -> dict[str, Outcome]:
+    """By the short name of the candidate."""
+    return {trial.candidate.rpartition(":")[2]: trial.outcome for trial in contest.trials}
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, zombies aside."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def is_gone(pid: int, within_s: float = 10.0) -> bool:
+    """Whether the process ends in that time."""
+    until_s = time.monotonic() + within_s
+    while is_running(pid) and time.monotonic() < until_s:
+        time.sleep(0.02)
+    return not is_running(pid)
+
+
+# What each does, the stage at which it is found, and a part of the reason.
+DEADLY = [
+    (hostile.segfault, "first call", "ended the process with signal SIGSEGV"),
+    (hostile.abort, "first call", "signal SIGABRT; last output: assertion failed: tile fits"),
+    (hostile.exit_at_once, "first call", "ended the process with exit code 3"),
+    (hostile.leave, "first call", "raised SystemExit: 4"),
+    (hostile.interrupt, "first call", "raised KeyboardInterrupt"),
+    (hostile.doom, "first call", "raised Doom: the end"),
+    (hostile.killed, "first call", "signal SIGKILL (perhaps by the system, for want of memory)"),
+    (hostile.endless, "first call", "did not finish its first call within 4 s"),
+    (hostile.deadlock, "first call", "did not finish its first call within 4 s"),
+    (hostile.hoard, "first call", "took more host memory than allowed (limit 1.0 GiB)"),
+    (hostile.flood_and_die, "first call", "signal SIGABRT; last output: "),
+    (hostile.close_all, "first call|parity|timing", "the process"),  # the run hears of it a moment later
+    (hostile.fork, "first call", "forked the process"),
+    (hostile.late, "timing", "ended the process with exit code 5"),
+]
+CHANGING = [
+    (hostile.threads, "first call", "left 1 thread running (busy)"),
+    (hostile.dtype, "first call", "changed the default dtype from torch.float32 to torch.float64"),
+    (hostile.grad_mode, "first call", "changed the gradient mode from False to True"),
+    (hostile.seed, "first call", "changed the seed of torch's random numbers"),
+    (hostile.backend, "first call", "changed torch.backends.mkldnn.enabled from True to False"),
+    (hostile.fewer_threads, "first call", "changed torch's number of threads"),
+    (hostile.silu, "first call", "changed torch.nn.functional.silu (replaced)"),
+    (hostile.tensor_method, "first call", "changed torch.Tensor.sum (replaced)"),
+    (hostile.clock, "first call", "changed time.perf_counter (replaced)"),
+    (hostile.late_dtype, "timing", "changed the default dtype"),
+]
+
+
+def contest_with(rows: Sequence[tuple[Callable[..., object], str, str]]) -> Contest:
+    """One contest with them all, between two that behave."""
+    profile = tuned(registry_of(hostile.fine, *(impl for impl, _, _ in rows), hostile.rough, hostile.flood))
+    return profile.contests[0]
+
+
+@pytest.fixture(scope="module")
+def peaceful() -> Contest:
+    """The contest of those that behave alone."""
+    return contest_with([])
+
+
+@pytest.fixture(scope="module")
+def deadly() -> Contest:
+    """The contest with everything that ends or hangs its process."""
+    return contest_with(DEADLY)
+
+
+@pytest.fixture(scope="module")
+def changing() -> Contest:
+    """The contest with everything that changes what all share."""
+    return contest_with(CHANGING)
+
+
+def check_refusal(contest: Contest, impl: Callable[..., object], stage: str, reason: str) -> None:
+    found = outcomes(contest)[impl.__name__]
+    assert isinstance(found, Rejection)
+    assert found.stage in stage.split("|")
+    assert reason in found.reason
+    assert len(found.reason) < 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("impl", "stage", "reason"), DEADLY, ids=[row[0].__name__ for row in DEADLY])
+def test_whoever_ends_or_hangs_the_process_is_refused(
+    deadly: Contest, impl: Callable[..., object], stage: str, reason: str
+) -> None:
+    """A candidate that ends the process, hangs or takes all memory is refused where it did so, with what it did."""
+    check_refusal(deadly, impl, stage, reason)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("impl", "stage", "reason"), CHANGING, ids=[row[0].__name__ for row in CHANGING])
+def test_whoever_changes_what_all_share_is_refused(
+    changing: Contest, impl: Callable[..., object], stage: str, reason: str
+) -> None:
+    """A candidate that changes a setting, a function or leaves threads behind is refused with what it changed."""
+    check_refusal(changing, impl, stage, reason)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixture", ["deadly", "changing"])
+def test_the_others_are_untouched(fixture: str, peaceful: Contest, request: pytest.FixtureRequest) -> None:
+    """Beside hostile ones the others have the outcomes that they have without: parity to the bit, reasons, winner."""
+    disturbed: Contest = request.getfixturevalue(fixture)
+    assert disturbed.selection.winner == peaceful.selection.winner == "impl:fine"
+    kept = [trial for trial in disturbed.trials if any(trial.candidate == t.candidate for t in peaceful.trials)]
+    assert [comparable(trial) for trial in kept] == [comparable(trial) for trial in peaceful.trials]
+    assert isinstance(outcomes(peaceful)["flood"], Measurement)
+
+
+def comparable(trial: Trial) -> object:
+    """A trial without its times."""
+    found = trial.outcome
+    if isinstance(found, Measurement):
+        return (trial.candidate, trial.source, trial.digest, found.parity, found.deterministic)
+    return trial
+
+
+@pytest.mark.slow
+def test_a_package_that_hangs_on_import_costs_its_limit_once(tmp_path: Path) -> None:
+    """A local package that never finishes its import is refused at loading, in later contests at once."""
+    package = tmp_path / "sleeper"
+    package.mkdir()
+    (package / "__init__.py").write_text("import time\ntime.sleep(1e6)\n", encoding="utf-8")
+    registry = registry_of(hostile.fine)
+    register_layer_kernel("Norm", repo_path=str(tmp_path), package_name="sleeper", device="cpu", registry=registry)
+    finished_s: list[float] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, ContestFinished):
+            finished_s.append(time.monotonic())
+
+    profile = tuned(registry, model=Two(), on_event=note, candidates=["impl", "local"])
+    narrow, wide = (contest for contest in profile.contests if contest.slot.name == "Norm")
+    for contest in (narrow, wide):
+        (sleeper,) = (trial.outcome for trial in contest.trials if trial.candidate.startswith("local"))
+        assert sleeper == Rejection(stage="load", reason="did not finish loading within 4 s")
+        assert contest.selection.winner == "impl:fine"
+    assert finished_s[1] - finished_s[0] < TIGHT.import_s
+
+
+class Fragile(Norm):
+    """Runs in the process that it was made in, and nowhere else."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.home = os.getpid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As its parent's."""
+        if os.getpid() != self.home:
+            os._exit(9)
+        return norm(self, x)
+
+
+class Touchy(Norm):
+    """Ends the process once somebody has set ``hostile.damaged``, as code does over whose memory was written."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """As its parent's."""
+        if hostile.damaged:
+            os._exit(7)
+        return super().forward(x)
+
+
+def test_an_original_that_ends_the_process_is_the_runs_error() -> None:
+    """Where the original itself ends the worker, the run ends with an error that says so."""
+    with pytest.raises(
+        TuneError, match=r"Fragile: the original itself ended the process with exit code 9.*without --isolated"
+    ):
+        tuned(registry_of(hostile.fine, cls=Fragile), model=nn.Sequential(Fragile(16)))
+
+
+@pytest.mark.slow
+def test_damage_that_the_original_feels_is_told_of_its_author() -> None:
+    """Where the original dies of what a rival did, the rival is found and refused, and the contest goes on."""
+    registry = registry_of(hostile.fine, hostile.damage, cls=Touchy)
+    (contest,) = tuned(registry, model=nn.Sequential(Touchy(16))).contests
+    found = outcomes(contest)["damage"]
+    assert isinstance(found, Rejection)
+    assert "with it in the process the original ended the process with exit code 7" in found.reason
+    assert contest.selection.winner == "impl:fine"
+
+
+def test_events_come_while_it_goes_on_and_once() -> None:
+    """The listener hears of rounds as they are timed, and of a refusal once though the contest was run twice."""
+    events: list[Event] = []
+    with Isolated(TIGHT) as executor:
+        pids: set[int | None] = set()
+
+        def listen(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, RoundTimed):
+                pids.add(executor.pid)
+
+        profile = tuned(
+            registry_of(hostile.rough, hostile.fine, hostile.exit_at_once),
+            executor=executor,
+            on_event=listen,
+        )
+    refused = [event.candidate for event in events if isinstance(event, TrialRefused)]
+    assert refused == ["impl:rough", "impl:exit_at_once"]
+    rounds = [event for event in events if isinstance(event, RoundTimed)]
+    assert len(rounds) >= profile.contests[0].selection.rounds
+    assert len(pids) == 1
+    assert None not in pids
+
+
+def test_one_worker_serves_all_contests_and_is_replaced_when_it_dies() -> None:
+    """Contests share a worker process; one that was killed between two contests is replaced without a word."""
+    with Isolated(TIGHT) as executor:
+        pids: list[int] = []
+
+        def listen(event: Event) -> None:
+            if isinstance(event, ContestFinished) and executor.pid is not None:
+                pids.append(executor.pid)
+                if len(pids) == 2:
+                    os.kill(executor.pid, signal.SIGKILL)
+
+        registry = registry_of(hostile.fine)
+        torch.manual_seed(0)
+        inputs = [torch.randn(rows, 16) for rows in (2, 4, 8)]
+        profile = tune_model(
+            nn.Sequential(Norm(16)), inputs, registry=registry, settings=QUICK, candidates=["impl"],
+            executor=executor, on_event=listen,
+        )  # fmt: skip
+    assert pids[0] == pids[1] != pids[2]
+    assert [contest.selection.winner for contest in profile.contests] == ["impl:fine"] * 3
+    assert all(is_gone(pid) for pid in pids)
+
+
+def test_what_cannot_be_sent_is_tried_here_and_says_so() -> None:
+    """A contest with a function that only this process knows is run here as a whole, and its selection says so."""
+
+    def local(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return norm(self, x)
+
+    with Isolated(TIGHT) as executor:
+        (contest,) = tuned(registry_of(local), executor=executor).contests
+        assert executor.pid is None
+    assert contest.selection.winner != "original"
+    assert "tried in the process of the run, not apart: " in contest.selection.reason
+    assert "cannot be sent to another process" in contest.selection.reason
+
+
+def test_code_from_a_file_of_no_package_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates of a file that was given with --register, which no path leads to, are tried in the worker."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from tests.tune.toy import norm\n\ndef mine(self, x):\n    return norm(self, x)\n", encoding="utf-8"
+    )
+    spec = importlib.util.spec_from_file_location("twinkle_tune_registered_mine", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    spec.loader.exec_module(module)
+    with Isolated(TIGHT) as executor:
+        (contest,) = tuned(registry_of(module.mine), executor=executor).contests
+        assert executor.pid is not None
+    assert contest.selection.winner == "impl:mine"
+
+
+def test_functions_and_training_are_tried_in_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Function slots, and layers forward and backward, have the same outcomes in a worker as in this process."""
+    from tests.tune.toy import doubled
+
+    registry = registry_of(hostile.fine)
+    register_function_kernel(
+        func_name=doubled.__name__, target_module=doubled.__module__, func_impl=hostile.fast_doubled, registry=registry
+    )
+    torch.manual_seed(1)
+    model = Two()
+    here, apart = (tuned(registry, model=model, mode="train", **options) for options in ({"executor": None}, {}))
+    assert [[comparable(t) for t in c.trials] for c in here.contests] == [
+        [comparable(t) for t in c.trials] for c in apart.contests
+    ]
+    assert not any("tried in the process" in contest.selection.reason for contest in apart.contests)
+
+
+def test_an_interrupt_ends_the_worker() -> None:
+    """A Ctrl-C that reaches the run in the middle of a contest ends the worker process too."""
+    seen: list[int] = []
+    with Isolated(TIGHT) as executor:
+
+        def listen(event: Event) -> None:
+            if isinstance(event, RoundTimed):
+                assert executor.pid is not None
+                seen.append(executor.pid)
+                raise KeyboardInterrupt
+
+        with pytest.raises(TuneInterrupted):
+            tuned(registry_of(hostile.fine), executor=executor, on_event=listen)
+        assert executor.pid is None
+    assert is_gone(seen[0])
+
+
+_RUN = """
+import sys
+from tests.tune import hostile
+from tests.tune.test_isolated import tuned, registry_of
+from twinkle_tune.tune import whole
+from twinkle_tune.tune.events import TrialStarted
+from twinkle_tune.tune.isolated import Isolated
+
+executor = Isolated()
+
+def listen(event):
+    if isinstance(event, TrialStarted) and event.candidate != "original":
+        print(executor.pid, flush=True)
+
+tuned(registry_of(hostile.brood), executor=executor, on_event=listen)
+"""
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["SIGINT", "SIGTERM", "SIGKILL"])
+def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """A run that was ended while a candidate ran; the folder of its temporary files, and its worker's id."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.Popen(
+        [sys.executable, "-c", _RUN], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert run.stdout is not None
+        pid = int(run.stdout.readline())
+        time.sleep(0.3)
+        run.send_signal(request.param)
+        run.wait(timeout=20)
+        yield tmp_path, pid
+    finally:
+        run.kill()
+        run.communicate()
+
+
+def test_no_process_and_no_file_stays_behind(stopped: tuple[Path, int]) -> None:
+    """However a run ends, kill -9 included, its worker process ends with it and no temporary file is left."""
+    folder, pid = stopped
+    assert is_gone(pid)
+    assert not any(folder.iterdir())
+
+
+def test_what_a_candidate_started_ends_with_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that a candidate started is ended when its worker is."""
+    note = tmp_path / "pid"
+    monkeypatch.setenv("TWINKLE_TUNE_TEST_NOTE", str(note))
+    tuned(registry_of(hostile.parent))
+    assert is_gone(int(note.read_text(encoding="ascii")))
+
+
+def test_limits_must_be_positive() -> None:
+    """A limit of nothing is refused with what was expected."""
+    with pytest.raises(TuneError, match=r"first_call_s: got 0, expected a positive number"):
+        Limits(first_call_s=0)
+    with pytest.raises(TuneError, match=r"host_bytes: got -1"):
+        Limits(host_bytes=-1)
+
+
+def test_slow_originals_widen_the_limits() -> None:
+    """A limit is never less than a multiple of what the original took for the same."""
+    limits = Limits(call_s=1.0, slower=20.0)
+    assert limits.stage_s("timing", 0.01) == 1.0
+    assert limits.stage_s("timing", 2.0) == 40.0

@@ -1,0 +1,277 @@
+"""Contests in a worker process: what a candidate does to its process is its rejection, and nobody else's trouble."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+from twinkle_tune.errors import TuneError
+from twinkle_tune.outcome import Rejection, Selection, Stage, Trial
+from twinkle_tune.profile.schema import Contest
+from twinkle_tune.slot import ORIGINAL, Candidate, Slot
+from twinkle_tune.tune.contest import InProcess
+from twinkle_tune.tune.events import Listener, TrialRefused, TrialStarted
+from twinkle_tune.tune.held import Held
+from twinkle_tune.tune.limits import Limits
+from twinkle_tune.tune.mark import NOBODY
+from twinkle_tune.tune.package import Header, Unportable, pack
+from twinkle_tune.tune.process import WorkerLost
+from twinkle_tune.tune.task import Task
+from twinkle_tune.tune.wire import event_of, result_of, stage_of
+
+
+class Isolated:
+    """Runs contests in a worker process that it starts for the first one and keeps for the others.
+
+    A candidate that ends the process, hangs, takes too much memory or changes what all code of the process shares is
+    refused with that reason; the worker is replaced and the contest run again without it. A contest of which a part
+    is known to this process alone (a lambda, a class of ``__main__`` or of a notebook) is run in this process as a
+    whole, and its selection says so.
+
+    Use it as a context manager, or close it: the worker process then ends. It ends with this process in any case.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        """Nothing is started yet. ``limits``: None for the defaults."""
+        self.limits = limits if limits is not None else Limits()
+        self._held = Held()
+        self._lock = threading.Lock()
+        self._unloadable: list[tuple[Slot, Candidate, Rejection]] = []
+        self._finalizer = weakref.finalize(self, Held.close, self._held)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the worker process; None while there is none."""
+        return None if self._held.worker is None else self._held.worker.pid
+
+    def close(self) -> None:
+        """End the worker process. The next contest would start another."""
+        self._held.close()
+
+    def run(self, task: Task, listener: Listener) -> Contest:
+        """Run a contest to its end.
+
+        Raises:
+            TuneError: the original failed, or ended the worker process; or no worker process can be started.
+        """
+        with self._lock:
+            try:
+                return self._run(task, listener)
+            except BaseException:
+                self._held.stop()
+                raise
+            finally:
+                self._held.empty()
+
+    def _run(self, task: Task, listener: Listener) -> Contest:
+        try:
+            header = pack(task, self._held.file)
+        except Unportable as why:
+            return _here(task, listener, str(why))
+        except OSError as error:
+            raise TuneError(
+                f"{task.observation.slot.target}: the call cannot be written to a temporary file for the worker "
+                f"process ({error}); make room, point TMPDIR elsewhere, or profile without --isolated"
+            ) from error
+        job = _Job(task=task, header=header, told=_Once(listener))
+        job.refused.update(self._known(job))
+        tries = 0
+        while True:
+            try:
+                trials, selection = self._attempt(job, tuple(job.refused))
+            except Unportable as why:
+                self._held.stop()
+                return _here(task, listener, str(why))
+            except _Refused as lost:
+                self._held.stop()
+                if lost.candidate != ORIGINAL:
+                    self._refuse(job, lost)
+                    continue
+                # Was it the original? A rival that wrote where it should not have may be felt by others.
+                tries += 1
+                guilty = self._guilty(job)
+                if guilty is None or (not guilty and tries > 1):
+                    raise TuneError(
+                        f"{task.observation.slot.target}: the original itself {lost.reason} (in the worker process, at "
+                        f"stage {lost.stage!r}); profile without --isolated, or raise the limits"
+                    ) from None
+                for each in guilty:
+                    self._refuse(job, each)
+                continue
+            return _merged(task, trials, selection, job.refused)
+
+    def _refuse(self, job: _Job, lost: _Refused) -> None:
+        rejection = Rejection(stage=lost.stage, reason=lost.reason)
+        job.refused[lost.candidate] = rejection
+        if lost.stage == "load":
+            candidate = next(c for c in job.task.candidates if c.name == lost.candidate)
+            self._unloadable.append((job.task.observation.slot, candidate, rejection))
+        job.told(TrialRefused(candidate=lost.candidate, stage=lost.stage, reason=lost.reason))
+
+    def _guilty(self, job: _Job) -> list[_Refused] | None:
+        """With whom alone in a new process the original fails; None where it does so by itself."""
+        names = [c.name for c in job.task.candidates if c.name != ORIGINAL and c.name not in job.refused]
+        quiet = replace(job, told=_Once(_nobody))
+        guilty = []
+        for name in (None, *names):
+            without = tuple(other for other in (*names, *job.refused) if other != name)
+            try:
+                self._attempt(quiet, without)
+            except _Refused as lost:
+                if name is None:
+                    return None
+                own = lost.candidate == name
+                reason = lost.reason if own else f"with it in the process the original {lost.reason}"
+                guilty.append(_Refused(name, lost.stage, reason))
+            finally:
+                self._held.stop()
+        return guilty
+
+    def _known(self, job: _Job) -> dict[str, Rejection]:
+        """Those that could not be loaded in an earlier contest: loading is the same for all, hanging takes long."""
+        known = {
+            candidate.name: rejection
+            for candidate in job.task.candidates
+            for slot, other, rejection in self._unloadable
+            if slot == job.task.observation.slot and other == candidate
+        }
+        for name, rejection in known.items():
+            job.told(TrialStarted(candidate=name))
+            job.told(TrialRefused(candidate=name, stage=rejection.stage, reason=rejection.reason))
+        return known
+
+    def _attempt(self, job: _Job, without: tuple[str, ...]) -> tuple[tuple[Trial, ...], Selection]:
+        worker, header, told = self._held.ready(self.limits, job.task.device), job.header, job.told
+        told.last = ORIGINAL
+        names = tuple(c.name for c in job.task.candidates if c.name not in without)
+        try:
+            message: dict[str, Any] = {
+                "path": header.path,
+                "files": header.files,
+                "original": header.original,
+                "without": without,
+                "deadline_s": job.left_s,
+            }
+            worker.send(message)
+            while True:
+                answer = worker.receive()
+                try:
+                    if answer["is"] == "result":
+                        return result_of(answer)
+                    found = _answered(answer, names)
+                    event = event_of(answer["event"]) if found is None else None
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise WorkerLost(self._held.mark.get(), "wrote into the connection to the run") from error
+                if found is not None:
+                    raise found
+                if event is not None:
+                    worker.forget_output()
+                    told(event)
+                    worker.send({})
+        except WorkerLost as lost:
+            at = lost.at
+            name = names[at.candidate] if 0 <= at.candidate < len(names) else ORIGINAL
+            if at.candidate == NOBODY:
+                name = told.last if told.last in names else ORIGINAL
+            raise _Refused(name, at.stage, lost.reason) from lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A contest on its way: what is sent, who hears of it, and who was refused so far."""
+
+    task: Task
+    header: Header
+    told: _Once
+    refused: dict[str, Rejection] = field(default_factory=dict)
+    began_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds of the task's time that are left."""
+        deadline_s = self.task.deadline_s
+        return None if deadline_s is None else max(0.0, deadline_s - (time.monotonic() - self.began_s))
+
+
+class _Refused(Exception):
+    """A candidate, or the original, after which the worker process is to be replaced."""
+
+    def __init__(self, candidate: str, stage: Stage, reason: str) -> None:
+        super().__init__(reason)
+        self.candidate, self.stage, self.reason = candidate, stage, reason
+
+
+class _Once:
+    """A listener to which what a repeated contest says again is not told again."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._told: set[tuple[type, str]] = set()
+        self.last = ORIGINAL
+
+    def __call__(self, event: Any) -> None:
+        name = getattr(event, "candidate", None)
+        self.last = name or ORIGINAL  # in the race it is everybody's turn
+        if name is not None:
+            if (type(event), name) in self._told:
+                return
+            self._told.add((type(event), name))
+        self._listener(event)
+
+
+def _answered(answer: dict[str, Any], names: tuple[str, ...]) -> Exception | None:
+    """What an answer that is no result comes to; None for an event."""
+    match answer["is"]:
+        case "event":
+            return None
+        case "fault" if answer["candidate"] in names:
+            return _Refused(answer["candidate"], stage_of(answer["stage"]), str(answer["reason"]))
+        case "unportable":
+            return Unportable(str(answer["reason"]))
+        case "error":
+            return _Refused(ORIGINAL, "first call", str(answer["reason"]))
+    raise ValueError(f"no such answer: {answer!r:.80}")
+
+
+def _merged(task: Task, trials: tuple[Trial, ...], selection: Selection, refused: dict[str, Rejection]) -> Contest:
+    """The worker's contest, with the trials of those that it was run without."""
+    found = {trial.candidate: trial for trial in trials}
+    everyone = tuple(
+        Trial(candidate=c.name, source=c.source.kind, digest="", outcome=refused[c.name])
+        if c.name in refused
+        else found[c.name]
+        for c in task.candidates
+    )
+    if refused and all(isinstance(t.outcome, Rejection) for t in everyone if t.candidate != ORIGINAL):
+        selection = replace(selection, reason="every other candidate was refused")
+    observation = task.observation
+    return Contest(
+        slot=observation.slot,
+        instances=observation.instances,
+        seen=observation.seen,
+        workload=observation.workload,
+        trials=everyone,
+        selection=selection,
+    )
+
+
+def _nobody(event: object) -> None:
+    pass
+
+
+def _here(task: Task, listener: Listener, why: str) -> Contest:
+    contest = InProcess().run(task, listener)
+    note = f"{contest.selection.reason} (tried in the process of the run, not apart: {why})"
+    return replace(contest, selection=replace(contest.selection, reason=note))

@@ -1,0 +1,223 @@
+"""A contest as bytes for our own worker process, and back.
+
+Pickle runs code when it is read: what is written here is read by the worker process that this run has started, from a
+file without a name that only the two of them have open. Nothing of it is ever read from elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import IO, Any
+
+import torch
+
+from twinkle_tune.errors import SourceError, TuneError
+from twinkle_tune.kernel.find import contestants
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind
+from twinkle_tune.source.direct import OriginalSource
+from twinkle_tune.tune.state import cuda_in_use, flags_now, set_flags
+from twinkle_tune.tune.task import Task
+
+_BY_NAME = frozenset({"torch", "liger", "triton", "compile"})
+"""Kinds of built-in candidates: the worker has the same catalog and finds them there by name."""
+
+
+class Unportable(TuneError):
+    """A contest cannot be run in another process: something of it exists in this one alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a worker must know before it can read a package: text and numbers only.
+
+    Attributes:
+        path: Python's module search path.
+        files: modules that are found on no path, by name, with the file that each came from.
+        original: digest of the original's code.
+    """
+
+    path: tuple[str, ...]
+    files: tuple[tuple[str, str], ...]
+    original: str
+
+
+def pack(task: Task, file: IO[bytes]) -> Header:
+    """Write a task to a file from its beginning.
+
+    Raises:
+        Unportable: a part of it is known to this process alone (a lambda, a class of ``__main__`` or of a notebook).
+        OSError: the file cannot be written (a full disk).
+    """
+    modules: set[str] = set()
+    portable = _pickling(modules)
+    observation = task.observation
+    _check_module(observation.slot.target.partition(":")[0], modules)
+    package = {
+        "task": {name: getattr(task, name) for name in ("observation", "mode", "device", "settings", "seed")},
+        "candidates": [(c.name, c.source.kind, _candidate_bytes(c, portable)) for c in task.candidates],
+        "flags": flags_now(),
+        "cuda": torch.cuda.current_device() if cuda_in_use() else None,
+    }
+    file.seek(0)
+    file.truncate()
+    try:
+        torch.save(package, file, pickle_module=portable)
+    except OSError:
+        raise
+    except Exception as error:  # an object's own way of being pickled may raise anything
+        raise _unportable(observation.slot.target, error) from error
+    file.flush()
+    return Header(
+        path=tuple(sys.path),
+        files=tuple(sorted(_files(modules).items())),
+        original=original_digest(observation.slot, original_of(task)),
+    )
+
+
+def original_of(task: Task) -> Callable[..., Any]:
+    """The original's code: the class's forward, or the function."""
+    if task.observation.module is not None:
+        forward: Callable[..., Any] = type(task.observation.module).forward
+        return forward
+    return original_function(task.observation.slot.target)
+
+
+def original_digest(slot: Slot, original: Callable[..., Any]) -> str:
+    """Digest of the original's code, "" where it has none: both processes must have the same."""
+    try:
+        return OriginalSource().digest(slot, original)
+    except TuneError:
+        return ""
+
+
+def load_files(files: Any) -> None:
+    """Import modules from their files, unless they are there."""
+    for name, path in files:
+        if name in sys.modules:
+            continue
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise SourceError(f"{path}: cannot be imported as Python in the worker process; check the file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+
+
+def unpack(file: IO[bytes]) -> Task:
+    """Read what our own run has written. Candidates are read when they are loaded: that runs their modules' code.
+
+    The flags of the process are set as the task's.
+    """
+    file.seek(0)
+    package = torch.load(file, weights_only=False)
+    if package["cuda"] is not None:
+        torch.cuda.set_device(package["cuda"])
+    set_flags(package["flags"])
+    fields = package["task"]
+    observation = fields["observation"]
+    function = None
+    if observation.slot.kind is SlotKind.FUNCTION:
+        function = original_function(observation.slot.target)
+    known = {
+        candidate.name: candidate
+        for candidate in contestants(
+            observation.slot,
+            fields["device"],
+            fields["mode"],
+            module=observation.module,
+            function=function,
+            registry=Registry(),
+        )
+    }
+    candidates = []
+    for name, kind, data in package["candidates"]:
+        if data is not None:
+            candidates.append(Candidate(name=name, source=PackedSource(kind=kind, data=data)))
+        elif name in known:
+            candidates.append(known[name])
+        else:
+            raise Unportable(f"the worker process does not know the built-in candidate {name}")
+    return Task(**fields, candidates=tuple(candidates))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedSource:
+    """A source that is unpickled when it is loaded, so that its module's code runs as the candidate's."""
+
+    kind: str
+    data: bytes
+
+    def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
+        """As the source that it stands for."""
+        return self._source().load(slot, original)  # type: ignore[no-any-return]
+
+    def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
+        """As the source that it stands for."""
+        return self._source().digest(slot, original)  # type: ignore[no-any-return]
+
+    def _source(self) -> Any:
+        return pickle.loads(self.data)
+
+
+def _candidate_bytes(candidate: Candidate, portable: ModuleType) -> bytes | None:
+    if candidate.source.kind in _BY_NAME:
+        return None
+    buffer = io.BytesIO()
+    try:
+        portable.Pickler(buffer, protocol=4).dump(candidate.source)
+    except Exception as error:  # an object's own way of being pickled may raise anything
+        raise _unportable(candidate.name, error) from error
+    return buffer.getvalue()
+
+
+def _unportable(what: str, error: Exception) -> Unportable:
+    if isinstance(error, Unportable):
+        return error
+    return Unportable(f"{what} cannot be sent to another process ({type(error).__name__}: {error!s:.120})")
+
+
+def _pickling(modules: set[str]) -> ModuleType:
+    """What ``torch.save`` takes for the pickle module, with a pickler that writes down whose code is needed."""
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, obj: object) -> Any:
+            if isinstance(obj, (type, FunctionType)):
+                _check_module(obj.__module__, modules)
+            return NotImplemented
+
+    made = ModuleType("twinkle_tune_pickling")
+    made.__dict__["Pickler"] = Pickler
+    return made
+
+
+def _check_module(name: str, modules: set[str]) -> None:
+    if name in ("__main__", "__mp_main__"):
+        raise Unportable("code of the main program or of a notebook cannot be sent to another process")
+    modules.add(name)
+
+
+def _files(modules: set[str]) -> dict[str, str]:
+    """The modules that another process would not find by name, with their files."""
+    found = {}
+    for name in modules:
+        root = name.partition(".")[0]
+        if root in sys.builtin_module_names or any(_finds(finder, root) for finder in sys.meta_path):
+            continue
+        path = getattr(sys.modules.get(name), "__file__", None)
+        if path is None or "." in name:
+            raise Unportable(f"the module {name} cannot be imported by name in another process")
+        found[name] = str(path)
+    return found
+
+
+def _finds(finder: Any, name: str) -> bool:
+    find_spec = getattr(finder, "find_spec", None)
+    return find_spec is not None and find_spec(name, None) is not None

@@ -1,0 +1,114 @@
+"""What a contest is run from, and who can run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from twinkle_tune.capture.capture import Observation
+from twinkle_tune.measure.clock import Call, Clock
+from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.mode import Mode
+from twinkle_tune.outcome import Stage
+from twinkle_tune.profile.schema import Contest
+from twinkle_tune.slot import Candidate
+from twinkle_tune.tune.events import Listener
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A contest to be run.
+
+    Attributes:
+        observation: the calls that it is about.
+        candidates: who competes, the original first.
+        mode, device: how and where.
+        settings: of the race.
+        seed: of inputs and of the order of the rounds.
+        deadline_s: seconds that the race may take; None for no limit.
+    """
+
+    observation: Observation
+    candidates: tuple[Candidate, ...]
+    mode: Mode
+    device: str
+    settings: RaceSettings
+    seed: int = 0
+    deadline_s: float | None = None
+
+
+class Executor(Protocol):
+    """Where contests are run: in this process, or in a worker process."""
+
+    def run(self, task: Task, listener: Listener) -> Contest:
+        """Run a contest to its end; candidates that fail are rejections in its trials."""
+
+
+class Watch(Protocol):
+    """Told who is at work, so that it is known when the process ends or hangs."""
+
+    def begins(self, candidate: str, stage: Stage) -> Stage:
+        """A candidate's code may run from now on. Returns the stage."""
+
+    def ends(self, candidate: str) -> None:
+        """The candidate is done for now. What it left behind may be looked at, and may end the contest."""
+
+
+class Unwatched:
+    """In the process of the run nobody is left to tell."""
+
+    def begins(self, candidate: str, stage: Stage) -> Stage:
+        """Only the stage."""
+        return stage
+
+    def ends(self, candidate: str) -> None:
+        """Nothing."""
+
+
+class WatchedClock:
+    """A clock that tells whose calls it is about to make. What it tells lies outside of what is timed."""
+
+    def __init__(self, clock: Clock, calls: Mapping[str, Call], watch: Watch) -> None:
+        """Of a clock, and the calls by the names of their candidates."""
+        self._clock, self._watch = clock, watch
+        self._names = {id(call): name for name, call in calls.items()}
+        self.name = clock.name
+
+    def block_calls(self, call: Call) -> int:
+        """As :meth:`Clock.block_calls`."""
+        self._begins(call)
+        calls = self._clock.block_calls(call)
+        self._ends(call)
+        return calls
+
+    def burst_us(self, call: Call, block_calls: int) -> float:
+        """As :meth:`Clock.burst_us`."""
+        self._begins(call)
+        time_us = self._clock.burst_us(call, block_calls)
+        self._ends(call)
+        return time_us
+
+    def first_call_us(self, call: Call) -> float:
+        """As :meth:`Clock.first_call_us`."""
+        self._begins(call)
+        time_us = self._clock.first_call_us(call)
+        self._ends(call)
+        return time_us
+
+    def peak_bytes(self, call: Call) -> int | None:
+        """As :meth:`Clock.peak_bytes`."""
+        self._begins(call)
+        peak = self._clock.peak_bytes(call)
+        self._ends(call)
+        return peak
+
+    def synchronize(self) -> None:
+        """As :meth:`Clock.synchronize`."""
+        self._clock.synchronize()
+
+    def _begins(self, call: Call) -> None:
+        self._watch.begins(self._names[id(call)], "timing")
+
+    def _ends(self, call: Call) -> None:
+        self._watch.ends(self._names[id(call)])

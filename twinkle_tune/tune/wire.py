@@ -1,0 +1,108 @@
+"""What a worker process and its run tell each other: lines of JSON over a socket of their own.
+
+The worker runs strangers' code, so that what comes from it is data and no more: nothing is unpickled, and a line that
+does not say what it must is the end of that worker.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, get_args
+
+from twinkle_tune.outcome import Measurement, Outcome, ParityFigure, Rejection, Selection, Stage, Trial
+from twinkle_tune.tune.events import RoundTimed, TrialRefused, TrialStarted
+
+_EVENTS = {kind.__name__: kind for kind in (TrialStarted, TrialRefused, RoundTimed)}
+_FIELDS = {
+    "candidate": str,
+    "stage": str,
+    "reason": str,
+    "number": int,
+    "alive": int,
+    "best": str,
+    "ratio": float,
+}
+LONGEST_LINE = 1 << 26
+
+
+def send(connection: socket.socket, **message: Any) -> None:
+    """Send one message."""
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def event_data(event: Any) -> dict[str, Any]:
+    """An event of a contest as plain data."""
+    return {"kind": type(event).__name__, **asdict(event)}
+
+
+def event_of(data: Mapping[str, Any]) -> TrialStarted | TrialRefused | RoundTimed:
+    """The event again. Raises ValueError, KeyError or TypeError where it is none."""
+    fields = {name: _FIELDS[name](value) for name, value in data.items() if name != "kind"}
+    if "stage" in fields:
+        stage_of(fields["stage"])
+    made: TrialStarted | TrialRefused | RoundTimed = _EVENTS[data["kind"]](**fields)
+    return made
+
+
+def result_data(trials: Sequence[Trial], selection: Selection) -> dict[str, Any]:
+    """What a contest has found, as plain data."""
+    return {"trials": [asdict(trial) for trial in trials], "selection": asdict(selection)}
+
+
+def result_of(data: Mapping[str, Any]) -> tuple[tuple[Trial, ...], Selection]:
+    """Trials and selection again. Raises ValueError, KeyError or TypeError where they are none."""
+    trials = tuple(
+        Trial(
+            candidate=str(each["candidate"]),
+            source=str(each["source"]),
+            digest=str(each["digest"]),
+            outcome=_outcome(each["outcome"]),
+        )
+        for each in data["trials"]
+    )
+    chosen = data["selection"]
+    selection = Selection(
+        winner=str(chosen["winner"]),
+        ratio=float(chosen["ratio"]),
+        low=float(chosen["low"]),
+        high=float(chosen["high"]),
+        rounds=int(chosen["rounds"]),
+        reason=str(chosen["reason"]),
+    )
+    if selection.winner not in {trial.candidate for trial in trials}:
+        raise ValueError(f"the winner {selection.winner!r} is none of the candidates")
+    return trials, selection
+
+
+def stage_of(name: object) -> Stage:
+    """A stage by its name. Raises ValueError where there is none."""
+    for stage in get_args(Stage):
+        if name == stage:
+            found: Stage = stage
+            return found
+    raise ValueError(f"{name!r} is no stage")
+
+
+def _outcome(data: Mapping[str, Any]) -> Outcome:
+    if data["kind"] == "rejection":
+        return Rejection(stage=stage_of(data["stage"]), reason=str(data["reason"]))
+    peak = data["peak_bytes"]
+    return Measurement(
+        times_us=tuple(float(time_us) for time_us in data["times_us"]),
+        first_call_us=float(data["first_call_us"]),
+        peak_bytes=None if peak is None else int(peak),
+        parity=tuple(
+            ParityFigure(
+                tensor=str(each["tensor"]),
+                point=int(each["point"]),
+                error=float(each["error"]),
+                limit=float(each["limit"]),
+            )
+            for each in data["parity"]
+        ),
+        deterministic=bool(data["deterministic"]),
+        left_race=str(data["left_race"]),
+    )

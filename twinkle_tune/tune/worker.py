@@ -1,0 +1,303 @@
+"""A worker process: takes contests from its run one by one, and tells what comes of them.
+
+Whatever a candidate does to the process, the run knows from the :class:`Mark` whose doing it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic as _now_s
+from typing import IO, Any, Never
+
+import torch
+
+from twinkle_tune.errors import TuneError
+from twinkle_tune.outcome import Rejection, Stage
+from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.tune.contest import InProcess
+from twinkle_tune.tune.events import Event, TrialRefused
+from twinkle_tune.tune.limits import Limits
+from twinkle_tune.tune.mark import NOBODY, Mark
+from twinkle_tune.tune.package import Unportable, load_files, original_digest, original_of, unpack
+from twinkle_tune.tune.state import State, changes_since, cuda_in_use, state_now
+from twinkle_tune.tune.task import Task
+from twinkle_tune.tune.wire import event_data, result_data, send
+
+_FREE_SHARE = 0.9
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
+_OUT_OF_MEMORY = ("MemoryError", "can't allocate memory", "Cannot allocate memory", "OutOfMemoryError", "bad_alloc")
+# Bound here and now: our own way out stays the way out.
+_exit = os._exit
+
+
+_pid = os.getpid()
+_forks: list[int] = []
+
+
+class Fault(BaseException):
+    """A candidate did something after which this process is good for nothing. Nobody below the top catches it."""
+
+    def __init__(self, candidate: str, stage: Stage, reason: str) -> None:
+        super().__init__(reason)
+        self.candidate, self.stage, self.reason = candidate, stage, reason
+
+
+class ProcessWatch:
+    """Writes down who is at work and until when, and looks at what each candidate leaves behind."""
+
+    def __init__(self, mark: Mark, limits: Limits, task: Task) -> None:
+        """For one contest."""
+        self._mark, self._limits, self._task = mark, limits, task
+        self._index = {candidate.name: index for index, candidate in enumerate(task.candidates)}
+        self._original_s: dict[Stage, float] = {}
+        self._state: State | None = None
+        self._began_s = 0.0
+        self._stage: Stage = "load"
+        self.at: tuple[str, Stage] | None = None
+
+    def begins(self, candidate: str, stage: Stage) -> Stage:
+        """As :meth:`Watch.begins`."""
+        self._look()
+        limit_s = self._limits.setup_s
+        if candidate != ORIGINAL:
+            limit_s = self._limits.stage_s(stage, self._original_s.get(stage, 0.0))
+        self.at, self._began_s = (candidate, stage), _now_s()
+        self._mark.set(self._index[candidate], stage, self._began_s + limit_s, limit_s)
+        return stage
+
+    def ends(self, candidate: str) -> None:
+        """As :meth:`Watch.ends`; raises Fault where the candidate changed what all share, or broke the device."""
+        self._look()
+        self.nobody()
+
+    def nobody(self) -> None:
+        """Our own code is at work, after the stage that was."""
+        if self.at is not None:
+            self._stage = self.at[1]
+        self.at = None
+        self._mark.set(NOBODY, self._stage, _now_s() + self._limits.setup_s, self._limits.setup_s)
+
+    def _look(self) -> None:
+        """What a stage that is over has left behind. The original's changes are the state that others start from."""
+        if self.at is None:
+            return
+        name, stage = self.at
+        if name == ORIGINAL:
+            took_s = _now_s() - self._began_s
+            self._original_s[stage] = max(took_s, self._original_s.get(stage, 0.0))
+            if stage != "timing":
+                self._state = state_now(self._extra())
+            return
+        broken = _broken_device()
+        if broken:
+            raise Fault(name, stage, f"left the device unusable: {broken}")
+        if _forked():
+            raise Fault(name, stage, "forked the process")
+        changed = changes_since(self._state) if self._state is not None else ""
+        if changed:
+            raise Fault(name, stage, f"{changed}, which others in the process share")
+
+    def _extra(self) -> list[tuple[str, Any]]:
+        module, target = self._task.observation.module, self._task.observation.slot.target
+        space: Any = sys.modules.get(target.partition(":")[0]) if module is None else type(module)
+        return [] if space is None else [(getattr(space, "__qualname__", target.partition(":")[0]), space)]
+
+
+def main(config: Mapping[str, Any]) -> Never:
+    """Serve one run until it closes the connection.
+
+    Args:
+        config: the numbers of the open file descriptors "socket", "task" and "mark", the id of the run's process
+            as "parent", the "device" and the "limits".
+    """
+    for name in ("socket", "task", "mark"):
+        os.set_inheritable(config[name], False)
+    limits = Limits(**config["limits"])
+    _die_with(config["parent"])
+    host_bytes = _limit_memory(limits, config["device"])
+    os.register_at_fork(after_in_parent=lambda: _forks.append(os.getpid()))
+    connection = socket.socket(fileno=config["socket"])
+    lines = connection.makefile("rb")
+    send(connection, **{"is": "ready"})
+    worker = _Worker(connection, lines, Mark(config["mark"]), config["task"], limits, host_bytes)
+    for line in lines:
+        worker.serve(json.loads(line))
+    _exit(0)
+
+
+class _Worker:
+    def __init__(
+        self,
+        connection: socket.socket,
+        lines: IO[bytes],
+        mark: Mark,
+        file: int,
+        limits: Limits,
+        host_bytes: int | None,
+    ) -> None:
+        self._connection, self._lines, self._mark, self._file = connection, lines, mark, file
+        self._limits, self._host_bytes = limits, host_bytes
+        self._watch: ProcessWatch | None = None
+
+    def serve(self, message: Mapping[str, Any]) -> None:
+        """Run one contest and send how it ended. After a fault the process ends: it is not what it was."""
+        self._watch = None
+        try:
+            answer = self._run(message)
+        except Fault as fault:
+            answer = {"is": "fault", "candidate": fault.candidate, "stage": fault.stage, "reason": fault.reason}
+        except Unportable as error:
+            answer = {"is": "unportable", "reason": str(error)}
+        except BaseException as error:
+            # What comes this far is the original's, or no Exception: a candidate's sys.exit, a KeyboardInterrupt.
+            answer = self._raised(error)
+        self._send(answer)
+        if answer["is"] != "result":
+            _exit(1)
+
+    def _run(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        sys.path[:] = message["path"]
+        load_files(message["files"])
+        # Opened for each task anew: a buffer would still hold the one before.
+        with open(self._file, "rb", closefd=False) as file:
+            task = unpack(file)
+        digest = original_digest(task.observation.slot, original_of(task))
+        if digest != message["original"]:
+            raise Unportable("the original's code is another in the worker process (it was replaced in this one)")
+        without = set(message["without"])
+        task = Task(
+            observation=task.observation,
+            candidates=tuple(c for c in task.candidates if c.name not in without),
+            mode=task.mode,
+            device=task.device,
+            settings=task.settings,
+            seed=task.seed,
+            deadline_s=message["deadline_s"],
+        )
+        self._watch = ProcessWatch(self._mark, self._limits, task)
+        contest = InProcess(self._watch).run(task, self._tell)
+        self._watch.nobody()
+        for trial in contest.trials:
+            if isinstance(trial.outcome, Rejection) and self._is_memory(trial.outcome.reason):
+                raise Fault(trial.candidate, trial.outcome.stage, self._memory(trial.outcome.reason))
+        del task
+        if cuda_in_use():
+            gc.collect()
+            torch.cuda.empty_cache()
+        return {"is": "result", **result_data(contest.trials, contest.selection)}
+
+    def _tell(self, event: Event) -> None:
+        """Send an event, and wait until the listener has had it: its drawing must not run beside the timing."""
+        at = None if self._watch is None else self._watch.at
+        if isinstance(event, TrialRefused) and self._is_memory(event.reason):
+            # It may still hold what it took: the others must not run short of it.
+            raise Fault(event.candidate, event.stage, self._memory(event.reason))
+        if self._watch is not None:
+            self._watch.nobody()
+        self._send({"is": "event", "event": event_data(event)})
+        self._lines.readline()
+        if at is not None and self._watch is not None:
+            self._watch.begins(*at)
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        _forked()
+        # What was printed belongs to whoever printed it: out with it before the next one's turn.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # a candidate may have put anything there
+                stream.flush()
+        send(self._connection, **message)
+
+    def _raised(self, error: BaseException) -> dict[str, Any]:
+        text = _text(error)
+        at = None if self._watch is None else self._watch.at
+        if isinstance(error, TuneError):
+            return {"is": "error", "reason": str(error)}
+        if at is not None and at[0] != ORIGINAL and not isinstance(error, Exception):
+            return {"is": "fault", "candidate": at[0], "stage": at[1], "reason": f"raised {text}"}
+        return {"is": "error", "reason": self._memory(text) if self._is_memory(text) else f"raised {text}"}
+
+    def _is_memory(self, reason: str) -> bool:
+        return any(sign in reason for sign in _OUT_OF_MEMORY)
+
+    def _memory(self, reason: str) -> str:
+        if "OutOfMemoryError" in reason:
+            return f"took more device memory than there is ({reason:.160})"
+        limit = "" if self._host_bytes is None else f" (limit {self._host_bytes / 2**30:.1f} GiB)"
+        return f"took more host memory than allowed{limit}: {reason:.160}"
+
+
+def _text(error: BaseException) -> str:
+    # Of a stranger's exception even its text may raise.
+    name = type(error).__name__
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception as unreadable:
+        return f"{name}: its text cannot be read ({type(unreadable).__name__})"
+    return f"{name}: {lines[0]}" if lines else name
+
+
+def _broken_device() -> str:
+    """Why the device takes no more work: a kernel that went astray is told of late, and to whoever asks next."""
+    if not cuda_in_use():
+        return ""
+    try:
+        torch.cuda.synchronize()
+    except Exception as error:  # torch has had several types for it
+        return _text(error)
+    return ""
+
+
+def _forked() -> bool:
+    """Whether the process was doubled. The double itself ends here: it would run the contest once more."""
+    if os.getpid() != _pid:
+        _exit(1)
+    return bool(_forks)
+
+
+def _die_with(parent: int) -> None:
+    """End with the run, however that ends. Where the system cannot see to it, the closed connection does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        _exit(1)
+
+
+def _limit_memory(limits: Limits, device: str) -> int | None:
+    """Limit what the process may take; and no core files, which would be as large. Returns the limit in bytes."""
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):  # a stricter limit is in force already
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform != "linux":
+        return None
+    # What a driver reserves for a device is beyond what can be foretold: there only a limit that was asked for holds.
+    wanted = limits.host_bytes or (_free_bytes() if device == "cpu" else None)
+    if wanted is None:
+        return None
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    # Private memory only: address space that is merely reserved is none.
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+    return wanted
+
+
+def _free_bytes() -> int | None:
+    """Nine tenths of what the machine, or the container, has free; None where the system does not tell."""
+    free = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return int(_FREE_SHARE * min(free)) if free else None
