@@ -18,6 +18,8 @@ from twinkle_tune.outcome import Measurement, Selection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.tune.tune import tune_model
 
+# The first test waits for twelve profiles and a process that applies them.
+pytestmark = pytest.mark.timeout(900)
 MODES = (Mode.INFERENCE, Mode.TRAIN)
 CASES = [(family, mode) for family in FAMILIES for mode in MODES]
 
