@@ -235,3 +235,17 @@ def test_bad_arguments_have_one_clear_error() -> None:
     kernelize_model(model, registry=registry)
     with pytest.raises(TuneError, match="restore_model"):
         tune_model(model, x, registry=registry)
+
+
+def test_no_room_for_float64_keeps_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no memory for the check nobody is timed unchecked: the original stays, and it is said why."""
+
+    def no_room(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 1.00 TiB")
+
+    monkeypatch.setattr("twinkle_tune.tune.arena.Judge", no_room)
+    profile = tuned(Two(), torch.randn(8, 16), registry_of(norm))
+    assert not profile.winners
+    refused = of(profile, "wide")[0].trials[1].outcome
+    assert isinstance(refused, Rejection)
+    assert "no room to check against float64 (tried to allocate 1.00 TiB)" in refused.reason

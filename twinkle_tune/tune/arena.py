@@ -21,6 +21,7 @@ from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.clock import Clock, clock_for
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
+from twinkle_tune.parity.verdict import Inconclusive
 from twinkle_tune.slot import Implementation
 from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import Context
@@ -42,16 +43,26 @@ class Arena:
             else original_function(observation.slot.target)
         )
         self.trains = task.mode.trains and observation.workload.context.grad
-        self.judge = Judge(
-            self.original,
-            parity_calls(observation.call, task.seed),
-            module=self.module,
-            trains=self.trains,
-            kin=kin_calls(observation.call, task.seed),
-        )
+        self.judge = self._judge()
         # One set of buffers for all: with buffers of its own each candidate would be timed on another placement.
         self.call = fresh(observation.call)
         self.gradients: tuple[Tensor, ...] | None = None
+
+    def _judge(self) -> Judge | Inconclusive:
+        """The judge; inconclusive for everybody where the device has no room for the float64 results."""
+        observation, seed = self.task.observation, self.task.seed
+        try:
+            return Judge(
+                self.original,
+                parity_calls(observation.call, seed),
+                module=self.module,
+                trains=self.trains,
+                kin=kin_calls(observation.call, seed),
+            )
+        except torch.OutOfMemoryError as error:
+            return Inconclusive(
+                reason=f"the device has no room to check against float64 ({str(error).splitlines()[0]})"
+            )
 
     def step(self, implementation: Callable[..., Any]) -> Step:
         """One timed call: forward, or forward and backward from a fixed incoming gradient."""

@@ -121,6 +121,8 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         stage = watch.begins(candidate.name, "parity")
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
         judged = torch.compile(renamed(implementation.call)) if task.mode.compiles else implementation.call
+        if isinstance(arena.judge, Inconclusive):
+            return _refuse(listener, candidate.name, "parity", f"inconclusive: {arena.judge.reason}")
         verdict = arena.judge.judge(judged, for_kin=implementation.call)
         judged_again = functools.partial(arena.judge.again, judged, for_kin=implementation.call)
     except SignatureError as error:
