@@ -51,3 +51,9 @@ class TuneInterrupted(KeyboardInterrupt):
     def __init__(self, profile: object | None) -> None:
         super().__init__("interrupted")
         self.profile = profile
+
+
+def in_a_line(error: BaseException, limit: int | None = None) -> str:
+    """Class and first line of an error, the line cut after ``limit`` characters."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:limit]}" if lines else type(error).__name__

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.race import Decision, Race, RaceSettings
 from twinkle_tune.slot import ORIGINAL
@@ -75,10 +76,5 @@ def _time_round(
             # Anything can come out of a stranger's code, and none of it may end the run.
             if name == ORIGINAL:
                 raise
-            race.withdraw(name, f"raised while it was timed: {_in_a_line(error)}")
+            race.withdraw(name, f"raised while it was timed: {in_a_line(error)}")
     return times_us
-
-
-def _in_a_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from twinkle_tune.capture.inputs import Call, vary
+from twinkle_tune.errors import in_a_line
 from twinkle_tune.parity.calls import Kin
 from twinkle_tune.parity.compare import SMALL, Noise, compare, noise_of, pooled
 from twinkle_tune.parity.conduct import misconduct, overwriting, remarks, reused, same_results
 from twinkle_tune.parity.controls import fakes, lower_run
-from twinkle_tune.parity.form import in_a_line
 from twinkle_tune.parity.reference import references
 from twinkle_tune.parity.run import Run, Subject, execute
 from twinkle_tune.parity.sheet import Sheet, on_call, raised_on
@@ -244,7 +244,7 @@ class Judge:
             again = self._run(self._original, kin.call, like=baseline)
         except Exception as error:
             # What it says to a call that nobody made does not matter, and it can say anything.
-            self.left_out[kin.what] = in_a_line(error)
+            self.left_out[kin.what] = in_a_line(error, 200)
             return None
         case = _Case(call=kin.call, reference=reference, baseline=baseline, reuses=reused(baseline, again), kin=kin)
         refusal = self._refused(case, again)

@@ -81,9 +81,3 @@ def at(where: tuple[int, ...]) -> str:
 
 def _short(value: object) -> str:
     return str(list(value)) if isinstance(value, torch.Size) else str(value)
-
-
-def in_a_line(error: Exception) -> str:
-    """Class and first line of an error."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

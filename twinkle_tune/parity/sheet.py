@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from twinkle_tune.errors import in_a_line
 from twinkle_tune.outcome import ParityFigure
 from twinkle_tune.parity.calls import Kin
-from twinkle_tune.parity.form import in_a_line
 from twinkle_tune.parity.verdict import Doubt, Finding, Reject
 
 
@@ -33,7 +33,7 @@ class Sheet:
 
 def raised_on(kin: Kin, error: Exception, sheet: Sheet) -> Reject | None:
     """What an exception on a call of another size or layout means: a refusal, or a note."""
-    what = f"raises {in_a_line(error)} on {kin.what}, which the original takes"
+    what = f"raises {in_a_line(error, 200)} on {kin.what}, which the original takes"
     if kin.may_raise:
         sheet.notes[what] = None
         return None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.race import Decision
-from twinkle_tune.parity.form import in_a_line
 from twinkle_tune.parity.verdict import Inconclusive, Reject, Verdict
 
 Times = Mapping[str, tuple[float, ...]]
@@ -51,7 +51,7 @@ def _wrong_now(judge: Callable[[], Verdict]) -> str:
         verdict = judge()
     except Exception as error:
         # A stranger's code: that it worked before does not mean that it does now.
-        return f"raised {in_a_line(error)}"
+        return f"raised {in_a_line(error, 200)}"
     match verdict:
         case Reject():
             return in_words(verdict)
