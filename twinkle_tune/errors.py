@@ -41,6 +41,10 @@ class StaleProfileError(ProfileError):
     """A profile does not hold on this machine, or for this code, any more."""
 
 
+class ConfigError(TuneError, ValueError):
+    """The config of a kernel does not fit the kernel, or the call."""
+
+
 class BindError(TuneError):
     """Binding a kernel to a model failed; what had been bound was undone."""
 
