@@ -219,12 +219,12 @@ def isolation_cost() -> Figure:
     """A small profile run whose contests are run in a worker process, over the same run in one process."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from twinkle_tune.tune import whole
+    from twinkle_tune.tune import settle
     from twinkle_tune.tune.isolated import Isolated
     from twinkle_tune.tune.tune import tune_model
 
     # Timing the whole model is the same for both, so less of it than in a real run: the ratio is rather too high.
-    whole._SECONDS = 1.0
+    settle.SECONDS = 1.0
     config = Qwen3Config(
         hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, vocab_size=256,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.capture.tiny_models import FAMILIES, function, layers, rotary, tiny, token_ids
 from twinkle_tune.capture.capture import Capture, Observation, capture
+from twinkle_tune.capture.look import look_at
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.errors import CaptureError, RegistrationError
 from twinkle_tune.kernel.target import Target
@@ -226,7 +228,7 @@ def test_a_slot_that_observing_itself_uses() -> None:
 
     model, x, before = Allocates(), torch.ones(2, 4), torch.empty_strided
     targets = [layers(model, "Linear", "Linear"), function("torch:empty_strided")]
-    found = capture(model, [Step(label="forward", run=lambda m: m(x))], targets, "cpu")
+    found = capture(model, [Step(label="forward", run=lambda m: m(x), look=lambda m: look_at(m(x)))], targets, "cpu")
     (observation,) = _of(found, "torch.empty_strided")
     assert _calls(observation) == {"forward": 1}
     assert torch.empty_strided is before
@@ -247,7 +249,7 @@ def test_methods_bind_as_before(owner: type[Methods], method: str) -> None:
     expected = Caller()(x)
     steps = make_steps(Caller(), x, Mode.INFERENCE, "cpu")
     outputs: list[Any] = []
-    kept = Step(label="kept", run=lambda model: outputs.append(steps[0].run(model)))
+    kept = replace(steps[0], label="kept", run=lambda model: outputs.append(steps[0].run(model)))
     found = capture(Caller(), [kept], [function(f"{__name__}:{owner.__name__}.{method}")], "cpu")
     assert dict(vars(owner)) == before
     assert all(torch.equal(output, expected) for output in outputs)
@@ -298,10 +300,10 @@ def test_everything_is_as_before(raises: bool) -> None:
     target = [norms, layers(model, "MLP", "MLP"), rotary(model)]
     if raises:
         with pytest.raises(CaptureError, match="step 'train 1x1': the model raised TypeError") as caught:
-            capture(model, [Step(label="train 1x1", run=run)], target, "cpu")
+            capture(model, [Step(label="train 1x1", run=run, look=lambda m: look_at(run(m)))], target, "cpu")
         assert isinstance(caught.value.__cause__, TypeError)
     else:
-        capture(model, [Step(label="train 1x1", run=run)], target, "cpu")
+        capture(model, [Step(label="train 1x1", run=run, look=lambda m: look_at(run(m)))], target, "cpu")
     assert vars(home)["apply_rotary_pos_emb"] is function_before
     assert str(_states(model)) == str(before)
     assert all(a.keys() == b.keys() for a, b in zip(_states(model), before, strict=True))

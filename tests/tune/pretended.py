@@ -33,6 +33,7 @@ from twinkle_tune.tune.journal import Journal, journal_path, read_journal
 from twinkle_tune.tune.task import Task
 
 tune_module: Any = importlib.import_module("twinkle_tune.tune.tune")
+settle_module: Any = importlib.import_module("twinkle_tune.tune.settle")
 WIDTHS = (8, 16, 24, 32, 40, 48)
 _TIMES_US = 8
 
@@ -105,6 +106,15 @@ class Pretended:
             selection=won if ratio < 1 else Selection(winner="original", reason="invented"),
         )
 
+    def confirm(self, task: Task, listener: Listener) -> Contest:
+        """The same invention."""
+        return self.run(task, listener)
+
+    @property
+    def elsewhere(self) -> str:
+        """Nowhere."""
+        return "in another dream"
+
 
 def _trial(task: Task, index: int, luck: str) -> Trial:
     seen, candidate = task.observation, task.candidates[index]
@@ -122,7 +132,7 @@ def _original(task: Task) -> Any:
     return Quick.forward if seen.module is not None else original_function(seen.slot.target)
 
 
-def _untimed(model: nn.Module, steps: list[Step], *rest: object) -> tuple[StepResult, ...]:
+def _untimed(model: nn.Module, steps: list[Step], *rest: object, **options: object) -> tuple[StepResult, ...]:
     return tuple(StepResult(label=step.label) for step in steps)
 
 
@@ -134,8 +144,8 @@ def pretended_profile(
     **options: Any,
 ) -> Profile:
     """A profile of :class:`Wide` with invented outcomes; the whole model is not timed."""
-    timed = tune_module.time_steps
-    tune_module.time_steps = _untimed
+    timed = settle_module.time_steps
+    settle_module.time_steps = _untimed
     torch.manual_seed(0)
     try:
         made: Profile = tune_module.tune_model(
@@ -148,7 +158,7 @@ def pretended_profile(
         )
         return made
     finally:
-        tune_module.time_steps = timed
+        settle_module.time_steps = timed
 
 
 def selections(profile: Profile) -> list[tuple[str, Selection]]:

@@ -23,7 +23,7 @@ from twinkle_tune.errors import TuneError, TuneInterrupted
 from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.tune import whole
+from twinkle_tune.tune import settle
 from twinkle_tune.tune.events import ContestFinished, Event, RoundTimed, TrialRefused
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.limits import Limits
@@ -35,7 +35,7 @@ TIGHT = Limits(import_s=4.0, first_call_s=4.0, call_s=4.0, host_bytes=1 << 30)
 def _short_steps() -> Iterator[None]:
     """The whole model is timed for a moment only: these tests are about contests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole, "_SECONDS", 0.1)
+        patch.setattr(settle, "SECONDS", 0.1)
         yield
 
 
@@ -365,7 +365,7 @@ _RUN = """
 import sys
 from tests.tune import hostile
 from tests.tune.test_isolated import tuned, registry_of
-from twinkle_tune.tune import whole
+from twinkle_tune.tune import settle
 from twinkle_tune.tune.events import TrialStarted
 from twinkle_tune.tune.isolated import Isolated
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from twinkle_tune.capture.inputs import Call
 from twinkle_tune.capture.kv_cache import PrefilledCache
+from twinkle_tune.capture.look import Look, look_at
 from twinkle_tune.capture.point import Point, read_points, tensors_in, unwrapped
 from twinkle_tune.capture.untouched import Untouched
 from twinkle_tune.errors import CaptureError
@@ -25,10 +26,12 @@ class Step:
         label: "prefill 1x128", "decode 1x128", "train 2x64" (batch by sequence length), "forward", "train".
         run: runs the model once and returns its outputs; in the train modes forward and backward. It can be
             repeated, keeps no outputs, and uses whatever kernels are bound at that moment.
+        look: runs the model once in the same way, and looks at what came out, gradients included.
     """
 
     label: str
     run: Callable[[nn.Module], object]
+    look: Callable[[nn.Module], Look]
 
 
 def make_steps(model: nn.Module, example_inputs: object, mode: Mode, device: str) -> tuple[Step, ...]:
@@ -58,14 +61,18 @@ def make_steps(model: nn.Module, example_inputs: object, mode: Mode, device: str
     for point in read_points(model, example_inputs, device):
         is_language = _is_causal_language_model(model, point)
         if mode.trains:
-            steps.append(Step(label=_label("train", point), run=_Train(_for_training(point, is_language))))
+            steps.append(_step("train", point, _Train(_for_training(point, is_language))))
         elif is_language:
-            steps.append(Step(label=_label("prefill", point), run=_Forward(_for_prefill(point))))
+            steps.append(_step("prefill", point, _Forward(_for_prefill(point))))
             if _is_extensible(point):
-                steps.append(Step(label=_label("decode", point), run=_Decode(point)))
+                steps.append(_step("decode", point, _Decode(point)))
         else:
-            steps.append(Step(label=_label("forward", point), run=_Forward(point)))
+            steps.append(_step("forward", point, _Forward(point)))
     return _numbered(steps)
+
+
+def _step(kind: str, point: Point, way: _Forward | _Decode | _Train) -> Step:
+    return Step(label=_label(kind, point), run=way, look=way.look)
 
 
 class _Forward:
@@ -77,6 +84,9 @@ class _Forward:
         call = self._point.fresh()
         with self._untouched.around(model), torch.no_grad():
             return model(*call.args, **call.kwargs)
+
+    def look(self, model: nn.Module) -> Look:
+        return look_at(self(model))
 
 
 class _Decode:
@@ -109,6 +119,9 @@ class _Decode:
         with self._untouched.around(model), torch.no_grad():
             return model(**call.kwargs, past_key_values=cache.take())
 
+    def look(self, model: nn.Module) -> Look:
+        return look_at(self(model))
+
 
 class _Train:
     def __init__(self, point: Point) -> None:
@@ -117,14 +130,21 @@ class _Train:
         self._incoming: dict[tuple[object, ...], torch.Tensor] = {}
 
     def __call__(self, model: nn.Module) -> object:
-        call = self._point.fresh()
         with self._untouched.around(model), torch.enable_grad():
-            outputs = model(*call.args, **call.kwargs)
-            loss = _loss_of(outputs)
-            if loss is not None:
-                loss.backward()  # type: ignore[no-untyped-call]
-            else:
-                self._backward(outputs)
+            return self._there_and_back(model)
+
+    def look(self, model: nn.Module) -> Look:
+        with self._untouched.around(model), torch.enable_grad():
+            return look_at(self._there_and_back(model), model.parameters())
+
+    def _there_and_back(self, model: nn.Module) -> object:
+        call = self._point.fresh()
+        outputs = model(*call.args, **call.kwargs)
+        loss = _loss_of(outputs)
+        if loss is not None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self._backward(outputs)
         return outputs
 
     def _backward(self, outputs: object) -> None:

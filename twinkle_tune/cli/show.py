@@ -29,10 +29,12 @@ from twinkle_tune.tune.events import (
     ContestStarted,
     Event,
     RoundTimed,
+    StepChecked,
     StepFinished,
     StepStarted,
     TrialRefused,
     TrialStarted,
+    WinnerTimedAgain,
 )
 
 _BAR_WIDTH = 24
@@ -72,6 +74,11 @@ def advance(state: State, event: Event, now_s: float) -> State:
             return replace(state, candidate="", round=event.number, alive=event.alive, best=best, ratio=event.ratio)
         case ContestFinished():
             return _cleared(replace(state, done=state.done + 1))
+        case WinnerTimedAgain():
+            return replace(_cleared(state), candidate=f"{one_line(event.candidate, _NAME_LIMIT)} once more")
+        case StepChecked():
+            place = f"checked the whole model, {one_line(event.label, _NAME_LIMIT)}"
+            return _cleared(replace(state, place=place, refused=0))
         case StepStarted():
             return _cleared(replace(state, place=f"the whole model, {one_line(event.label, _NAME_LIMIT)}", refused=0))
         case StepFinished():
@@ -151,6 +158,8 @@ class Progress:
         match event:
             case ContestFinished():
                 self._say(contest_line(event.contest, self._state.done, self._state.total))
+            case StepChecked() if event.disagreement:
+                self._say(f"whole model, {one_line(event.label, _NAME_LIMIT)}: {one_line(event.disagreement)}")
             case StepFinished():
                 self._say(step_line(event.result))
             case _:

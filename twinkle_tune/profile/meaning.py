@@ -62,7 +62,10 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
         yield f"got two trials of one name in {', '.join(names)}, expected each once"
     if names and ORIGINAL not in names:
         yield f"got trials of {', '.join(names) or 'nobody'}, expected the original among them"
-    for trial in contest.trials:
+    for trial in contest.confirmation:
+        if trial.candidate not in names:
+            yield f"got a second trial of {trial.candidate!r}, expected one of its trials ({', '.join(names)})"
+    for trial in (*contest.trials, *contest.confirmation):
         if isinstance(trial.outcome, Measurement) and not (
             trial.outcome.times_us and all(_is_time(t) for t in trial.outcome.times_us)
         ):

@@ -77,6 +77,8 @@ class Contest:
         workload: the call.
         trials: every candidate that was tried, the original first.
         selection: the winner and why.
+        confirmation: of a winner that was timed again: its trial and the original's, in a second race of the two.
+            The selection's figures are of this one.
     """
 
     slot: Slot
@@ -85,6 +87,7 @@ class Contest:
     workload: Workload
     trials: tuple[Trial, ...]
     selection: Selection
+    confirmation: tuple[Trial, ...] = ()
 
     def trial(self, candidate: str) -> Trial:
         """The trial of the named candidate; KeyError if it was not tried."""

@@ -109,6 +109,23 @@ def take_back(contests: Sequence[Contest], step: str, slow: Mapping[str, StepRes
     )
 
 
+def take_back_wrong(contests: Sequence[Contest], step: str, wrong: Mapping[str, str]) -> tuple[Contest, ...]:
+    """The originals back for some slots' winners of a step, wherever those run, with what was wrong as the reason.
+
+    Args:
+        contests: with their winners.
+        step: that computed something else.
+        wrong: what was wrong, by slot.
+    """
+    out = {(c.slot.name, c.selection.winner) for c in contests if c.slot.name in wrong and _runs_in(c, step)}
+    return tuple(
+        keep_original(c, f"{_TAKEN_BACK}: with it in step {step!r} {wrong[c.slot.name]}")
+        if _won(c) and (c.slot.name, c.selection.winner) in out
+        else c
+        for c in contests
+    )
+
+
 def _why_back(step: str, result: StepResult) -> str:
     interval = f"({result.low:.3f} to {result.high:.3f})"
     return f"{_TAKEN_BACK}: with it the whole step {step!r} took {result.ratio:.3f} of its time {interval}"
@@ -125,7 +142,7 @@ def verdict_of(contests: Sequence[Contest], steps: Sequence[StepResult]) -> str:
     if not won and taken:
         return (
             f"Keep the original: kernels won {taken} of {len(contests)} contests by themselves, "
-            "but with them no step of the whole model became faster."
+            "but with them no step of the whole model became faster and stayed right."
         )
     if not won:
         return f"Keep the original: none of {len(contests)} contests found a kernel that is right and clearly faster."

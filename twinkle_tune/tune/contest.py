@@ -69,6 +69,15 @@ class InProcess:
             selection=_selection(decision, trials),
         )
 
+    def confirm(self, task: Task, listener: Listener) -> Contest:
+        """As :meth:`run`: with inputs in other places, and code compiled anew."""
+        return self.run(task, listener)
+
+    @property
+    def elsewhere(self) -> str:
+        """In this process there is but other memory."""
+        return "in other memory"
+
     def _prepared(self, candidate: Candidate, arena: Arena, listener: Listener) -> _Ready | Rejection:
         found = _prepare(candidate, arena, listener, self._watch)
         self._watch.ends(candidate.name)

@@ -63,6 +63,21 @@ class ContestFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WinnerTimedAgain:
+    """A contest has a winner, which is now timed once more against the original, in another process if there is one."""
+
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepChecked:
+    """The whole model was compared with and without the winners; ``disagreement`` is "" where it computes the same."""
+
+    label: str
+    disagreement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
     """The whole model is being timed with and without the winners."""
 
@@ -77,6 +92,15 @@ class StepFinished:
 
 
 Event = (
-    Captured | ContestStarted | TrialStarted | TrialRefused | RoundTimed | ContestFinished | StepStarted | StepFinished
+    Captured
+    | ContestStarted
+    | TrialStarted
+    | TrialRefused
+    | RoundTimed
+    | WinnerTimedAgain
+    | ContestFinished
+    | StepChecked
+    | StepStarted
+    | StepFinished
 )
 Listener = Callable[[Event], None]

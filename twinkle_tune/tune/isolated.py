@@ -41,6 +41,7 @@ class Isolated:
         self._held = Held()
         self._lock = threading.Lock()
         self._unloadable: list[tuple[Slot, Candidate, Rejection]] = []
+        self._second: Isolated | None = None
         self._finalizer = weakref.finalize(self, Held.close, self._held)
 
     def __enter__(self) -> Self:
@@ -57,8 +58,10 @@ class Isolated:
         return None if self._held.worker is None else self._held.worker.pid
 
     def close(self) -> None:
-        """End the worker process. The next contest would start another."""
+        """End the worker processes. The next contest would start another."""
         self._held.close()
+        if self._second is not None:
+            self._second.close()
 
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end.
@@ -74,6 +77,17 @@ class Isolated:
                 raise
             finally:
                 self._held.empty()
+
+    def confirm(self, task: Task, listener: Listener) -> Contest:
+        """As :meth:`run`, in a second worker process, in which nobody's first race is run."""
+        if self._second is None:
+            self._second = Isolated(self.limits)
+        return self._second.run(task, listener)
+
+    @property
+    def elsewhere(self) -> str:
+        """In another worker process."""
+        return "in another process"
 
     def _run(self, task: Task, listener: Listener) -> Contest:
         try:

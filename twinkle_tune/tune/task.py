@@ -44,6 +44,13 @@ class Executor(Protocol):
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; candidates that fail are rejections in its trials."""
 
+    def confirm(self, task: Task, listener: Listener) -> Contest:
+        """Run the contest of a winner against the original, as far from its first one as can be."""
+
+    @property
+    def elsewhere(self) -> str:
+        """Where :meth:`confirm` runs it, in words: "in another process"."""
+
 
 class Watch(Protocol):
     """Told who is at work, so that it is known when the process ends or hangs."""

@@ -27,23 +27,16 @@ from twinkle_tune.profile.past import Question
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
-from twinkle_tune.tune.choose import (
-    Placed,
-    choose_nested,
-    culprits,
-    only_winners_of,
-    slots_with_winners,
-    take_back,
-    verdict_of,
-)
+from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
+from twinkle_tune.tune.confirm import confirmed
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import flags_kept
 from twinkle_tune.tune.journal import Header, Journal
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
+from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor, Task
-from twinkle_tune.tune.whole import time_steps
 from twinkle_tune.workload import call_text
 
 
@@ -160,7 +153,16 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
         profile = _profile(run, environment, seen, choose_nested(_ordered(placed)), complete=True)
-        return _timed_whole(run, steps, profile)
+        whole = Whole(
+            model=run.model,
+            steps=tuple(steps),
+            clock=clock_for(run.device),
+            registry=run.registry,
+            tell=run.tell,
+            seed=run.seed,
+            ends_s=run.ends_s,
+        )
+        return whole.settled(profile)
     except KeyboardInterrupt as error:
         chosen = choose_nested(_ordered(placed))
         partial = _profile(run, environment, seen, chosen, complete=False) if placed else None
@@ -218,6 +220,7 @@ def _contest(
         deadline_s=run.left_s,
     )
     contest = run.executor.run(task, run.tell)
+    contest = confirmed(contest, replace(task, deadline_s=run.left_s), run.executor, run.tell)
     # What the budget cut short is no outcome for another run, whose budget is another.
     if run.left_s is None or run.left_s > 0:
         run.memory.keep(question, contest)
@@ -253,26 +256,6 @@ def _check_wanted(run: _Run, entrants: Sequence[Candidate]) -> None:
                 f"candidates: got {wanted!r}, which no slot of this model has for device {run.device} in mode "
                 f"{run.mode}; see the names with 'twinkle-tune list'"
             )
-
-
-def _timed_whole(run: _Run, steps: Sequence[Step], profile: Profile) -> Profile:
-    """The profile with the whole model timed; the winners of a step that did not become faster are taken back."""
-    clock = clock_for(run.device)
-
-    def timed(contests: tuple[Contest, ...], of: Sequence[Step]) -> tuple[StepResult, ...]:
-        trial = replace(profile, contests=contests)
-        return time_steps(run.model, of, trial, clock, run.registry, run.tell, run.seed)
-
-    contests = profile.contests
-    while True:
-        results = timed(contests, steps)
-        slow = [step for step, result in zip(steps, results, strict=True) if result.tuned_us and result.ratio >= 1.0]
-        if not slow:
-            return replace(profile, contests=contests, steps=results, verdict=verdict_of(contests, results))
-        for step in slow:
-            slots = slots_with_winners(contests, step.label)
-            alone = {slot: timed(only_winners_of(contests, slot, step.label), [step])[0] for slot in slots}
-            contests = take_back(contests, step.label, culprits(alone))
 
 
 def _profile(

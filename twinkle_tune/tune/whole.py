@@ -11,10 +11,8 @@ import torch
 from torch import nn
 
 from twinkle_tune.capture.step import Step
-from twinkle_tune.errors import StaleProfileError
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
-from twinkle_tune.kernel.plan import Plan, plan_profile
-from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.profile.schema import Profile, StepResult
@@ -23,33 +21,34 @@ from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
 _ROUNDS = 400
 _FEWEST_ROUNDS = 6
 """Below this no interval reaches 95%."""
-_SECONDS = 6.0
-"""A step is given about this long, unless the fewest rounds take longer."""
 
 
 def time_steps(
     model: nn.Module,
     steps: Sequence[Step],
     profile: Profile,
+    plan: Plan,
     clock: Clock,
-    registry: Registry,
     listener: Listener,
-    seed: int = 0,
+    *,
+    seed: int,
+    seconds: float,
 ) -> tuple[StepResult, ...]:
-    """Time each step with the profile's winners bound and without. The model is left restored.
+    """Time each step with a plan bound and without. The model is left restored.
 
     A step that calls no slot with a winner is not timed.
 
-    Raises:
-        StaleProfileError: a winner could not be bound again, though it was just measured.
+    Args:
+        model: with its originals; in the compile modes it is compiled for this.
+        steps: the ways of running it.
+        profile: whose winners the plan binds.
+        plan: planned once by the caller: each plan loads its kernels anew, and a compiled one is compiled again.
+        clock: of the device.
+        listener: told of each step.
+        seed: of the order within the rounds.
+        seconds: that a step is given, unless the fewest rounds take longer.
     """
-    if not profile.winners:
-        return tuple(StepResult(label=step.label) for step in steps)
-    # Planned once: each plan loads its kernels anew, and a compiled one would be compiled again.
-    plan = plan_profile(model, profile, profile.device, profile.mode, registry)
     runner = cast("nn.Module", torch.compile(model)) if profile.mode.compiles else model
-    if plan.stale:
-        raise StaleProfileError("; ".join(plan.stale))
     results = []
     try:
         for step in steps:
@@ -57,7 +56,7 @@ def time_steps(
                 results.append(StepResult(label=step.label))
                 continue
             listener(StepStarted(label=step.label))
-            result = _time_step(model, runner, step, plan, clock, seed)
+            result = _time_step(model, runner, step, plan, clock, seed, seconds)
             results.append(result)
             listener(StepFinished(result=result))
     finally:
@@ -65,7 +64,9 @@ def time_steps(
     return tuple(results)
 
 
-def _time_step(model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int) -> StepResult:
+def _time_step(
+    model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int, seconds: float
+) -> StepResult:
     """``runner`` is the model as it will run: itself, or compiled."""
 
     def bind(tuned: bool) -> None:
@@ -86,7 +87,7 @@ def _time_step(model: nn.Module, runner: nn.Module, step: Step, plan: Plan, cloc
     times_us: dict[bool, list[float]] = {False: [], True: []}
     began_s = time.monotonic()
     for done in range(_ROUNDS):
-        if done >= _FEWEST_ROUNDS and time.monotonic() - began_s > _SECONDS:
+        if done >= _FEWEST_ROUNDS and time.monotonic() - began_s > seconds:
             break
         for tuned in chance.sample((False, True), 2):
             bind(tuned)

@@ -1,0 +1,163 @@
+"""Whether the whole model still computes what it did, with the winners bound.
+
+Each winner was right by itself. Together, and in the model, one may not be: it may count its calls, write where it
+should not, or suffer from what another one rounds otherwise. So the loss, the outputs and the norms of the gradients
+of each step are compared with the original model's. What they may differ by is measured, too: it is what becomes of
+them when each of the replaced originals is off by a rounding of its output, as every right kernel may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twinkle_tune.capture.inputs import map_tensors
+from twinkle_tune.capture.look import Look, apart
+from twinkle_tune.capture.step import Step
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.kernelize import bind_plan, restore_model
+from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.tune.state import cuda_in_use
+
+FACTOR = 8.0
+"""Right kernels came out at up to 1.0 times the largest of the noise's runs (tiny models, both dtypes, CPU)."""
+_SEEDS = 3
+_UNITS = 2.0
+"""Where rounding swallows the noise (a loss in half precision), so many units in the last place are allowed."""
+
+
+def disagreement(model: nn.Module, step: Step, plan: Plan, seed: int = 0) -> str:
+    """Why a step with a plan bound does not compute what the original computes; "" if it does.
+
+    The model is left restored, random states as they were. It is not compiled.
+
+    Args:
+        model: with its originals.
+        step: the way of running it.
+        plan: what to bind.
+        seed: of random numbers that the model draws, and of the noise.
+    """
+    original = _look(model, step, Plan(), seed)
+    tuned = apart(original, _look(model, step, plan, seed))
+    allowed = apart(original, _look(model, step, Plan(), seed))
+    for index in range(_SEEDS):
+        noisy = apart(original, _look(model, step, _noisy(plan, seed + index), seed))
+        allowed = {name: max(figure, allowed.get(name, 0.0)) for name, figure in noisy.items()}
+    return in_words(tuned, allowed, original.units)
+
+
+def in_words(tuned: Mapping[str, float], noise: Mapping[str, float], units: Mapping[str, float]) -> str:
+    """The first figure that is further off than the noise explains, in words; "" where none is."""
+    for name, figure in tuned.items():
+        limit = max(FACTOR * noise.get(name, 0.0), _UNITS * units[name])
+        if not figure <= limit:
+            return (
+                f"the whole model's {name} came out {figure:.2g} of the size off, over {limit:.2g}, which is "
+                f"{FACTOR:g} times what rounding does to the original"
+            )
+    return ""
+
+
+def _look(model: nn.Module, step: Step, plan: Plan, seed: int) -> Look:
+    bind_plan(model, plan)
+    try:
+        with _seeded(seed):
+            return step.look(model)
+    finally:
+        restore_model(model)
+
+
+def _noisy(plan: Plan, seed: int) -> Plan:
+    """The plan with the original in each winner's place, its results moved by a rounding."""
+    noise = Noise(seed)
+    layers = tuple((module, noise.on(type(module).forward), binding) for module, _, binding in plan.layers)
+    functions = []
+    for slot, replacement, binding in plan.functions:
+        call = noise.on(original_function(slot.target))
+        families = (
+            tuple(
+                replace(family, steps=tuple((low, high, call) for low, high, _ in family.steps))
+                for family in replacement
+            )
+            if isinstance(replacement, tuple)
+            else call
+        )
+        functions.append((slot, families, binding))
+    return Plan(layers, tuple(functions))
+
+
+class Noise:
+    """Moves results, and the gradients of arguments, by about one unit in the last place."""
+
+    def __init__(self, seed: int) -> None:
+        """Of a seed: the same noise in the same order of calls."""
+        self._seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def on(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, with noise on each floating tensor that it returns, and on what goes back to its arguments."""
+
+        def noisy(*args: Any, **kwargs: Any) -> Any:
+            if torch.is_grad_enabled():
+                args, kwargs = map_tensors(self._back, args), map_tensors(self._back, kwargs)
+            return map_tensors(self._there, call(*args, **kwargs))
+
+        return noisy
+
+    def move(self, tensor: Tensor) -> Tensor:
+        """Normal noise of a unit in the last place of each value and of its row's root mean square."""
+        if not tensor.numel() or not tensor.dim():
+            row = tensor.abs()
+        else:
+            row = torch.linalg.vector_norm(tensor, dim=-1, keepdim=True, dtype=_exact(tensor)) / tensor.shape[-1] ** 0.5
+        size = torch.maximum(tensor.abs().to(_exact(tensor)), row.to(_exact(tensor)))
+        generator = self._generators.get(tensor.device)
+        if generator is None:
+            generator = torch.Generator(tensor.device).manual_seed(self._seed)
+            self._generators[tensor.device] = generator
+        draw = torch.randn(tensor.shape, generator=generator, device=tensor.device, dtype=_exact(tensor))
+        return (tensor + draw * size * torch.finfo(tensor.dtype).eps).to(tensor.dtype)
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        with torch.no_grad():
+            moved = self.move(tensor) - tensor
+        return tensor + moved
+
+    def _back(self, tensor: Tensor) -> Tensor:
+        if not (tensor.is_floating_point() and tensor.requires_grad):
+            return tensor
+        same: Tensor = _Back.apply(tensor, self)  # type: ignore[no-untyped-call]
+        return same
+
+
+class _Back(torch.autograd.Function):
+    """The tensor as it is, and noise on its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, noise: Noise) -> Tensor:
+        ctx.noise = noise
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return ctx.noise.move(gradients[0]), None
+
+
+def _exact(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """What the model draws is the same in each run, and nobody's after it."""
+    devices = [torch.cuda.current_device()] if cuda_in_use() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
