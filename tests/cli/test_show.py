@@ -25,7 +25,7 @@ _PROFILE = fabricate.normal()
 _WON, _KEPT = _PROFILE.contests
 _STARTED = ContestStarted(index=1, slot="RMSNorm", call="float32[1,128,256]", candidates=("original", "fused"))
 _RUN: tuple[Event, ...] = (
-    Captured(contests=2, steps=("prefill 1x128",), uncalled=()),
+    Captured(candidates=(3, 1), steps=("prefill 1x128",), uncalled=(), whole_s=6.0),
     _STARTED,
     TrialStarted(candidate="fused"),
     TrialRefused(candidate="compile", stage="first call", reason="no compiler"),
@@ -56,11 +56,11 @@ def test_detail_follows_the_run() -> None:
     assert detail(_after(*_RUN[:9])) == "the whole model, prefill 1x128"
 
 
-def test_time_left_is_the_mean_of_what_is_done() -> None:
-    """Two of five contests in 10 seconds leave 15; before the first one is done nothing is claimed."""
-    state = State(total=5, done=2, began_s=100.0)
-    assert seconds_left(state, 110.0) == pytest.approx(15.0)
-    assert seconds_left(State(total=5), 50.0) is None
+def test_time_left_counts_candidates_and_the_whole_model() -> None:
+    """Four of ten candidates in 10 s leave 15 s and the whole model's 6; before a contest is done nothing is said."""
+    state = State(candidates=(3, 1, 2, 4), done=2, began_s=100.0, whole_s=6.0)
+    assert seconds_left(state, 110.0) == pytest.approx(21.0)
+    assert seconds_left(State(candidates=(3, 1)), 50.0) is None
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:

@@ -64,9 +64,7 @@ def test_what_wins_in_one_process_alone_does_not_win(tmp_path: Path, monkeypatch
     assert found.selection.winner == "original"
     assert found.selection.reason.startswith("not confirmed: impl:lucky_once took 0.")
     assert "timed again in another process" in found.selection.reason
-    assert [e.candidate for e in events if isinstance(e, WinnerTimedAgain)] == [
-        "impl:lucky_once"
-    ]
+    assert [e.candidate for e in events if isinstance(e, WinnerTimedAgain)] == ["impl:lucky_once"]
 
 
 def test_the_second_figure_is_the_one_that_is_reported(tmp_path: Path) -> None:

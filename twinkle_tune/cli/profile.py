@@ -44,7 +44,9 @@ def profile(
     layers: Annotated[str | None, typer.Option(metavar="N", help="Keep only the first N layers.")] = None,
     register: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")] = None,
     candidates: Annotated[str | None, typer.Option(metavar="A,B", help="Only these compete.")] = None,
-    budget: Annotated[str | None, typer.Option(metavar="5m", help="Time for all contests together.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="5m", help="Time for the run, once the model is loaded.")
+    ] = None,
     isolated: Annotated[
         bool, typer.Option("--isolated", help="Run contests in a worker process, which a candidate may crash.")
     ] = False,

@@ -43,11 +43,19 @@ _NAME_LIMIT = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What is known of a run so far. ``total`` is 0 before the model was run; ``began_s`` is by the clock."""
+    """What is known of a run so far.
 
-    total: int = 0
+    Attributes:
+        candidates: how many take part in each contest; empty before the model was run.
+        done: contests that are over.
+        began_s: when the first contest began, by the clock.
+        whole_s: seconds that the whole model will take after them.
+    """
+
+    candidates: tuple[int, ...] = ()
     done: int = 0
     began_s: float = 0.0
+    whole_s: float = 0.0
     place: str = "running the model once"
     candidate: str = ""
     round: int = 0
@@ -56,12 +64,17 @@ class State:
     ratio: float = 1.0
     refused: int = 0
 
+    @property
+    def total(self) -> int:
+        """Contests there will be; 0 before the model was run."""
+        return len(self.candidates)
+
 
 def advance(state: State, event: Event, now_s: float) -> State:
     """The state after an event."""
     match event:
         case Captured():
-            return replace(state, total=event.contests, began_s=now_s, place="")
+            return replace(state, candidates=event.candidates, whole_s=event.whole_s, began_s=now_s, place="")
         case ContestStarted():
             place = f"{one_line(event.slot, _NAME_LIMIT)} {one_line(event.call, _NAME_LIMIT)}"
             return _cleared(replace(state, place=place, refused=0))
@@ -88,10 +101,11 @@ def advance(state: State, event: Event, now_s: float) -> State:
 
 
 def seconds_left(state: State, now_s: float) -> float | None:
-    """How long the contests that are left take if they are like those that are done; None if none is done."""
-    if state.done == 0:
+    """How long the run takes if the candidates that are left are like those that are done; None if none is done."""
+    done = sum(state.candidates[: state.done])
+    if done == 0:
         return None
-    return (now_s - state.began_s) / state.done * max(0, state.total - state.done)
+    return (now_s - state.began_s) / done * sum(state.candidates[state.done :]) + state.whole_s
 
 
 def detail(state: State) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,17 +36,17 @@ class InProcess:
 
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
-        observation = task.observation
+        observation, ends_s = task.observation, _end_of(task)
         with as_observed(observation.workload.context, task.device):
             self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
             self._watch.ends(ORIGINAL)
-            outcomes = {c.name: self._prepared(c, arena, listener) for c in task.candidates}
+            outcomes = {c.name: self._prepared(c, arena, listener, ends_s) for c in task.candidates}
             steps = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
             clock = WatchedClock(arena.clock, {name: found.step for name, found in steps.items()}, self._watch)
             decision, times_us, wrong = race_until_right(
                 tuple(steps),
-                lambda names: _race(task, {name: steps[name] for name in names}, clock, listener),
+                lambda names: _race(task, {name: steps[name] for name in names}, clock, listener, ends_s),
                 {name: self._again(name, found.judged_again) for name, found in steps.items() if found.judged_again},
             )
             for name, reason in wrong.items():
@@ -78,7 +80,9 @@ class InProcess:
         """In this process there is but other memory."""
         return "in other memory"
 
-    def _prepared(self, candidate: Candidate, arena: Arena, listener: Listener) -> _Ready | Rejection:
+    def _prepared(self, candidate: Candidate, arena: Arena, listener: Listener, ends_s: float) -> _Ready | Rejection:
+        if candidate.name != ORIGINAL and time.monotonic() >= ends_s:
+            return _refuse(listener, candidate.name, "load", "not tried: the time budget was used up")
         found = _prepare(candidate, arena, listener, self._watch)
         self._watch.ends(candidate.name)
         return found
@@ -154,22 +158,25 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
 
 
 def _race(
-    task: Task, steps: Mapping[str, _Ready], clock: Clock, listener: Listener
+    task: Task, steps: Mapping[str, _Ready], clock: Clock, listener: Listener, ends_s: float
 ) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
     def tell(race: Race) -> None:
         best, ratio = race.leader
         listener(RoundTimed(number=race.rounds, alive=len(race.alive), best=best, ratio=ratio))
 
     calls = {name: found.step for name, found in steps.items()}
-    decision, times_us = run_race(
-        calls, clock, task.settings, seed=task.seed, on_round=tell, deadline_s=task.deadline_s
-    )
+    left_s = None if task.deadline_s is None else max(0.0, ends_s - time.monotonic())
+    decision, times_us = run_race(calls, clock, task.settings, seed=task.seed, on_round=tell, deadline_s=left_s)
     if not times_us.get(ORIGINAL):
         # Nobody to race against, or no time: the original's own time is wanted all the same.
         block_calls = clock.block_calls(calls[ORIGINAL])
         own = tuple(clock.burst_us(calls[ORIGINAL], block_calls) for _ in range(3))
         times_us = {**times_us, ORIGINAL: own}
     return decision, times_us
+
+
+def _end_of(task: Task) -> float:
+    return math.inf if task.deadline_s is None else time.monotonic() + task.deadline_s
 
 
 def _measured(

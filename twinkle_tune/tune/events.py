@@ -11,11 +11,19 @@ from twinkle_tune.profile.schema import Contest, StepResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """The model was run and its slots are known: how many contests follow."""
+    """The model was run and its slots are known.
 
-    contests: int
+    Attributes:
+        candidates: how many take part in each contest that follows, in their order.
+        steps: labels of the ways of running the model.
+        uncalled: slots that no step called.
+        whole_s: seconds that timing the whole model will take after the contests, about.
+    """
+
+    candidates: tuple[int, ...]
     steps: tuple[str, ...]
     uncalled: tuple[str, ...]
+    whole_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

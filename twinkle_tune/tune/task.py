@@ -26,7 +26,7 @@ class Task:
         mode, device: how and where.
         settings: of the race.
         seed: of inputs and of the order of the rounds.
-        deadline_s: seconds that the race may take; None for no limit.
+        deadline_s: seconds after which no candidate is begun and the race ends; None for no limit.
     """
 
     observation: Observation

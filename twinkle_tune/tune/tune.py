@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,12 +20,15 @@ from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.measure.roof import measured_roof
 from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.past import Question
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
+from twinkle_tune.tune import settle
+from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
 from twinkle_tune.tune.confirm import confirmed
 from twinkle_tune.tune.contest import InProcess
@@ -35,6 +37,7 @@ from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import flags_kept
 from twinkle_tune.tune.journal import Header, Journal
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
+from twinkle_tune.tune.order import savings_us
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
@@ -69,7 +72,8 @@ def tune_model(
         device: by default that of the model's parameters.
         name: what the profile calls the model; its class's name by default.
         candidates: only candidates of these names, kinds or name prefixes ("torch", "compile"); all by default.
-        budget_s: seconds after which the remaining contests keep the original.
+        budget_s: seconds that the run may take. The contests that can save most come first; those that are left
+            when their time is over keep the original, and the last seconds are for the whole model.
         settings: of the race.
         seed: of made inputs and of the order of the rounds.
         on_event: told what happens while it goes on (:mod:`twinkle_tune.tune.events`).
@@ -91,7 +95,7 @@ def tune_model(
         device=_available(device, model),
         name=name or type(model).__name__,
         wanted=candidates,
-        ends_s=None if budget_s is None else time.monotonic() + budget_s,
+        budget=Budget(),
         settings=settings or RaceSettings(),
         seed=seed,
         tell=on_event or _nobody,
@@ -102,7 +106,8 @@ def tune_model(
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with flags_kept(model, run.mode):
-        return _tune(run, make_steps(model, example_inputs, run.mode, run.device))
+        steps = make_steps(model, example_inputs, run.mode, run.device)
+        return _tune(replace(run, budget=budget_of(budget_s, len(steps), settle.SECONDS)), steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,18 +117,13 @@ class _Run:
     device: str
     name: str
     wanted: Sequence[str] | None
-    ends_s: float | None
+    budget: Budget
     settings: RaceSettings
     seed: int
     tell: Listener
     registry: Registry
     executor: Executor
     memory: Memory
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds of the budget that are left; None without a budget."""
-        return None if self.ends_s is None else self.ends_s - time.monotonic()
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
@@ -138,17 +138,18 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     }
     if run.memory.journal is not None:
         run.memory.journal.begin(_header(run, environment, tuple(questions.values())))
+    ordered = _by_savings(run, seen)
     run.tell(
         Captured(
-            contests=len(seen.observations),
+            candidates=tuple(len(entrants[id(o)]) for o in ordered),
             steps=tuple(step.label for step in steps),
             uncalled=tuple(sorted(seen.uncalled)),
+            whole_s=settle.SECONDS * len(steps),
         )
     )
     placed: list[Placed] = []
     try:
-        # Where most time goes first: a budget that runs out then costs least.
-        for index, observation in enumerate(sorted(seen.observations, key=_share, reverse=True), start=1):
+        for index, observation in enumerate(ordered, start=1):
             contest = _contest(run, index, observation, entrants[id(observation)], questions[id(observation)])
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
@@ -160,7 +161,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             registry=run.registry,
             tell=run.tell,
             seed=run.seed,
-            ends_s=run.ends_s,
+            ends_s=run.budget.ends_s,
         )
         return whole.settled(profile)
     except KeyboardInterrupt as error:
@@ -201,7 +202,7 @@ def _contest(
     known = run.memory.recall(question, observation)
     if known is not None:
         return known
-    if run.left_s is not None and run.left_s <= 0:
+    if run.budget.is_used_up:
         return Contest(
             slot=observation.slot,
             instances=observation.instances,
@@ -217,12 +218,12 @@ def _contest(
         device=run.device,
         settings=run.settings,
         seed=run.seed,
-        deadline_s=run.left_s,
+        deadline_s=run.budget.contests_left_s,
     )
     contest = run.executor.run(task, run.tell)
-    contest = confirmed(contest, replace(task, deadline_s=run.left_s), run.executor, run.tell)
+    contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
     # What the budget cut short is no outcome for another run, whose budget is another.
-    if run.left_s is None or run.left_s > 0:
+    if not run.budget.is_used_up:
         run.memory.keep(question, contest)
     return contest
 
@@ -280,8 +281,13 @@ def _profile(
     )
 
 
-def _share(observation: Observation) -> float:
-    return sum(seen.share for seen in observation.seen)
+def _by_savings(run: _Run, seen: Capture) -> list[Observation]:
+    """The observations, those that can save most first: a budget that runs out then costs least."""
+    parameter = next(run.model.parameters(), None)
+    place = torch.device(torch_type(run.device)) if parameter is None else parameter.device
+    roof = measured_roof(place, torch.float32 if parameter is None else parameter.dtype)
+    step_us = dict(seen.step_us)
+    return sorted(seen.observations, key=lambda o: savings_us(o, step_us, roof), reverse=True)
 
 
 def _available(device: object, model: nn.Module) -> str:

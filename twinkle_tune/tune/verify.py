@@ -118,7 +118,8 @@ def verify_profile(
         steps = make_steps(model, example_inputs, profile.mode, profile.device)
         seen = capture(model, steps, find_slots(model, registry), profile.device)
         by_key = {(o.slot, o.workload.key): o for o in seen.observations}
-        tell(Captured(contests=len(profile.winners), steps=tuple(s.label for s in steps), uncalled=()))
+        labels = tuple(step.label for step in steps)
+        tell(Captured(candidates=(2,) * len(profile.winners), steps=labels, uncalled=(), whole_s=0.0))
         checks = []
         for index, contest in enumerate(profile.winners, start=1):
             observation = by_key.get((contest.slot, contest.workload.key))

@@ -1,0 +1,48 @@
+"""Which contests come first: those that can save most. Pure, but for the measured roof that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from twinkle_tune.capture.capture import Observation
+from twinkle_tune.measure.roof import Roof
+from twinkle_tune.workload import TensorSpec
+
+
+def savings_us(observation: Observation, step_us: Mapping[str, float], roof: Roof) -> float:
+    """Microseconds that a perfect kernel could save in all steps together: what passes in the calls, over the roof.
+
+    Args:
+        observation: calls and their share of each step's time.
+        step_us: the whole time of each step.
+        roof: of the device. What a call must move is what it is given (once) and results as large as its first
+            tensor; what it must compute are the products with its module's matrices.
+    """
+    spent_us = sum(seen.share * step_us[seen.step] for seen in observation.seen)
+    calls = sum(seen.calls for seen in observation.seen)
+    least_us = roof.least_us(_moved_bytes(observation), _flops(observation))
+    return max(0.0, spent_us - calls * least_us)
+
+
+def _moved_bytes(observation: Observation) -> int:
+    workload = observation.workload
+    parameters = [node for _, node in workload.settings if isinstance(node, TensorSpec)]
+    results = workload.tensors[:1]
+    return sum(_bytes(spec) for spec in (*workload.tensors, *parameters, *results))
+
+
+def _flops(observation: Observation) -> int:
+    if observation.module is None:
+        return 0
+    matrices = sum(p.numel() for p in observation.module.parameters() if p.dim() == 2)
+    return 2 * observation.workload.rows * matrices
+
+
+def _bytes(spec: TensorSpec) -> int:
+    dtype = getattr(torch, spec.dtype)
+    count = 1
+    for size in spec.shape:
+        count *= size
+    return count * int(dtype.itemsize)
