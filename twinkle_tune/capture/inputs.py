@@ -93,21 +93,40 @@ def shortened(call: Call) -> Call | None:
     occurs, so that labels and masks are cut along. Whether the result is a call that makes sense, only the
     function that takes it can say.
     """
+    _, size = _rows_of(call)
+    return None if size is None else _cut(call, size, size - 1)
+
+
+def with_rows(call: Call, rows: int) -> Call | None:
+    """The call cut, as by :func:`shortened`, to about ``rows`` rows of its first floating tensor.
+
+    None where it has none to spare, or cannot be cut to anything between one and its own number of rows.
+    """
+    first, size = _rows_of(call)
+    if first is None or size is None:
+        return None
+    beside = first.numel() // first.shape[-1] // size
+    kept = round(rows / beside)
+    return _cut(call, size, kept) if 1 <= kept < size else None
+
+
+def _rows_of(call: Call) -> tuple[Tensor | None, int | None]:
+    """The first floating tensor of two or more dimensions, and the size of the one that counts the rows."""
     tensors = [tensor for _, tensor in named_tensors(call)]
     first = next((t for t in tensors if t.is_floating_point() and t.dim() > 1), None)
     if first is None:
-        return None
+        return None, None
     # A tensor of one element per column (a weight that is an argument) has no rows.
     tables = [set(t.shape[:-1]) for t in tensors if t.dim() > 1 and any(size > 1 for size in t.shape[:-1])]
     sizes = [size for size in first.shape[:-1] if size > 1 and all(size in table for table in tables)]
-    if not sizes:
-        return None
-    rows = max(sizes)
+    return first, max(sizes, default=None)
 
+
+def _cut(call: Call, size: int, kept: int) -> Call:
     def cut(tensor: Tensor) -> Tensor:
         short = tensor.detach()
-        for dim, size in enumerate(tensor.shape):
-            short = short.narrow(dim, 0, rows - 1) if size == rows else short
+        for dim, found in enumerate(tensor.shape):
+            short = short.narrow(dim, 0, kept) if found == size else short
         return short.requires_grad_(tensor.requires_grad)
 
     return _mapped_once(cut, call)

@@ -25,6 +25,7 @@ from twinkle_tune.report.text import call_text, one_line, ratio_text
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.events import (
     Captured,
+    ContestAdded,
     ContestFinished,
     ContestStarted,
     Event,
@@ -75,6 +76,8 @@ def advance(state: State, event: Event, now_s: float) -> State:
     match event:
         case Captured():
             return replace(state, candidates=event.candidates, whole_s=event.whole_s, began_s=now_s, place="")
+        case ContestAdded():
+            return replace(state, candidates=(*state.candidates, event.candidates))
         case ContestStarted():
             place = f"{one_line(event.slot, _NAME_LIMIT)} {one_line(event.call, _NAME_LIMIT)}"
             return _cleared(replace(state, place=place, refused=0))

@@ -27,6 +27,13 @@ class Captured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContestAdded:
+    """A contest more than was known at first, between two shapes with different winners."""
+
+    candidates: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContestStarted:
     """Contest ``index`` (from 1) begins. ``call`` is short text of what is called ("float32[1,128,256]")."""
 
@@ -101,6 +108,7 @@ class StepFinished:
 
 Event = (
     Captured
+    | ContestAdded
     | ContestStarted
     | TrialStarted
     | TrialRefused

@@ -25,6 +25,7 @@ from twinkle_tune.tune.choose import (
     verdict_of,
 )
 from twinkle_tune.tune.events import Listener, StepChecked
+from twinkle_tune.tune.refine import without_orphans
 from twinkle_tune.tune.whole import time_steps
 
 SECONDS = 6.0
@@ -60,7 +61,7 @@ class Whole:
         Raises:
             StaleProfileError: a winner could not be bound again, though it was just measured.
         """
-        profile, plan = self._agreeing(profile)
+        profile, plan = self._agreeing(replace(profile, contests=without_orphans(profile.contests)))
         while True:
             results = self._timed(profile, self.steps, plan)
             slow = [s for s, result in zip(self.steps, results, strict=True) if result.tuned_us and result.ratio >= 1.0]
@@ -88,7 +89,7 @@ class Whole:
                 if not guilty:
                     # Each is right alone: without the one that is missed least.
                     guilty = {min(slots, key=lambda slot: _saved(profile.contests, slot)): why}
-                profile = replace(profile, contests=take_back_wrong(profile.contests, step.label, guilty))
+                profile = _left(profile, take_back_wrong(profile.contests, step.label, guilty))
                 plan = self._plan(profile)
         return profile, plan
 
@@ -102,7 +103,7 @@ class Whole:
                 one = replace(profile, contests=only_winners_of(profile.contests, slot, step.label))
                 alone[slot] = self._timed(one, [step], self._plan(one))[0]
             slow = culprits(alone)
-        return replace(profile, contests=take_back(profile.contests, step.label, slow))
+        return _left(profile, take_back(profile.contests, step.label, slow))
 
     def _timed(self, profile: Profile, steps: Sequence[Step], plan: Plan) -> tuple[StepResult, ...]:
         seconds = SECONDS
@@ -122,6 +123,10 @@ class Whole:
     @property
     def _is_late(self) -> bool:
         return self.ends_s is not None and time.monotonic() >= self.ends_s
+
+
+def _left(profile: Profile, contests: Sequence[Contest]) -> Profile:
+    return replace(profile, contests=without_orphans(contests))
 
 
 def _saved(contests: Sequence[Contest], slot: str) -> float:

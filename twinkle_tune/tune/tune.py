@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -13,9 +13,8 @@ from twinkle_tune.capture.capture import Capture, Observation, capture
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.device import is_available, parse_device, torch_type
 from twinkle_tune.environment import Environment, current_environment
-from twinkle_tune.errors import DeviceError, RegistrationError, TuneError, TuneInterrupted
-from twinkle_tune.kernel.find import contestants, find_slots
-from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.errors import DeviceError, TuneError, TuneInterrupted
+from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
@@ -26,18 +25,20 @@ from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.past import Question
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
-from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
+from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
 from twinkle_tune.tune.confirm import confirmed
 from twinkle_tune.tune.contest import InProcess
-from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
+from twinkle_tune.tune.entrants import check_wanted, entrants_of
+from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import flags_kept
 from twinkle_tune.tune.journal import Header, Journal
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
 from twinkle_tune.tune.order import savings_us
+from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
@@ -130,8 +131,8 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     environment = current_environment(run.device)
     targets = find_slots(run.model, run.registry)
     seen = capture(run.model, steps, targets, run.device)
-    entrants = {id(o): _entrants(run, o) for o in seen.observations}
-    _check_wanted(run, [c for found in entrants.values() for c in found])
+    entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
+    check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)
     questions = {
         id(o): question_of(o, entrants[id(o)], run.mode, run.device, environment.fingerprint, run.settings)
         for o in seen.observations
@@ -153,6 +154,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             contest = _contest(run, index, observation, entrants[id(observation)], questions[id(observation)])
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
+        _look_between(run, environment, ordered, entrants, placed)
         profile = _profile(run, environment, seen, choose_nested(_ordered(placed)), complete=True)
         whole = Whole(
             model=run.model,
@@ -168,6 +170,34 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
         chosen = choose_nested(_ordered(placed))
         partial = _profile(run, environment, seen, chosen, complete=False) if placed else None
         raise TuneInterrupted(partial) from error
+
+
+def _look_between(
+    run: _Run,
+    environment: Environment,
+    observations: Sequence[Observation],
+    entrants: Mapping[int, tuple[Candidate, ...]],
+    placed: list[Placed],
+) -> None:
+    """Hold a few contests more, between shapes with different winners, and add them to ``placed``."""
+    known = {(o.slot.name, o.workload.key): (o, entrants[id(o)]) for o in observations}
+    without: set[Between] = set()
+    while not run.budget.is_used_up:
+        gap = next_between([each.contest for each in placed], without)
+        if gap is None:
+            return
+        larger, competing = known[gap.slot, gap.larger]
+        found = observed_at(larger, gap.rows)
+        if found is None or (gap.slot, found.workload.key) in known:
+            without.add(gap)
+            continue
+        known[gap.slot, found.workload.key] = found, competing
+        chosen = tuple(c for c in competing if c.name in gap.names)
+        question = question_of(found, chosen, run.mode, run.device, environment.fingerprint, run.settings)
+        run.tell(ContestAdded(candidates=len(chosen)))
+        contest = _contest(run, len(placed) + 1, found, chosen, question)
+        placed.append(Placed(contest=contest, inside=found.inside))
+        run.tell(ContestFinished(index=len(placed), contest=contest))
 
 
 def _ordered(placed: Sequence[Placed]) -> list[Placed]:
@@ -226,37 +256,6 @@ def _contest(
     if not run.budget.is_used_up:
         run.memory.keep(question, contest)
     return contest
-
-
-def _entrants(run: _Run, observation: Observation) -> tuple[Candidate, ...]:
-    function = None
-    if observation.slot.kind is SlotKind.FUNCTION:
-        function = original_function(observation.slot.target)
-    found = contestants(
-        observation.slot,
-        run.device,
-        run.mode,
-        module=observation.module,
-        function=function,
-        registry=run.registry,
-    )
-    return tuple(
-        c for c in found if c.name == ORIGINAL or run.wanted is None or any(_is_wanted(c, w) for w in run.wanted)
-    )
-
-
-def _is_wanted(candidate: Candidate, wanted: str) -> bool:
-    prefix = candidate.name.startswith((f"{wanted}.", f"{wanted}:"))
-    return candidate.name == wanted or candidate.source.kind == wanted or prefix
-
-
-def _check_wanted(run: _Run, entrants: Sequence[Candidate]) -> None:
-    for wanted in run.wanted or ():
-        if wanted != ORIGINAL and not any(_is_wanted(candidate, wanted) for candidate in entrants):
-            raise RegistrationError(
-                f"candidates: got {wanted!r}, which no slot of this model has for device {run.device} in mode "
-                f"{run.mode}; see the names with 'twinkle-tune list'"
-            )
 
 
 def _profile(

@@ -1,0 +1,46 @@
+"""Who competes in a contest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twinkle_tune.capture.capture import Observation
+from twinkle_tune.errors import RegistrationError
+from twinkle_tune.kernel.find import contestants
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.mode import Mode
+from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
+
+
+def entrants_of(
+    observation: Observation, device: str, mode: Mode, registry: Registry, wanted: Sequence[str] | None
+) -> tuple[Candidate, ...]:
+    """The original and its rivals for the calls of an observation; of the rivals only those ``wanted``, if it is given.
+
+    ``wanted``: names, kinds or name prefixes.
+    """
+    function = None
+    if observation.slot.kind is SlotKind.FUNCTION:
+        function = original_function(observation.slot.target)
+    found = contestants(observation.slot, device, mode, module=observation.module, function=function, registry=registry)
+    return tuple(c for c in found if c.name == ORIGINAL or wanted is None or any(_is_wanted(c, w) for w in wanted))
+
+
+def check_wanted(wanted: Sequence[str] | None, entrants: Sequence[Candidate], device: str, mode: Mode) -> None:
+    """Refuse a wanted name that nobody has.
+
+    Raises:
+        RegistrationError: with that name.
+    """
+    for name in wanted or ():
+        if name != ORIGINAL and not any(_is_wanted(candidate, name) for candidate in entrants):
+            raise RegistrationError(
+                f"candidates: got {name!r}, which no slot of this model has for device {device} in mode "
+                f"{mode}; see the names with 'twinkle-tune list'"
+            )
+
+
+def _is_wanted(candidate: Candidate, wanted: str) -> bool:
+    prefix = candidate.name.startswith((f"{wanted}.", f"{wanted}:"))
+    return candidate.name == wanted or candidate.source.kind == wanted or prefix
