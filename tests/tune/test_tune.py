@@ -130,7 +130,7 @@ def test_two_widths_of_one_class_get_different_winners(tmp_path: Path) -> None:
 
 
 def test_one_instance_dispatches_by_shape() -> None:
-    """With two winners for two shapes each call gets its own; between them contests more say who, beyond the original."""
+    """With two winners for two shapes each call gets its own; between them more contests say who."""
     calls: list[str] = []
 
     def likes_short(self: nn.Module, x: torch.Tensor) -> torch.Tensor:

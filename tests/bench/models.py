@@ -1,0 +1,167 @@
+"""Whole models with the winners: ``python -m tests.bench.models`` profiles models and times them against rivals.
+
+On a CPU (``make families``) tiny models of four families in three modes; on a CUDA device (``make gpu``) the models and
+shapes that people run. Profiles go to profiles/<device>/, figures to reports/<device>/models.{json,md}. It fails where
+a profile that was accepted makes a step slower than the original: where the whole interval lies over 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from tests.bench.rivals import Timed, rivals_of, timed
+from twinkle_tune import tune_model
+from twinkle_tune.cli.options import profile_path, slug
+from twinkle_tune.environment import current_environment
+from twinkle_tune.mode import Mode
+from twinkle_tune.models import load_model
+from twinkle_tune.models.inputs import example_inputs
+from twinkle_tune.tune.isolated import Isolated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A model, a mode and the shapes of a run: (batch, sequence length)."""
+
+    model: str
+    mode: Mode
+    shapes: tuple[tuple[int, int], ...]
+    dtype: str
+    layers: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As the files are named."""
+        return f"{self.model}-{self.mode}"
+
+
+TINY = ("qwen3-tiny", "llama-tiny", "gemma3-tiny", "phi-tiny")
+CPU_CASES = tuple(
+    Case(model=model, mode=mode, shapes=((1, 128),), dtype="float32")
+    for model in TINY
+    for mode in (Mode.INFERENCE, Mode.TRAIN, Mode.COMPILE)
+)
+CUDA_CASES = tuple(
+    Case(model=model, mode=mode, shapes=shapes, dtype="bfloat16")
+    for model in ("qwen3-0.6b", "llama-3.2-1b")
+    for mode, shapes in (
+        (Mode.INFERENCE, ((1, 2048), (32, 128))),
+        (Mode.TRAIN, ((4, 1024),)),
+        (Mode.COMPILE, ((1, 2048),)),
+    )
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the cases of a device; 1 where an accepted profile is slower than the original."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.models", description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--only", default="", help="cases whose name holds this text")
+    parser.add_argument("--layers", type=int, default=None, help="keep only the first layers")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of timing, for a step and a rival")
+    parser.add_argument("--candidates", default=None, help="only these compete, separated by commas")
+    asked = parser.parse_args(arguments)
+    cases = [c for c in (CPU_CASES if asked.device == "cpu" else CUDA_CASES) if asked.only in c.name]
+    if not cases:
+        parser.error(f"--only: got {asked.only!r}, which no case of {asked.device} has in its name")
+    machine = current_environment(asked.device).device_name
+    rows: list[dict[str, object]] = []
+    for case in cases:
+        results, verdict = run(case, asked.device, machine, asked)
+        rows += [{"case": case.name, **asdict(result)} for result in results]
+        print(f"{case.name}: {verdict}", flush=True)
+        # After each case: a run that is stopped leaves what it has.
+        write(asked.device, rows)
+    slower = [row for row in rows if _is_slower(row)]
+    for row in slower:
+        print(f"SLOWER than the original: {row['case']} {row['step']}")
+    return 1 if slower else 0
+
+
+def run(case: Case, device: str, machine: str, asked: argparse.Namespace) -> tuple[list[Timed], str]:
+    """Profile a case, keep the profile, and time the model with it against its rivals."""
+    layers = asked.layers or case.layers
+    loaded = load_model(case.model, device, case.dtype, layers, (1,), (128,), case.mode)
+    inputs = list(_inputs(case, loaded.model, device))
+    candidates = asked.candidates.split(",") if asked.candidates else None
+    with Isolated() as executor:
+        profile = tune_model(
+            loaded.model, inputs, mode=case.mode, device=device, name=case.model, candidates=candidates,
+            executor=executor,
+        )  # fmt: skip
+    profile.save(profile_path(machine, case.model, case.mode))
+    results = timed(rivals_of(loaded.model, profile), inputs, case.mode, device, asked.seconds)
+    del loaded
+    gc.collect()
+    torch._dynamo.reset()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return results, profile.verdict
+
+
+def _inputs(case: Case, model: torch.nn.Module, device: str) -> Iterator[dict[str, torch.Tensor]]:
+    for batch, seq_len in case.shapes:
+        yield from example_inputs(model, (batch,), (seq_len,), case.mode, device)
+
+
+def write(device: str, rows: Sequence[dict[str, object]]) -> None:
+    """The figures as JSON and as a page."""
+    environment = current_environment(device)
+    out = Path("reports") / slug(environment.device_name)
+    out.mkdir(parents=True, exist_ok=True)
+    made = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "device": environment.device_name,
+        "torch": environment.torch,
+        "threads": environment.threads,
+        "load": environment.load,
+    }
+    (out / "models.json").write_text(json.dumps({**made, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    (out / "models.md").write_text(_page(made, rows), encoding="utf-8")
+
+
+def _page(made: dict[str, object], rows: Sequence[dict[str, object]]) -> str:
+    what = "Measured on a CPU; says nothing about a GPU." if "cpu" in str(made["torch"]) else ""
+    lines = [
+        "# Whole models with the winners, against their rivals",
+        "",
+        "Made by `python -m tests.bench.models`. A figure is a step's time over the original's: the median of rounds "
+        "in which all rivals were timed one after the other in random order, with its interval (at least 95%). In the "
+        "compile modes the original is the compiled original.",
+        "",
+        f"{made['date']}, {made['device']}, torch {made['torch']}, {made['threads']} CPU threads, load "
+        f"{made['load']} at the end. {what}".strip(),
+        "",
+        "| model and mode | step | rival | time | over the original's | slower |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        against = row["against"]
+        assert isinstance(against, dict)
+        interval = f"{against['ratio']:.3f} ({against['low']:.3f} to {against['high']:.3f})"
+        mine_us = row["median_us"]
+        assert isinstance(mine_us, float)
+        lines.append(
+            f"| {row['case']} | {row['step']} | {row['rival']} | {mine_us / 1000:.3g} ms | {interval} "
+            f"| {'YES' if _is_slower(row) else 'no' if row['rival'] == 'twinkle_tune' else ''} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _is_slower(row: dict[str, object]) -> bool:
+    against = row["against"]
+    assert isinstance(against, dict)
+    return row["rival"] == "twinkle_tune" and float(against["low"]) > 1.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
