@@ -38,7 +38,7 @@ def made_line(made: Made) -> str:
 def write(folder: Path, name: str, data: object, lines: Sequence[str]) -> None:
     """Write ``name``.json and ``name``.md into the folder, and say so."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     (folder / f"{name}.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
     print(f"wrote {folder / f'{name}.json'} and {folder / f'{name}.md'}")
 

@@ -12,6 +12,7 @@ import math
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,6 +63,11 @@ class Contest:
         """What the best saves of the original's time."""
         return 1 - self.medians_us[self.best] / self.medians_us[ORIGINAL]
 
+    def as_data(self) -> dict[str, object]:
+        """For JSON: of the replayed races how often each contestant was chosen, and the figures."""
+        chosen = Counter(raced.winner for raced in self.replays)
+        return {**asdict(self), "best": self.best, "replays": {"chosen": chosen, **_figures(self.replays)}}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the contests and write the page; 1 where a goal is missed."""
@@ -88,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             contests.append(contest(f"{name} {size[0]}x{size[1]}", calls, clock, rounds, deadline_s, seed))
         print(f"{contests[-1].name}: {contests[-1].real}", flush=True)
     facts = made(options.device)
-    data = {**facts, **summary(contests), "contests": [asdict(each) for each in contests]}
+    data = {**facts, **summary(contests), "contests": [each.as_data() for each in contests]}
     write(options.out, "regret", data, page(contests, made_line(facts)))
     return 0 if summary(contests)["met"] else 1
 
@@ -166,7 +172,7 @@ def page(contests: Sequence[Contest], where: str) -> list[str]:
         f"Made by `make regret`. {len(contests)} contests of forms that compute the same. The best is the one with the",
         f"smallest median of a long run: {ROUNDS} rounds of all contestants. Regret is the chosen one's median",
         "there over the best's, less 1. *Real*: races run beside the long run. *Replayed*: races fed with rounds of",
-        f"the long run in random order, {REPLAYS} a contest. Cost is bursts a contestant, warm-up included, over {ROUNDS}.",
+        f"the long run in random order, {REPLAYS} a contest. Cost: bursts a contestant, warm-up too, over {ROUNDS}.",
         "",
         where,
         "",

@@ -62,9 +62,8 @@ def test_quick_regret_writes_its_page(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "regret.json").read_text(encoding="utf-8"))
     for each in data["contests"]:
         assert each["real"]["regret"] >= 0
-        assert len(each["replays"]) == regret.REPLAYS
-        best = min(each["medians_us"], key=each["medians_us"].get)
-        assert all(raced["regret"] == 0 for raced in each["replays"] if raced["winner"] == best)
+        assert sum(each["replays"]["chosen"].values()) == each["replays"]["races"] == regret.REPLAYS
+        assert (each["replays"]["most"] == 0) == (set(each["replays"]["chosen"]) == {each["best"]})
     assert "| real | 3 |" in (tmp_path / "regret.md").read_text(encoding="utf-8")
 
 
