@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,22 @@ Form = Callable[..., object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """The original and its candidates by name, the sizes at which they race, and what makes their inputs."""
+    """The original and its candidates by name, the sizes at which they race, and what makes their inputs.
+
+    At every other size the ``library`` form, the usual good one, is the original, so that less is to be gained.
+    """
 
     forms: Mapping[str, Form]
+    library: str
     sizes: tuple[tuple[int, int], ...]
     inputs: Callable[[int, int, str], tuple[Tensor, ...]]
+
+    def contests(self) -> Iterator[tuple[tuple[int, int], Mapping[str, Form]]]:
+        """Each size with its forms by name, "original" among them."""
+        for number, size in enumerate(self.sizes):
+            other = {"original": self.forms[self.library], "as written": self.forms["original"]}
+            rest = {name: form for name, form in self.forms.items() if name not in ("original", self.library)}
+            yield size, {**other, **rest} if number % 2 else self.forms
 
 
 def _rows(count: int) -> Callable[[int, int, str], tuple[Tensor, ...]]:
@@ -170,17 +181,22 @@ LINEAR: Mapping[str, Form] = {
 
 _SIZES = ((1, 1024), (16, 512), (64, 1024), (256, 512), (128, 4096))
 FAMILIES: Mapping[str, Family] = {
-    "RMSNorm": Family(forms=RMS_NORM, sizes=_SIZES, inputs=_rows(1)),
-    "LayerNorm": Family(forms=LAYER_NORM, sizes=_SIZES, inputs=_rows(1)),
-    "softmax": Family(forms=SOFTMAX, sizes=_SIZES, inputs=_rows(1)),
-    "gated SiLU": Family(forms=GATED, sizes=_SIZES, inputs=_rows(2)),
-    "GELU": Family(forms=GELU, sizes=_SIZES, inputs=_rows(1)),
-    "residual and norm": Family(forms=ADD_NORM, sizes=_SIZES, inputs=_rows(2)),
-    "rotary": Family(forms=ROTARY, sizes=((1, 4), (16, 8), (128, 4), (128, 16), (512, 8)), inputs=_rotary_inputs),
+    "RMSNorm": Family(forms=RMS_NORM, library="rms_norm", sizes=_SIZES, inputs=_rows(1)),
+    "LayerNorm": Family(forms=LAYER_NORM, library="layer_norm", sizes=_SIZES, inputs=_rows(1)),
+    "softmax": Family(forms=SOFTMAX, library="softmax", sizes=_SIZES, inputs=_rows(1)),
+    "gated SiLU": Family(forms=GATED, library="in place", sizes=_SIZES, inputs=_rows(2)),
+    "GELU": Family(forms=GELU, library="gelu", sizes=_SIZES, inputs=_rows(1)),
+    "residual and norm": Family(forms=ADD_NORM, library="rms_norm", sizes=_SIZES, inputs=_rows(2)),
+    "rotary": Family(
+        forms=ROTARY, library="halves", sizes=((1, 4), (16, 8), (128, 4), (128, 16), (512, 8)), inputs=_rotary_inputs
+    ),
     "cross-entropy": Family(
-        forms=CROSS_ENTROPY, sizes=((1, 4096), (16, 1024), (32, 8192), (128, 4096)), inputs=_loss_inputs
+        forms=CROSS_ENTROPY,
+        library="cross_entropy",
+        sizes=((1, 4096), (16, 1024), (32, 8192), (128, 4096)),
+        inputs=_loss_inputs,
     ),
     "linear with bias": Family(
-        forms=LINEAR, sizes=((1, 512), (16, 256), (64, 512), (128, 1024)), inputs=_linear_inputs
+        forms=LINEAR, library="linear", sizes=((1, 512), (16, 256), (64, 512), (128, 1024)), inputs=_linear_inputs
     ),
 }

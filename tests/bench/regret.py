@@ -77,21 +77,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=15.0, help="no contest begins later")
     parser.add_argument("--quick", action="store_true", help="three contests of few rounds, to see that it works")
     options = parser.parse_args(arguments)
-    planned = [(name, family, size) for name, family in FAMILIES.items() for size in family.sizes]
+    planned = [
+        (f"{name} {size[0]}x{size[1]}", family, size, forms)
+        for name, family in FAMILIES.items()
+        for size, forms in family.contests()
+    ]
     random.Random(0).shuffle(planned)
     rounds, deadline_s = ROUNDS, math.inf
     if options.quick:
-        planned = [(name, family, family.sizes[0]) for name, family in FAMILIES.items()][:3]
-        rounds, deadline_s = 15, 2.0
+        planned, rounds, deadline_s = [each for each in planned if each[2] == each[1].sizes[0]][:3], 15, 2.0
     clock, began_s, contests = slot_clock(options.device), time.monotonic(), []
-    for seed, (name, family, size) in enumerate(planned):
+    for seed, (name, family, size, forms) in enumerate(planned):
         if time.monotonic() - began_s > 60 * options.minutes:
             print(f"time is up after {seed} of {len(planned)} contests")
             break
         with torch.no_grad():
             inputs = family.inputs(*size, options.device)
-            calls = {form: functools.partial(call, *inputs) for form, call in family.forms.items()}
-            contests.append(contest(f"{name} {size[0]}x{size[1]}", calls, clock, rounds, deadline_s, seed))
+            calls = {form: functools.partial(call, *inputs) for form, call in forms.items()}
+            contests.append(contest(name, calls, clock, rounds, deadline_s, seed))
         print(f"{contests[-1].name}: {contests[-1].real}", flush=True)
     facts = made(options.device)
     data = {**facts, **summary(contests), "contests": [each.as_data() for each in contests]}
@@ -169,7 +172,8 @@ def page(contests: Sequence[Contest], where: str) -> list[str]:
     lines = [
         "# What the race's choice costs",
         "",
-        f"Made by `make regret`. {len(contests)} contests of forms that compute the same. The best is the one with the",
+        f"Made by `make regret`. {len(contests)} contests of forms that compute the same; in about half of them",
+        "the original is the library's good form, so that less is to be gained. The best is the one with the",
         f"smallest median of a long run: {ROUNDS} rounds of all contestants. Regret is the chosen one's median",
         "there over the best's, less 1. *Real*: races run beside the long run. *Replayed*: races fed with rounds of",
         f"the long run in random order, {REPLAYS} a contest. Cost: bursts a contestant, warm-up too, over {ROUNDS}.",

@@ -19,8 +19,8 @@ from twinkle_tune.measure.clock import Call, Clock, CudaClock, clock_for
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL_BYTES = 64 * 2**20
-_SLEEP_CYCLES = 200_000
-"""About a tenth of a millisecond in which the host gets ahead of the device, so that no launch is in the time."""
+_SLEEP_CYCLES = 2_000_000
+"""About a millisecond in which the host gets ahead of the device, so that no launch is in the time."""
 _SINGLE_CALLS = 21
 
 
