@@ -13,7 +13,7 @@ TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 NEEDED := torch triton transformers pandas typer rich jinja2
 
 .DEFAULT_GOAL := help
-.PHONY: help profile test slow lint type format check docs bench gpu clean
+.PHONY: help profile test slow lint type format check docs bench aa regret gpu clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -46,6 +46,12 @@ docs: $(READY) ## Check every link and example file that the documentation names
 
 bench: $(READY) ## Measure what the package itself costs; writes figures to reports/
 	$(BIN)/python -m tests.bench
+
+aa: $(READY) ## Race identical candidates on this machine (12 minutes); writes reports/aa.md
+	$(BIN)/python -m tests.bench.aa
+
+regret: $(READY) ## Hold the race's choices against a long exhaustive run (15 minutes); writes reports/regret.md
+	$(BIN)/python -m tests.bench.regret
 
 gpu: ## Profile Qwen3-0.6B (4 layers, bfloat16) on the CUDA device; no installation, no network
 	@$(PYTHON) -c "import importlib.util as u, sys; \

@@ -30,7 +30,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, ob
     folder = tmp_path_factory.mktemp("profiles")
     for family, mode in CASES:
         profile = tune_model(
-            tiny(family), inputs_of(mode), mode=mode, candidates=["torch"], settings=RaceSettings(max_rounds=8)
+            tiny(family), inputs_of(mode), mode=mode, candidates=["torch"], settings=RaceSettings(max_rounds=9)
         )
         _everything_right(profile).save(folder / f"{family} {mode}.json")
     program = Path(__file__).with_name("apply_profiles.py")

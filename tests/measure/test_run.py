@@ -54,6 +54,24 @@ def test_the_faster_call_wins_and_times_come_back() -> None:
     assert times_us == {"original": (100.0,) * decision.rounds, "a": (80.0,) * decision.rounds}
 
 
+@pytest.mark.parametrize(("own", "given"), [(8, 8), (4, 8), (24, 8), (2, 2), (32, 32)])
+def test_blocks_of_about_the_originals_size_are_of_its_size(own: int, given: int) -> None:
+    """Whose blocks are within a factor of three of the original's is timed as the original is; others as they need."""
+    timed: dict[object, int] = {}
+
+    class SizingClock(ToldClock):
+        def block_calls(self, call: Call) -> int:
+            return 8 if call is original else own
+
+        def burst_us(self, call: Call, block_calls: int) -> float:
+            timed[call] = block_calls
+            return super().burst_us(call, block_calls)
+
+    original, challenger = takes(100.0), takes(200.0)
+    run_race({"original": original, "a": challenger}, SizingClock(), SETTINGS)
+    assert timed == {original: 8, challenger: given}
+
+
 def test_a_race_needs_the_original() -> None:
     """Without a call named "original" nothing is timed."""
     with pytest.raises(ValueError, match=r"calls: got \['a'\], expected 'original'"):
@@ -124,7 +142,7 @@ def test_a_listener_hears_every_round() -> None:
         heard.append((race.rounds, race.leader[0]))
 
     run_race({"original": takes(100.0), "a": takes(80.0)}, ToldClock(), SETTINGS, on_round=listen)
-    assert heard == [(0, "original"), (0, "original"), *((number, "a") for number in range(1, 7))]
+    assert heard == [(0, "original"), (0, "original"), *((number, "a") for number in range(1, 10))]
 
 
 def test_identical_calls_keep_the_original_on_this_machine() -> None:

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from twinkle_tune.measure.statistics import paired_ratio, separation_probability, sign_e_value
+from twinkle_tune.measure.statistics import paired_ratio, sign_e_value
 
 BETS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
@@ -46,11 +46,6 @@ def test_e_value_refuses_impossible_counts(hits: int, rounds: int) -> None:
     """More hits than rounds, or fewer than none, is an error that says so."""
     with pytest.raises(ValueError, match=rf"{hits} hits in {rounds} rounds"):
         sign_e_value(hits, rounds)
-
-
-def test_separation_is_one_of_all_ways_to_choose() -> None:
-    """Of the 20 ways in which three and three times can be ordered, one separates them."""
-    assert separation_probability(3) == pytest.approx(1 / 20)
 
 
 def test_ratio_is_the_median_of_pairs_not_the_ratio_of_medians() -> None:

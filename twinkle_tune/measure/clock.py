@@ -1,8 +1,8 @@
 """Clocks: how long one call takes on a device, timed in bursts.
 
 All contestants are timed on the same buffers, hot from the call before: the placement of separate buffers in
-memory alone makes one of two equal kernels the faster one. Times with a cold cache are another figure, not
-taken here.
+memory alone makes one of two equal kernels the faster one. Times with cold caches are another figure, which
+:mod:`twinkle_tune.measure.cold` takes.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _CUDA_CALLS = (200, 500)
 """Enough that the one synchronisation at the end weighs nothing; more would only cost time."""
 _CUDA_AIM_US = 5_000.0
 _CUDA_MAX_BLOCK_US = 20_000.0
+_HOST_CALLS = 50
 
 
 class ClockFault(TuneError):
@@ -95,7 +96,7 @@ class CpuClock:
 
     def first_call_us(self, call: Call) -> float:
         """As :meth:`Clock.first_call_us`."""
-        return _checked_us(_block_ns(self, call, 1), 1, self.name)
+        return checked_us(_block_ns(self, call, 1), 1, self.name)
 
     def peak_bytes(self, call: Call) -> None:
         """None: torch keeps no account of CPU memory. The call is not made."""
@@ -130,9 +131,9 @@ class CudaClock:
         """As :meth:`Clock.block_calls`: 200 to 500 calls, fewer where those would take over 20 ms."""
         _block_ns(self, call, 1)
         # Synchronising counts for much in a short call's time and for nothing in a long one's.
-        one_us = _checked_us(_block_ns(self, call, 1), 1, self.name)
+        one_us = checked_us(_block_ns(self, call, 1), 1, self.name)
         if one_us < _CUDA_MAX_BLOCK_US / 10:
-            one_us = _checked_us(_block_ns(self, call, 10), 10, self.name)
+            one_us = checked_us(_block_ns(self, call, 10), 10, self.name)
         return cuda_block_calls(one_us)
 
     def burst_us(self, call: Call, block_calls: int) -> float:
@@ -142,7 +143,7 @@ class CudaClock:
     def first_call_us(self, call: Call) -> float:
         """As :meth:`Clock.first_call_us`."""
         self.synchronize()
-        return _checked_us(_block_ns(self, call, 1), 1, self.name)
+        return checked_us(_block_ns(self, call, 1), 1, self.name)
 
     def peak_bytes(self, call: Call) -> int:
         """As :meth:`Clock.peak_bytes`, of what torch's allocator handed out: it sees no one else's."""
@@ -156,6 +157,37 @@ class CudaClock:
     def synchronize(self) -> None:
         """As :meth:`Clock.synchronize`: every stream of the device."""
         torch.cuda.synchronize(self._device)
+
+    def host_us(self, call: Call, block_calls: int) -> float:
+        """Microseconds that the host needs to launch a call: a slot whose call takes no longer is bound by the host.
+
+        The median of five blocks, of at most 50 calls: the device's queue must not fill up, or the host would wait.
+
+        Raises:
+            ClockFault: a time was zero or negative.
+        """
+        calls, rounds = min(block_calls, _HOST_CALLS), []
+        for _ in range(5):
+            self.synchronize()
+            start_ns = _now_ns()
+            for _ in range(calls):
+                call()
+            rounds.append(checked_us(_now_ns() - start_ns, calls, self.name))
+        self.synchronize()
+        return median(rounds)
+
+    def event_us(self, work: Callable[[], object]) -> float:
+        """Microseconds that the device is at ``work``, between an event before it and one behind it.
+
+        Raises:
+            ClockFault: the time was zero or negative.
+        """
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        return checked_us(round(start.elapsed_time(end) * 1e6), 1, self.name)
 
 
 def clock_for(device: str) -> Clock:
@@ -190,7 +222,7 @@ def _burst_us(clock: Clock, call: Call, block_calls: int) -> float:
     blocks = 5 if untimed_us <= _LONG_CALL_US else 3 if untimed_us <= _VERY_LONG_CALL_US else 1
     if blocks > 1:
         _block_ns(clock, call, 1)
-    return median(_checked_us(_block_ns(clock, call, block_calls), block_calls, clock.name) for _ in range(blocks))
+    return median(checked_us(_block_ns(clock, call, block_calls), block_calls, clock.name) for _ in range(blocks))
 
 
 def _block_ns(clock: Clock, call: Call, calls: int) -> int:
@@ -202,7 +234,12 @@ def _block_ns(clock: Clock, call: Call, calls: int) -> int:
     return _now_ns() - start_ns
 
 
-def _checked_us(block_ns: int, calls: int, name: str) -> float:
+def checked_us(block_ns: int, calls: int, name: str) -> float:
+    """Microseconds of one of so many calls that took ``block_ns`` nanoseconds together.
+
+    Raises:
+        ClockFault: the time is zero or negative.
+    """
     if block_ns <= 0:
         raise ClockFault(
             f"{name}: got {block_ns} ns for {calls} calls, expected a positive time; "

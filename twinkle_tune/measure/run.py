@@ -9,7 +9,11 @@ from collections.abc import Callable, Mapping
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.race import Decision, Race, RaceSettings
+from twinkle_tune.measure.state import StateWatch
 from twinkle_tune.slot import ORIGINAL
+
+_ALIKE = 3
+"""Up to this factor between block sizes a challenger gets the original's: equals must be timed in the same way."""
 
 
 def run_race(
@@ -20,6 +24,7 @@ def run_race(
     seed: int = 0,
     on_round: Callable[[Race], None] | None = None,
     deadline_s: float | None = None,
+    watch: StateWatch | None = None,
 ) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
     """Race the original against the others.
 
@@ -34,6 +39,7 @@ def run_race(
         on_round: told after every round, warm-up rounds included.
         deadline_s: seconds that the race may take; a burst that has begun is finished. When they are over,
             the best accepted challenger wins, else the original stays. None for no limit.
+        watch: looks at the device after every round; rounds in which the device was disturbed are timed again.
 
     Returns:
         The decision, and by name microseconds of a call in the counted rounds, pairing by position. Those
@@ -52,7 +58,7 @@ def run_race(
         times_us = _time_round(race, calls, block_calls, clock, ends_s)
         if times_us is None:
             race.stop(f"out of time budget after {race.rounds} rounds")
-        elif not race.finished:
+        elif not race.finished and not (watch is not None and watch.repeats()):
             race.feed(times_us)
         if on_round is not None:
             on_round(race)
@@ -68,9 +74,11 @@ def _time_round(
     for name in race.next_order():
         if time.monotonic() >= ends_s:
             return None
+        if ORIGINAL not in block_calls:
+            block_calls[ORIGINAL] = clock.block_calls(calls[ORIGINAL])
         try:
             if name not in block_calls:
-                block_calls[name] = clock.block_calls(calls[name])
+                block_calls[name] = _size(clock.block_calls(calls[name]), block_calls[ORIGINAL])
             times_us[name] = clock.burst_us(calls[name], block_calls[name])
         except Exception as error:
             # Anything can come out of a stranger's code, and none of it may end the run.
@@ -78,3 +86,7 @@ def _time_round(
                 raise
             race.withdraw(name, f"raised while it was timed: {in_a_line(error)}")
     return times_us
+
+
+def _size(own: int, originals: int) -> int:
+    return originals if max(own, originals) <= _ALIKE * min(own, originals) else own

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twinkle_tune.errors import TuneError
+from twinkle_tune.measure.statistics import sign_e_value
 
-METHOD = 1
+METHOD = 2
 """Counted up when the clocks or the race change so much that times from before must not be reused."""
 
 FIRST_ACCEPT = 5
@@ -27,7 +28,7 @@ class RaceSettings:
         error_rate: chance, over all challengers, that one equal to the original is accepted all the same.
         warmup_rounds: rounds that are timed and not counted.
         max_rounds: counted rounds after which the race ends.
-        hopeless: share by which a challenger behind the leader leaves after three or four rounds.
+        hopeless: a challenger that is so much slower than the leader in each of the first three or four rounds leaves.
     """
 
     min_gain: float = 0.02
@@ -45,8 +46,9 @@ class RaceSettings:
             ("warmup_rounds", self.warmup_rounds >= 0, "at least 0, such as 2"),
             (
                 "max_rounds",
-                self.max_rounds >= FIRST_ACCEPT,
-                f"at least {FIRST_ACCEPT}: nothing wins sooner",
+                self.max_rounds >= FIRST_ACCEPT
+                and self.error_rate * sign_e_value(self.max_rounds, self.max_rounds) >= 1,
+                f"more, such as 60: at error rate {self.error_rate:g} so few rounds prove nothing, even if all are won",
             ),
             ("hopeless", self.hopeless > 0, "more than 0, such as 0.25 for 25%"),
         )

@@ -39,18 +39,6 @@ def sign_e_value(hits: int, rounds: int) -> float:
     return capital / len(_BETS)
 
 
-def separation_probability(rounds: int) -> float:
-    """The chance that all times of one lie under all of the other's, ``rounds`` each, if the two are equal.
-
-    ``1 / C(2n, n)``: all ``C(2n, n)`` ways to tell which n of 2n exchangeable times are the first one's are
-    equally likely, and one of them separates completely (the smallest p value of the rank-sum test).
-
-    Raises:
-        ValueError: rounds are negative.
-    """
-    return 1 / math.comb(2 * rounds, rounds)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
     """A candidate's time over the original's.

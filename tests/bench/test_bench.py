@@ -1,0 +1,75 @@
+"""The benches run, and their pages and files have their form. What the figures are is not asked here."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.bench import aa, regret
+from tests.bench.forms import FAMILIES
+from tests.bench.page import binomial_upper, quantile
+
+
+@pytest.mark.parametrize(("found", "tried", "upper"), [(0, 300, 1 - 0.05 ** (1 / 300)), (3, 3, 1.0), (1, 2, 0.95**0.5)])
+def test_the_upper_bound_is_clopper_and_pearsons(found: int, tried: int, upper: float) -> None:
+    """At the bound so few would be found with probability 5%: by hand for none, all, and one of two."""
+    # One of two: P(at most one) = 1 - rate**2 = 0.05.
+    assert binomial_upper(found, tried) == pytest.approx(upper, rel=1e-9)
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    """Of 1 to 40 the 38th is the smallest that 95% do not exceed."""
+    assert quantile(list(range(1, 41)), 0.95) == 38
+
+
+def test_all_planned_contests_are_at_least_300() -> None:
+    """With every kind of contest repeated as planned there are 300 or more."""
+    assert len(aa.OPS) * 2 * sum(idle + loaded for idle, loaded in aa.REPEATS.values()) >= 300
+    assert sum(len(family.sizes) for family in FAMILIES.values()) >= 40
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forms_compute_the_same(name: str) -> None:
+    """Four to eight forms of a family agree with the original of its contest, at its two smallest sizes."""
+    family = FAMILIES[name]
+    torch.manual_seed(0)
+    for size, forms in islice(family.contests(), 2):
+        inputs = family.inputs(*size, "cpu")
+        assert 4 <= len(forms) == len(family.forms) <= 8
+        for form in forms.values():
+            torch.testing.assert_close(form(*inputs), forms["original"](*inputs), rtol=1e-3, atol=1e-4)
+
+
+def test_quick_aa_writes_its_page(tmp_path: Path) -> None:
+    """Two and six contestants, idle and loaded; the files count the same contests."""
+    assert aa.main(["--quick", "--out", str(tmp_path)]) in (0, 1)
+    data = json.loads((tmp_path / "aa.json").read_text(encoding="utf-8"))
+    runs = data["runs"]
+    assert {(run["contest"]["contestants"], run["contest"]["loaded"]) for run in runs} == {
+        (contestants, loaded) for contestants in (2, 6) for loaded in (False, True)
+    }
+    assert data["contests"] == len(runs)
+    assert 0 <= data["share"] <= data["upper"] <= 1
+    assert f"in {len(runs)} contests" in (tmp_path / "aa.md").read_text(encoding="utf-8")
+
+
+def test_quick_regret_writes_its_page(tmp_path: Path) -> None:
+    """Each contest has a real race and replayed ones, and the best has no regret."""
+    assert regret.main(["--quick", "--out", str(tmp_path)]) in (0, 1)
+    data = json.loads((tmp_path / "regret.json").read_text(encoding="utf-8"))
+    for each in data["contests"]:
+        assert each["real"]["regret"] >= 0
+        assert sum(each["replays"]["chosen"].values()) == each["replays"]["races"] == regret.REPLAYS
+        assert (each["replays"]["most"] == 0) == (set(each["replays"]["chosen"]) == {each["best"]})
+    assert "| real | 3 |" in (tmp_path / "regret.md").read_text(encoding="utf-8")
+
+
+def test_the_busy_process_is_reaped() -> None:
+    """The loading process runs while it is wanted and is gone afterwards."""
+    with aa.busy_core() as process:
+        assert process.poll() is None
+    assert process.poll() is not None
