@@ -10,6 +10,7 @@ import pytest
 
 from tests.tune.pretended import WIDTHS, Pretended, Wide, pretended_profile, selections
 from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.outcome import Rejection, Selection
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, StoreDamagedError, StoreError
 
@@ -60,7 +61,9 @@ class _Offline(Pretended):
     def run(self, *rest: object) -> Contest:
         """A contest in which one candidate's code could not be had."""
         held = super().run(*rest)  # type: ignore[arg-type]
-        return replace(held, trials=(*held.trials[:-1], replace(held.trials[-1], digest="")))
+        gone = replace(held.trials[-1], digest="", outcome=Rejection(stage="load", reason="no network"))
+        won = Selection(winner="original", reason="invented")
+        return replace(held, trials=(*held.trials[:-1], gone), selection=won)
 
 
 def test_what_is_of_the_moment_is_not_stored(tmp_path: Path) -> None:

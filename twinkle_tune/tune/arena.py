@@ -17,8 +17,8 @@ from twinkle_tune.device import torch_type
 from twinkle_tune.kernel.dispatch import family_of
 from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.functions import original_function
-from twinkle_tune.measure.between import BetweenCpuClock
-from twinkle_tune.measure.clock import Clock, clock_for
+from twinkle_tune.measure.clock import Clock
+from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive
@@ -35,7 +35,7 @@ class Arena:
     def __init__(self, task: Task) -> None:
         observation = task.observation
         self.task = task
-        self.clock: Clock = BetweenCpuClock() if task.device == "cpu" else clock_for(task.device)
+        self.clock: Clock = slot_clock(task.device)
         self.module = observation.module
         self.original: Callable[..., Any] = (
             type(observation.module).forward

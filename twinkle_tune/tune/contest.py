@@ -14,6 +14,7 @@ from twinkle_tune.errors import SignatureError, TuneError
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.race import Decision, Race
 from twinkle_tune.measure.run import run_race
+from twinkle_tune.measure.state import StateWatch, device_state
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Stage, Trial
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
@@ -166,7 +167,10 @@ def _race(
 
     calls = {name: found.step for name, found in steps.items()}
     left_s = None if task.deadline_s is None else max(0.0, ends_s - time.monotonic())
-    decision, times_us = run_race(calls, clock, task.settings, seed=task.seed, on_round=tell, deadline_s=left_s)
+    watch = StateWatch(lambda: device_state(task.device))
+    decision, times_us = run_race(
+        calls, clock, task.settings, seed=task.seed, on_round=tell, deadline_s=left_s, watch=watch
+    )
     if not times_us.get(ORIGINAL):
         # Nobody to race against, or no time: the original's own time is wanted all the same.
         block_calls = clock.block_calls(calls[ORIGINAL])
