@@ -1,0 +1,46 @@
+"""The sizes that the ops are tried at, small enough for Triton's interpreter. An op without an entry fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.space import Config, Dims
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What an op is tried at.
+
+    Attributes:
+        usual: in every dtype and layout.
+        odd: single rows, sizes that are no powers of two.
+        changed: what is changed in the default config, and the sizes to try that at.
+    """
+
+    usual: Dims
+    odd: tuple[Dims, ...]
+    changed: tuple[tuple[Dims, Mapping[str, int]], ...] = field(default=())
+
+    def configs(self, op: Op) -> Iterator[tuple[Dims, Config]]:
+        """Sizes and configs off the default."""
+        for dims, change in self.changed:
+            yield dims, {**op.default(dims, 90), **change}
+
+
+_ROWS_AND_WIDTHS = tuple(
+    {"rows": rows, "width": width} for rows, width in ((1, 100), (7, 63), (6, 1000), (5, 4097), (40, 8), (5, 33))
+)
+
+SIZES: Mapping[str, Sizes] = {
+    "rms_norm": Sizes(
+        usual={"rows": 12, "width": 96},
+        odd=_ROWS_AND_WIDTHS,
+        changed=(
+            ({"rows": 6, "width": 1500}, {"block": 1024, "back_block": 1024}),
+            ({"rows": 13, "width": 1500}, {"block": 1024, "rows": 4, "back_block": 1024, "back_rows": 2}),
+            ({"rows": 300, "width": 40}, {"rows": 16, "back_rows": 1, "back_programs": 1, "back_stages": 2}),
+        ),
+    ),
+}
