@@ -16,11 +16,13 @@ class Sizes:
     Attributes:
         usual: in every dtype and layout.
         odd: single rows, sizes that are no powers of two.
+        tiny: with too few elements for the parity rule.
         changed: what is changed in the default config, and the sizes to try that at.
     """
 
     usual: Dims
     odd: tuple[Dims, ...]
+    tiny: tuple[Dims, ...] = field(default=())
     changed: tuple[tuple[Dims, Mapping[str, int]], ...] = field(default=())
 
     def configs(self, op: Op) -> Iterator[tuple[Dims, Config]]:
@@ -33,14 +35,27 @@ _ROWS_AND_WIDTHS = tuple(
     {"rows": rows, "width": width} for rows, width in ((1, 100), (7, 63), (6, 1000), (5, 4097), (40, 8), (5, 33))
 )
 
-SIZES: Mapping[str, Sizes] = {
-    "rms_norm": Sizes(
-        usual={"rows": 12, "width": 96},
-        odd=_ROWS_AND_WIDTHS,
-        changed=(
-            ({"rows": 6, "width": 1500}, {"block": 1024, "back_block": 1024}),
-            ({"rows": 13, "width": 1500}, {"block": 1024, "rows": 4, "back_block": 1024, "back_rows": 2}),
-            ({"rows": 300, "width": 40}, {"rows": 16, "back_rows": 1, "back_programs": 1, "back_stages": 2}),
-        ),
+_NORM = Sizes(
+    usual={"rows": 12, "width": 96},
+    odd=_ROWS_AND_WIDTHS,
+    tiny=({"rows": 3, "width": 1},),
+    changed=(
+        ({"rows": 6, "width": 1500}, {"block": 1024, "back_block": 1024}),
+        ({"rows": 7, "width": 1100}, {"block": 1024, "rows": 4, "back_block": 1024, "back_rows": 2}),
+        ({"rows": 20, "width": 40}, {"rows": 16, "back_rows": 1, "back_programs": 1, "back_stages": 2}),
     ),
+)
+_GATED = Sizes(
+    usual={"rows": 6, "width": 96},
+    odd=_ROWS_AND_WIDTHS,
+    tiny=({"rows": 3, "width": 1},),
+    changed=(({"rows": 5, "width": 300}, {"rows": 2, "block": 128, "back_rows": 4, "back_block": 256}),),
+)
+
+SIZES: Mapping[str, Sizes] = {
+    "rms_norm": _NORM,
+    "fused_add_rms_norm": _NORM,
+    "layer_norm": _NORM,
+    "silu_and_mul": _GATED,
+    "gelu_and_mul": _GATED,
 }

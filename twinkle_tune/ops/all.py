@@ -10,6 +10,10 @@ from twinkle_tune.ops.op import Op
 # Name of an op, and the folder whose op.py holds it in OPS.
 _FOLDERS = {
     "rms_norm": "rms_norm",
+    "fused_add_rms_norm": "fused_add_rms_norm",
+    "layer_norm": "layer_norm",
+    "silu_and_mul": "act_and_mul",
+    "gelu_and_mul": "act_and_mul",
 }
 
 

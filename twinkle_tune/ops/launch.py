@@ -22,6 +22,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Of the data sheets: how many programs run at once decides how many a persistent kernel starts.
 _MULTIPROCESSORS = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 103: 148, 120: 170}
 _USUAL_ARCHITECTURE = 90
+# In the interpreter programs run one after another: few of them, so that each has several blocks of rows to do.
+_INTERPRETED = 4
 
 _pretended: list[int] = []
 
@@ -78,10 +80,10 @@ def architecture(device: torch.device) -> int:
 
 
 def multiprocessors(device: torch.device) -> int:
-    """How many multiprocessors a CUDA device has, or one of the pretended architecture."""
-    if device.type == "cuda" and not _pretended:
-        return _counted(device.index or 0)
-    return _MULTIPROCESSORS.get(architecture(device), 108)
+    """How many multiprocessors a CUDA device has, or one of the pretended architecture; 4 where neither is given."""
+    if _pretended:
+        return _MULTIPROCESSORS.get(_pretended[-1], 108)
+    return _counted(device.index or 0) if device.type == "cuda" else _INTERPRETED
 
 
 @contextmanager

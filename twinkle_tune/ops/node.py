@@ -37,6 +37,7 @@ class Node:
         allocate_backward: Callable[..., Tensors],
         backward: Callable[..., Tensors],
         backward_reference: Callable[..., Sequence[Tensor | None]],
+        spread: Callable[[Tensors], Sequence[Tensor]] = tuple,
     ) -> None:
         """Register the op and its backward.
 
@@ -48,17 +49,19 @@ class Node:
             allocate: of all arguments, new contiguous memory of the results: the fake implementation as well.
             forward: runs the kernel on all arguments and gives the results. Annotated: torch reads its schema.
             kept: of arguments and results, what the backward wants to see again.
-            allocate_backward: of the arguments of ``backward``, memory of the gradients, one per tensor, contiguous;
+            allocate_backward: of the arguments of ``backward``, memory of the gradients, one a tensor, contiguous;
                 an empty one (``no_gradient``) where there is none.
             backward: ``(gradients of outputs, kept, needs: list[bool], settings, config)`` to gradients, formed as
                 ``allocate_backward`` gives them. ``needs`` says of which tensors a gradient is wanted.
             backward_reference: the same in plain torch operations, without ``config``; torch does not differentiate
                 what runs inside an op. None where there is no gradient.
+            spread: what ``backward`` gives to one gradient per tensor, where two tensors share one: an op of torch
+                must not give the same memory twice.
         """
         self.name, self.tensors, self.outputs = name, tensors, outputs
         self.reference, self.allocate, self.forward, self.kept = reference, allocate, forward, kept
         self.allocate_backward, self.backward = allocate_backward, backward
-        self.backward_reference = backward_reference
+        self.backward_reference, self.spread = backward_reference, spread
         self._register()
         self.overload = getattr(torch.ops.twinkle_tune, name).default
         self._backward_overload = getattr(torch.ops.twinkle_tune, f"{name}_backward").default
@@ -79,7 +82,7 @@ class Node:
         made = self.forward(*args)
         ones = [torch.ones_like(made[index]) for index in range(self.outputs)]
         needs = [x is not None and x.is_floating_point() for x in args[: self.tensors]]
-        found = self.backward(*ones, *self.kept(args, made), needs, *args[self.tensors :])
+        found = self.spread(self.backward(*ones, *self.kept(args, made), needs, *args[self.tensors :]))
         return made[: self.outputs], tuple(x if need else None for x, need in zip(found, needs, strict=True))
 
     def _of(self, made: Tensors) -> Any:
@@ -146,7 +149,7 @@ def _gradients(
     node: Node, backward: Callable[..., Tensors], ctx: Any, gradients: Sequence[Any], wanted: Sequence[bool]
 ) -> tuple[Any, ...]:
     needs = list(wanted[: node.tensors])
-    found = backward(*gradients, *ctx.saved_tensors, needs, *ctx.settings)
+    found = node.spread(backward(*gradients, *ctx.saved_tensors, needs, *ctx.settings))
     return (*(x if need else None for x, need in zip(found, needs, strict=True)), *(None for _ in ctx.settings))
 
 

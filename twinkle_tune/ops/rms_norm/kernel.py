@@ -2,13 +2,13 @@
 
 B rows, D width, P programs.
     X, Y, DY, DX (B, D)   input, output and their gradients; rows may lie apart (x_row elements from one to the next)
-    A, S, DS     (B, D)   with ADD: what is added to X, the sum, and the sum's own incoming gradient
+    A, S, DS     (B, D)   with ADD: what is added to X, the sum, and the sum's own incoming gradient; else S is X
     W            (D)      weight; R (B) float32: 1 / root of mean square of each row; DW (P, D) float32: partial sums
 
     r = rsqrt(mean(x^2) + eps)        n = x r        y = n (w + offset)
     g = dy (w + offset)               dx = r (g - n mean(g n))        dw = sum over rows of dy n
 
-Everything is computed in float32. ROUND: n is rounded to X's dtype before it is weighed, as Llama does; the backward is
+Everything is computed in float32. ROUND: n is rounded to S's dtype before it is weighed, as Llama does; the backward is
 that of the exact formula.
 """
 
@@ -26,7 +26,7 @@ def _row(block, ROWS: tl.constexpr):
 def _summed(X, A, S, at_x, at_a, at_s, mask, ADD: tl.constexpr, STORE: tl.constexpr):
     x = tl.load(X + at_x, mask=mask, other=0.0)
     if ADD:
-        x = (x.to(tl.float32) + tl.load(A + at_a, mask=mask, other=0.0).to(tl.float32)).to(X.dtype.element_ty)
+        x = (x.to(tl.float32) + tl.load(A + at_a, mask=mask, other=0.0).to(tl.float32)).to(S.dtype.element_ty)
         if STORE:
             tl.store(S + at_s, x, mask=mask)
     return x.to(tl.float32)
@@ -56,7 +56,7 @@ def forward(
         mask = (row < B) & inside
         x = _summed(X, A, S, row * x_row + col, row * a_row + col, row * D + col, mask, ADD, True)
         r = tl.rsqrt(tl.sum(x * x, axis=1, keep_dims=True) / D + eps)
-        y = _weighed(x, r, W, col, inside, offset, X.dtype.element_ty, WEIGHT, ROUND)
+        y = _weighed(x, r, W, col, inside, offset, S.dtype.element_ty, WEIGHT, ROUND)
         tl.store(Y + row * D + col, y.to(Y.dtype.element_ty), mask=mask)
     else:
         squares = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
@@ -71,7 +71,7 @@ def forward(
             mask = (row < B) & (at < D)
             # With ADD read both again rather than S: other threads' stores to it may not have arrived.
             x = _summed(X, A, S, row * x_row + at, row * a_row + at, row * D + at, mask, ADD, False)
-            y = _weighed(x, r, W, at, at < D, offset, X.dtype.element_ty, WEIGHT, ROUND)
+            y = _weighed(x, r, W, at, at < D, offset, S.dtype.element_ty, WEIGHT, ROUND)
             tl.store(Y + row * D + at, y.to(Y.dtype.element_ty), mask=mask)
     tl.store(R + row, r, mask=row < B)
 

@@ -156,10 +156,11 @@ def run_backward(
     return partial.sum(0).to(weight.dtype) if wanted and weight is not None else None
 
 
-def _backward_reference(
+def backward_reference(
     dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor,
     needs: list[bool], eps: float, offset: float, casts_last: bool,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """The gradients in plain torch operations."""
     exact = torch.promote_types(x.dtype, torch.float32)
     wide, grad = x.to(exact), dy.to(exact)
     r = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
@@ -184,7 +185,7 @@ _node = Node(
     kept=lambda args, made: (args[0], args[1], made[1]),
     allocate_backward=_allocate_backward,
     backward=_backward,
-    backward_reference=_backward_reference,
+    backward_reference=backward_reference,
 )
 
 

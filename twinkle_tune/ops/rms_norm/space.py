@@ -1,87 +1,23 @@
-"""The configs of RMSNorm's kernels. What begins with ``back_`` concerns the backward alone."""
+"""The configs of RMSNorm's kernels, alone and fused with an addition."""
 
 from __future__ import annotations
 
-from twinkle_tune.ops.launch import next_power_of_2
-from twinkle_tune.ops.space import Config, Dims, Parameter, Space
+from twinkle_tune.ops.row_space import NAMES, row_default, row_space
+from twinkle_tune.ops.space import Config, Dims, Space
 
-NAMES = ("rows", "warps", "block", "back_rows", "back_warps", "back_block", "back_stages", "back_programs")
+__all__ = ["NAMES", "default", "space"]
 
-_MOST_FORWARD = 32768
+_MOST = 32768
 """Widest row that a program holds in registers going forward: 32 elements for each of 1024 threads."""
-_MOST_BACKWARD = 8192
+_BACK_MOST = 8192
 """And backward, where x, dy, the weight and the sum of its gradient are held at once."""
-_WARPS = (1, 2, 4, 8, 16, 32)
-_BLOCKS = (0, 1024, 2048, 4096, 8192)
-# Threads that a multiprocessor holds; those that are not listed hold 2048.
-_FEWER_THREADS = {86: 1536, 87: 1536, 89: 1536, 120: 1536}
 
 
 def space(dims: Dims) -> Space:
-    """The configs for a call of (rows, width).
-
-    ``rows`` rows a program, ``warps`` warps, ``block`` columns at a time (0: a whole row, held in registers). Backward:
-    the same, ``back_stages`` stages of its loads, and ``back_programs`` programs for each multiprocessor.
-    """
-    width = next_power_of_2(dims["width"])
-
-    def unfit(config: Config) -> str:
-        return _unfit("", config, width, _MOST_FORWARD, dims["rows"]) or _unfit(
-            "back_", config, width, _MOST_BACKWARD, dims["rows"]
-        )
-
-    return Space(
-        parameters=(
-            Parameter(name="rows", values=(1, 2, 4, 8, 16)),
-            Parameter(name="warps", values=_WARPS),
-            Parameter(name="block", values=_BLOCKS),
-            Parameter(name="back_rows", values=(1, 2, 4, 8)),
-            Parameter(name="back_warps", values=_WARPS),
-            Parameter(name="back_block", values=_BLOCKS),
-            Parameter(name="back_stages", values=(1, 2, 3)),
-            Parameter(name="back_programs", values=(1, 2, 4, 8)),
-        ),
-        unfit=unfit,
-    )
+    """The configs for a call of (rows, width)."""
+    return row_space(dims, _MOST, _BACK_MOST)
 
 
 def default(dims: Dims, architecture: int) -> Config:
-    """The config for a call that nobody has tuned: about 16 elements a thread, rows together while they are narrow."""
-    width = next_power_of_2(dims["width"])
-    together = max(1, min(1024 // width, 16, next_power_of_2(dims["rows"])))
-    block = 0 if width <= _MOST_FORWARD else 4096
-    back_block = 0 if width <= _MOST_BACKWARD else 2048
-    back_warps = _warps(min(together, 8) * (back_block or width))
-    held = _FEWER_THREADS.get(architecture, 2048) // (32 * back_warps)
-    return {
-        "rows": together,
-        "warps": _warps(together * (block or width)),
-        "block": block,
-        "back_rows": min(together, 8),
-        "back_warps": back_warps,
-        "back_block": back_block,
-        "back_stages": 1,
-        "back_programs": 1 << (max(1, min(held // 2, 8)).bit_length() - 1),
-    }
-
-
-def _warps(elements: int) -> int:
-    return max(1, min(32, elements // 512))
-
-
-def _unfit(side: str, config: Config, width: int, most: int, rows: int) -> str:
-    together, warps, block = config[f"{side}rows"], config[f"{side}warps"], config[f"{side}block"]
-    if block >= width:
-        return f"{side}block {block} holds a whole row of {width}, which is {side}block 0"
-    if not block and width > most:
-        return f"a row of {width} does not fit into registers ({side}block 0)"
-    if together > next_power_of_2(rows):
-        return f"{side}rows {together} are more than the call's {rows}"
-    elements = together * (block or width) / (32 * warps)
-    if elements > 64:
-        return f"{elements:.0f} elements for each {side}thread spill"
-    if elements < 1 and warps > 1:
-        return f"{side}threads without an element"
-    if side and block and config["back_stages"] > 1:
-        return "back_stages are for whole rows (back_block 0)"
-    return ""
+    """The config for a call that nobody has tuned."""
+    return row_default(dims, architecture, _MOST, _BACK_MOST)
