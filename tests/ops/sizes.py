@@ -17,12 +17,14 @@ class Sizes:
         usual: in every dtype and layout.
         odd: single rows, sizes that are no powers of two.
         tiny: with too few elements for the parity rule.
+        far: two-dimensional, of four rows, to be laid 2^30 elements apart; None where it cannot be.
         changed: what is changed in the default config, and the sizes to try that at.
     """
 
     usual: Dims
     odd: tuple[Dims, ...]
     tiny: tuple[Dims, ...] = field(default=())
+    far: Dims | None = None
     changed: tuple[tuple[Dims, Mapping[str, int]], ...] = field(default=())
 
     def configs(self, op: Op) -> Iterator[tuple[Dims, Config]]:
@@ -36,11 +38,12 @@ _ROWS_AND_WIDTHS = tuple(
 )
 
 _NORM = Sizes(
-    usual={"rows": 12, "width": 96},
+    usual={"rows": 8, "width": 96},
     odd=_ROWS_AND_WIDTHS,
     tiny=({"rows": 3, "width": 1},),
+    far={"rows": 4, "width": 40},
     changed=(
-        ({"rows": 6, "width": 1500}, {"block": 1024, "back_block": 1024}),
+        ({"rows": 3, "width": 1500}, {"block": 1024, "back_block": 1024}),
         ({"rows": 7, "width": 1100}, {"block": 1024, "rows": 4, "back_block": 1024, "back_rows": 2}),
         ({"rows": 20, "width": 40}, {"rows": 16, "back_rows": 1, "back_programs": 1, "back_stages": 2}),
     ),
@@ -49,6 +52,7 @@ _GATED = Sizes(
     usual={"rows": 6, "width": 96},
     odd=_ROWS_AND_WIDTHS,
     tiny=({"rows": 3, "width": 1},),
+    far={"rows": 4, "width": 40},
     changed=(({"rows": 5, "width": 300}, {"rows": 2, "block": 128, "back_rows": 4, "back_block": 256}),),
 )
 

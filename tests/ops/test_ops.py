@@ -38,6 +38,12 @@ def flat(output: Any) -> list[Tensor]:
     return list(output) if isinstance(output, tuple) else [output]
 
 
+def go_backward(output: Any) -> None:
+    """Sends a constant gradient into every output."""
+    backward: Any = torch.autograd.backward
+    backward(flat(output), [torch.full_like(each, 0.5) for each in flat(output)])
+
+
 @pytest.mark.parametrize("name", op_names())
 def test_kernels_are_right_in_the_interpreter(name: str) -> None:
     """Forward and backward, all dtypes and variants, odd shapes and layouts, against float64 by the parity rule."""
@@ -59,7 +65,7 @@ def recorded(op: Op, variant: str) -> list[tuple[Any, tuple[Any, ...]]]:
 
     found: list[tuple[Any, tuple[Any, ...]]] = []
 
-    class Recorder(TorchDispatchMode):  # type: ignore[misc]
+    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func.namespace == "twinkle_tune":
                 found.append((func, args))
@@ -69,7 +75,7 @@ def recorded(op: Op, variant: str) -> list[tuple[Any, tuple[Any, ...]]]:
     with pytest.MonkeyPatch.context() as patch, Recorder():  # type: ignore[no-untyped-call]
         patch.setattr(Node, "__call__", lambda self, *args: self._of(self.overload(*args)))
         output = called(op, variant)(*inputs)
-        torch.autograd.backward(flat(output), [torch.ones_like(each) for each in flat(output)])
+        go_backward(output)
     # The forward with leaves that want gradients; the backward without: it is not differentiable once more.
     fresh = made(op, variant)
     return [
@@ -94,13 +100,15 @@ def test_torch_compile_sees_one_node(op: Op, variant: str) -> None:
 
     torch._dynamo.reset()
     function, inputs, twins = called(op, variant), made(op, variant), made(op, variant)
-    torch.compile(function, fullgraph=True, backend=backend)(*inputs)
+    seen: Any = torch.compile(function, fullgraph=True, backend=backend)
+    seen(*inputs)
     assert [node for node in nodes if "twinkle_tune" in node] == [f"twinkle_tune.{op.name}.default"]
-    got, expected = torch.compile(function, fullgraph=True, backend="aot_eager")(*inputs), function(*twins)
+    compiled: Any = torch.compile(function, fullgraph=True, backend="aot_eager")
+    got, expected = compiled(*inputs), function(*twins)
     for ours, theirs in zip(flat(got), flat(expected), strict=True):
         torch.testing.assert_close(ours, theirs)
     for output in (got, expected):
-        torch.autograd.backward(flat(output), [torch.full_like(each, 0.5) for each in flat(output)])
+        go_backward(output)
     for ours, theirs in zip(inputs, twins, strict=True):
         if isinstance(ours, Tensor) and ours.requires_grad:
             torch.testing.assert_close(ours.grad, theirs.grad)

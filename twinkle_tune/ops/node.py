@@ -139,7 +139,7 @@ class _Eager(torch.autograd.Function):
         return node._of(made)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         node = ctx.node
         return (None, *_gradients(node, node.backward, ctx, gradients, ctx.needs_input_grad[1:]))

@@ -88,8 +88,8 @@ def _allocate_backward(
     dy: Tensor, d_sum: Tensor, summed: Tensor, weight: Tensor | None, rstd: Tensor,
     needs: list[bool], eps: float, offset: float, casts_last: bool, config: list[int] | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    wanted = weight is not None and needs[2]
-    return summed.new_empty(summed.shape), weight.new_empty(weight.shape) if wanted else no_gradient(summed)
+    dx = summed.new_empty(summed.shape)
+    return dx, no_gradient(summed) if weight is None or not needs[2] else weight.new_empty(weight.shape)
 
 
 def _backward(

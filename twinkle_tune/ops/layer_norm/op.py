@@ -91,7 +91,8 @@ def _allocate(
     eps: float, offset: float, casts_last: bool, config: list[int] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     y = x.new_empty(x.shape, dtype=_dtype(x, weight, bias, casts_last))
-    return y, *(x.new_empty(x.shape[:-1], dtype=torch.float32) for _ in range(2))
+    mean = x.new_empty(x.shape[:-1], dtype=torch.float32)
+    return y, mean, torch.empty_like(mean)
 
 
 def _forward(
