@@ -45,6 +45,10 @@ class ConfigError(TuneError, ValueError):
     """The config of a kernel does not fit the kernel, or the call."""
 
 
+class ShapeError(TuneError, ValueError):
+    """The tensors of a call of one of our ops do not fit together."""
+
+
 class BindError(TuneError):
     """Binding a kernel to a model failed; what had been bound was undone."""
 

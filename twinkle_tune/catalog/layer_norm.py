@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twinkle_tune.catalog import liger
+from twinkle_tune.catalog import liger, triton
 from twinkle_tune.catalog.norm import NormFlavour, norm_flavour, sample
 from twinkle_tune.catalog.probe import adds_nothing
 from twinkle_tune.slot import Candidate
@@ -31,6 +31,9 @@ def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Ca
         found.append(Candidate(name="torch.layer_norm", source=ImplSource(kind="torch", impl=fused)))
     if liger.offered(device) and flavour.weight and flavour.bias and not flavour.offset:
         found.append(liger.candidate(liger.layer_norm(flavour.weight, flavour.bias, flavour.eps)))
+    if triton.offered(device):
+        make = triton.layer_norm(flavour.weight, flavour.bias, flavour.eps, flavour.offset, flavour.casts_last)
+        found.append(triton.candidate(make, "layer_norm"))
     return found
 
 

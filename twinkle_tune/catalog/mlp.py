@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twinkle_tune.catalog import activation, liger
+from twinkle_tune.catalog import activation, liger, triton
 from twinkle_tune.catalog.activation import ActivationFlavour
 from twinkle_tune.catalog.probe import generator, holds, random_like, run, same, stand_in, takes_one_input
 from twinkle_tune.mode import Mode
@@ -91,6 +91,9 @@ def gated_contestants(flavour: GatedFlavour, module: nn.Module, device: str) -> 
     product = liger.gated(flavour.function)
     if liger.offered(device) and product is not None:
         found.append(liger.candidate(gated_forward(flavour, product)))
+    if triton.offered(device) and triton.has_gated(flavour.function):
+        make = triton.gated(flavour.function, flavour.gate, flavour.up, flavour.down, flavour.gate_first)
+        found.append(triton.candidate(make, "act_and_mul"))
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twinkle_tune.catalog import liger
+from twinkle_tune.catalog import liger, triton
 from twinkle_tune.catalog.norm import NormFlavour, norm_flavour, sample
 from twinkle_tune.catalog.probe import adds_nothing
 from twinkle_tune.slot import Candidate
@@ -41,6 +41,9 @@ def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Ca
         casting = "gemma" if flavour.casts_last else "llama"
         impl = liger.rms_norm(flavour.weight, flavour.eps, flavour.offset, casting)
         found.append(liger.candidate(impl))
+    if triton.offered(device):
+        make = triton.rms_norm(flavour.weight, flavour.eps, flavour.offset, flavour.casts_last)
+        found.append(triton.candidate(make, "rms_norm"))
     return found
 
 

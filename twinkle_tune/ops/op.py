@@ -16,14 +16,15 @@ class Op:
     """One of our kernels, forward and backward.
 
     Attributes:
-        name: "rms_norm"; also the name of its folder and of its custom op ``torch.ops.twinkle_tune.<name>``.
+        name: "rms_norm"; also the name of its custom op ``torch.ops.twinkle_tune.<name>``.
         formula: in one line, for a page and a person.
         dims: names of the sizes that make up a call, in the order of a command line's ``--shape 2048x4096``.
         variants: plain arguments that make another kernel of it, by a name ("gelu_tanh": ...); "" is the plain one.
-        space: of the configs for a call of these sizes.
+        space: of the configs for a call of these sizes. What begins with ``back_`` concerns the backward alone, and
+            the rest the forward alone: one side can be tuned without the other.
         default: the config for a call of these sizes on an architecture (90 for sm_90) that nobody has tuned.
         inputs: made-up arguments, standard normal where it makes sense, tensors that want a gradient requiring one:
-            ``inputs(dims, dtype, device, seed)``.
+            ``inputs(dims, dtype, device, seed, variant)``, the variant by name.
         reference: the formula in plain torch operations, in the dtype of its arguments: the implementation on a CPU,
             and in float64 what the kernels are checked against. Takes ``*inputs`` and a variant's arguments.
         apply: the op: ``apply(*inputs, config=None, **variant)``. Kernels on a GPU, the reference on a CPU;
@@ -31,7 +32,8 @@ class Op:
         launch: the forward and the backward kernels on ``*inputs`` whatever device they are on, no fallback: what the
             interpreter runs and what is compiled for a GPU that is not there. Returns outputs and input gradients
             for an incoming gradient of ones.
-        moved_bytes: bytes that a call must at least read and write: ``moved_bytes(dims, itemsize, backward)``.
+        moved_bytes: bytes that a call must at least read and write: ``moved_bytes(dims, itemsize, backward)``, with
+            ``backward`` those of forward and backward together.
     """
 
     name: str

@@ -1,0 +1,65 @@
+"""The sizes that the ops are tried at, small enough for Triton's interpreter. An op without an entry fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.space import Config, Dims
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What an op is tried at.
+
+    Attributes:
+        usual: in every dtype and layout.
+        odd: single rows, sizes that are no powers of two.
+        tiny: with too few elements for the parity rule.
+        far: two-dimensional, of four rows, to be laid 2^30 elements apart; None where it cannot be.
+        changed: what is changed in the default config, and the sizes to try that at.
+    """
+
+    usual: Dims
+    odd: tuple[Dims, ...]
+    tiny: tuple[Dims, ...] = field(default=())
+    far: Dims | None = None
+    changed: tuple[tuple[Dims, Mapping[str, int]], ...] = field(default=())
+
+    def configs(self, op: Op) -> Iterator[tuple[Dims, Config]]:
+        """Sizes and configs off the default."""
+        for dims, change in self.changed:
+            yield dims, {**op.default(dims, 90), **change}
+
+
+_ROWS_AND_WIDTHS = tuple(
+    {"rows": rows, "width": width} for rows, width in ((1, 100), (7, 63), (6, 1000), (5, 4097), (40, 8), (5, 33))
+)
+
+_NORM = Sizes(
+    usual={"rows": 8, "width": 96},
+    odd=_ROWS_AND_WIDTHS,
+    tiny=({"rows": 3, "width": 1},),
+    far={"rows": 4, "width": 40},
+    changed=(
+        ({"rows": 3, "width": 1500}, {"block": 1024, "back_block": 1024}),
+        ({"rows": 7, "width": 1100}, {"block": 1024, "rows": 4, "back_block": 1024, "back_rows": 2}),
+        ({"rows": 20, "width": 40}, {"rows": 16, "back_rows": 1, "back_programs": 1, "back_stages": 2}),
+    ),
+)
+_GATED = Sizes(
+    usual={"rows": 6, "width": 96},
+    odd=_ROWS_AND_WIDTHS,
+    tiny=({"rows": 3, "width": 1},),
+    far={"rows": 4, "width": 40},
+    changed=(({"rows": 5, "width": 300}, {"rows": 2, "block": 128, "back_rows": 4, "back_block": 256}),),
+)
+
+SIZES: Mapping[str, Sizes] = {
+    "rms_norm": _NORM,
+    "fused_add_rms_norm": _NORM,
+    "layer_norm": _NORM,
+    "silu_and_mul": _GATED,
+    "gelu_and_mul": _GATED,
+}

@@ -1,0 +1,135 @@
+"""Our own kernels as candidates. CUDA only."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from twinkle_tune.errors import SourceError
+from twinkle_tune.ops import launch
+from twinkle_tune.ops.space import Config
+from twinkle_tune.slot import Candidate, Implementation, Slot
+from twinkle_tune.source.digest import digest_code, digest_folder, digest_text
+from twinkle_tune.source.fit import implementation_of
+
+_OPS = Path(launch.__file__).parent
+
+Maker = Callable[[Config | None], Callable[..., Any]]
+"""Of a config (None for the default of each call) the code that can take the original's place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TritonSource:
+    """A place's code around one of our ops.
+
+    Attributes:
+        folders: of ``twinkle_tune.ops``: what the op is made of, and its digest.
+        make: the code with a config.
+        config: of the kernels, by name; None for the op's default for each call's sizes and architecture.
+    """
+
+    folders: tuple[str, ...]
+    make: Maker
+    config: Mapping[str, int] | None = None
+    kind: str = "triton"
+
+    def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
+        """The implementation, checked by form. Raises SourceError where Triton is missing."""
+        if launch.missing():
+            raise SourceError(launch.missing())
+        return implementation_of(self.make(self.config), slot, original, f"triton {self.folders[0]}")
+
+    def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
+        """Digest of the op's files, of what all ops share, of the code around it, and of the config."""
+        config = "default" if self.config is None else ",".join(f"{k}={v}" for k, v in sorted(self.config.items()))
+        return digest_text(digest_code(self.make(None)), *map(_files_digest, ("", *self.folders)), config)
+
+
+@cache
+def _files_digest(folder: str) -> str:
+    if folder:
+        return digest_folder(_OPS / folder)
+    return digest_text(*(path.name + path.read_text(encoding="utf-8") for path in sorted(_OPS.glob("*.py"))))
+
+
+def offered(device: str) -> bool:
+    """Whether our kernels have a place in a contest on this device."""
+    return device == "cuda" and not launch.missing()
+
+
+def candidate(make: Maker, *folders: str, config: Config | None = None) -> Candidate:
+    """The candidate "triton" of a slot, made from these folders of ``twinkle_tune.ops``, with a config."""
+    return Candidate(name="triton", source=TritonSource(folders=folders, make=make, config=config), device="cuda")
+
+
+def rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool) -> Maker:
+    """RMSNorm of a module with these attributes."""
+
+    def make(config: Config | None) -> Callable[..., Any]:
+        apply = _op("rms_norm", "rms_norm", offset=offset, casts_last=casts_last)
+
+        def forward(self: Any, x: Tensor) -> Any:
+            small = getattr(self, eps)
+            small = torch.finfo(x.dtype).eps if small is None else small
+            return apply(x, getattr(self, weight) if weight else None, eps=small, config=config)
+
+        return forward
+
+    return make
+
+
+def layer_norm(weight: str | None, bias: str | None, eps: str, offset: float, casts_last: bool) -> Maker:
+    """LayerNorm of a module with these attributes."""
+
+    def make(config: Config | None) -> Callable[..., Any]:
+        apply = _op("layer_norm", "layer_norm", offset=offset, casts_last=casts_last)
+
+        def forward(self: Any, x: Tensor) -> Any:
+            scale = getattr(self, weight) if weight else None
+            shift = getattr(self, bias) if bias else None
+            return apply(x, scale, shift, eps=getattr(self, eps), config=config)
+
+        return forward
+
+    return make
+
+
+_GATED: dict[str, tuple[str, dict[str, str]]] = {
+    "silu": ("silu_and_mul", {}),
+    "gelu": ("gelu_and_mul", {"approximate": "none"}),
+    "gelu_tanh": ("gelu_and_mul", {"approximate": "tanh"}),
+}
+
+
+def has_gated(function: str) -> bool:
+    """Whether there is a kernel for a gated MLP with this activation."""
+    return function in _GATED
+
+
+def gated(function: str, gate: str, up: str | None, down: str, gate_first: bool) -> Maker:
+    """A gated MLP of a module with these children; where one Linear gives gate and up, its output is taken whole."""
+
+    def make(config: Config | None) -> Callable[..., Any]:
+        name, settings = _GATED[function]
+        apply = _op("act_and_mul", name, gate_first=gate_first, **settings)
+
+        def forward(self: Any, x: Tensor) -> Any:
+            left = getattr(self, gate)(x)
+            right = getattr(self, up)(x) if up else None
+            return getattr(self, down)(apply(left, right, config=config))
+
+        return forward
+
+    return make
+
+
+def _op(folder: str, name: str, **settings: Any) -> Callable[..., Any]:
+    """The function of an op with its settings; imported when a candidate is loaded, its kernels at the first call."""
+    return partial(getattr(importlib.import_module(f"twinkle_tune.ops.{folder}.op"), name), **settings)

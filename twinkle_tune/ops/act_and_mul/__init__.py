@@ -1,0 +1,1 @@
+"""The middle of a gated MLP: an activation of the gate, times up."""

@@ -1,0 +1,1 @@
+"""LayerNorm: each row less its mean, divided by its standard deviation."""

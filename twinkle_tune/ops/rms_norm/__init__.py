@@ -1,0 +1,1 @@
+"""RMSNorm: each row divided by the root of the mean of its squares."""
