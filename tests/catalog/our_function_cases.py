@@ -52,7 +52,7 @@ def attention_holds(family: str) -> None:
     model = tiny(family)
     attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention"))
     place, name, ours = ours_for(next(s for s in functions_of(model) if s.name.endswith("apply_rotary_pos_emb")))
-    wide = getattr(attention, "rotary_ndims", attention.head_dim)
+    wide: Any = getattr(attention, "rotary_ndims", attention.head_dim)
     angle = torch.rand(2, 5, wide // 2).repeat(1, 1, 2) * 6.3
     seen: list[Tensor] = []
 

@@ -61,11 +61,11 @@ def test_functions_that_turn_neighbours_are_offered_our_kernel() -> None:
     found = found_for(SLOT, neighbours, "cuda")
     assert list(found) == ["triton", "compile"]
     call = found["triton"].source.load(SLOT, neighbours).call
-    q, angles = torch.randn(2, 3, 5, 8), torch.randn(2, 2, 5, 8)
-    torch.testing.assert_close(call(q, q[:, :1], *angles), neighbours(q, q[:, :1], *angles))
+    q, (cos, sin) = torch.randn(2, 3, 5, 8), torch.randn(2, 2, 5, 8).unbind()
+    torch.testing.assert_close(call(q, q[:, :1], cos, sin), neighbours(q, q[:, :1], cos, sin))
     swapped = q.transpose(1, 2)
-    torch.testing.assert_close(call(swapped, swapped, *angles, 2), neighbours(swapped, swapped, *angles, 2))
-    assert call(q.bfloat16(), q.bfloat16(), *angles)[0].dtype == torch.bfloat16
+    torch.testing.assert_close(call(swapped, swapped, cos, sin, 2), neighbours(swapped, swapped, cos, sin, 2))
+    assert call(q.bfloat16(), q.bfloat16(), cos, sin)[0].dtype == torch.bfloat16
 
 
 def test_the_digest_holds_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
