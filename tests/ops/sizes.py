@@ -19,6 +19,7 @@ class Sizes:
         tiny: with too few elements for the parity rule.
         far: two-dimensional, of four rows, to be laid 2^30 elements apart; None where it cannot be.
         changed: what is changed in the default config, and the sizes to try that at.
+        batched: whether the first input may have another number of dimensions, with the others as they are.
     """
 
     usual: Dims
@@ -26,6 +27,7 @@ class Sizes:
     tiny: tuple[Dims, ...] = field(default=())
     far: Dims | None = None
     changed: tuple[tuple[Dims, Mapping[str, int]], ...] = field(default=())
+    batched: bool = True
 
     def configs(self, op: Op) -> Iterator[tuple[Dims, Config]]:
         """Sizes and configs off the default."""
@@ -62,4 +64,47 @@ SIZES: Mapping[str, Sizes] = {
     "layer_norm": _NORM,
     "silu_and_mul": _GATED,
     "gelu_and_mul": _GATED,
+    "rope": Sizes(
+        batched=False,
+        usual={"tokens": 6, "heads": 4, "kv_heads": 2, "width": 8, "turned": 8},
+        tiny=({"tokens": 1, "heads": 1, "kv_heads": 1, "width": 2, "turned": 2},),
+        odd=(
+            {"tokens": 1, "heads": 3, "kv_heads": 1, "width": 20, "turned": 12},
+            {"tokens": 7, "heads": 2, "kv_heads": 1, "width": 13, "turned": 6},
+        ),
+        changed=(
+            (
+                {"tokens": 7, "heads": 6, "kv_heads": 3, "width": 24, "turned": 18},
+                {"tokens": 2, "heads": 4, "back_tokens": 4, "back_heads": 2},
+            ),
+        ),
+    ),
+    "softmax": Sizes(
+        far={"rows": 4, "width": 40},
+        usual={"rows": 12, "width": 96},
+        odd=_ROWS_AND_WIDTHS,
+        changed=(
+            ({"rows": 6, "width": 2100}, {"block": 1024, "back_block": 1024}),
+            ({"rows": 7, "width": 1100}, {"block": 1024, "rows": 4, "back_block": 1024, "back_rows": 2}),
+        ),
+    ),
+    "cross_entropy": Sizes(
+        far={"rows": 4, "classes": 40},
+        batched=False,
+        usual={"rows": 12, "classes": 96},
+        odd=({"rows": 1, "classes": 1000}, {"rows": 7, "classes": 63}, {"rows": 5, "classes": 2}),
+        tiny=({"rows": 3, "classes": 1},),
+        changed=(
+            ({"rows": 7, "classes": 2300}, {"block": 512, "splits": 4, "back_block": 1024}),
+            ({"rows": 9, "classes": 1100}, {"block": 512, "splits": 1, "back_block": 512}),
+        ),
+    ),
+    "fused_linear_cross_entropy": Sizes(
+        batched=False,
+        # Eight of ten rows count: with label smoothing every element holds a constant, which is rounded before it is
+        # divided by their number here and after it in the formula. By a power of two that is the same.
+        usual={"rows": 10, "width": 24, "classes": 96},
+        odd=({"rows": 1, "width": 7, "classes": 1000}, {"rows": 5, "width": 33, "classes": 63}),
+        changed=(({"rows": 21, "width": 16, "classes": 70}, {"chunk": 8}),),
+    ),
 }

@@ -1,18 +1,20 @@
 """Rotary position embedding: functions of q, k, cos and sin that turn halves of each head against each other.
 
-With the halves a, b of a head (or of its first part, as wide as cos): (a, b) * cos + (-b, a) * sin.
+With the halves a, b of a head (or of its first part, as wide as cos): (a, b) * cos + (-b, a) * sin. For functions that
+turn neighbouring columns against each other there is our own kernel alone.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from twinkle_tune.catalog import liger
+from twinkle_tune.catalog import liger, triton, triton_functions
 from twinkle_tune.catalog.probe import generator, holds, random_like, same
 from twinkle_tune.mode import Mode
 from twinkle_tune.slot import Candidate
@@ -29,11 +31,13 @@ def is_rotary(parameters: list[inspect.Parameter]) -> bool:
 
 
 def contestants(function: Callable[..., Any], parameters: list[inspect.Parameter], device: str) -> list[Candidate]:
-    """Candidates for a rotary function that turns halves; none where a probe finds it does something else."""
+    """Candidates for a rotary function that turns halves, or neighbours; none where a probe finds neither."""
     trailing = tuple(p.name for p in parameters[4:])
-    if trailing not in _TRAILING or not holds(lambda: _turns_halves(function)):
+    if trailing not in _TRAILING:
         return []
     takes_positions = _TRAILING[trailing]
+    if not holds(lambda: _turns(function, rotate)):
+        return _of_neighbours(function, takes_positions, device)
     found = [
         Candidate(name="torch.rotary", source=ImplSource(kind="torch", impl=as_function(rotate, takes_positions))),
         Candidate(
@@ -44,7 +48,21 @@ def contestants(function: Callable[..., Any], parameters: list[inspect.Parameter
     ]
     if liger.offered(device):
         found.append(liger.candidate(as_function(rotate_by_liger, takes_positions)))
+    if triton.offered(device):
+        form = partial(as_function, takes_positions=takes_positions)
+        found.append(triton.candidate(triton_functions.rotary(False, rotate, form), "rope"))
     return found
+
+
+def _of_neighbours(function: Callable[..., Any], takes_positions: bool, device: str) -> list[Candidate]:
+    if not triton.offered(device) or not holds(lambda: _turns(function, rotate_neighbours)):
+        return []
+
+    def original(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> Any:
+        return function(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
+
+    form = partial(as_function, takes_positions=takes_positions)
+    return [triton.candidate(triton_functions.rotary(True, original, form), "rope")]
 
 
 def as_function(rotate: Rotate, takes_positions: bool) -> Callable[..., Any]:
@@ -90,6 +108,13 @@ def rotate_by_liger(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_di
     return rotate(q, k, cos, sin, unsqueeze_dim)
 
 
+def rotate_neighbours(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> tuple[Tensor, Tensor]:
+    """The same of columns 2i and 2i + 1: the formula that is looked for, no candidate."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    q_turned, k_turned = (torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2) for x in (q, k))
+    return q * cos + q_turned * sin, k * cos + k_turned * sin
+
+
 def _whole(x: Tensor, cos: Tensor, sin: Tensor, turned: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     wide = cos.shape[-1]
     if wide == x.shape[-1]:
@@ -109,10 +134,10 @@ def _added(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned
 
 
-def _turns_halves(function: Callable[..., Any]) -> bool:
-    """On q (1, 2, 3, 8), k (1, 1, 3, 8): whether it computes this file's formula, heads before sequence."""
+def _turns(function: Callable[..., Any], formula: Rotate) -> bool:
+    """On q (1, 2, 3, 8), k (1, 1, 3, 8): whether it computes the formula, heads before sequence."""
     source = generator()
     q, k = random_like((1, 2, 3, 8), source), random_like((1, 1, 3, 8), source)
     cos, sin = random_like((1, 3, 8), source), random_like((1, 3, 8), source)
-    given, expected = function(q.clone(), k.clone(), cos, sin), rotate(q, k, cos, sin, 1)
+    given, expected = function(q.clone(), k.clone(), cos, sin), formula(q, k, cos, sin, 1)
     return isinstance(given, tuple) and len(given) == 2 and all(map(same, given, expected))

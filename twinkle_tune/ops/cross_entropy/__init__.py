@@ -1,0 +1,1 @@
+"""Cross entropy of logits and class indices, with label smoothing and the z-loss."""
