@@ -199,7 +199,6 @@ def test_the_interpreter_is_refused() -> None:
         "except SourceError as error: print(error)"
     )
 
-
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
     )
