@@ -76,9 +76,8 @@ def test_a_shape_is_read_by_the_op_s_names() -> None:
 def test_the_evidence_is_json_with_all_that_was_tried() -> None:
     """Environment, winner, every config tried and the final race's times survive writing and reading."""
     result = found()
-    data = evidence(
-        op_named("rms_norm"), {"rows": 1, "width": 2}, "bfloat16", "", "train", current_environment("cpu"), {"forward": result}
-    )  # fmt: skip
+    op, environment = op_named("rms_norm"), current_environment("cpu")
+    data = evidence(op, {"rows": 1, "width": 2}, "bfloat16", "", "train", environment, {"forward": result})
     again = json.loads(json.dumps(data))
     assert again["config"] == result.config
     assert len(again["searches"]["forward"]["tried"]) == len(result.tried)

@@ -25,40 +25,31 @@ pytest.importorskip("triton")
 WIDTHS = (1024, 2048, 4096, 8192, 14336)
 ROWS = (1, 32, 2048, 16384)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-SIZES: dict[str, tuple[int, ...]] = {
-    "rows": ROWS,
-    "width": WIDTHS,
-    "hidden": WIDTHS[:4],
-    "vocabulary": (32000, 128256, 151936),
-    "vocab": (32000, 128256, 151936),
-    "classes": (32000, 128256, 151936),
-    "columns": (1024, 4096, 16384),
-    "batch": (1, 8),
-    "tokens": (1, 2048),
-    "seq_len": (1, 2048),
-    "sequence": (1, 2048),
-    "heads": (32,),
-    "q_heads": (32,),
-    "query_heads": (32,),
-    "k_heads": (8,),
-    "kv_heads": (8,),
-    "key_heads": (8,),
-    "head_dim": (64, 128, 256),
-}
+CLASSES = (32000, 128256)
+SIZES: dict[str, tuple[int, ...]] = {"rows": ROWS, "width": WIDTHS, "classes": CLASSES}
 """Sizes of real models by the name of a dimension."""
+OF_AN_OP: dict[str, tuple[Dims, ...]] = {
+    "rope": tuple(
+        {"tokens": tokens, "heads": 32, "kv_heads": 8, "width": width, "turned": turned}
+        for tokens in (1, 2048)
+        for width, turned in ((64, 64), (128, 64), (128, 128), (256, 256))
+    ),
+}
+"""The same for ops whose dimensions hang together or mean something else."""
 SMALL = {"rows": 64, "width": 2048}
 
 
 def calls(op: Op, *, every: bool) -> Iterator[tuple[Dims, torch.dtype, str]]:
     """Calls of an op: every combination, or for each of its dimensions' extremes one of the plain variant."""
-    unknown = set(op.dims) - set(SIZES)
-    assert not unknown, f"give sizes of real models for {unknown} of {op.name} in SIZES"
-    sizes = [SIZES[name] for name in op.dims]
+    unknown = set(op.dims) - set(SIZES) if op.name not in OF_AN_OP else set()
+    assert not unknown, f"give sizes of real models for {unknown} of {op.name} in SIZES or OF_AN_OP"
+    sizes = OF_AN_OP.get(op.name) or [
+        dict(zip(op.dims, values, strict=True)) for values in itertools.product(*(SIZES[name] for name in op.dims))
+    ]
     if every:
-        for values, dtype, variant in itertools.product(itertools.product(*sizes), DTYPES, op.variants):
-            yield dict(zip(op.dims, values, strict=True)), dtype, variant
+        yield from itertools.product(sizes, DTYPES, op.variants)
     else:
-        yield {name: SIZES[name][-1] for name in op.dims}, torch.bfloat16, next(iter(op.variants))
+        yield sizes[-1], torch.bfloat16, next(iter(op.variants))
 
 
 def check(op: Op, architecture: int, *, every: bool) -> None:

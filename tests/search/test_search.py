@@ -31,7 +31,9 @@ A_BUDGET = SearchSettings(budget=20)
 
 def small(time_us: Callable[[int, int], float | None]) -> Landscape:
     """Twelve configs."""
-    times = {(a, b): time_us(a, b) for a, b in itertools.product((1, 2, 3, 4), (0, 1, 2))}
+    times: dict[tuple[int, ...], float | None] = {
+        (a, b): time_us(a, b) for a, b in itertools.product((1, 2, 3, 4), (0, 1, 2))
+    }
     return Landscape(name="small", space=SMALL, times_us=times)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,12 +15,12 @@ from twinkle_tune.measure.run import run_race
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
 from twinkle_tune.ops.space import Config
 from twinkle_tune.parity.verdict import Inconclusive, Reject, Verdict
-from twinkle_tune.search.record import Finalist, SearchSettings
+from twinkle_tune.search.record import Finalist, SearchSettings, Tried
 from twinkle_tune.slot import ORIGINAL
 
 _NO_GAIN = Ratio(ratio=1.0, low=1.0, high=1.0, rounds=0)
-_JUDGED_PER_FINALIST = 3
-"""Where all that were to race are wrong, so many times as many are judged before the search gives up."""
+_MOST_WRONG = 20
+"""So many wrong ones, and no more are judged: it is the kernel, not its config."""
 
 
 class Track(Protocol):
@@ -43,21 +44,21 @@ class Final:
 
 
 def final_race(
-    track: Track, default: Config, fast: Sequence[Config], rest: Sequence[Config], settings: SearchSettings, why: str
+    track: Track, default: Config, ran: Sequence[Tried], count: int, settings: SearchSettings, why: str
 ) -> Final:
-    """Judge and race ``fast`` against ``default``, which stays unless one of them is faster by the rule of the race.
+    """Judge and race the fastest against ``default``, which stays unless one is faster by the rule of the race.
 
     Args:
         track: calls and judges configs.
         default: the config used so far.
-        fast: those that are to race, the fastest first; ``default`` may be among them.
-        rest: those that come up where all of ``fast`` are wrong, the next fastest first.
-        settings: of the race.
+        ran: those that ran, the fastest first; ``default`` may be among them.
+        count: so many that are right race at most.
+        settings: of the race. Who was over ``hopeless`` slower than the fastest that is right does not race.
         why: "" or why the default does not run. Where it does not run or is wrong, the fastest that is right takes
             its place.
     """
     why = why or _wrong(track.judge, default)
-    right, wrong = _judged(track, [config for config in fast if config != default], has_default=not why, rest=rest)
+    right, wrong = _judged(track, [each for each in ran if each.config != default], count, settings.race.hopeless)
     refused = [Finalist(name="", config=config, left=reason) for config, reason in wrong]
     if why:
         refused.insert(0, Finalist(name="", config=default, left=why))
@@ -78,20 +79,22 @@ def final_race(
 
 
 def _judged(
-    track: Track, fast: Sequence[Config], *, has_default: bool, rest: Sequence[Config]
+    track: Track, ran: Sequence[Tried], count: int, hopeless: float
 ) -> tuple[list[Config], list[tuple[Config, str]]]:
-    """Those that are right, and those that are wrong with the reason."""
+    """The fastest that are right, and those that turned out wrong on the way with the reason."""
     right: list[Config] = []
     wrong: list[tuple[Config, str]] = []
-    reserve = [] if has_default else list(rest)[: _JUDGED_PER_FINALIST * len(fast)]
-    for number, config in enumerate([*fast, *reserve]):
-        if number >= len(fast) and right:
+    limit_us = math.inf
+    for each in ran:
+        time_us = each.time_us or math.inf
+        if len(right) >= count or len(wrong) >= _MOST_WRONG or time_us > limit_us:
             break
-        reason = _wrong(track.judge, config)
+        reason = _wrong(track.judge, each.config)
         if reason:
-            wrong.append((config, reason))
+            wrong.append((each.config, reason))
         else:
-            right.append(config)
+            right.append(each.config)
+            limit_us = min(limit_us, (1 + hopeless) * time_us)
     return right, wrong
 
 

@@ -91,11 +91,8 @@ def search(
     ran = fastest(book.tried)
     if not ran:
         return _none(pool, book.tried, ended)
-    best_us = ran[0].time_us or 0.0
-    near = [each for each in ran if (each.time_us or 0.0) <= (1 + settings.race.hopeless) * best_us]
-    count = len(near) if whole else settings.finalists
-    fast, rest = [each.config for each in ran[:count] if each in near], [each.config for each in ran[count:]]
-    outcome = final_race(bench, default, fast, rest, settings, _refused(default, book.tried))
+    count = len(ran) if whole else settings.finalists
+    outcome = final_race(bench, default, ran, count, settings, _refused(default, book.tried))
     return SearchResult(
         config=outcome.config,
         reason=outcome.reason,
