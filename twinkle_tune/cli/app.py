@@ -14,6 +14,7 @@ from twinkle_tune.cli.list import list_slots
 from twinkle_tune.cli.profile import profile
 from twinkle_tune.cli.report import report
 from twinkle_tune.cli.store import store
+from twinkle_tune.cli.tune import tune
 from twinkle_tune.cli.typed import remembered
 from twinkle_tune.cli.verify import verify
 from twinkle_tune.errors import TuneError
@@ -35,6 +36,7 @@ app.command()(profile)
 app.command()(report)
 app.command("list")(list_slots)
 app.command()(verify)
+app.command()(tune)
 app.command()(env)
 app.add_typer(store)
 

@@ -13,6 +13,7 @@ import torch
 from twinkle_tune.errors import SignatureError, TuneError
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.race import Decision, Race
+from twinkle_tune.measure.recheck import in_words, race_until_right
 from twinkle_tune.measure.run import run_race
 from twinkle_tune.measure.state import StateWatch, device_state
 from twinkle_tune.measure.statistics import paired_ratio
@@ -22,7 +23,6 @@ from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune.arena import Arena, Step, as_observed, renamed
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
-from twinkle_tune.tune.recheck import in_words, race_until_right
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock
 
 

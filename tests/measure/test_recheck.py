@@ -11,9 +11,9 @@ from tests.tune.toy import QUICK, Norm, norm, norm_taking
 from twinkle_tune import tune_model
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.measure.race import Decision
+from twinkle_tune.measure.recheck import Times, race_until_right
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
-from twinkle_tune.tune.recheck import Times, race_until_right
 
 RIGHT = Pass(figures=(), deterministic=True)
 WRONG = Reject(point=2, tensor="output", error=1.0, limit=0.5, reason="off")

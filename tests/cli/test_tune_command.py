@@ -1,0 +1,99 @@
+"""``twinkle-tune tune``: what it refuses, in one line and with exit code 2; and what it shows and writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from tests.search.benches import Replay
+from tests.search.synthetic import row_kernel
+from twinkle_tune.cli.app import run
+from twinkle_tune.cli.tune import evidence, parse_shape
+from twinkle_tune.environment import current_environment
+from twinkle_tune.errors import TuneError
+from twinkle_tune.ops.all import op_named
+from twinkle_tune.report.landscape import landscape_svg
+from twinkle_tune.search.record import SearchResult, SearchSettings
+from twinkle_tune.search.search import search
+
+
+def found() -> SearchResult:
+    """A search on a made-up landscape."""
+    landscape = row_kernel()
+    default = next(landscape.space.configs())
+    return search(landscape.space, Replay(landscape, 0), SearchSettings(budget=30), default=default)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense", "--shape", "1x1"], "op: got 'nonsense', expected one of rms_norm"),
+        (["rms_norm", "--shape", "2048"], "--shape: got '2048', expected rowsxwidth of rms_norm, such as 2048x4096"),
+        (["rms_norm", "--shape", "0x4096"], "--shape: got '0x4096'"),
+        (["rms_norm", "--shape", "8x64", "--dtype", "int8"], "--dtype: got 'int8', expected one of float32"),
+        (["rms_norm", "--shape", "8x64", "--variant", "llama"], "--variant: got 'llama', expected one of"),
+        (["rms_norm", "--shape", "8x64", "--mode", "compile"], "--mode: got 'compile', expected one of inference"),
+        (["rms_norm", "--shape", "8x64", "--budget", "5m"], "--budget: got '5m', expected a whole number"),
+        (["rms_norm", "--shape", "8x64", "--device", "cpu"], "--device: got 'cpu', expected cuda"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["tune", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_nothing_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tune", "rms_norm", "--shape", "8x64"]) == 2
+    assert "device: got 'cuda'" in capsys.readouterr().err
+
+
+def test_the_interpreter_never_says_how_fast(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert run(["tune", "rms_norm", "--shape", "8x64"]) == 2
+    assert "got TRITON_INTERPRET=1" in capsys.readouterr().err
+
+
+def test_a_shape_is_read_by_the_op_s_names() -> None:
+    op = op_named("rms_norm")
+    assert parse_shape("2048x4096", op) == {"rows": 2048, "width": 4096}
+    with pytest.raises(TuneError, match="--shape: got '1x2x3'"):
+        parse_shape("1x2x3", op)
+
+
+def test_the_evidence_is_json_with_all_that_was_tried() -> None:
+    """Environment, winner, every config tried and the final race's times survive writing and reading."""
+    result = found()
+    op, environment = op_named("rms_norm"), current_environment("cpu")
+    data = evidence(op, {"rows": 1, "width": 2}, "bfloat16", "", "train", environment, {"forward": result})
+    again = json.loads(json.dumps(data))
+    assert again["config"] == result.config
+    assert len(again["searches"]["forward"]["tried"]) == len(result.tried)
+    assert again["searches"]["forward"]["finalists"][0]["times_us"]
+    assert again["environment"]["torch"] == torch.__version__
+
+
+def test_the_plot_has_a_dot_for_each_config_that_ran_and_marks_the_winner() -> None:
+    """In each parameter's panel; and it is well-formed XML, whatever stands in the title."""
+    result = found()
+    svg = ElementTree.fromstring(landscape_svg('a < b & "c"', result.tried, result.config))
+    dots = svg.findall("{http://www.w3.org/2000/svg}circle")
+    ran = [each for each in result.tried if each.time_us is not None]
+    assert len(dots) == 5 * len(ran)
+    assert sum(dot.get("r") == "6" for dot in dots) == 5
+
+
+def test_the_plot_of_nothing_says_so() -> None:
+    assert "no config ran" in landscape_svg("none", (), None)

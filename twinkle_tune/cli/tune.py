@@ -1,0 +1,189 @@
+"""``twinkle-tune tune``: find the config of one of our kernels for one call on this GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from twinkle_tune.cli.device import use_device
+from twinkle_tune.cli.options import parse_count, slug
+from twinkle_tune.cli.past import locked
+from twinkle_tune.cli.write import check_writable
+from twinkle_tune.errors import DeviceError, TuneError
+
+if TYPE_CHECKING:
+    from twinkle_tune.environment import Environment
+    from twinkle_tune.ops.op import Op
+    from twinkle_tune.search.record import SearchResult
+
+MODES = ("inference", "train")
+
+
+def tune(
+    op: Annotated[str, typer.Argument(metavar="OP", help="One of our ops: rms_norm, ...")],
+    shape: Annotated[str, typer.Option(metavar="2048x4096", help="Sizes of the call, in the op's order.")],
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "bfloat16",
+    mode: Annotated[str, typer.Option(help="inference (forward) or train (forward and backward).")] = "train",
+    variant: Annotated[str, typer.Option(help="Of the op, by name.  [default: the plain one]")] = "",
+    device: Annotated[str | None, typer.Option(help="cuda, cuda:1, ...  [default: cuda]")] = None,
+    budget: Annotated[
+        str, typer.Option(metavar="60", help="Configs that are timed at most, forward and backward each.")
+    ] = "60",
+    out: Annotated[
+        Path | None, typer.Option(help="The evidence, with a plot beside it.  [default: reports/<device>/tune/...json]")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Put the winner into profiles/<device>/ops/OP.json.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="An error if another run has the device.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the evidence, and nothing else.")] = False,
+) -> None:
+    """Search the configs of OP for the fastest that is right. A killed search goes on when it is repeated."""
+    from twinkle_tune.ops.all import op_named
+
+    found = op_named(op)
+    dims, timings = parse_shape(shape, found), parse_count("--budget", budget)
+    _check(found, mode, variant, dtype)
+    place, kind = _gpu(device)
+
+    import torch
+
+    from twinkle_tune.environment import current_environment
+    from twinkle_tune.measure.clock import clock_for
+    from twinkle_tune.ops.tuned import config_for
+    from twinkle_tune.search.record import SearchSettings
+    from twinkle_tune.search.tuning import tuned
+
+    environment = current_environment(kind)
+    folder = Path("reports", slug(environment.device_name), "tune")
+    path = out or folder / f"{'-'.join(filter(None, (op, variant, shape, dtype, mode)))}.json"
+    check_writable([path])
+    near = config_for(found, dims, dtype, environment, variant=variant, mode=mode)
+    journal = path.with_name(f"{path.name}.journal")
+    with locked(place, path, wait=not no_wait):
+        results = tuned(
+            found, dims, getattr(torch, dtype), place, clock_for(place), SearchSettings(budget=timings or 60),
+            variant=variant, trains=mode == "train", known=[near.config], journal=journal,
+        )  # fmt: skip
+        data = evidence(found, dims, dtype, variant, mode, environment, results)
+        _write(path, data, results)
+        journal.unlink(missing_ok=True)
+    _show(data, results, as_json=as_json)
+    written = [path, *_plots(path, results)]
+    if keep:
+        written.append(_keep(op, dims, dtype, variant, mode, environment, results))
+    for each in written:
+        typer.echo(f"wrote {each}", err=as_json)
+    raise typer.Exit(0 if next(reversed(results.values())).config is not None else 1)
+
+
+def parse_shape(text: str, op: Op) -> dict[str, int]:
+    """Sizes by the op's names, of "2048x4096".
+
+    Raises:
+        TuneError: it is something else, or has more or fewer sizes than the op.
+    """
+    sizes = text.lower().split("x")
+    if len(sizes) != len(op.dims) or not all(re.fullmatch(r"[1-9][0-9]*", size) for size in sizes):
+        raise TuneError(f"--shape: got {text!r}, expected {'x'.join(op.dims)} of {op.name}, such as 2048x4096")
+    return dict(zip(op.dims, map(int, sizes), strict=True))
+
+
+def evidence(
+    op: Op, dims: dict[str, int], dtype: str, variant: str, mode: str, environment: Environment,
+    results: dict[str, SearchResult],
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that was seen, as plain data; times in microseconds."""
+    return {
+        "op": op.name,
+        "dims": dims,
+        "dtype": dtype,
+        "variant": variant,
+        "mode": mode,
+        "environment": asdict(environment),
+        "config": next(reversed(results.values())).config,
+        "searches": {name: asdict(result) for name, result in results.items()},
+    }
+
+
+def _check(op: Op, mode: str, variant: str, dtype: str) -> None:
+    for option, got, known in (
+        ("--mode", mode, MODES),
+        ("--variant", variant, tuple(op.variants)),
+        ("--dtype", dtype, ("float32", "float16", "bfloat16")),
+    ):
+        if got not in known:
+            names = ", ".join(name or '""' for name in known)
+            raise TuneError(f"{option}: got {got!r}, expected one of {names}")
+
+
+def _gpu(device: str | None) -> tuple[str, str]:
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise DeviceError(
+            "tune: got TRITON_INTERPRET=1, expected it unset: the interpreter shows whether a kernel is right, never "
+            "how fast it is"
+        )
+    place, kind = use_device(device or "cuda")
+    if kind != "cuda":
+        raise DeviceError(f"--device: got {place!r}, expected cuda: our kernels are timed on an NVIDIA GPU alone")
+    return place, kind
+
+
+def _write(path: Path, data: dict[str, Any], results: dict[str, SearchResult]) -> None:
+    from twinkle_tune.report.landscape import landscape_svg
+
+    title = f"{data['op']} {data['variant']} {'x'.join(map(str, data['dims'].values()))} {data['dtype']}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        for plot, (name, result) in zip(_plots(path, results), results.items(), strict=True):
+            head = f"{title}, {name}: microseconds by value, {data['environment']['device_name']}"
+            plot.write_text(landscape_svg(head, result.tried, result.config), encoding="utf-8")
+    except OSError as error:
+        raise TuneError(
+            f"{path}: cannot be written ({error}); the journal beside it is kept: repeat the command"
+        ) from error
+
+
+def _plots(path: Path, results: dict[str, SearchResult]) -> list[Path]:
+    return [path.with_suffix(f".{name}.svg") for name in results]
+
+
+def _keep(
+    op: str, dims: dict[str, int], dtype: str, variant: str, mode: str, environment: Environment,
+    results: dict[str, SearchResult],
+) -> Path:  # fmt: skip
+    from twinkle_tune.ops.tuned import TunedConfig, keep_tuned
+
+    last = next(reversed(results.values()))
+    if last.config is None:
+        raise TuneError(f"--keep: there is no winner to keep: {last.reason}")
+    config = TunedConfig(
+        dims=dims, dtype=dtype, variant=variant, mode=mode, config=last.config,
+        ratio=last.ratio, low=last.low, high=last.high, rounds=last.rounds,
+    )  # fmt: skip
+    return keep_tuned(Path("profiles", slug(environment.device_name), "ops", f"{op}.json"), op, environment, config)
+
+
+def _show(data: dict[str, Any], results: dict[str, SearchResult], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(data, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from twinkle_tune.report.text import ratio_text
+
+    table = Table(title=f"{data['op']} {data['dims']} {data['dtype']}, {data['mode']}", title_justify="left")
+    for heading in ("side", "tried", "timed", "of", "time", "config", "why"):
+        table.add_column(heading, overflow="fold")
+    for name, found in results.items():
+        config = "none" if found.config is None else " ".join(f"{k}={v}" for k, v in found.config.items())
+        ratio = ratio_text(found.ratio, found.low, found.high)
+        counts = (str(len(found.tried)), str(found.timed), str(found.size))
+        table.add_row(name, *counts, ratio, config, f"{found.reason}; {found.ended}")
+    Console().print(table)

@@ -1,0 +1,108 @@
+"""What a search is told, what it wrote down, and what came of it. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from twinkle_tune.errors import ConfigError
+from twinkle_tune.measure.settings import RaceSettings
+from twinkle_tune.ops.space import Config
+from twinkle_tune.outcome import Rejection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    """How long a search looks, and how its best are raced.
+
+    Attributes:
+        budget: configs that are timed at most, known ones included; those that cannot run are not counted.
+        race_all: a space of at most so many configs is timed whole and raced whole.
+        finalists: of a larger space so many of the fastest are raced against the config used so far.
+        patience: timings without a gain of 1% after which a search ends before its budget; None for three
+            quarters of it, 60 at least.
+        race: of the final race. Its ``min_gain`` is what a config must save over the one used so far.
+        seed: of what is drawn at random.
+    """
+
+    budget: int = 60
+    race_all: int = 60
+    finalists: int = 6
+    patience: int | None = None
+    race: RaceSettings = field(default_factory=RaceSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "finalists"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, expected at least 1")
+
+    @property
+    def patience_timings(self) -> int:
+        """The patience as a number."""
+        return max(60, self.budget * 3 // 4) if self.patience is None else self.patience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """A config that was tried.
+
+    Attributes:
+        config: its values by name.
+        how: who proposed it: "known" (the default, a neighbour's winner), "random", "child" (of two fast ones), "step"
+            (next to a fast one) or "whole" (of a small space).
+        time_us: microseconds of a call in one burst; None where it was refused. Decides what is tried next and who
+            is in the final race, and nothing else.
+        refused: stage and reason; None where it ran.
+    """
+
+    config: Config
+    how: str
+    time_us: float | None = None
+    refused: Rejection | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finalist:
+    """A config of the final race.
+
+    Attributes:
+        name: "original" for the config used so far, "config 1" for the fastest of the search.
+        config: its values by name.
+        times_us: microseconds of a call, one figure a round, paired by position with the original's.
+        left: why it left the race, or was not let in; "" for the winner and the original.
+    """
+
+    name: str
+    config: Config
+    times_us: tuple[float, ...] = ()
+    left: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What came of a search.
+
+    Attributes:
+        config: the winner; None where no config runs and is right: then the kernel must not be used.
+        reason: why this one, in a sentence.
+        ratio: its time over that of the config used so far, median over the paired rounds; 1.0 where that one stays.
+        low, high: the interval of that median, at least 95% confidence.
+        rounds: paired rounds behind the figure.
+        size: configs in the space.
+        timed: how many were timed.
+        ended: why the search ended ("budget", "no gain in 40 timings", "whole space").
+        tried: every config that was tried, in order.
+        finalists: the final race.
+    """
+
+    config: Config | None
+    reason: str
+    ratio: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
+    rounds: int = 0
+    size: int
+    timed: int
+    ended: str
+    tried: tuple[Tried, ...] = ()
+    finalists: tuple[Finalist, ...] = ()
