@@ -232,7 +232,7 @@ class Touchy(Norm):
 def test_an_original_that_ends_the_process_is_the_runs_error() -> None:
     """Where the original itself ends the worker, the run ends with an error that says so."""
     with pytest.raises(
-        TuneError, match=r"Fragile: the original itself ended the process with exit code 9.*without --isolated"
+        TuneError, match=r"Fragile: the original itself ended the process with exit code 9.*with --in-process"
     ):
         tuned(registry_of(hostile.fine, cls=Fragile), model=nn.Sequential(Fragile(16)))
 

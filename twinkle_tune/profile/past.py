@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.mode import Mode
-from twinkle_tune.outcome import Rejection
+from twinkle_tune.outcome import Outcome, Rejection
 from twinkle_tune.profile.checked import from_data, json_value, to_data
 from twinkle_tune.profile.meaning import check_contest
 from twinkle_tune.profile.schema import Contest
@@ -15,6 +15,8 @@ from twinkle_tune.workload import digest_of
 
 _LASTING = ("signature", "capability", "parity")
 """Stages whose rejections say something of the candidate, not of the moment (no compiler, no memory, no network)."""
+_VERDICTS = ("point ", "inconclusive: ", "right at first, ")
+"""How the reason of a refusal by the parity rule begins, in :mod:`twinkle_tune.tune.contest`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +50,17 @@ class Question:
 def is_lasting(contest: Contest) -> bool:
     """Whether a contest's outcome may be used in another run.
 
-    Not where a candidate's code could not be had, or it could not be loaded, called or timed: what was missing
-    then may be there the next time.
+    Not where a candidate's code could not be had, or it could not be loaded, called or timed, or ended or held up
+    the process that judged it: what was missing then may be there the next time.
     """
-    return bool(contest.trials) and all(
-        trial.digest and not (isinstance(trial.outcome, Rejection) and trial.outcome.stage not in _LASTING)
-        for trial in contest.trials
-    )
+    return bool(contest.trials) and all(trial.digest and _lasts(trial.outcome) for trial in contest.trials)
+
+
+def _lasts(outcome: Outcome) -> bool:
+    if not isinstance(outcome, Rejection):
+        return True
+    judged = outcome.stage != "parity" or outcome.reason.startswith(_VERDICTS)
+    return judged and outcome.stage in _LASTING
 
 
 def contest_text(contest: Contest) -> str:

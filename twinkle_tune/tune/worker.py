@@ -166,10 +166,7 @@ class _Worker:
 
     def _run(self, message: Mapping[str, Any]) -> dict[str, Any]:
         sys.path[:] = message["path"]
-        load_files(message["files"])
-        # Opened for each task anew: a buffer would still hold the one before.
-        with open(self._file, "rb", closefd=False) as file:
-            task = unpack(file)
+        task = self._read(message["files"])
         digest = original_digest(task.observation.slot, original_of(task))
         if digest != message["original"]:
             raise Unportable("the original's code is another in the worker process (it was replaced in this one)")
@@ -194,6 +191,18 @@ class _Worker:
             gc.collect()
             torch.cuda.empty_cache()
         return {"is": "result", **result_data(contest.trials, contest.selection)}
+
+    def _read(self, files: Any) -> Task:
+        try:
+            load_files(files)
+            # Opened for each task anew: a buffer would still hold the one before.
+            with open(self._file, "rb", closefd=False) as file:
+                return unpack(file)
+        except Unportable:
+            raise
+        except (Exception, SystemExit) as error:
+            # It was imported, or made, in the run's process: what fails here is of this one.
+            raise Unportable(f"it cannot be read in a worker process ({_text(error)})") from error
 
     def _tell(self, event: Event) -> None:
         """Send an event, and wait until the listener has had it: its drawing must not run beside the timing."""
@@ -220,10 +229,13 @@ class _Worker:
         text = _text(error)
         at = None if self._watch is None else self._watch.at
         if isinstance(error, TuneError):
-            return {"is": "error", "reason": str(error)}
+            return {"is": "error", "reason": str(error), "raised": True}
         if at is not None and at[0] != ORIGINAL and not isinstance(error, Exception):
             return {"is": "fault", "candidate": at[0], "stage": at[1], "reason": f"raised {text}"}
-        return {"is": "error", "reason": self._memory(text) if self._is_memory(text) else f"raised {text}"}
+        if self._is_memory(text):
+            # Of the device's memory the run's process holds the model already; of the host's the limit is the run's.
+            return {"is": "error", "reason": self._memory(text), "raised": "OutOfMemoryError" in text}
+        return {"is": "error", "reason": f"raised {text}", "raised": isinstance(error, Exception)}
 
     def _is_memory(self, reason: str) -> bool:
         return any(sign in reason for sign in _OUT_OF_MEMORY)
