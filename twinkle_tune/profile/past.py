@@ -15,8 +15,8 @@ from twinkle_tune.workload import digest_of
 
 _LASTING = ("signature", "capability", "parity")
 """Stages whose rejections say something of the candidate, not of the moment (no compiler, no memory, no network)."""
-_VERDICTS = ("point ", "inconclusive: ", "right at first, ")
-"""How the reason of a refusal by the parity rule begins, in :mod:`twinkle_tune.tune.contest`."""
+_NO_VERDICT = ("raised ", "took more ", "ended the process ", "did not finish ")
+"""How the reason begins where a candidate was refused while it was judged, and not by the rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +59,7 @@ def is_lasting(contest: Contest) -> bool:
 def _lasts(outcome: Outcome) -> bool:
     if not isinstance(outcome, Rejection):
         return True
-    judged = outcome.stage != "parity" or outcome.reason.startswith(_VERDICTS)
-    return judged and outcome.stage in _LASTING
+    return outcome.stage in _LASTING and not outcome.reason.startswith(_NO_VERDICT)
 
 
 def contest_text(contest: Contest) -> str:
