@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import lru_cache
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.parity.zoo.all import WRONG, zoo_judge
 from tests.parity.zoo.ops import OPS
-from tests.parity.zoo.right import RIGHT
+from tests.parity.zoo.right import RIGHT, attention_sdpa
 from tests.parity.zoo.wrong import ALL, Wrong
+from twinkle_tune.catalog.liger import missing
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject
 
@@ -79,6 +84,41 @@ def test_twenty_seeds(op: str) -> None:
             found += [f for w in wrongs if dtype in w.dtypes if (f := unseen(w, dtype, seed))]
             found += [f for trains in (False, True) for f in refused(op, dtype, trains, seed)]
     assert not found
+
+
+LIGER = ("rms_norm", "gemma_norm", "layer_norm", "mlp", "gemma_mlp", "silu_mul", "rotary", "cross_entropy")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("op", LIGER)
+def test_liger_is_right_in_the_interpreter(op: str) -> None:
+    """Liger's kernel passes, forward and backward in each dtype; told the wrong thing it is refused."""
+    if missing():
+        pytest.skip(missing())
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.parity.zoo.liger", op, "3"],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("dtype", ALL, ids=str)
+def test_attention_that_goes_back_from_its_rounded_output(dtype: torch.dtype) -> None:
+    """SDPA passes forward, and backward in float32; in half precision it does, or point 3 refuses saturated rows."""
+    for seed in FEW:
+        forward, backward = (judge_of("attention", dtype, t, seed, False).judge(attention_sdpa) for t in (False, True))
+        assert isinstance(forward, Pass), forward
+        if dtype is torch.float32 or isinstance(backward, Pass):
+            assert isinstance(backward, Pass), backward
+        else:
+            assert isinstance(backward, Reject)
+            assert backward.point == 3
+            assert "on call 4 of" in backward.reason  # that with outlier channels
 
 
 @pytest.mark.parametrize("op", ["softmax", "rms_norm"])
