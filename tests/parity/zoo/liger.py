@@ -45,9 +45,9 @@ WRONG: dict[str, Callable[..., Any]] = {
     "mlp": _mlp(liger.gelu_tanh_and_multiply),
     "gemma_mlp": _mlp(liger.silu_and_multiply),
     "rotary": lambda q, k, cos, sin: liger.rotate(q, k, cos, -sin),
-    "cross_entropy": lambda logits, target: liger.cross_entropy(logits, target, 0, "mean"),
+    "cross_entropy": lambda logits, target: liger.cross_entropy(logits, target, -100, "sum"),
 }
-"""The same kernels, told the wrong thing: an offset, an activation, a sign, which label to ignore."""
+"""The same kernels, told the wrong thing: an offset, an activation, a sign, a sum for a mean."""
 
 
 def exact_bfloat16() -> None:
