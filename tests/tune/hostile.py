@@ -245,6 +245,7 @@ def device_hoard(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def side_stream(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Right, and leaves work on a stream of its own behind that takes some milliseconds."""
-    with torch.cuda.stream(torch.cuda.Stream()):
-        torch.cuda._sleep(10_000_000)
+    cuda: Any = torch.cuda
+    with cuda.stream(cuda.Stream()):
+        cuda._sleep(10_000_000)
     return norm(self, x)
