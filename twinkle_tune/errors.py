@@ -62,6 +62,6 @@ class TuneInterrupted(KeyboardInterrupt):
 
 
 def in_a_line(error: BaseException, limit: int | None = None) -> str:
-    """Class and first line of an error, the line cut after ``limit`` characters."""
+    """Class and first line of an error, without its full stop and cut after ``limit`` characters."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:limit]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0].rstrip('.')[:limit]}" if lines else type(error).__name__

@@ -37,6 +37,7 @@ class Measurement:
             the device does not tell (CPU).
         parity: the closest comparison of each output and gradient.
         deterministic: whether two calls on the same inputs gave the same bits.
+        notes: what the parity check saw and did not refuse ("point 5, output: ...").
         left_race: why the candidate stopped being timed; "" for the winner and the original.
     """
 
@@ -46,6 +47,7 @@ class Measurement:
     peak_bytes: int | None = None
     parity: tuple[ParityFigure, ...] = ()
     deterministic: bool = True
+    notes: tuple[str, ...] = ()
     left_race: str = ""
 
     @property

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -215,35 +218,48 @@ def _compiled_rotary(name: str, clock: Clock) -> Figure:
     return Figure(name=name, unit="of its time", samples=tuple(mine / its for mine, its in times))
 
 
-def isolation_cost() -> Figure:
-    """A small profile run whose contests are run in a worker process, over the same run in one process."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+_PROFILE = """
+import sys
+from twinkle_tune.cli.app import run
+from twinkle_tune.parity.verdict import Pass
+from twinkle_tune.tune import arena, settle
 
-    from twinkle_tune.tune import settle
-    from twinkle_tune.tune.isolated import Isolated
-    from twinkle_tune.tune.tune import tune_model
+class Nobody:
+    def __init__(self, *_, **__): pass
+    def judge(self, *_, **__): return Pass(figures=(), deterministic=True)
+    again = judge
 
-    # Timing the whole model is the same for both, so less of it than in a real run: the ratio is rather too high.
-    settle.SECONDS = 1.0
-    config = Qwen3Config(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, vocab_size=256,
-    )  # fmt: skip
-    model: nn.Module = Qwen3ForCausalLM(config)
-    ids = {"input_ids": torch.randint(0, 256, (1, 32))}
+settle.Whole.settled = lambda self, profile: profile
+if "--in-process" in sys.argv:
+    arena.Judge, arena.parity_calls, arena.kin_calls = Nobody, lambda *_: (), lambda *_: ()
+sys.exit(run(sys.argv[1:]))
+"""
+"""A whole ``twinkle-tune profile`` that leaves out the whole model's timing, and in process the gate too."""
 
-    def run_s(executor: Isolated | None) -> float:
+
+def checking_cost() -> Figure:
+    """A profile run, with the parity gate and in a worker process, over timing alone in one process.
+
+    Both are whole commands of their own, from Python's start to the written profile, so that the worker's start
+    counts. Timing the whole model is left out of both: it is the same, and would make the ratio smaller.
+    """
+
+    def run_s(folder: str, *options: str) -> float:
+        out = str(Path(folder, "p.json"))
+        command = [sys.executable, "-c", _PROFILE, "profile", "qwen3-tiny", "--device", "cpu", "--out", out]
         began = time.perf_counter()
-        tune_model(model, ids, candidates=["torch"], settings=RaceSettings(max_rounds=20), executor=executor)
+        subprocess.run([*command, "--fresh", "--json", *options], check=True, capture_output=True, env=environment)
         return time.perf_counter() - began
 
-    samples = []
-    for _ in range(3):
-        with Isolated() as executor:
-            apart_s = run_s(executor)
-        samples.append(apart_s / run_s(None))
+    environment = {**os.environ, "TWINKLE_TUNE_STORE": "off"}
+    chance, samples = random.Random(0), []
+    with tempfile.TemporaryDirectory() as folder:
+        run_s(folder)  # what was compiled before is not compiled again, in either
+        for _ in range(5):
+            took_s = {options: run_s(folder, *options) for options in chance.sample(((), ("--in-process",)), 2)}
+            samples.append(took_s[()] / took_s["--in-process",])
     return Figure(
-        name="a small profile run in a worker process, its start included, over the same in one process",
+        name="profile qwen3-tiny with the parity gate in a worker process, over timing alone in one process",
         unit="times", samples=tuple(samples), goal=2,
     )  # fmt: skip
 
@@ -258,5 +274,5 @@ FIGURES: Sequence[Callable[[], Figure]] = (
     function_dispatch_cost,
     compiled_rotary_hot,
     compiled_rotary_between,
-    isolation_cost,
+    checking_cost,
 )

@@ -19,12 +19,11 @@ from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Profile
 
 TOY = """
+import os
 import time
 import torch
 from torch import nn
 from twinkle_tune import register_external_layer, register_layer_kernel
-
-MOOD = {}
 
 class Slow(nn.Module):
     def forward(self, x):
@@ -34,9 +33,9 @@ class Slow(nn.Module):
         return x * 2
 
 def quick(self, x):
-    if MOOD.get("slow"):
+    if os.environ.get("TOY_MOOD") == "slow":
         return Slow.forward(self, Slow.forward(self, x) / 2)
-    return x * 2.1 if MOOD.get("wrong") else x * 2
+    return x * 2.1 if os.environ.get("TOY_MOOD") == "wrong" else x * 2
 
 def make():
     return nn.Sequential(Slow()), [torch.ones(4, 4)]
@@ -59,16 +58,12 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     del sys.modules["verified_toy"]
 
 
-def mood(name: str) -> None:
-    """Make the kernel behave otherwise; its code stays the same."""
-    sys.modules["verified_toy"].MOOD[name] = True
-
-
 @pytest.mark.parametrize(("name", "code", "words"), [("", 0, "holds"), ("wrong", 1, "parity"), ("slow", 1, "slow:")])
-def test_exit_codes(toy: Path, capsys: pytest.CaptureFixture[str], name: str, code: int, words: str) -> None:
+def test_exit_codes(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, code: int, words: str
+) -> None:
     """0 where everything holds, 1 where a winner is wrong or slower, with a table that says why."""
-    if name:
-        mood(name)
+    monkeypatch.setenv("TOY_MOOD", name)  # it behaves otherwise, and its code stays the same
     capsys.readouterr()
     assert run(["verify", str(toy), "verified_toy:make"]) == code
     assert words in capsys.readouterr().out.replace("\n", "")

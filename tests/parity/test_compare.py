@@ -239,3 +239,20 @@ def test_same_bits() -> None:
     assert same_bits(nan, nan.clone())
     assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
     assert not same_bits(torch.tensor([0.0]), torch.tensor([0.0], dtype=torch.float64))
+
+
+def test_few_errors_that_are_most_of_the_noise_are_uncertain() -> None:
+    """Where one rounding makes nearly all of the original's error, a rival's may be some times as large."""
+    r = exact(64, 96)
+    r[3:6, :2] *= 300
+    b, c = r.float(), r.float()
+    b[3, :2] += 1e-4
+    c[5, :2] += 3e-4
+    assert isinstance(compare(r, b, c), ParityFigure)
+
+
+def test_many_errors_are_certain() -> None:
+    """Where the original's error is spread over all elements, three times as much is refused."""
+    r = exact(64, 96)
+    b, c = (noisy(r, torch.float32, relative=size, seed=seed) for size, seed in ((1e-5, 1), (3e-5, 2)))
+    assert point(compare(r, b, c)) == 2

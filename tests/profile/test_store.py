@@ -99,6 +99,9 @@ def test_what_may_be_otherwise_the_next_time_is_not_lasting() -> None:
     }
     assert {stage for stage, holds in lasting.items() if holds} == {"signature", "capability", "parity"}
     won = _with_stage("parity")
+    for reason in ("ended the process with signal SIGKILL", "raised OutOfMemoryError: no room"):
+        refused = replace(won.trials[-1], outcome=Rejection(stage="parity", reason=reason))
+        assert not is_lasting(replace(won, trials=(*won.trials[:-1], refused)))
     assert not is_lasting(replace(won, trials=(replace(won.trials[0], digest=""), *won.trials[1:])))
     assert not is_lasting(replace(won, trials=()))
 

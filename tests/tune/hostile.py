@@ -229,3 +229,23 @@ def parent(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def fast_doubled(x: torch.Tensor) -> torch.Tensor:
     """Twice the input, at once."""
     return x + x
+
+
+def corrupts(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Reads beyond a tensor on the device, after which the process can not use that any more."""
+    far = torch.full((1,), 1 << 40, dtype=torch.long, device=x.device)
+    return norm(self, x) + x[far].sum() * 0
+
+
+def device_hoard(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Takes all of the device's memory and keeps it."""
+    while True:
+        _hoard.append(torch.empty(64 << 18, device=x.device))
+
+
+def side_stream(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Right, and leaves work on a stream of its own behind that takes some milliseconds."""
+    cuda: Any = torch.cuda
+    with cuda.stream(cuda.Stream()):
+        cuda._sleep(10_000_000)
+    return norm(self, x)

@@ -24,6 +24,7 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_func
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.tune import settle
+from twinkle_tune.tune.allowance import device_allowance
 from twinkle_tune.tune.events import ContestFinished, Event, RoundTimed, TrialRefused
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.limits import Limits
@@ -232,7 +233,7 @@ class Touchy(Norm):
 def test_an_original_that_ends_the_process_is_the_runs_error() -> None:
     """Where the original itself ends the worker, the run ends with an error that says so."""
     with pytest.raises(
-        TuneError, match=r"Fragile: the original itself ended the process with exit code 9.*without --isolated"
+        TuneError, match=r"Fragile: the original itself ended the process with exit code 9.*with --in-process"
     ):
         tuned(registry_of(hostile.fine, cls=Fragile), model=nn.Sequential(Fragile(16)))
 
@@ -419,6 +420,15 @@ def test_limits_must_be_positive() -> None:
         Limits(first_call_s=0)
     with pytest.raises(TuneError, match=r"host_bytes: got -1"):
         Limits(host_bytes=-1)
+
+
+def test_device_memory_is_what_is_held_and_most_of_the_rest() -> None:
+    """By default the task's own and nine tenths of what is free; what was asked for, but no more than there is."""
+    assert device_allowance(Limits(), free=50, held=30, total=100) == 75
+    assert device_allowance(Limits(device_bytes=20), free=50, held=30, total=100) == 20
+    assert device_allowance(Limits(device_bytes=200), free=50, held=30, total=100) == 100
+    with pytest.raises(TuneError, match=r"device_bytes: got 0"):
+        Limits(device_bytes=0)
 
 
 def test_slow_originals_widen_the_limits() -> None:

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from twinkle_tune.profile.schema import Profile
     from twinkle_tune.tune.events import Listener
     from twinkle_tune.tune.journal import Journal
+    from twinkle_tune.tune.task import Executor
 
 MODEL_HELP = "A preset, a Hub id, a local directory, or package.module:factory."
+IN_PROCESS_HELP = "Run contests in this process: a candidate that crashes or hangs then ends the run."
 
 
 def profile(
@@ -47,9 +49,7 @@ def profile(
     budget: Annotated[
         str | None, typer.Option(metavar="5m", help="Time for the run, once the model is loaded.")
     ] = None,
-    isolated: Annotated[
-        bool, typer.Option("--isolated", help="Run contests in a worker process, which a candidate may crash.")
-    ] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help=IN_PROCESS_HELP)] = False,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -85,10 +85,9 @@ def profile(
                 register_files(register or [])
                 loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
 
-                from twinkle_tune.tune.isolated import Isolated
                 from twinkle_tune.tune.tune import tune_model
 
-                with listener(quiet=as_json) as listen, Isolated() if isolated else nullcontext() as executor:
+                with listener(quiet=as_json) as listen, executor_of(in_process=in_process) as executor:
                     made = tune_model(
                         loaded.model,
                         loaded.inputs,
@@ -119,6 +118,15 @@ def listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
     from twinkle_tune.cli.show import Progress
 
     return Progress()
+
+
+def executor_of(*, in_process: bool) -> AbstractContextManager[Executor | None]:
+    """Where contests run: in a worker process for all of them, or (None) in this one."""
+    if in_process:
+        return nullcontext()
+    from twinkle_tune.tune.isolated import Isolated
+
+    return Isolated()
 
 
 def _save(made: Profile, path: Path, journal: Journal) -> None:

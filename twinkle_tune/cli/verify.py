@@ -11,7 +11,7 @@ import typer
 from twinkle_tune.cli.device import use_device
 from twinkle_tune.cli.options import parse_count, parse_sizes
 from twinkle_tune.cli.past import locked
-from twinkle_tune.cli.profile import MODEL_HELP, listener
+from twinkle_tune.cli.profile import IN_PROCESS_HELP, MODEL_HELP, executor_of, listener
 from twinkle_tune.cli.recorded import Recorded, recorded_options
 from twinkle_tune.cli.register import register_files
 from twinkle_tune.cli.stop import stoppable
@@ -35,6 +35,7 @@ def verify(
     register: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml. Never taken from a profile.")
     ] = None,
+    in_process: Annotated[bool, typer.Option("--in-process", help=IN_PROCESS_HELP)] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="An error if another run has the device.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> None:
@@ -56,8 +57,8 @@ def verify(
 
                 from twinkle_tune.tune.verify import verify_profile
 
-                with listener(quiet=as_json) as listen:
-                    found = verify_profile(made, loaded.model, loaded.inputs, on_event=listen)
+                with listener(quiet=as_json) as listen, executor_of(in_process=in_process) as executor:
+                    found = verify_profile(made, loaded.model, loaded.inputs, on_event=listen, executor=executor)
         except KeyboardInterrupt as stop:
             typer.echo("twinkle-tune: interrupted; nothing was verified", err=True)
             raise typer.Exit(stops.code) from stop

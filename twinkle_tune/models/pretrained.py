@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from twinkle_tune.errors import ModelError
+from twinkle_tune.errors import ModelError, in_a_line
 from twinkle_tune.models.presets import PRESETS, find_preset
 
 _INSTALL = "install it with: pip install 'twinkle_tune[transformers]'"
@@ -87,7 +87,7 @@ def build(config: Any, spec: str, *, device: str, dtype: torch.dtype, seed: int)
             raise _too_large(spec, device, error) from error
         except (ValueError, KeyError, ImportError) as error:
             raise ModelError(
-                f"{spec}: no causal language model can be made of it ({_first_line(error)}); "
+                f"{spec}: no causal language model can be made of it ({in_a_line(error)}); "
                 "expected the configuration of a decoder"
             ) from error
     return model
@@ -129,18 +129,13 @@ def _unavailable(spec: str, error: Exception) -> ModelError:
             "a model that is cached, or can be reached and read",
         )
     return ModelError(
-        f"{spec}: cannot be loaded; tried {tried}: {_first_line(error)}; expected {need}; "
+        f"{spec}: cannot be loaded; tried {tried}: {in_a_line(error)}; expected {need}; "
         f"presets need no network: {', '.join(PRESETS)}"
     )
 
 
 def _too_large(spec: str, device: str, error: BaseException) -> ModelError:
     return ModelError(
-        f"{spec}: does not fit into the memory of {device} ({_first_line(error)}); shorten it with --layers, "
+        f"{spec}: does not fit into the memory of {device} ({in_a_line(error)}); shorten it with --layers, "
         "or choose a smaller --dtype"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -22,10 +22,12 @@ Three things keep right candidates from being refused by chance:
   no element's limit is less than RMS(r) / 2^14, an eighth of what a drop to TF32 costs: a causal row of one
   key has a gradient of exactly 0, of which another order of additions leaves a unit in the last place of what
   cancelled.
-- An RMS over n elements is itself uncertain. The ratio of two of them follows an F distribution with (n, n)
+- An RMS over n errors is itself uncertain. The ratio of two of them follows an F distribution with (n, n)
   degrees of freedom, so the limits of points 2 and 4 are widened by 1 + 16/n (nothing for a layer's output,
   much for a loss), and slices of fewer than 32 elements are taken together with their neighbours until 32
-  are reached: F(32, 32) > 4^2 has a probability of about 1e-12.
+  are reached: F(32, 32) > 4^2 has a probability of about 1e-12. For the original's own errors e = b - r, n is
+  how many of them count, (sum e^2)^2 / sum e^4: where one score of an attention is large, its one rounding is
+  most of the error of all gradients that it reaches, and a rival's rounding of it is another.
 """
 
 from __future__ import annotations
@@ -89,13 +91,15 @@ def compare(
     widening = 1 + WIDENING / (max(b.numel(), seen.count) if small and seen else b.numel())
     tally = gather(r, b, c, widening=widening)
     noise = max(tally.noise, seen.relative * tally.magnitude if small and seen else 0.0)
+    concentrated = widening if small else 1 + WIDENING / tally.effective
+    whole = max(noise * widening, tally.own_noise * concentrated)
     dust = ELEMENT_FLOOR * tally.magnitude
-    peak = ELEMENT_FACTOR * noise if small else PEAK_FACTOR * tally.peak
+    peak = ELEMENT_FACTOR * noise * widening if small else PEAK_FACTOR * tally.peak * concentrated
     closest = ParityFigure(tensor=tensor, point=1, error=0.0, limit=0.0)
     for finding in (
-        _whole(tally, tensor, TENSOR_FACTOR * noise * widening),
+        _whole(tally, tensor, TENSOR_FACTOR * whole),
         _worst_slice(tally, tensor),
-        _worst_element(tally, tensor, max(dust, peak * widening)),
+        _worst_element(tally, tensor, max(dust, peak)),
     ):
         if isinstance(finding, Reject):
             return finding

@@ -58,6 +58,17 @@ class Tally:
         return max(math.sqrt(max(self.totals[1:3]) / self.count), self.tiny)
 
     @property
+    def own_noise(self) -> float:
+        """RMS of b - r."""
+        return math.sqrt(self.totals[1] / self.count)
+
+    @property
+    def effective(self) -> float:
+        """How many errors of b count: all where they are alike, few where a few are most of their energy."""
+        fourth = float(self.bands[5].sum())
+        return self.totals[1] ** 2 / fourth if fourth else float(self.count)
+
+    @property
     def magnitude(self) -> float:
         return math.sqrt(self.totals[3] / self.count)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.mode import Mode
-from twinkle_tune.outcome import Rejection
+from twinkle_tune.outcome import Outcome, Rejection
 from twinkle_tune.profile.checked import from_data, json_value, to_data
 from twinkle_tune.profile.meaning import check_contest
 from twinkle_tune.profile.schema import Contest
@@ -15,6 +15,8 @@ from twinkle_tune.workload import digest_of
 
 _LASTING = ("signature", "capability", "parity")
 """Stages whose rejections say something of the candidate, not of the moment (no compiler, no memory, no network)."""
+_NO_VERDICT = ("raised ", "took more ", "ended the process ", "did not finish ")
+"""How the reason begins where a candidate was refused while it was judged, and not by the rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +50,16 @@ class Question:
 def is_lasting(contest: Contest) -> bool:
     """Whether a contest's outcome may be used in another run.
 
-    Not where a candidate's code could not be had, or it could not be loaded, called or timed: what was missing
-    then may be there the next time.
+    Not where a candidate's code could not be had, or it could not be loaded, called or timed, or ended or held up
+    the process that judged it: what was missing then may be there the next time.
     """
-    return bool(contest.trials) and all(
-        trial.digest and not (isinstance(trial.outcome, Rejection) and trial.outcome.stage not in _LASTING)
-        for trial in contest.trials
-    )
+    return bool(contest.trials) and all(trial.digest and _lasts(trial.outcome) for trial in contest.trials)
+
+
+def _lasts(outcome: Outcome) -> bool:
+    if not isinstance(outcome, Rejection):
+        return True
+    return outcome.stage in _LASTING and not outcome.reason.startswith(_NO_VERDICT)
 
 
 def contest_text(contest: Contest) -> str:

@@ -63,6 +63,7 @@ TRIAL_COLUMNS: Mapping[str, str] = {
     "parity_tensor": "string",  # that tensor
     "parity_error": "float64",  # in the tensor's unit
     "parity_limit": "float64",
+    "parity_notes": "string",  # what the check saw and did not refuse
     "workload": "string",
 }
 """Columns of :func:`trials`."""
@@ -193,6 +194,7 @@ def _outcome(contest: Contest, trial: Trial) -> Row:
                 "peak_bytes": measured.peak_bytes,
                 "deterministic": measured.deterministic,
                 "reason": measured.left_race or None,
+                "parity_notes": "; ".join(measured.notes) or None,
             }
             return row | _ratio(contest, trial, measured.times_us) | _closest(measured.parity)
 

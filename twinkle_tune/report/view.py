@@ -79,7 +79,7 @@ class Runner:
     """A candidate that was timed.
 
     ``mark`` is "winner", or "kept" for an original that stayed; ``parity`` is error over limit, and
-    ``parity_of`` says of which tensor.
+    ``parity_of`` says of which tensor, and what the check noted besides.
     """
 
     candidate: str
@@ -237,7 +237,9 @@ def _parity_of(row: Row) -> str:
     if row["parity_tensor"] is None:
         return ""
     tensor = one_line(row["parity_tensor"], _NAME_LIMIT)
-    return f"{tensor}: {row['parity_error']:.2g} of {row['parity_limit']:.2g}"
+    closest = f"{tensor}: {row['parity_error']:.2g} of {row['parity_limit']:.2g}"
+    noted = row["parity_notes"]
+    return f"{closest}; noted: {one_line(noted, _SENTENCE_LIMIT)}" if noted else closest
 
 
 def _axis(timed: list[Row]) -> float:

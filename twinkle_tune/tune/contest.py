@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from twinkle_tune.errors import SignatureError, TuneError
+from twinkle_tune.errors import SignatureError, TuneError, in_a_line
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.race import Decision, Race
 from twinkle_tune.measure.recheck import in_words, race_until_right
@@ -23,7 +23,7 @@ from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune.arena import Arena, Step, as_observed, renamed
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
-from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock
+from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
 
 
 class InProcess:
@@ -99,11 +99,7 @@ class InProcess:
 
     def _digest(self, candidate: Candidate, arena: Arena) -> str:
         self._watch.begins(candidate.name, "load")  # some sources load their code once more for it
-        try:
-            return candidate.source.digest(arena.task.observation.slot, arena.original)
-        except TuneError:
-            # A candidate whose code cannot be had has no digest; its rejection says why.
-            return ""
+        return digest_of(candidate, arena.task.observation.slot, arena.original)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +145,7 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         # Anything can come out of a stranger's code. Only the original's failures are the run's.
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate.name, stage, f"raised {type(error).__name__}: {_first_line(error)}")
+        return _refuse(listener, candidate.name, stage, f"raised {in_a_line(error)}")
     match verdict:
         case Reject():
             return _refuse(listener, candidate.name, "parity", in_words(verdict))
@@ -195,6 +191,7 @@ def _measured(
         peak_bytes=clock.peak_bytes(ready.step),
         parity=tuple(replace(f, error=_rounded(f.error), limit=_rounded(f.limit)) for f in ready.verdict.figures),
         deterministic=ready.verdict.deterministic,
+        notes=ready.verdict.notes,
         left_race=left,
     )
 
@@ -230,8 +227,3 @@ def _rejection(found: _Ready | Rejection) -> Rejection:
 def _rounded(figure: float) -> float:
     """Four digits that count: a profile is read by people."""
     return float(f"{figure:.4g}")
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -52,9 +53,14 @@ class Held:
 
     def empty(self) -> None:
         """Give back the disk space of the last task."""
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.seek(0)
             self._file.truncate()
+        except OSError:
+            # The disk is full, and what is still to be written cannot be. The next task gets another file.
+            self.close()
 
     def close(self) -> None:
         """Let go of everything."""
@@ -62,6 +68,7 @@ class Held:
         file, mark = self._file, self._mark
         self._file = self._mark = None
         if file is not None:
-            file.close()
+            with contextlib.suppress(OSError):  # of a full disk was told where it was written to
+                file.close()
         if mark is not None:
             mark.close()

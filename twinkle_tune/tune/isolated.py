@@ -18,9 +18,9 @@ from twinkle_tune.tune.events import Listener, TrialRefused, TrialStarted
 from twinkle_tune.tune.held import Held
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY
-from twinkle_tune.tune.package import Header, Unportable, pack
+from twinkle_tune.tune.package import Header, Unportable, original_of, pack
 from twinkle_tune.tune.process import WorkerLost
-from twinkle_tune.tune.task import Task
+from twinkle_tune.tune.task import Task, digest_of
 from twinkle_tune.tune.wire import event_of, result_of, stage_of
 
 
@@ -95,10 +95,8 @@ class Isolated:
         except Unportable as why:
             return _here(task, listener, str(why))
         except OSError as error:
-            raise TuneError(
-                f"{task.observation.slot.target}: the call cannot be written to a temporary file for the worker "
-                f"process ({error}); make room, point TMPDIR elsewhere, or profile without --isolated"
-            ) from error
+            full = f"the call cannot be written to a temporary file ({error}); make room, or point TMPDIR elsewhere"
+            return _here(task, listener, full)
         job = _Job(task=task, header=header, told=_Once(listener))
         job.refused.update(self._known(job))
         tries = 0
@@ -116,10 +114,13 @@ class Isolated:
                 # Was it the original? A rival that wrote where it should not have may be felt by others.
                 tries += 1
                 guilty = self._guilty(job)
+                if guilty is None and lost.raised:
+                    # Here it has run: the worker lacks something, such as room on the device beside the model.
+                    return _here(task, job.told, f"in a worker process the original {lost.reason}")
                 if guilty is None or (not guilty and tries > 1):
                     raise TuneError(
                         f"{task.observation.slot.target}: the original itself {lost.reason} (in the worker process, at "
-                        f"stage {lost.stage!r}); profile without --isolated, or raise the limits"
+                        f"stage {lost.stage!r}); profile with --in-process, or raise the limits"
                     ) from None
                 for each in guilty:
                     self._refuse(job, each)
@@ -222,9 +223,10 @@ class _Job:
 class _Refused(Exception):
     """A candidate, or the original, after which the worker process is to be replaced."""
 
-    def __init__(self, candidate: str, stage: Stage, reason: str) -> None:
+    def __init__(self, candidate: str, stage: Stage, reason: str, *, raised: bool = False) -> None:
+        """``raised``: it raised an error, after which the process still stood."""
         super().__init__(reason)
-        self.candidate, self.stage, self.reason = candidate, stage, reason
+        self.candidate, self.stage, self.reason, self.raised = candidate, stage, reason, raised
 
 
 class _Once:
@@ -255,15 +257,21 @@ def _answered(answer: dict[str, Any], names: tuple[str, ...]) -> Exception | Non
         case "unportable":
             return Unportable(str(answer["reason"]))
         case "error":
-            return _Refused(ORIGINAL, "first call", str(answer["reason"]))
+            return _Refused(ORIGINAL, "first call", str(answer["reason"]), raised=bool(answer["raised"]))
     raise ValueError(f"no such answer: {answer!r:.80}")
 
 
 def _merged(task: Task, trials: tuple[Trial, ...], selection: Selection, refused: dict[str, Rejection]) -> Contest:
     """The worker's contest, with the trials of those that it was run without."""
     found = {trial.candidate: trial for trial in trials}
+    original = original_of(task)
     everyone = tuple(
-        Trial(candidate=c.name, source=c.source.kind, digest="", outcome=refused[c.name])
+        Trial(
+            candidate=c.name,
+            source=c.source.kind,
+            digest=digest_of(c, task.observation.slot, original),
+            outcome=refused[c.name],
+        )
         if c.name in refused
         else found[c.name]
         for c in task.candidates

@@ -25,6 +25,8 @@ class Limits:
             the original, and computing what the others are compared with.
         host_bytes: bytes of private memory that the worker process may take, torch's own included; None for nine
             tenths of what is free when it starts, and for no limit on another device than the CPU. Linux alone.
+        device_bytes: bytes of a CUDA device's memory that torch may take in the worker process; None for what the task
+            itself takes and nine tenths of what is free then. What a kernel takes by other ways is not counted.
     """
 
     import_s: float = 120.0
@@ -33,14 +35,17 @@ class Limits:
     slower: float = 20.0
     setup_s: float = 1800.0
     host_bytes: int | None = None
+    device_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("import_s", "first_call_s", "call_s", "slower", "setup_s"):
             value = getattr(self, name)
             if not value > 0:
                 raise TuneError(f"{name}: got {value!r}, expected a positive number; leave it out for the default")
-        if self.host_bytes is not None and self.host_bytes <= 0:
-            raise TuneError(f"host_bytes: got {self.host_bytes!r}, expected a positive number of bytes, or None")
+        for name in ("host_bytes", "device_bytes"):
+            most = getattr(self, name)
+            if most is not None and most <= 0:
+                raise TuneError(f"{name}: got {most!r}, expected a positive number of bytes, or None")
 
     def stage_s(self, stage: Stage, original_s: float) -> float:
         """Seconds that a candidate may be in a stage for which the original took ``original_s``."""

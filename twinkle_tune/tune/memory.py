@@ -9,7 +9,6 @@ from typing import Any
 
 from twinkle_tune import __version__
 from twinkle_tune.capture.capture import Observation
-from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.settings import METHOD
@@ -19,6 +18,7 @@ from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
 from twinkle_tune.slot import Candidate
 from twinkle_tune.tune.journal import Journal
+from twinkle_tune.tune.task import digest_of
 
 TOOL = f"twinkle_tune {__version__}"
 
@@ -107,7 +107,7 @@ def question_of(
         mode=mode,
         device=device,
         environment=environment,
-        candidates=tuple((c.name, _digest(c, observation, original)) for c in candidates),
+        candidates=tuple((c.name, digest_of(c, observation.slot, original)) for c in candidates),
         settings=settings_of(settings),
         tool=TOOL,
     )
@@ -116,11 +116,3 @@ def question_of(
 def settings_of(settings: RaceSettings) -> tuple[tuple[str, float], ...]:
     """The race's settings by name, in order, and how it measures."""
     return tuple(sorted((name, float(value)) for name, value in {**asdict(settings), "method": METHOD}.items()))
-
-
-def _digest(candidate: Candidate, observation: Observation, original: Callable[..., Any]) -> str:
-    # As in a trial: a candidate whose code cannot be had has no digest; its rejection says why.
-    try:
-        return candidate.source.digest(observation.slot, original)
-    except TuneError:
-        return ""

@@ -81,7 +81,7 @@ class WorkerProcess:
                 )
             except OSError as error:
                 ours.close()
-                raise TuneError(f"a worker process cannot be started ({error}); profile without --isolated") from error
+                raise TuneError(f"a worker process cannot be started ({error}); profile with --in-process") from error
         assert self._process.stdout is not None
         self._connection, self._pipe = ours, self._process.stdout
         os.set_blocking(self._pipe.fileno(), False)
@@ -163,7 +163,7 @@ class WorkerProcess:
             message = self.receive()
         except WorkerLost as lost:
             raise TuneError(
-                f"the worker process did not start: it {lost.reason}; profile without --isolated, or raise the limits"
+                f"the worker process did not start: it {lost.reason}; profile with --in-process, or raise the limits"
             ) from lost
         if message.get("is") != "ready":
             raise TuneError(f"the worker process sent {message!r:.80}, expected that it is ready; profile again")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from twinkle_tune.capture.capture import Observation
+from twinkle_tune.errors import TuneError
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Stage
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.slot import Candidate
+from twinkle_tune.slot import Candidate, Slot
 from twinkle_tune.tune.events import Listener
 
 
@@ -36,6 +37,14 @@ class Task:
     settings: RaceSettings
     seed: int = 0
     deadline_s: float | None = None
+
+
+def digest_of(candidate: Candidate, slot: Slot, original: Callable[..., Any]) -> str:
+    """Digest of a candidate's code; "" where it cannot be had, of which its rejection says why."""
+    try:
+        return candidate.source.digest(slot, original)
+    except TuneError:
+        return ""
 
 
 class Executor(Protocol):

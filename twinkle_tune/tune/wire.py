@@ -104,5 +104,6 @@ def _outcome(data: Mapping[str, Any]) -> Outcome:
             for each in data["parity"]
         ),
         deterministic=bool(data["deterministic"]),
+        notes=tuple(str(note) for note in data["notes"]),
         left_race=str(data["left_race"]),
     )

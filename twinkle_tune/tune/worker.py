@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from time import monotonic as _now_s
 from typing import IO, Any, Never
 
@@ -23,6 +22,7 @@ import torch
 from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Rejection, Stage
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.tune.allowance import limit_device, limit_host
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Event, TrialRefused
 from twinkle_tune.tune.limits import Limits
@@ -32,7 +32,6 @@ from twinkle_tune.tune.state import State, changes_since, cuda_in_use, state_now
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.wire import event_data, result_data, send
 
-_FREE_SHARE = 0.9
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 _OUT_OF_MEMORY = ("MemoryError", "can't allocate memory", "Cannot allocate memory", "OutOfMemoryError", "bad_alloc")
 # Bound here and now: our own way out stays the way out.
@@ -123,7 +122,7 @@ def main(config: Mapping[str, Any]) -> Never:
         os.set_inheritable(config[name], False)
     limits = Limits(**config["limits"])
     _die_with(config["parent"])
-    host_bytes = _limit_memory(limits, config["device"])
+    host_bytes = limit_host(limits, config["device"])
     os.register_at_fork(after_in_parent=lambda: _forks.append(os.getpid()))
     connection = socket.socket(fileno=config["socket"])
     lines = connection.makefile("rb")
@@ -146,6 +145,7 @@ class _Worker:
     ) -> None:
         self._connection, self._lines, self._mark, self._file = connection, lines, mark, file
         self._limits, self._host_bytes = limits, host_bytes
+        self._device_bytes: int | None = None
         self._watch: ProcessWatch | None = None
 
     def serve(self, message: Mapping[str, Any]) -> None:
@@ -166,10 +166,9 @@ class _Worker:
 
     def _run(self, message: Mapping[str, Any]) -> dict[str, Any]:
         sys.path[:] = message["path"]
-        load_files(message["files"])
-        # Opened for each task anew: a buffer would still hold the one before.
-        with open(self._file, "rb", closefd=False) as file:
-            task = unpack(file)
+        task = self._read(message["files"])
+        if self._device_bytes is None and cuda_in_use():
+            self._device_bytes = limit_device(self._limits)
         digest = original_digest(task.observation.slot, original_of(task))
         if digest != message["original"]:
             raise Unportable("the original's code is another in the worker process (it was replaced in this one)")
@@ -194,6 +193,18 @@ class _Worker:
             gc.collect()
             torch.cuda.empty_cache()
         return {"is": "result", **result_data(contest.trials, contest.selection)}
+
+    def _read(self, files: Any) -> Task:
+        try:
+            load_files(files)
+            # Opened for each task anew: a buffer would still hold the one before.
+            with open(self._file, "rb", closefd=False) as file:
+                return unpack(file)
+        except Unportable:
+            raise
+        except (Exception, SystemExit) as error:
+            # It was imported, or made, in the run's process: what fails here is of this one.
+            raise Unportable(f"it cannot be read in a worker process ({_text(error)})") from error
 
     def _tell(self, event: Event) -> None:
         """Send an event, and wait until the listener has had it: its drawing must not run beside the timing."""
@@ -220,17 +231,21 @@ class _Worker:
         text = _text(error)
         at = None if self._watch is None else self._watch.at
         if isinstance(error, TuneError):
-            return {"is": "error", "reason": str(error)}
+            return {"is": "error", "reason": str(error), "raised": True}
         if at is not None and at[0] != ORIGINAL and not isinstance(error, Exception):
             return {"is": "fault", "candidate": at[0], "stage": at[1], "reason": f"raised {text}"}
-        return {"is": "error", "reason": self._memory(text) if self._is_memory(text) else f"raised {text}"}
+        if self._is_memory(text):
+            # Of the device's memory the run's process holds the model already; of the host's the limit is the run's.
+            return {"is": "error", "reason": self._memory(text), "raised": "OutOfMemoryError" in text}
+        return {"is": "error", "reason": f"raised {text}", "raised": isinstance(error, Exception)}
 
     def _is_memory(self, reason: str) -> bool:
         return any(sign in reason for sign in _OUT_OF_MEMORY)
 
     def _memory(self, reason: str) -> str:
         if "OutOfMemoryError" in reason:
-            return f"took more device memory than there is ({reason:.160})"
+            limit = "" if self._device_bytes is None else f" (limit {self._device_bytes / 2**30:.1f} GiB)"
+            return f"took more device memory than allowed{limit}: {reason:.160}"
         limit = "" if self._host_bytes is None else f" (limit {self._host_bytes / 2**30:.1f} GiB)"
         return f"took more host memory than allowed{limit}: {reason:.160}"
 
@@ -269,35 +284,3 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         _exit(1)
-
-
-def _limit_memory(limits: Limits, device: str) -> int | None:
-    """Limit what the process may take; and no core files, which would be as large. Returns the limit in bytes."""
-    import resource
-
-    with contextlib.suppress(ValueError, OSError):  # a stricter limit is in force already
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform != "linux":
-        return None
-    # What a driver reserves for a device is beyond what can be foretold: there only a limit that was asked for holds.
-    wanted = limits.host_bytes or (_free_bytes() if device == "cpu" else None)
-    if wanted is None:
-        return None
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-    # Private memory only: address space that is merely reserved is none.
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
-    return wanted
-
-
-def _free_bytes() -> int | None:
-    """Nine tenths of what the machine, or the container, has free; None where the system does not tell."""
-    free = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        free.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return int(_FREE_SHARE * min(free)) if free else None

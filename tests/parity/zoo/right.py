@@ -306,6 +306,11 @@ def attention_float32(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True).to(q.dtype)
 
 
+def attention_sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """In half precision its backward uses the rounded output; right forward, and not in RIGHT for that."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
 def attention_online(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Blocks of keys with a running maximum, in float32."""
     wide, scale = q.float(), q.shape[-1] ** -0.5

@@ -191,7 +191,7 @@ REDUCTIONS = (
     wrong("softmax", "in bfloat16", lambda x: softmax(x.bfloat16()).to(x.dtype), 2, dtypes=(*FLOAT32, torch.float16)),
     wrong("softmax", "logarithm", lambda x: F.log_softmax(x.float(), -1).to(x.dtype), 2),
     wrong("softmax", "gradient without the sum",
-          lambda x: softmax(x).detach() * (1 + x - x.detach()), 2, trains=True),
+          lambda x: softmax(x).detach() + (lambda z: z - z.detach())(softmax(x).detach() * x), 2, trains=True),
     wrong("softmax", "gradient doubled", lambda x: softmax(gradient_times(x, 2.0)), 2, trains=True),
     wrong("cross_entropy", "labels smoothed",
           lambda x, t: F.cross_entropy(x.float(), t, ignore_index=-100, label_smoothing=0.01), 2),
