@@ -9,7 +9,7 @@ joins the tables of one profile; ``workload`` is the workload's key, which joins
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -21,6 +21,8 @@ from twinkle_tune.report.text import call_text, is_figure
 from twinkle_tune.slot import ORIGINAL
 
 Row = dict[str, Any]
+Frame = pd.DataFrame
+"""The type of every table."""
 
 SELECTION_COLUMNS: Mapping[str, str] = {
     "contest": "int64",
@@ -89,6 +91,20 @@ STEP_COLUMNS: Mapping[str, str] = {
 }
 """Columns of :func:`steps`."""
 
+PARITY_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "candidate": "string",
+    "tensor": "string",  # "output", "gradient of weight"
+    "point": "int64",  # of the parity rule
+    "error": "float64",  # in the tensor's unit
+    "limit": "float64",  # up to it the candidate passes
+    "margin": "float64",  # error / limit
+    "workload": "string",
+}
+"""Columns of :func:`parity`."""
+
 
 def selections(profile: Profile) -> pd.DataFrame:
     """One row a contest: what is called, how often, what won, by how much. See :data:`SELECTION_COLUMNS`."""
@@ -136,6 +152,43 @@ def steps(profile: Profile) -> pd.DataFrame:
         for step in profile.steps
     ]
     return _frame(rows, STEP_COLUMNS)
+
+
+def parity(profile: Profile) -> pd.DataFrame:
+    """One row a comparison of a measured candidate's tensor with its limit. See :data:`PARITY_COLUMNS`."""
+    rows = [
+        _place(number, contest)
+        | {"candidate": trial.candidate, "tensor": figure.tensor, "point": figure.point}
+        | {"error": figure.error, "limit": figure.limit, "margin": _nearness(figure)}
+        for number, contest in enumerate(profile.contests, 1)
+        for trial in contest.trials
+        if isinstance(trial.outcome, Measurement)
+        for figure in trial.outcome.parity
+    ]
+    return _frame(rows, PARITY_COLUMNS)
+
+
+Table = Literal["samples", "trials", "selections", "steps", "parity"]
+COLUMNS: Mapping[Table, Mapping[str, str]] = {
+    "samples": SAMPLE_COLUMNS,
+    "trials": TRIAL_COLUMNS,
+    "selections": SELECTION_COLUMNS,
+    "steps": STEP_COLUMNS,
+    "parity": PARITY_COLUMNS,
+}
+"""The columns of each table and their pandas types, by the table's name."""
+
+
+def table(profile: Profile, name: Table = "samples") -> pd.DataFrame:
+    """The table of that name.
+
+    Raises:
+        ProfileError: there is no such table.
+    """
+    makers = {"samples": samples, "trials": trials, "selections": selections, "steps": steps, "parity": parity}
+    if name not in makers:
+        raise ProfileError(f"table: got {name!r}, expected one of {', '.join(makers)}")
+    return makers[name](profile)
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
