@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -15,6 +15,7 @@ Spec = dict[str, Any]
 MISSING = "The plots need altair and vl-convert-python, which are not installed: pip install altair vl-convert-python"
 """What a report says instead of its plots."""
 
+_HEIGHTS: Mapping[Kind, int] = {"shapes": 240, "roofline": 300, "trend": 260}
 _ROLES = ["original", "winner", "slower", "other"]
 _FORMS = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 
@@ -38,14 +39,23 @@ def _chart(kind: Kind, on_page: bool) -> Spec:
     colours = PAGE if on_page else PAPER
     made = makers[kind](colours)
     spec: Spec = made.to_dict()
-    # Altair puts a mark of its version and its own style on a chart; ours is below.
+    del spec["$schema"]  # an address: nothing here is to look like one
     spec["config"] = config(colours)
     return spec
 
 
 def spec(kind: Kind, rows: list[dict[str, Any]], *, on_page: bool) -> Spec:
     """A whole specification, data included."""
-    return {**_chart(kind, on_page), "datasets": {"rows": rows}}
+    return {**_chart(kind, on_page), "height": height(kind, rows), "datasets": {"rows": rows}}
+
+
+def height(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Pixels of a plot's inside: a line a name where names stand down the side."""
+    if kind in _HEIGHTS:
+        return _HEIGHTS[kind]
+    lines = len({row["name"] for row in rows})
+    pairs = len({(row["name"], row.get("when", row.get("role"))) for row in rows}) > lines
+    return lines * (40 if pairs and kind in ("parts", "memory") else 26)
 
 
 def form(kind: Kind) -> Spec:
@@ -53,12 +63,11 @@ def form(kind: Kind) -> Spec:
     return _chart(kind, True)
 
 
-def _layered(*layers: Any, height: Any, right: int = 12) -> Any:
+def _layered(*layers: Any, right: int = 12) -> Any:
     import altair as alt
 
     return alt.layer(*layers).properties(
         width="container",
-        height=height,
         padding={"left": 4, "top": 6, "right": right, "bottom": 4},
         autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )
@@ -85,7 +94,7 @@ def _ratios(colours: Mapping[str, str]) -> Any:
 
     colour, shape = _by_role(colours)
     y = alt.Y("name:N", sort=None, title=None)
-    x = alt.X("ratio:Q", title="time ÷ original", scale=alt.Scale(zero=False, nice=False, padding=10))
+    x = alt.X("ratio:Q", title="time ÷ original", scale=alt.Scale(zero=False, nice=False, padding=10), axis=alt.Axis(tickCount=6))
     rows = _plain().transform_filter("isValid(datum.ratio)").encode(y=y)
     one = _plain().mark_rule(strokeDash=[3, 3]).encode(x=alt.datum(1, type="quantitative"))
     whisker = rows.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=colour)
@@ -99,7 +108,7 @@ def _ratios(colours: Mapping[str, str]) -> Any:
         .mark_text(align="left", limit={"expr": "width"}, color=colours["warn"], fontStyle="italic")
         .encode(y=y, x=alt.value(4), text="text:N", tooltip=alt.Tooltip("tip:N"))
     )
-    return _layered(one, whisker, point, figure, refused, height=alt.Step(26), right=64)
+    return _layered(one, whisker, point, figure, refused, right=64)
 
 
 def _parts(colours: Mapping[str, str]) -> Any:
@@ -117,7 +126,7 @@ def _parts(colours: Mapping[str, str]) -> Any:
         color=alt.Color("when:N", scale=scale, title=None), tooltip=alt.Tooltip("tip:N")
     )
     figures = rows.mark_text(align="left", dx=4, fontSize=11).encode(text="text:N")
-    return _layered(bars, figures, height=alt.Step(15, **{"for": "offset"}), right=48)
+    return _layered(bars, figures, right=48)
 
 
 def _series(colours: Mapping[str, str], name: str) -> tuple[Any, Any]:
@@ -154,7 +163,14 @@ def _shapes(colours: Mapping[str, str]) -> Any:
             tooltip=alt.Tooltip("tip:N"),
         )
     )
-    return _layered(one, bound, lines, whisker, point, height=240)
+    # Not seen: colour and form share one legend only where both come from the same rows.
+    same = (
+        _plain()
+        .transform_filter("datum.what == 'range'")
+        .mark_point(opacity=0)
+        .encode(x=x, y=alt.value(0), color=colour, shape=shape)
+    )
+    return _layered(one, bound, same, lines, whisker, point)
 
 
 def _roofline(colours: Mapping[str, str]) -> Any:
@@ -162,8 +178,8 @@ def _roofline(colours: Mapping[str, str]) -> Any:
     import altair as alt
 
     colour, shape = _by_role(colours)
-    x = alt.X("intensity:Q", title="FLOP ÷ byte", scale=alt.Scale(type="log", nice=False))
-    y = alt.Y("rate:Q", title="FLOP/s", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~s", grid=True))
+    x = alt.X("intensity:Q", title="FLOP ÷ byte", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(tickCount=5))
+    y = alt.Y("rate:Q", title="FLOP/s", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~s", grid=True, tickCount=5))
     roof = (
         _plain()
         .transform_filter("datum.what == 'roof'")
@@ -176,7 +192,7 @@ def _roofline(colours: Mapping[str, str]) -> Any:
         .mark_point(filled=True, size=70, opacity=0.9)
         .encode(x=x, y=y, color=colour, shape=shape, tooltip=alt.Tooltip("tip:N"))
     )
-    return _layered(roof, points, height=300)
+    return _layered(roof, points)
 
 
 def _memory(colours: Mapping[str, str]) -> Any:
@@ -194,7 +210,7 @@ def _memory(colours: Mapping[str, str]) -> Any:
         color=alt.Color("role:N", scale=scale, title=None), tooltip=alt.Tooltip("tip:N")
     )
     figures = rows.mark_text(align="left", dx=4, fontSize=11).encode(text="text:N")
-    return _layered(bars, figures, height=alt.Step(15, **{"for": "offset"}), right=72)
+    return _layered(bars, figures, right=72)
 
 
 def _parity(colours: Mapping[str, str]) -> Any:
@@ -211,7 +227,7 @@ def _parity(colours: Mapping[str, str]) -> Any:
         .mark_point(filled=True, size=70, opacity=1)
         .encode(y=y, x=x, color=colour, shape=shape, tooltip=alt.Tooltip("tip:N"))
     )
-    return _layered(stem, limit, point, height=alt.Step(22))
+    return _layered(stem, limit, point)
 
 
 def _trend(colours: Mapping[str, str]) -> Any:
@@ -232,4 +248,4 @@ def _trend(colours: Mapping[str, str]) -> Any:
         .mark_text(dy=-14, fontWeight="bold", color=colours["warn"], text="regression")
         .encode(x=x, y=y)
     )
-    return _layered(one, lines, whisker, point, slower, height=260)
+    return _layered(one, lines, whisker, point, slower)

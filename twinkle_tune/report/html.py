@@ -18,6 +18,7 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import charts
 from twinkle_tune.report.plots import Plot, plots
 from twinkle_tune.report.text import one_line
+from twinkle_tune.report.versus import versus, versus_plots
 from twinkle_tune.report.view import view
 
 FOLDED_BEYOND = 12
@@ -37,11 +38,20 @@ def html_text(profile: Profile, path: str = "profile.json") -> str:
     )
 
 
+def comparison_text(profiles: Sequence[Profile], paths: Sequence[str]) -> str:
+    """One page of several profiles; ``paths`` are where the reader finds them."""
+    drawn = versus_plots(profiles) if charts.available() else ()
+    return page("compare.html.j2", drawn, samples={}, shown=versus(profiles, paths), plots=drawn)
+
+
 def page(template: str, drawn: Sequence[Plot], samples: Mapping[str, Any], **names: Any) -> str:
     """A template as a page, with the plots' data, the raw samples and the scripts that show them."""
     data = {
         "forms": {kind: charts.form(kind) for kind in dict.fromkeys(plot.kind for plot in drawn)},
-        "plots": {plot.name: {"kind": plot.kind, "rows": plot.rows} for plot in drawn},
+        "plots": {
+            plot.name: {"kind": plot.kind, "height": charts.height(plot.kind, plot.rows), "rows": plot.rows}
+            for plot in drawn
+        },
         "samples": samples,
     }
     scripts = [_library()] if drawn else []

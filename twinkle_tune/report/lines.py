@@ -23,6 +23,7 @@ class StepLine:
 
     number: int
     step: str
+    compared: bool
     tone: str
     original: str
     tuned: str
@@ -40,6 +41,7 @@ class SelectionLine:
 
     number: int
     slot: str
+    short: str
     call: str
     calls: str
     share: str

@@ -64,6 +64,7 @@ def config(colours: Mapping[str, str]) -> dict[str, Any]:
             "titleFontSize": 12,
             "labelLimit": 150,
             "symbolStrokeWidth": 2,
+            "symbolOpacity": 1,
         },
         "text": {"color": colours["text"], "fontSize": 12},
         "rule": {"color": colours["soft"]},

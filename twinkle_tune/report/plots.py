@@ -18,6 +18,7 @@ from twinkle_tune.report.text import (
     one_line,
     percent,
     ratio_text,
+    short_name,
     three_digits,
     time_text,
 )
@@ -25,7 +26,7 @@ from twinkle_tune.slot import ORIGINAL
 
 _LABEL = 26
 _TIP = 300
-_ROWS = 30
+_ROWS = 12
 """Plots over all contests show so many: the tables have the rest."""
 _AXIS_LIMIT = 3.0
 """An axis of ratios ends here: one very slow candidate must not flatten the others."""
@@ -48,6 +49,11 @@ class Plot:
     title: str
     text: str
     rows: tuple[Row, ...]
+
+    @property
+    def changed(self) -> bool:
+        """Of a plot of shares: whether it shows a change."""
+        return any(row.get("when") == "after" for row in self.rows)
 
 
 def plots(profile: Profile) -> tuple[Plot, ...]:
@@ -147,13 +153,15 @@ def step_role(low: float, high: float) -> str:
 def _parts(profile: Profile) -> Iterator[Plot]:
     for number, (step, table) in enumerate(parts(profile).groupby("step", sort=False), 1):
         rows = frames.records(table)[: _ROWS + 1]
-        names = labels(str(row["slot"]).rpartition(".")[2] for row in rows)
+        # Where nothing was changed there is no second bar to draw.
+        moments = ("before", "after") if any(row["before"] != row["after"] for row in rows) else ("before",)
+        names = labels(short_name(row["slot"]) for row in rows)
         yield Plot(
             name=f"parts-{number}",
             kind="parts",
-            title=f"{one_line(step, 60)}: share of the step's time, before and after",
+            title=f"{one_line(step, 60)}: share of the step's time, {' and '.join(moments)}",
             text="; ".join(
-                f"{name}: {percent(row['before'])} before, {percent(row['after'])} after"
+                f"{name}: {', '.join(f'{percent(row[when])} {when}' for when in moments)}"
                 for name, row in zip(names, rows, strict=True)
             ),
             rows=tuple(
@@ -165,7 +173,7 @@ def _parts(profile: Profile) -> Iterator[Plot]:
                     "tip": f"{name}: {percent(row[when])} {when}",
                 }
                 for name, row in zip(names, rows, strict=True)
-                for when in ("before", "after")
+                for when in moments
             ),
         )
 
@@ -249,7 +257,7 @@ def _memory(table: list[Row], profile: Profile) -> Iterator[Plot]:
     order = sorted((number for number in largest if largest[number]), key=lambda number: -largest[number])[:_ROWS]
     rows = [
         {
-            "name": one_line(f"{number}. {row['slot'].rpartition('.')[2]}", _LABEL),
+            "name": one_line(f"{number}. {short_name(row['slot'])}", _LABEL),
             "role": "original" if row["candidate"] == ORIGINAL else "winner",
             "mib": row["peak_bytes"] / 2**20,
             "text": bytes_text(row["peak_bytes"]),

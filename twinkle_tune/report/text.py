@@ -19,6 +19,7 @@ __all__ = [
     "percent",
     "ratio_text",
     "reading",
+    "short_name",
     "sparkline",
     "speedup_text",
     "tensor_text",
@@ -123,6 +124,11 @@ def one_line(text: object, limit: int | None = None) -> str:
         return shown
     head = (limit - 1) * 2 // 3
     return f"{shown[:head]}…{shown[len(shown) - (limit - 1 - head) :]}"
+
+
+def short_name(name: str) -> str:
+    """The last part of a dotted name; any other text as it is."""
+    return name.rpartition(".")[2] if all(part.isidentifier() for part in name.split(".")) else name
 
 
 def _spaced(text: str) -> str:

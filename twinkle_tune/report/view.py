@@ -19,6 +19,7 @@ from twinkle_tune.report.text import (
     percent,
     ratio_text,
     reading,
+    short_name,
     speedup_text,
     three_digits,
     time_text,
@@ -60,6 +61,7 @@ def _step(number: int, row: Row) -> StepLine:
     return StepLine(
         number=number,
         step=one_line(row["step"], _NAME_LIMIT),
+        compared=compared,
         tone=tone if compared else "",
         original=time_text(row["original_us"]),
         tuned=time_text(row["tuned_us"]),
@@ -73,6 +75,7 @@ def _selection(row: Row, contest: Contest) -> SelectionLine:
     return SelectionLine(
         number=row["contest"],
         slot=one_line(row["slot"], _NAME_LIMIT),
+        short=one_line(short_name(row["slot"]), _NAME_LIMIT),
         call=one_line(row["call"], 2 * _NAME_LIMIT),
         calls=str(row["calls"]),
         share=percent(row["share"]),

@@ -8,7 +8,7 @@
     const plot = data.plots[box.dataset.plot];
     if (!plot || box.dataset.state || !box.clientWidth) return null;
     box.dataset.state = "drawing";
-    const spec = { ...data.forms[plot.kind], datasets: { rows: plot.rows } };
+    const spec = { ...data.forms[plot.kind], height: plot.height, datasets: { rows: plot.rows } };
     const options = {
       mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false,
       logLevel: 1, // errors alone
