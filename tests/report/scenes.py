@@ -130,3 +130,30 @@ def versions() -> tuple[Profile, Profile, Profile]:
             )
         )
     return made[0], made[1], made[2]
+
+
+def extreme() -> Profile:
+    """Figures at the ends of what a profile may hold: tiny and huge times, a limit of zero, no rows, full shares."""
+    base = fabricate.won()
+    figures = (
+        ParityFigure(tensor="output", point=1, error=0.0, limit=0.0),
+        ParityFigure(tensor="gradient", point=4, error=1e-300, limit=0.0),
+    )
+    times = {"original": (1e-3, 2e-3), "huge": (9e12, 8e12), "tiny": (1e-6, 1e-6)}
+    trials = [
+        fabricate.trial(name, fabricate.measurement(*values, parity=figures, peak_bytes=0), name)
+        for name, values in times.items()
+    ]
+    chosen = Selection(winner="tiny", ratio=1e-3, low=1e-4, high=1e-3, rounds=2, reason="")
+    made = [
+        replace(
+            base,
+            workload=fabricate.workload(shape, kwargs=()),
+            trials=tuple(trials),
+            selection=chosen,
+            seen=(Seen(step="a", calls=0, share=1.0),),
+        )
+        for shape in ((0, 4), (1, 4), (2**40, 4))
+    ]
+    steps = (StepResult(label="a", original_us=(1e9,), tuned_us=(1e-3,), ratio=1e-12, low=1e-12, high=1e-12),)
+    return fabricate.profile(*made, steps=steps, verdict="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -46,7 +47,8 @@ def _chart(kind: Kind, on_page: bool) -> Spec:
 
 def spec(kind: Kind, rows: list[dict[str, Any]], *, on_page: bool) -> Spec:
     """A whole specification, data included."""
-    return {**_chart(kind, on_page), "height": height(kind, rows), "datasets": {"rows": rows}}
+    made = {**_chart(kind, on_page), "height": height(kind, rows), "datasets": {"rows": rows}}
+    return _named(made, series(kind, rows))
 
 
 def height(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -56,6 +58,24 @@ def height(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> int:
     lines = len({row["name"] for row in rows})
     pairs = len({(row["name"], row.get("when", row.get("role"))) for row in rows}) > lines
     return lines * (40 if pairs and kind in ("parts", "memory") else 26)
+
+
+def series(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names that have a colour and a form each; empty where the forms of a plot are those of roles."""
+    return list(dict.fromkeys(row["name"] for row in rows)) if kind in ("shapes", "trend") else []
+
+
+def _named(made: Spec, names: list[str]) -> Spec:
+    """The specification with these names as what its colours and forms stand for; page.js does the same."""
+    if not names:
+        return made
+    # Only where both are told the same names do colour and form share a legend.
+    made = deepcopy(made)
+    for layer in made["layer"]:
+        for channel in ("color", "shape"):
+            if "scale" in layer["encoding"].get(channel, {}):
+                layer["encoding"][channel]["scale"]["domain"] = names
+    return made
 
 
 def form(kind: Kind) -> Spec:
@@ -163,14 +183,7 @@ def _shapes(colours: Mapping[str, str]) -> Any:
             tooltip=alt.Tooltip("tip:N"),
         )
     )
-    # Not seen: colour and form share one legend only where both come from the same rows.
-    same = (
-        _plain()
-        .transform_filter("datum.what == 'range'")
-        .mark_point(opacity=0)
-        .encode(x=x, y=alt.value(0), color=colour, shape=shape)
-    )
-    return _layered(one, bound, same, lines, whisker, point)
+    return _layered(one, bound, lines, whisker, point)
 
 
 def _roofline(colours: Mapping[str, str]) -> Any:

@@ -227,8 +227,8 @@ def _selection(number: int, contest: Contest) -> Row:
         "low": chosen.low,
         "high": chosen.high,
         "speedup": 1 / chosen.ratio if chosen.ratio > 0 else None,
-        "original_us": _median(_times(contest, ORIGINAL)),
-        "winner_us": _median(_times(contest, chosen.winner)),
+        "original_us": _median(times(contest, ORIGINAL)),
+        "winner_us": _median(times(contest, chosen.winner)),
         "reason": chosen.reason or None,
     }
 
@@ -253,7 +253,7 @@ def _outcome(contest: Contest, trial: Trial) -> Row:
 def _ratio(contest: Contest, trial: Trial, times_us: tuple[float, ...]) -> Row:
     if trial.candidate == ORIGINAL:
         return {"ratio": 1.0, "low": 1.0, "high": 1.0}
-    original_us = _times(contest, ORIGINAL)
+    original_us = times(contest, ORIGINAL)
     if not times_us or not original_us:
         return {}
     try:
@@ -286,7 +286,8 @@ def _nearness(figure: ParityFigure) -> float:
     return figure.error / figure.limit if figure.limit > 0 else float("inf")
 
 
-def _times(contest: Contest, candidate: str) -> tuple[float, ...]:
+def times(contest: Contest, candidate: str) -> tuple[float, ...]:
+    """A candidate's microseconds, a figure a round; empty where it was refused."""
     for trial in contest.trials:
         if trial.candidate == candidate and isinstance(trial.outcome, Measurement):
             return trial.outcome.times_us

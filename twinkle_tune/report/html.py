@@ -48,10 +48,7 @@ def page(template: str, drawn: Sequence[Plot], samples: Mapping[str, Any], **nam
     """A template as a page, with the plots' data, the raw samples and the scripts that show them."""
     data = {
         "forms": {kind: charts.form(kind) for kind in dict.fromkeys(plot.kind for plot in drawn)},
-        "plots": {
-            plot.name: {"kind": plot.kind, "height": charts.height(plot.kind, plot.rows), "rows": plot.rows}
-            for plot in drawn
-        },
+        "plots": {plot.name: _plot(plot) for plot in drawn},
         "samples": samples,
     }
     scripts = [_library()] if drawn else []
@@ -64,6 +61,15 @@ def page(template: str, drawn: Sequence[Plot], samples: Mapping[str, Any], **nam
         policy=_policy(scripts),
         missing="" if charts.available() else charts.MISSING,
     )
+
+
+def _plot(plot: Plot) -> dict[str, Any]:
+    return {
+        "kind": plot.kind,
+        "height": charts.height(plot.kind, plot.rows),
+        "series": charts.series(plot.kind, plot.rows),
+        "rows": plot.rows,
+    }
 
 
 def _samples(profile: Profile) -> dict[str, Any]:

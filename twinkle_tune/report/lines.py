@@ -18,7 +18,8 @@ LEGEND = (
 class StepLine:
     """The whole model in one step, without and with the winners.
 
-    ``tone`` is "gain", "loss" or "" for neither; ``number`` is the step's place in the profile, from 1.
+    ``tone`` is "gain", "loss" or "" for neither; ``number`` is the step's place in the profile, from 1; ``spark``
+    is the ratio round by round.
     """
 
     number: int
@@ -29,6 +30,7 @@ class StepLine:
     tuned: str
     ratio: str
     reading: str
+    spark: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class SelectionLine:
     """One contest in the table of winners.
 
     ``gained`` says whether something else than the original won, ``fate`` what became of the contest; ``order`` has
-    the figures behind the texts, for sorting.
+    the figures behind the texts, for sorting; ``spark`` is the winner's ratio round by round.
     """
 
     number: int
@@ -53,6 +55,7 @@ class SelectionLine:
     time: str
     ratio: str
     speedup: str
+    spark: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,7 @@ class ShapesLine:
     slot: str
     where: str
     rules: str
+    won: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,11 @@ _TREND_FROM = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One of the profiles: its number, from 1, the file, and name and value of what tells it from the others."""
+    """One of the profiles: its number, from 1, the file, and facts, those for the table first."""
 
     number: int
     path: str
-    name: str
+    heads: tuple[tuple[str, str], ...]
     verdict: str
     facts: tuple[tuple[str, str], ...]
     command: str
@@ -106,20 +106,26 @@ def _verdict(pairs: Sequence[tuple[int, int, tuple[Change, ...]]]) -> str:
         )
     count = sum(len(regressions(found)) for _, _, found in pairs)
     gains = sum(change.kind == "gain" for _, _, found in pairs for change in found)
-    compared = f"{len(pairs)} step{'' if len(pairs) == 1 else 's'} from one version to the next"
+    compared = "from one version to the next" if len(pairs) == 1 else f"in {len(pairs)} changes of version"
     worse = f"{count} regression{'' if count == 1 else 's'}" if count else "No regression"
-    return f"{worse} and {gains} gain{'' if gains == 1 else 's'} in {compared}."
+    return f"{worse} and {gains} gain{'' if gains == 1 else 's'} {compared}."
 
 
 def _column(number: int, profile: Profile, path: str) -> Column:
-    wanted = ("Model", "Mode", "Device", "Threads", "torch", "Triton", "Environment", "Date", "Run", "Made by")
-    facts = tuple((name, one_line(value, 2 * _NAME_LIMIT)) for name, value in head.facts(profile) if name in wanted and value)
+    model, here = profile.model, profile.environment
+    heads = {
+        "Model": f"{model.name}, {model.dtype}",
+        "Mode": str(profile.mode),
+        "Device": here.device_name,
+        "torch": here.torch,
+        "Date": profile.created[:10],
+    }
     return Column(
         number=number,
         path=one_line(path, 2 * _NAME_LIMIT),
-        name=one_line(head.line(profile), 2 * _NAME_LIMIT),
-        verdict=one_line(profile.verdict, 600),
-        facts=facts,
+        heads=tuple((name, one_line(value, _NAME_LIMIT)) for name, value in heads.items()),
+        verdict=one_line(profile.verdict, 300),
+        facts=tuple((name, one_line(value, 2 * _NAME_LIMIT)) for name, value in head.facts(profile) if value),
         command=one_line(profile.command, 600),
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from twinkle_tune.outcome import Measurement
-from twinkle_tune.profile.schema import Contest, Profile, Seen
+from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.report import frames, head
 from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
 from twinkle_tune.report.frames import Row
@@ -20,6 +20,7 @@ from twinkle_tune.report.text import (
     ratio_text,
     reading,
     short_name,
+    sparkline,
     speedup_text,
     three_digits,
     time_text,
@@ -43,7 +44,12 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         line=one_line(head.line(profile), 2 * _NAME_LIMIT),
         notes=tuple(head.notes(profile)),
         facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),
-        steps=tuple(_step(number, row) for number, row in enumerate(frames.records(frames.steps(profile)), 1)),
+        steps=tuple(
+            _step(number, row, step)
+            for number, (row, step) in enumerate(
+                zip(frames.records(frames.steps(profile)), profile.steps, strict=True), 1
+            )
+        ),
         selections=tuple(_selection(row, contest) for row, contest in selected),
         contests=tuple(
             _contest(number, contest, by_contest.get(number, [])) for number, contest in enumerate(profile.contests, 1)
@@ -55,7 +61,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     )
 
 
-def _step(number: int, row: Row) -> StepLine:
+def _step(number: int, row: Row, step: StepResult) -> StepLine:
     compared = row["rounds"] > 0
     tone = "gain" if row["high"] < 1 else "loss" if row["low"] > 1 else ""
     return StepLine(
@@ -67,6 +73,7 @@ def _step(number: int, row: Row) -> StepLine:
         tuned=time_text(row["tuned_us"]),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if compared else NOTHING,
         reading=reading(row["ratio"], row["low"], row["high"]) if compared else "the original runs, nothing to compare",
+        spark=_spark(step.tuned_us, step.original_us, 16),
     )
 
 
@@ -87,6 +94,7 @@ def _selection(row: Row, contest: Contest) -> SelectionLine:
         time=time_text(row["winner_us"]),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if gained else ratio_text(row["ratio"]),
         speedup=speedup_text(row["ratio"]),
+        spark=_spark(frames.times(contest, row["winner"]), frames.times(contest, ORIGINAL)) if gained else "",
     )
 
 
@@ -95,6 +103,7 @@ def _shapes_line(found: Shapes) -> ShapesLine:
         slot=one_line(found.slot, _NAME_LIMIT),
         where=_where(found.where),
         rules=one_line(rules_text(found.rules), _SENTENCE_LIMIT),
+        won=bool(found.rules),
     )
 
 
@@ -164,6 +173,12 @@ def _margins(contest: Contest) -> Iterator[Margin]:
                 limit=f"{figure.limit:.3g}",
                 margin=three_digits(figure.error / figure.limit) if figure.limit > 0 and is_figure(figure.error) else NOTHING,
             )
+
+
+def _spark(times_us: Sequence[float], original_us: Sequence[float], width: int = 8) -> str:
+    """The ratio round by round; one round is no course."""
+    ratios = [mine / its for mine, its in zip(times_us, original_us, strict=False)]
+    return sparkline(ratios, width) if len(ratios) > 1 else ""
 
 
 def _by_time(row: Row) -> tuple[bool, float]:

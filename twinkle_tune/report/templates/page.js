@@ -8,7 +8,12 @@
     const plot = data.plots[box.dataset.plot];
     if (!plot || box.dataset.state || !box.clientWidth) return null;
     box.dataset.state = "drawing";
-    const spec = { ...data.forms[plot.kind], height: plot.height, datasets: { rows: plot.rows } };
+    const spec = { ...structuredClone(data.forms[plot.kind]), height: plot.height, datasets: { rows: plot.rows } };
+    if (plot.series.length) {
+      for (const layer of spec.layer) {
+        for (const channel of [layer.encoding.color, layer.encoding.shape]) if (channel?.scale) channel.scale.domain = plot.series;
+      }
+    }
     const options = {
       mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false,
       logLevel: 1, // errors alone
