@@ -124,7 +124,7 @@ def _compare(paths: Sequence[Path], loaded: Sequence[Profile], out: Path | None)
     if out is None:
         typer.echo(text, nl=False)
     else:
-        _write(out / "comparison.html" if out.is_dir() else out, text)
+        _write(out / "comparison.html" if out.is_dir() or not out.suffix else out, text)
 
 
 def _draw(paths: Sequence[Path], loaded: Sequence[Profile], form: ReportFormat, out: Path) -> None:

@@ -39,8 +39,11 @@ def config(colours: Mapping[str, str]) -> dict[str, Any]:
     return {
         "background": "transparent",
         "font": FONT,
+        # A plot is one image with a text; its figures are in a table for who cannot see it.
+        "mark": {"aria": False},
         "view": {"stroke": None, "continuousWidth": 640},
         "axis": {
+            "aria": False,
             "domainColor": colours["line"],
             "gridColor": colours["line"],
             "tickColor": colours["line"],
@@ -55,6 +58,7 @@ def config(colours: Mapping[str, str]) -> dict[str, Any]:
         },
         "axisY": {"grid": False, "domain": False, "ticks": False, "labelPadding": 8, "labelOverlap": False},
         "legend": {
+            "aria": False,
             "orient": "top",
             "direction": "horizontal",
             "columns": 2,
