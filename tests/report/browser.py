@@ -22,7 +22,7 @@ _ARGUMENTS = (
     "--disable-sync",
     "--no-first-run",
 )
-_COUNT_MARKS = """boxes => boxes.filter(box => box.clientWidth > 0).map(box => [
+_COUNT_MARKS = """boxes => boxes.filter(box => box.checkVisibility()).map(box => [
     box.dataset.plot, box.dataset.state || "",
     box.querySelectorAll(".mark-symbol path, .mark-rect path, .mark-text text").length])"""
 _WIDER = """() => [...document.querySelectorAll("main *, header *")].filter(each => {
@@ -62,7 +62,7 @@ class Opened:
         )
         self.page.wait_for_function(
             """() => [...document.querySelectorAll(".plot")].every(
-                box => !box.clientWidth || ["drawn", "failed"].includes(box.dataset.state))"""
+                box => !box.checkVisibility() || ["drawn", "failed"].includes(box.dataset.state))"""
         )
 
     def marks(self) -> dict[str, int]:
@@ -106,7 +106,8 @@ def opened(running: Browser, path: Path, width: int = 1400, scheme: Any = "light
     made = Opened(page=context.new_page())
     made.page.on("console", lambda message: made.complaints.append(f"{message.type}: {message.text}"))
     made.page.on("pageerror", lambda error: made.complaints.append(str(error)))
-    made.page.on("dialog", lambda dialog: (made.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    # One that is left open stops the page, and with it the test.
+    made.page.on("dialog", lambda dialog: made.complaints.append(f"dialog: {dialog.message}"))
     made.page.on("request", lambda request: made.requests.append(request.url))
     made.page.goto(path.as_uri())
     yield made

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -96,13 +95,16 @@ def test_html_runs_its_own_scripts_alone(profile: Profile) -> None:
     assert "<" not in data
 
 
-def test_html_links_lead_somewhere() -> None:
-    """Each row of what won links to its contest and to its raw samples, which are there."""
-    page = Page(render(fabricate.normal(), "html"))
+@pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
+def test_html_links_lead_somewhere(profile: Profile) -> None:
+    """Each row of what won links to its contest, and to its raw samples where there are any; all of that is there."""
+    page = Page(render(profile, "html"))
     ids = {value for _, name, value in page.attributes if name == "id"}
-    links = [value for _, name, value in page.attributes if name == "href"]
-    assert {"#contest-1", "#samples-contest-1", "#contest-2", "#samples-contest-2", "#samples-step-1"} == set(links)
-    assert {link.removeprefix("#") for link in links} <= ids
+    links = {value.removeprefix("#") for _, name, value in page.attributes if name == "href"}
+    assert links <= ids
+    assert {f"contest-{number}" for number, _ in enumerate(profile.contests, 1)} <= links
+    samples = json.loads(page.scripts[0])["samples"]
+    assert {f"samples-{key}" for key in samples} <= links
 
 
 def test_html_without_the_plot_packages_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +134,7 @@ def test_markdown_shows_hostile_text_and_does_nothing_else() -> None:
     assert "<" not in outside
     assert "http://" not in outside
     heads = [line for line in outside.splitlines() if line.startswith("#")]
-    assert all(
-        re.match(r"#+ (&lt;script|The whole|What won|By row|\d+\. |Apply|Measure)", head) for head in heads
-    )
+    assert all(re.match(r"#+ (&lt;script|The whole|What won|By row|\d+\. |Apply|Measure)", head) for head in heads)
     assert "&lt;script&gt;alert" in outside
 
 

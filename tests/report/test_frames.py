@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -156,6 +157,13 @@ def test_a_profile_gives_its_tables(name: frames.Table) -> None:
     profile = fabricate.normal()
     pd.testing.assert_frame_equal(profile.to_frame(name), frames.table(profile, name))
     pd.testing.assert_frame_equal(profile.to_frame(), frames.samples(profile))
+
+
+def test_every_column_is_explained() -> None:
+    """The how-to names each column of each table."""
+    page = Path(__file__).parents[2].joinpath("docs", "how-to", "read-a-report.md").read_text(encoding="utf-8")
+    named = {column for columns in frames.COLUMNS.values() for column in columns}
+    assert not {column for column in named if f"`{column}`" not in page}
 
 
 def test_unknown_table_is_one_error() -> None:

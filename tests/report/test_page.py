@@ -90,9 +90,12 @@ def test_large_page_filters_and_sorts(running: Browser, large: Path) -> None:
         assert shown.count() == won
         page.select_option("#fate", "")
         page.click("#winners th:nth-child(9) button")
-        figures = [float(text) for text in page.eval_on_selector_all(
-            "#winners tbody tr td:nth-child(9)", "cells => cells.map(cell => cell.dataset.value)"
-        )]
+        figures = [
+            float(text)
+            for text in page.eval_on_selector_all(
+                "#winners tbody tr td:nth-child(9)", "cells => cells.map(cell => cell.dataset.value)"
+            )
+        ]
         assert figures == sorted(figures)
         assert page.get_attribute("#winners th:nth-child(9)", "aria-sort") == "ascending"
         page.select_option("#order", "8 down")
@@ -138,16 +141,16 @@ def test_printing_draws_what_is_open(running: Browser, tmp_path: Path) -> None:
     """On paper every plot of an open contest is there, though nobody scrolled to it."""
     with opened(running, _page(fabricate.normal(), tmp_path)) as seen:
         assert len(seen.page.pdf()) > 20_000
-        seen.page.wait_for_function("() => [...document.querySelectorAll('.plot')].every(b => b.dataset.state === 'drawn')")
+        seen.page.wait_for_function(
+            "() => [...document.querySelectorAll('.plot')].every(b => b.dataset.state === 'drawn')"
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 @pytest.mark.parametrize("name", SCENES)
-def test_every_page_reads_well_everywhere(
-    running: Browser, tmp_path: Path, name: str, width: int, scheme: str
-) -> None:
+def test_every_page_reads_well_everywhere(running: Browser, tmp_path: Path, name: str, width: int, scheme: str) -> None:
     """No complaint, no request, marks in every plot, no overflow, nothing for axe-core, in any light and width."""
     with opened(running, _page(SCENES[name], tmp_path), width, scheme) as seen:
         for button in seen.page.locator("button[data-fold=open]").all():

@@ -90,7 +90,7 @@ def test_one_line_is_inert_and_bounded() -> None:
 
 
 def test_sparkline_shows_the_course() -> None:
-    """The lowest figure is the lowest bar and the highest the highest; noise of the clock is level; long runs are means."""
+    """The lowest figure is the lowest bar, the highest the highest; clock noise is level; long runs are means."""
     assert sparkline([1.0, 2.0, 3.0]) == "▁▅█"
     assert sparkline([1.0, 1.0001, 1.0]) == "▄▄▄"
     assert sparkline([1.0] * 50 + [2.0] * 50, 4) == "▁▁██"

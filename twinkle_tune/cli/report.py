@@ -160,10 +160,9 @@ def _content(profile: Profile, path: Path, form: ReportFormat, table: TableName)
         return terminal_text(profile, str(path))
     if form in (ReportFormat.CSV, ReportFormat.PARQUET):
         from twinkle_tune.report.data import csv_text, parquet_bytes
-        from twinkle_tune.report.frames import Table
 
         made: Callable[..., str | bytes] = csv_text if form is ReportFormat.CSV else parquet_bytes
-        return made(profile, cast("Table", table.value))
+        return made(profile, table.value)
     from twinkle_tune.report.render import Format, render
 
     return render(profile, cast("Format", form.value), str(path))

@@ -114,7 +114,12 @@ def _ratios(colours: Mapping[str, str]) -> Any:
 
     colour, shape = _by_role(colours)
     y = alt.Y("name:N", sort=None, title=None)
-    x = alt.X("ratio:Q", title="time ÷ original", scale=alt.Scale(zero=False, nice=False, padding=10), axis=alt.Axis(tickCount=6))
+    x = alt.X(
+        "ratio:Q",
+        title="time ÷ original",
+        scale=alt.Scale(zero=False, nice=False, padding=10),
+        axis=alt.Axis(tickCount=6),
+    )
     rows = _plain().transform_filter("isValid(datum.ratio)").encode(y=y)
     one = _plain().mark_rule(strokeDash=[3, 3]).encode(x=alt.datum(1, type="quantitative"))
     whisker = rows.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=colour)
@@ -192,7 +197,12 @@ def _roofline(colours: Mapping[str, str]) -> Any:
 
     colour, shape = _by_role(colours)
     x = alt.X("intensity:Q", title="FLOP ÷ byte", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(tickCount=5))
-    y = alt.Y("rate:Q", title="FLOP/s", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~s", grid=True, tickCount=5))
+    y = alt.Y(
+        "rate:Q",
+        title="FLOP/s",
+        scale=alt.Scale(type="log", nice=False),
+        axis=alt.Axis(format="~s", grid=True, tickCount=5),
+    )
     roof = (
         _plain()
         .transform_filter("datum.what == 'roof'")

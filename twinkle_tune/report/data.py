@@ -67,6 +67,9 @@ def json_text(profile: Profile) -> str:
 def _finite(rows: list[frames.Row]) -> list[frames.Row]:
     """The rows with null for an infinite margin (an error over a limit of zero), which JSON lacks."""
     return [
-        {name: None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value for name, value in row.items()}
+        {
+            name: None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
+            for name, value in row.items()
+        }
         for row in rows
     ]

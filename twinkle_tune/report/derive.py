@@ -1,4 +1,4 @@
-"""What follows from a profile's figures: where the time goes, what runs for which row count, what became of a contest."""
+"""What follows from a profile's figures: where the time goes, what runs for which rows, what became of a contest."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ def notes(profile: Profile) -> Iterable[str]:
 def line(profile: Profile) -> str:
     """Model, mode, device and date in one line."""
     model, here = profile.model, profile.environment
-    return f"{model.name} · {model.dtype} · {profile.mode} · {here.device_name} ({profile.device}) · {profile.created[:10]}"
+    device = f"{here.device_name} ({profile.device})"
+    return " · ".join((model.name, model.dtype, str(profile.mode), device, profile.created[:10]))
 
 
 def facts(profile: Profile) -> Iterable[tuple[str, str]]:

@@ -55,9 +55,9 @@ def page(template: str, drawn: Sequence[Plot], samples: Mapping[str, Any], **nam
     scripts.append(_file("page.js"))
     return _template(template).render(
         **names,
-        style=Markup(_file("style.css")),  # noqa: S704: a file of this package
-        data=Markup(_json(data)),  # noqa: S704: no "<" is left in it
-        scripts=[Markup(script) for script in scripts],  # noqa: S704: files of this package and of the library
+        style=Markup(_file("style.css")),  # a file of this package
+        data=Markup(_json(data)),  # no "<" is left in it
+        scripts=[Markup(script) for script in scripts],  # files of this package and of the library
         policy=_policy(scripts),
         missing="" if charts.available() else charts.MISSING,
     )

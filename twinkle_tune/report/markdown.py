@@ -24,7 +24,9 @@ def markdown_text(profile: Profile, path: str = "profile.json") -> str:
     parts = [*_head(shown), *_steps(shown), *_selections(shown), *_refused(shown), *_rules(shown)]
     if shown.contests:
         parts.append(escape(shown.legend))
-        parts += _folded("Every contest, candidate by candidate", [part for c in shown.contests for part in _contest(c)])
+        parts += _folded(
+            "Every contest, candidate by candidate", [part for c in shown.contests for part in _contest(c)]
+        )
     if shown.uncalled:
         parts += _folded("Slots that no step called", [_list(code(name) for name in shown.uncalled)])
     parts += _folded("Environment", [_list(f"{label}: {escape(value)}" for label, value in shown.facts)])

@@ -95,7 +95,7 @@ def labels(names: Iterable[str], limit: int = _LABEL) -> list[str]:
     for name in names:
         short = one_line(name, limit)
         while short in found:
-            short += "′"
+            short += "*"
         found.append(short)
     return found
 
@@ -137,7 +137,9 @@ def _steps(profile: Profile) -> Iterator[Plot]:
         name="steps",
         kind="ratios",
         title="The whole model: time with the winners ÷ time without",
-        text="; ".join(f"{name}: {ratio_text(row['ratio'], row['low'], row['high'])}" for name, row in zip(names, rows)),
+        text="; ".join(
+            f"{one_line(row['step'], _LABEL)}: {ratio_text(row['ratio'], row['low'], row['high'])}" for row in rows
+        ),
         rows=tuple(
             ratio_row(name, row["ratio"], row["low"], row["high"], step_role(row["low"], row["high"]))
             for name, row in zip(names, rows, strict=True)
@@ -267,7 +269,8 @@ def _memory(table: list[Row], profile: Profile) -> Iterator[Plot]:
         for row in known
         if row["contest"] == number
     ]
-    text = f"the {len(order)} contests that take most; each contest's table has the figures"
+    known_of = sum(size > 0 for size in largest.values())
+    text = f"the {_ROWS} of {known_of} contests that take most" if known_of > _ROWS else "every contest that takes any"
     yield Plot(name="memory", kind="memory", title="Memory of one call", text=text, rows=tuple(rows))
 
 
@@ -285,7 +288,9 @@ def _parity(table: list[Row], profile: Profile) -> Iterator[Plot]:
         }
         for name, row in zip(names, shown, strict=True)
     ]
-    text = f"the {len(shown)} of {len(judged)} timed candidates that came closest to their limit"
+    text = "every timed candidate that was compared"
+    if len(judged) > _ROWS:
+        text = f"the {_ROWS} of {len(judged)} timed candidates that came closest to their limit"
     yield Plot(name="parity", kind="parity", title="Parity: error ÷ limit", text=text, rows=tuple(rows))
 
 

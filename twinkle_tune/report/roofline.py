@@ -23,9 +23,7 @@ class Limits:
 
 def _hopper(bytes_per_s: float) -> Limits:
     # float32 outside of the tensor cores: torch does not round to TF32 unless it is told to.
-    return Limits(
-        bytes_per_s=bytes_per_s, flop_per_s={"bfloat16": 989.4e12, "float16": 989.4e12, "float32": 66.9e12}
-    )
+    return Limits(bytes_per_s=bytes_per_s, flop_per_s={"bfloat16": 989.4e12, "float16": 989.4e12, "float32": 66.9e12})
 
 
 def _ampere(bytes_per_s: float) -> Limits:

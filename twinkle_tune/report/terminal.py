@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.text import NOTHING, one_line
 from twinkle_tune.report.lines import ContestPart, StepLine, View
+from twinkle_tune.report.text import NOTHING, one_line
 from twinkle_tune.report.view import view
 
 _FILE_WIDTH = 110

@@ -9,7 +9,7 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import head
 from twinkle_tune.report.compare import KINDS, Change, ChangeKind, Line, lines, regressions, successive
 from twinkle_tune.report.plots import Plot, labels, ratio_row, step_role
-from twinkle_tune.report.text import call_text, one_line, ratio_text, short_name
+from twinkle_tune.report.text import NOTHING, call_text, one_line, ratio_text, short_name
 from twinkle_tune.slot import ORIGINAL
 
 _NAME_LIMIT = 80
@@ -82,7 +82,9 @@ def versus(profiles: Sequence[Profile], paths: Sequence[str]) -> Versus:
     return Versus(
         title=f"{len(profiles)} profiles compared",
         verdict=_verdict(pairs),
-        columns=tuple(_column(n, profile, path) for n, (profile, path) in enumerate(zip(profiles, paths, strict=True), 1)),
+        columns=tuple(
+            _column(n, profile, path) for n, (profile, path) in enumerate(zip(profiles, paths, strict=True), 1)
+        ),
         alarms=alarms,
         changes=tuple(told),
         same=sum(change.kind == "same" for _, _, found in pairs for change in found),
@@ -148,7 +150,7 @@ def _steps(profiles: Sequence[Profile]) -> Iterator[Matched]:
         for profile in profiles:
             step = next((each for each in profile.steps if each.label == label), None)
             if step is None:
-                cells.append(Cell(text="–"))
+                cells.append(Cell(text=NOTHING))
             elif not step.tuned_us:
                 cells.append(Cell(text="1.000", detail="the original runs"))
             else:
@@ -164,7 +166,7 @@ def _contests(profiles: Sequence[Profile]) -> Iterator[Matched]:
         for table in tables:
             contest = table.get(key)
             if contest is None:
-                cells.append(Cell(text="–"))
+                cells.append(Cell(text=NOTHING))
                 continue
             chosen = contest.selection
             won = chosen.winner != ORIGINAL

@@ -171,7 +171,9 @@ def _margins(contest: Contest) -> Iterator[Margin]:
                 point=str(figure.point),
                 error=f"{figure.error:.3g}",
                 limit=f"{figure.limit:.3g}",
-                margin=three_digits(figure.error / figure.limit) if figure.limit > 0 and is_figure(figure.error) else NOTHING,
+                margin=three_digits(figure.error / figure.limit)
+                if figure.limit > 0 and is_figure(figure.error)
+                else NOTHING,
             )
 
 

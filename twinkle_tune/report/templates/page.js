@@ -6,7 +6,7 @@
   // Plots: each is drawn when it comes near the window, and before the page is printed.
   const draw = (box) => {
     const plot = data.plots[box.dataset.plot];
-    if (!plot || box.dataset.state || !box.clientWidth) return null;
+    if (!plot || box.dataset.state || !box.checkVisibility()) return null;
     box.dataset.state = "drawing";
     const spec = { ...structuredClone(data.forms[plot.kind]), height: plot.height, datasets: { rows: plot.rows } };
     if (plot.series.length) {
