@@ -128,7 +128,8 @@ def test_without_any_profile_the_error_says_where_it_looked(tmp_path: Path, monk
 
 def test_csv_holds_the_table_that_is_asked_for(saved: Path) -> None:
     """--table picks the rows; raw samples without it."""
-    assert runner.invoke(app, [str(saved), "-f", "csv"]).stdout.startswith("contest,slot,call,candidate,round,time_us")
+    samples = runner.invoke(app, [str(saved), "-f", "csv"]).stdout
+    assert samples.startswith("contest,slot,call,candidate,race,round,time_us")
     trials = runner.invoke(app, [str(saved), "-f", "csv", "--table", "trials"]).stdout
     assert "RuntimeError: no compiler found" in trials
 

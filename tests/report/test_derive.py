@@ -12,7 +12,8 @@ from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report.derive import WHOLE, fate, parts, rules_text, shapes
 from twinkle_tune.report.images import images
-from twinkle_tune.report.plots import labels, plots
+from twinkle_tune.report.plot import labels
+from twinkle_tune.report.plots import plots
 from twinkle_tune.report.roofline import LIMITS, points, work
 from twinkle_tune.slot import Slot, SlotKind
 

@@ -88,6 +88,26 @@ def test_trial_row_of_a_rejection() -> None:
     assert row[figures].isna().all()
 
 
+def test_a_second_race_is_told_from_the_first() -> None:
+    """A winner that was timed again has trials and samples of both races; the selection's medians are of the second."""
+    again = (
+        fabricate.trial("original", fabricate.measurement(200.0, 202.0), "original"),
+        fabricate.trial("fused", fabricate.measurement(150.0, 151.0)),
+    )
+    profile = fabricate.profile(replace(fabricate.won(), confirmation=again))
+    trials = frames.trials(profile)
+    second = trials[trials["race"] == 2].set_index("candidate")
+    assert list(second.index) == ["original", "fused"]
+    assert second.loc["fused", "ratio"] == pytest.approx((150 / 200 + 151 / 202) / 2)
+    samples = frames.samples(profile)
+    assert list(samples[samples["race"] == 2]["time_us"]) == [200.0, 202.0, 150.0, 151.0]
+    row = frames.selections(profile).iloc[0]
+    assert (row["original_us"], row["winner_us"]) == (201.0, 150.5)
+    page = render(profile, "html")
+    assert "fused, timed again" in page
+    assert "fused, again" in page
+
+
 def test_original_refused_leaves_no_ratio() -> None:
     """Without the original's times a candidate has a median but no ratio."""
     base = fabricate.all_rejected().contests[0]

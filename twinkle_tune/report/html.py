@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report import charts
-from twinkle_tune.report.plots import Plot, plots
+from twinkle_tune.report import charts, frames
+from twinkle_tune.report.plot import Plot
+from twinkle_tune.report.plots import plots
 from twinkle_tune.report.text import one_line
 from twinkle_tune.report.versus import versus, versus_plots
 from twinkle_tune.report.view import view
@@ -81,7 +82,12 @@ def _samples(profile: Profile) -> dict[str, Any]:
                 step.label, [("original", step.original_us), ("with the winners", step.tuned_us)]
             )
     for number, contest in enumerate(profile.contests, 1):
-        times = [(t.candidate, t.outcome.times_us) for t in contest.trials if isinstance(t.outcome, Measurement)]
+        times = [
+            (t.candidate if race == 1 else f"{t.candidate}, timed again", t.outcome.times_us)
+            for race, held in frames.races(contest)
+            for t in held
+            if isinstance(t.outcome, Measurement)
+        ]
         if times:
             found[f"contest-{number}"] = _sheet(contest.slot.name, times)
     return found

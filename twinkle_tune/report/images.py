@@ -7,7 +7,7 @@ from typing import Literal
 
 from twinkle_tune.errors import TuneError
 from twinkle_tune.report import charts
-from twinkle_tune.report.plots import Plot
+from twinkle_tune.report.plot import Plot
 
 ImageFormat = Literal["png", "svg"]
 

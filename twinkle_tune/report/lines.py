@@ -62,8 +62,8 @@ class SelectionLine:
 class Runner:
     """A candidate that was timed.
 
-    ``mark`` is "winner", or "kept" for an original that stayed; ``parity`` is error over limit, and
-    ``parity_of`` says of which tensor.
+    ``mark`` is "winner", "kept" for an original that stayed, or "timed again" for a winner's second race; ``parity``
+    is error over limit, and ``parity_of`` says of which tensor.
     """
 
     candidate: str

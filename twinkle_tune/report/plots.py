@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report import frames
-from twinkle_tune.report.charts import Kind
 from twinkle_tune.report.derive import Shapes, parts, rules_text, shapes
 from twinkle_tune.report.frames import Row
 from twinkle_tune.report.look import SERIES
+from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row, step_role
 from twinkle_tune.report.roofline import LIMITS, points
 from twinkle_tune.report.text import (
     bytes_text,
@@ -24,89 +23,40 @@ from twinkle_tune.report.text import (
 )
 from twinkle_tune.slot import ORIGINAL
 
-_LABEL = 26
 _TIP = 300
 _ROWS = 12
 """Plots over all contests show so many: the tables have the rest."""
-_AXIS_LIMIT = 3.0
-"""An axis of ratios ends here: one very slow candidate must not flatten the others."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """A plot's data.
-
-    Attributes:
-        name: unique in the report, and the name of an image file without its ending.
-        kind: which of the forms it has.
-        title: what it shows, in a line.
-        text: the same for somebody who cannot see it: the figures are in a table beside it.
-        rows: its data.
-    """
-
-    name: str
-    kind: Kind
-    title: str
-    text: str
-    rows: tuple[Row, ...]
-
-    @property
-    def changed(self) -> bool:
-        """Of a plot of shares: whether it shows a change."""
-        return any(row.get("when") == "after" for row in self.rows)
 
 
 def plots(profile: Profile) -> tuple[Plot, ...]:
     """Every plot of a profile's report, in the report's order; those without data are not among them."""
     table = frames.records(frames.trials(profile))
-    by_contest: dict[int, list[Row]] = {}
+    first = [row for row in table if row["race"] == 1]
+    by_contest: dict[int, list[Row]] = {number: [] for number, _ in enumerate(profile.contests, 1)}
     for row in table:
-        by_contest.setdefault(row["contest"], []).append(row)
+        by_contest[row["contest"]].append(row)
     found = [
         *_steps(profile),
         *_parts(profile),
-        *(contest_plot(number, c, by_contest.get(number, [])) for number, c in enumerate(profile.contests, 1)),
+        *(_contest(number, contest, by_contest[number]) for number, contest in enumerate(profile.contests, 1)),
         *(_shapes(number, each, by_contest) for number, each in enumerate(shapes(profile), 1)),
         *_roofline(profile),
-        *_memory(table, profile),
-        *_parity(table, profile),
+        *_memory(first, profile),
+        *_parity(first, profile),
     ]
     return tuple(plot for plot in found if plot.rows)
 
 
-def ratio_row(name: str, ratio: object, low: object, high: object, role: str) -> Row:
-    """A row of a plot of ratios, its interval cut where the axis ends."""
-    told = ratio_text(ratio, low, high) if role != "original" else "1.000, the original"
-    beyond = is_figure(ratio) and float(str(ratio)) > _AXIS_LIMIT
-    return {
-        "name": name,
-        "ratio": _cut(ratio),
-        "low": _cut(low),
-        "high": _cut(high),
-        "role": role,
-        "text": f"{ratio_text(ratio)}{' ▸' if beyond else ''}",
-        "tip": f"{name}: {told}",
-    }
-
-
-def labels(names: Iterable[str], limit: int = _LABEL) -> list[str]:
-    """Names short enough for an axis, and still different from each other."""
-    found: list[str] = []
-    for name in names:
-        short = one_line(name, limit)
-        while short in found:
-            short += "*"
-        found.append(short)
-    return found
-
-
-def contest_plot(number: int, contest: Contest, rows: list[Row]) -> Plot:
+def _contest(number: int, contest: Contest, rows: list[Row]) -> Plot:
     """A contest: candidates from the fastest to the slowest, then the refused ones with stage and reason."""
     timed = sorted((row for row in rows if is_figure(row["median_us"])), key=lambda row: float(row["median_us"]))
+    timed = [row for row in timed if row["race"] == 1 or row["candidate"] != ORIGINAL]
     refused = [row for row in rows if row["outcome"] == "rejected"]
     unpaired = [row for row in timed if not is_figure(row["ratio"])]
     timed = [row for row in timed if is_figure(row["ratio"])]
-    names = labels(row["candidate"] for row in [*timed, *unpaired, *refused])
+    names = labels(
+        row["candidate"] if row["race"] == 1 else f"{row['candidate']}, again" for row in [*timed, *unpaired, *refused]
+    )
     drawn = [
         ratio_row(name, row["ratio"], row["low"], row["high"], _role(row, contest.selection.winner))
         for name, row in zip(names, timed, strict=False)
@@ -138,18 +88,13 @@ def _steps(profile: Profile) -> Iterator[Plot]:
         kind="ratios",
         title="The whole model: time with the winners ÷ time without",
         text="; ".join(
-            f"{one_line(row['step'], _LABEL)}: {ratio_text(row['ratio'], row['low'], row['high'])}" for row in rows
+            f"{one_line(row['step'], LABEL)}: {ratio_text(row['ratio'], row['low'], row['high'])}" for row in rows
         ),
         rows=tuple(
             ratio_row(name, row["ratio"], row["low"], row["high"], step_role(row["low"], row["high"]))
             for name, row in zip(names, rows, strict=True)
         ),
     )
-
-
-def step_role(low: float, high: float) -> str:
-    """How a ratio's interval is marked: as a gain, a loss, or neither."""
-    return "winner" if high < 1 else "slower" if low > 1 else "other"
 
 
 def _parts(profile: Profile) -> Iterator[Plot]:
@@ -184,8 +129,8 @@ def _shapes(number: int, found: Shapes, by_contest: dict[int, list[Row]]) -> Plo
     rows = [
         (contest.workload.rows, row)
         for index, contest in found.contests
-        for row in by_contest.get(index, [])
-        if is_figure(row["ratio"]) and row["candidate"] != ORIGINAL and contest.workload.rows > 0
+        for row in by_contest[index]
+        if row["race"] == 1 and is_figure(row["ratio"]) and row["candidate"] != ORIGINAL and contest.workload.rows > 0
     ]
     candidates = list(dict.fromkeys(row["candidate"] for _, row in rows))[:SERIES]
     short = dict(zip(candidates, labels(candidates), strict=True))
@@ -259,7 +204,7 @@ def _memory(table: list[Row], profile: Profile) -> Iterator[Plot]:
     order = sorted((number for number in largest if largest[number]), key=lambda number: -largest[number])[:_ROWS]
     rows = [
         {
-            "name": one_line(f"{number}. {short_name(row['slot'])}", _LABEL),
+            "name": one_line(f"{number}. {short_name(row['slot'])}", LABEL),
             "role": "original" if row["candidate"] == ORIGINAL else "winner",
             "mib": row["peak_bytes"] / 2**20,
             "text": bytes_text(row["peak_bytes"]),
@@ -278,7 +223,7 @@ def _parity(table: list[Row], profile: Profile) -> Iterator[Plot]:
     winners = {number: contest.selection.winner for number, contest in enumerate(profile.contests, 1)}
     judged = sorted((r for r in table if is_figure(r["parity_margin"])), key=lambda r: -float(r["parity_margin"]))
     shown = judged[:_ROWS]
-    names = labels((f"{row['contest']}. {row['candidate']}" for row in shown), 2 * _LABEL)
+    names = labels((f"{row['contest']}. {row['candidate']}" for row in shown), 2 * LABEL)
     rows = [
         {
             "name": name,
@@ -292,7 +237,3 @@ def _parity(table: list[Row], profile: Profile) -> Iterator[Plot]:
     if len(judged) > _ROWS:
         text = f"the {_ROWS} of {len(judged)} timed candidates that came closest to their limit"
     yield Plot(name="parity", kind="parity", title="Parity: error ÷ limit", text=text, rows=tuple(rows))
-
-
-def _cut(value: object) -> float | None:
-    return min(float(str(value)), _AXIS_LIMIT) if is_figure(value) else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import head
 from twinkle_tune.report.compare import KINDS, Change, ChangeKind, Line, lines, regressions, successive
-from twinkle_tune.report.plots import Plot, labels, ratio_row, step_role
+from twinkle_tune.report.plot import Plot, labels, ratio_row, step_role
 from twinkle_tune.report.text import NOTHING, call_text, one_line, ratio_text, short_name
 from twinkle_tune.slot import ORIGINAL
 

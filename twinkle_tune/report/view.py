@@ -78,7 +78,7 @@ def _step(number: int, row: Row, step: StepResult) -> StepLine:
 
 
 def _selection(row: Row, contest: Contest) -> SelectionLine:
-    gained = row["winner"] != ORIGINAL
+    gained, race = row["winner"] != ORIGINAL, frames.decisive(contest)
     return SelectionLine(
         number=row["contest"],
         slot=one_line(row["slot"], _NAME_LIMIT),
@@ -94,7 +94,7 @@ def _selection(row: Row, contest: Contest) -> SelectionLine:
         time=time_text(row["winner_us"]),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if gained else ratio_text(row["ratio"]),
         speedup=speedup_text(row["ratio"]),
-        spark=_spark(frames.times(contest, row["winner"]), frames.times(contest, ORIGINAL)) if gained else "",
+        spark=_spark(frames.times(race, row["winner"]), frames.times(race, ORIGINAL)) if gained else "",
     )
 
 
@@ -108,7 +108,9 @@ def _shapes_line(found: Shapes) -> ShapesLine:
 
 
 def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
-    timed = sorted((row for row in rows if row["outcome"] == "measured"), key=_by_time)
+    measured = [row for row in rows if row["outcome"] == "measured"]
+    timed = sorted((row for row in measured if row["race"] == 1), key=_by_time)
+    timed += [row for row in measured if row["race"] == 2 and row["candidate"] != ORIGINAL]
     return ContestPart(
         number=number,
         slot=one_line(contest.slot.name, _NAME_LIMIT),
@@ -128,13 +130,14 @@ def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
 
 
 def _runner(row: Row, winner: str) -> Runner:
-    name = row["candidate"]
+    name, again = row["candidate"], row["race"] == 2
+    mark = "" if name != winner else "kept" if name == ORIGINAL else "winner"
     note = [one_line(row["reason"] or "", _SENTENCE_LIMIT)]
     note += [] if row["deterministic"] else ["two calls gave different bits"]
     return Runner(
         candidate=one_line(name, _NAME_LIMIT),
         source=one_line(row["source"], _NAME_LIMIT),
-        mark="" if name != winner else "kept" if name == ORIGINAL else "winner",
+        mark="timed again" if again else mark,
         time=time_text(row["median_us"]),
         ratio=ratio_text(row["ratio"]) if name == ORIGINAL else ratio_text(row["ratio"], row["low"], row["high"]),
         rounds=str(row["rounds"]),
