@@ -112,6 +112,7 @@ def test_without_a_profile_the_latest_is_shown(tmp_path: Path, monkeypatch: pyte
     old = fabricate.empty().save(tmp_path / "profiles" / "cpu" / "old.json")
     fabricate.normal().save(tmp_path / "out" / "new.json")
     os.utime(old, (1, 1))
+    (tmp_path / "out" / "other.json").write_text('{"verdict": "a report, not a profile"}', encoding="utf-8")
     result = runner.invoke(app, [])
     assert result.exit_code == 0, result.output
     assert "out/new.json" in result.stderr

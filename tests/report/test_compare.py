@@ -75,6 +75,14 @@ def test_what_is_in_one_alone_is_new_or_gone() -> None:
     assert {change.kind for change in changes(full, bare)} == {"gone"}
 
 
+def test_what_a_run_did_not_come_to_is_no_regression() -> None:
+    """A step that an interrupted run did not time, and a contest that was not tried, are gone, not slower."""
+    full = fabricate.profile(fabricate.won(), steps=fabricate.normal().steps[:1])
+    untried = replace(fabricate.won(), trials=(), selection=Selection(winner="original", reason="not tried"))
+    cut = fabricate.profile(untried, steps=(StepResult(label="prefill 1x128"),), complete=False)
+    assert {change.kind for change in changes(full, cut)} == {"gone"}
+
+
 def test_times_are_compared_on_one_machine_alone() -> None:
     """With equal ratios, doubled times are a regression where the environments are equal, and nothing elsewhere."""
     times = tuple(100.0 + index for index in range(20))

@@ -90,18 +90,27 @@ def report(
 
 
 def latest(folders: Sequence[str]) -> Path:
-    """The newest profile in these folders and below, by the time of its file.
+    """The newest profile in these folders and below, by the time of its file; JSON of another kind is passed over.
 
     Raises:
         TuneError: there is none.
     """
-    found = [path for folder in folders for path in Path(folder).rglob("*.json") if path.is_file()]
+    found = [path for folder in folders for path in Path(folder).rglob("*.json") if _is_profile(path)]
     if not found:
         raise TuneError(
             f"report: got no profile and found none in {' or '.join(f'{name}/' for name in folders)}, expected one; "
             "name it, or make one with 'twinkle-tune profile'"
         )
     return max(found, key=lambda path: (path.stat().st_mtime_ns, str(path)))
+
+
+def _is_profile(path: Path) -> bool:
+    """Whether a file begins as profiles do, be the rest of it whole or not."""
+    try:
+        with path.open("rb") as file:
+            return b'"schema"' in file.read(200)
+    except OSError:
+        return False
 
 
 def _check(paths: Sequence[Path], form: ReportFormat, out: Path | None) -> None:

@@ -64,8 +64,8 @@ class Line:
 def changes(before: Profile, after: Profile) -> tuple[Change, ...]:
     """What changed: steps first, then contests, each in the order of ``before`` and then of ``after``.
 
-    A contest is known by slot and workload key, a step by its label. Where both environments are equal, the tuned
-    step's times are compared as well as the ratios.
+    A contest is known by slot and workload key, a step by its label; what a run did not come to is not there. Where
+    both environments are equal, the tuned step's times are compared as well as the ratios.
     """
     found = [*_steps(before, after), *_contests(before, after)]
     return tuple(sorted(found, key=lambda change: KINDS.index(change.kind)))
@@ -100,7 +100,7 @@ def _steps(before: Profile, after: Profile) -> list[Change]:
     found = []
     for label in dict.fromkeys([*old, *new]):
         where = f"step {label}"
-        was, now = _ratio_of(old.get(label)), _ratio_of(new.get(label))
+        was, now = _ratio_of(old.get(label), before), _ratio_of(new.get(label), after)
         found.append(Change(where=where, before=was, after=now, kind=_kind(was, now)))
         times = (_time_of(old.get(label)), _time_of(new.get(label)))
         if same_machine and all(times):
@@ -143,8 +143,9 @@ def _kind(before: Ratio | None, after: Ratio | None) -> ChangeKind:
     return "gain" if after.high < before.low else "same"
 
 
-def _ratio_of(step: StepResult | None) -> Ratio | None:
-    if step is None:
+def _ratio_of(step: StepResult | None, profile: Profile) -> Ratio | None:
+    # Without times the original runs; but in a run that was interrupted the step may not have been timed yet.
+    if step is None or not (step.tuned_us or profile.complete):
         return None
     return Ratio(ratio=step.ratio, low=step.low, high=step.high, rounds=len(step.tuned_us))
 
@@ -158,7 +159,7 @@ def _time_of(step: StepResult | None) -> Ratio | None:
 
 
 def _selected(contest: Contest | None) -> Ratio | None:
-    if contest is None:
+    if contest is None or not contest.trials:  # not tried says nothing of who is faster
         return None
     chosen = contest.selection
     return Ratio(ratio=chosen.ratio, low=chosen.low, high=chosen.high, rounds=chosen.rounds)
