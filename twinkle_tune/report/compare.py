@@ -62,7 +62,7 @@ class Line:
 
 
 def changes(before: Profile, after: Profile) -> tuple[Change, ...]:
-    """What changed: steps first, then contests, each in the order of ``before`` and then of ``after``.
+    """What changed, in the order of :data:`KINDS`: regressions first; of one kind, steps before contests.
 
     A contest is known by slot and workload key, a step by its label; what a run did not come to is not there. Where
     both environments are equal, the tuned step's times are compared as well as the ratios.
