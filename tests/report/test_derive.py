@@ -83,6 +83,8 @@ def test_thresholds_are_those_of_the_dispatcher() -> None:
 def test_one_row_count_is_no_family() -> None:
     """A slot that was called with one row count has no speed against shape."""
     assert shapes(fabricate.normal()) == ()
+    untried = replace(_at(64, "original"), trials=())
+    assert shapes(fabricate.profile(_at(8, "fused"), untried)) == ()
 
 
 def test_work_of_norms_and_mlps() -> None:

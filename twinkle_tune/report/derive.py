@@ -84,7 +84,7 @@ def shapes(profile: Profile) -> tuple[Shapes, ...]:
             groups.append([(number, contest)])
         else:
             group.append((number, contest))
-    return tuple(_shapes(group) for group in groups if len({c.workload.rows for _, c in group}) > 1)
+    return tuple(_shapes(group) for group in groups if len({c.workload.rows for _, c in group if c.trials}) > 1)
 
 
 def _shapes(group: list[tuple[int, Contest]]) -> Shapes:
