@@ -13,7 +13,7 @@ TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 NEEDED := torch triton transformers pandas typer rich jinja2
 
 .DEFAULT_GOAL := help
-.PHONY: help profile test slow lint type format check docs bench aa regret gpu clean
+.PHONY: help profile test slow lint type format check docs bench aa regret reports gpu clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -52,6 +52,9 @@ aa: $(READY) ## Race identical candidates on this machine (12 minutes); writes r
 
 regret: $(READY) ## Hold the race's choices against a long exhaustive run (15 minutes); writes reports/regret.md
 	$(BIN)/python -m tests.bench.regret
+
+reports: $(READY) ## Write the reports of the profiles under profiles/ to reports/
+	$(BIN)/python -m tests.report.shipped
 
 gpu: ## Profile Qwen3-0.6B (4 layers, bfloat16) on the CUDA device; no installation, no network
 	@$(PYTHON) -c "import importlib.util as u, sys; \

@@ -45,6 +45,9 @@ ROOMS = (
 HEAVY = {
     "pandas": {"report"},
     "jinja2": {"report"},
+    "altair": {"report"},
+    "vl_convert": {"report"},
+    "pyarrow": {"report"},
     "optuna": {"search"},
     "typer": {"cli"},
     "rich": {"report", "cli"},
@@ -54,6 +57,9 @@ HEAVY = {
     "liger_kernel": {"source", "catalog"},
     "transformers": {"catalog", "capture", "models"},
 }
+
+# A method that hands over to a later room when it is called: ``profile.to_frame()`` is where users look for it.
+HANDED_OVER = {("twinkle_tune.profile.schema", "twinkle_tune.report.frames")}
 
 MAX_LINES = 330
 
@@ -124,6 +130,7 @@ def test_imports_go_one_way(module: str) -> None:
         each.target
         for each in imports(module)
         if each.target.startswith("twinkle_tune.") and ROOMS.index(room(each.target)) > own
+        if each.at_import or (module, each.target) not in HANDED_OVER
     ]
     assert not wrong, f"{module} imports from a later room: {wrong}"
 

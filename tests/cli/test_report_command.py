@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,9 +36,10 @@ def test_terminal_is_the_default(saved: Path) -> None:
 
 
 def test_json_goes_to_stdout_alone(saved: Path) -> None:
-    """With --format json the whole of stdout is one JSON document."""
+    """With --format json, or --json, the whole of stdout is one JSON document."""
     result = runner.invoke(app, [str(saved), "--format", "json"])
     assert json.loads(result.stdout)["verdict"] == fabricate.normal().verdict
+    assert runner.invoke(app, [str(saved), "--json"]).stdout == result.stdout
 
 
 @pytest.mark.parametrize(
@@ -64,16 +66,73 @@ def test_several_profiles_one_after_another(saved: Path, tmp_path: Path) -> None
 def test_several_profiles_into_a_folder(saved: Path, tmp_path: Path) -> None:
     """With several profiles --out is a folder of one report each, named after the profiles."""
     other = fabricate.empty().save(tmp_path / "two.json")
-    result = runner.invoke(app, [str(saved), str(other), "--format", "html", "--out", str(tmp_path / "pages")])
+    result = runner.invoke(app, [str(saved), str(other), "--format", "md", "--out", str(tmp_path / "pages")])
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == ["one.html", "two.html"]
+    assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == ["one.md", "two.md"]
 
 
-def test_several_pages_need_a_folder(saved: Path) -> None:
-    """Two HTML pages on stdout would be no page: refused, with what to pass."""
-    result = runner.invoke(app, [str(saved), str(saved), "--format", "html"])
+def test_several_profiles_as_html_are_compared(saved: Path, tmp_path: Path) -> None:
+    """Several profiles as HTML are one page, also where --out names a folder."""
+    other = fabricate.empty().save(tmp_path / "two.json")
+    for out in ("both.html", "pages"):
+        result = runner.invoke(app, [str(saved), str(other), "-f", "html", "--out", str(tmp_path / out)])
+        assert result.exit_code == 0, result.output
+    text = (tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "2 profiles compared" in text
+    assert (tmp_path / "pages" / "comparison.html").read_text(encoding="utf-8") == text
+
+
+def test_several_documents_need_a_folder(saved: Path) -> None:
+    """Two JSON documents on stdout would be no document: refused, with what to pass."""
+    result = runner.invoke(app, [str(saved), str(saved), "--format", "json"])
     assert isinstance(result.exception, TuneError)
-    assert "got 2 profiles and --format html without --out" in str(result.exception)
+    assert "got 2 profiles and --format json without --out" in str(result.exception)
+
+
+@pytest.mark.parametrize(("format", "what"), [("png", "FOLDER"), ("svg", "FOLDER"), ("parquet", "FILE")])
+def test_bytes_do_not_go_to_stdout(saved: Path, format: str, what: str) -> None:
+    """Images and Parquet ask where to be written."""
+    result = runner.invoke(app, [str(saved), "--format", format])
+    assert isinstance(result.exception, TuneError)
+    assert f"pass --out {what}" in str(result.exception)
+
+
+def test_each_plot_is_a_file(saved: Path, tmp_path: Path) -> None:
+    """--format svg writes every plot of the report into a folder."""
+    pytest.importorskip("vl_convert", reason="draws")
+    result = runner.invoke(app, [str(saved), "-f", "svg", "-o", str(tmp_path / "plots")])
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert {"steps.svg", "contest-1.svg", "contest-2.svg", "parts-1.svg"} <= names
+
+
+def test_without_a_profile_the_latest_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest file under profiles/ and out/ is taken, and stderr says which."""
+    monkeypatch.chdir(tmp_path)
+    old = fabricate.empty().save(tmp_path / "profiles" / "cpu" / "old.json")
+    fabricate.normal().save(tmp_path / "out" / "new.json")
+    os.utime(old, (1, 1))
+    (tmp_path / "out" / "other.json").write_text('{"verdict": "a report, not a profile"}', encoding="utf-8")
+    result = runner.invoke(app, [])
+    assert result.exit_code == 0, result.output
+    assert "out/new.json" in result.stderr
+    assert fabricate.normal().verdict in result.stdout
+
+
+def test_without_any_profile_the_error_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing to show is one error, with what to do."""
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, [])
+    assert isinstance(result.exception, TuneError)
+    assert "found none in profiles/ or out/" in str(result.exception)
+
+
+def test_csv_holds_the_table_that_is_asked_for(saved: Path) -> None:
+    """--table picks the rows; raw samples without it."""
+    samples = runner.invoke(app, [str(saved), "-f", "csv"]).stdout
+    assert samples.startswith("contest,slot,call,candidate,race,round,time_us")
+    trials = runner.invoke(app, [str(saved), "-f", "csv", "--table", "trials"]).stdout
+    assert "RuntimeError: no compiler found" in trials
 
 
 def test_reports_with_one_name_are_refused(saved: Path, tmp_path: Path) -> None:
@@ -111,6 +170,6 @@ def test_unknown_format_is_a_usage_error(saved: Path) -> None:
 
 def test_command_module_is_light() -> None:
     """Importing the command imports neither torch, pandas nor Jinja2: --help must answer at once."""
-    code = "import sys, twinkle_tune.cli.report; print({'torch', 'pandas', 'jinja2'} & set(sys.modules))"
+    code = "import sys, twinkle_tune.cli.report; print({'torch', 'pandas', 'jinja2', 'altair'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
+import json
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tests.report import fabricate
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.report import charts
 from twinkle_tune.report.markdown import code, escape, fenced
 from twinkle_tune.report.render import render
 from twinkle_tune.report.terminal import print_report, terminal_text
 
-_VOID = {"meta", "link", "img", "br", "hr", "input", "rect", "line"}
+_VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 class Page(HTMLParser):
@@ -27,6 +31,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.text = ""
+        self.scripts: list[str] = []
         self.open: list[str] = []
         self.feed(text)
         self.close()
@@ -46,7 +51,10 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        else:
+            self.text += data
 
 
 def everything(profile: Profile) -> dict[str, str]:
@@ -60,41 +68,52 @@ def everything(profile: Profile) -> dict[str, str]:
 
 @pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
 def test_html_is_whole_and_needs_nothing_else(profile: Profile) -> None:
-    """The page nests properly, holds no script and refers to nothing outside itself."""
+    """The page nests properly, refers to nothing outside itself and has no handlers in attributes."""
     text = render(profile, "html")
     page = Page(text)
     assert page.open == []
-    assert not {"script", "img", "link", "iframe", "object", "embed", "form", "base"} & set(page.tags)
+    assert not {"img", "link", "iframe", "object", "embed", "form", "base"} & set(page.tags)
     refers = {"href", "src", "srcset", "action", "data", "xlink:href"}
-    assert all(value.startswith("#contest-") for _, name, value in page.attributes if name in refers)
+    places = ("#contest-", "#samples-")
+    assert all(value.startswith(places) for _, name, value in page.attributes if name in refers)
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
 
 
-def test_html_links_lead_somewhere() -> None:
-    """Each row of what won links to its contest, which is there."""
-    page = Page(render(fabricate.normal(), "html"))
+@pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
+def test_html_runs_its_own_scripts_alone(profile: Profile) -> None:
+    """The page's policy names each of its scripts by hash, allows no other, and allows nothing to be loaded."""
+    page = Page(render(profile, "html"))
+    (policy,) = [v for tag, name, v in page.attributes if tag == "meta" and name == "content" and "script-src" in v]
+    data, *scripts = page.scripts
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in scripts]
+    assert f"script-src {' '.join(hashes)};" in policy
+    assert policy.startswith("default-src 'none';")
+    assert json.loads(data).keys() == {"forms", "plots", "samples"}
+    assert "<" not in data
+
+
+@pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
+def test_html_links_lead_somewhere(profile: Profile) -> None:
+    """Each row of what won links to its contest, and to its raw samples where there are any; all of that is there."""
+    page = Page(render(profile, "html"))
     ids = {value for _, name, value in page.attributes if name == "id"}
-    links = [value for _, name, value in page.attributes if name == "href"]
-    assert links == ["#contest-1", "#contest-2"]
-    assert {link.removeprefix("#") for link in links} <= ids
+    links = {value.removeprefix("#") for _, name, value in page.attributes if name == "href"}
+    assert links <= ids
+    assert {f"contest-{number}" for number, _ in enumerate(profile.contests, 1)} <= links
+    samples = json.loads(page.scripts[0])["samples"]
+    assert {f"samples-{key}" for key in samples} <= links
 
 
-def test_html_bars_stay_on_their_axis() -> None:
-    """A candidate a thousand times slower has a bar of full width, and no bar leaves its axis."""
-    base = fabricate.one_sample().contests[0]
-    slow = replace(base.trials[1], outcome=fabricate.measurement(10_000.0))
-    page = Page(render(fabricate.profile(replace(base, trials=(base.trials[0], slow))), "html"))
-    names = {"width", "x1", "x2"}
-    places = [
-        float(value.rstrip("%"))
-        for tag, name, value in page.attributes
-        if tag in _VOID and name in names and "%" in value
-    ]
-    assert max(places) == 100.0
-    assert min(places) >= 0.0
+def test_html_without_the_plot_packages_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the packages that draw are missing, the page has its tables and a line that says what to install."""
+    monkeypatch.setattr(charts, "available", lambda: False)
+    page = Page(render(fabricate.normal(), "html"))
+    assert "pip install altair vl-convert-python" in page.text
+    assert "RuntimeError: no compiler found" in page.text
+    assert not [value for _, name, value in page.attributes if name == "data-plot"]
 
 
 @pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
@@ -111,13 +130,33 @@ def test_markdown_shows_hostile_text_and_does_nothing_else() -> None:
     """No raw HTML, no heading of someone else's, no link: but the text can be read."""
     text = render(fabricate.hostile(), "md")
     outside = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
+    outside = re.sub(r"^<details>\n<summary>[\w, ]+</summary>$|^</details>$", "", outside, flags=re.M)
     assert "<" not in outside
     assert "http://" not in outside
     heads = [line for line in outside.splitlines() if line.startswith("#")]
-    assert all(
-        re.match(r"#+ (&lt;script|The whole|What won|Contests|\d+\. |Never|Apply|Measure)", head) for head in heads
-    )
+    assert all(re.match(r"#+ (&lt;script|The whole|What won|By row|\d+\. |Apply|Measure)", head) for head in heads)
     assert "&lt;script&gt;alert" in outside
+
+
+@pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
+def test_markdown_is_read_as_tables_and_folds(profile: Profile) -> None:
+    """A Markdown reader finds the tables, and no HTML but that of the folds."""
+    read = MarkdownIt("commonmark", {"html": True}).enable("table").parse(render(profile, "md"))
+    html = [token.content.strip() for token in read if token.type == "html_block"]
+    assert all(re.fullmatch(r"<details>\n<summary>[\w, ]+</summary>|</details>", each) for each in html)
+    inline = [child for token in read for child in token.children or () if child.type in ("html_inline", "link_open")]
+    assert inline == []
+    won = any(contest.selection.winner != "original" for contest in profile.contests)
+    heads = [token.content for token in read if token.type == "inline"]
+    assert ("Speed-up" in heads) == won
+
+
+def test_markdown_begins_with_the_verdict() -> None:
+    """Title, then the verdict, then model, mode, device and date; the long parts are folded."""
+    lines = render(fabricate.normal(), "md").split("\n\n")
+    assert lines[1] == "**2 of 4 slots changed; the prefill takes 8.0% less time.**"
+    assert lines[2] == "qwen3-tiny · float32 · inference · Fabricated CPU &#64; 2.00GHz (cpu) · 2025-01-02"
+    assert "| `slow` |" not in "".join(lines[: next(i for i, each in enumerate(lines) if "<details>" in each)])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from twinkle_tune.errors import ProfileError
 from twinkle_tune.outcome import Measurement, ParityFigure
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import frames
+from twinkle_tune.report.data import csv_text, parquet_bytes
 from twinkle_tune.report.render import render
 
 
@@ -25,6 +27,7 @@ def test_columns_are_the_documented_ones(profile: Profile) -> None:
         (frames.trials(profile), frames.TRIAL_COLUMNS),
         (frames.samples(profile), frames.SAMPLE_COLUMNS),
         (frames.steps(profile), frames.STEP_COLUMNS),
+        (frames.parity(profile), frames.PARITY_COLUMNS),
     ):
         assert {str(name): str(kind) for name, kind in frame.dtypes.items()} == dict(columns)
 
@@ -85,6 +88,26 @@ def test_trial_row_of_a_rejection() -> None:
     assert row[figures].isna().all()
 
 
+def test_a_second_race_is_told_from_the_first() -> None:
+    """A winner that was timed again has trials and samples of both races; the selection's medians are of the second."""
+    again = (
+        fabricate.trial("original", fabricate.measurement(200.0, 202.0), "original"),
+        fabricate.trial("fused", fabricate.measurement(150.0, 151.0)),
+    )
+    profile = fabricate.profile(replace(fabricate.won(), confirmation=again))
+    trials = frames.trials(profile)
+    second = trials[trials["race"] == 2].set_index("candidate")
+    assert list(second.index) == ["original", "fused"]
+    assert second.loc["fused", "ratio"] == pytest.approx((150 / 200 + 151 / 202) / 2)
+    samples = frames.samples(profile)
+    assert list(samples[samples["race"] == 2]["time_us"]) == [200.0, 202.0, 150.0, 151.0]
+    row = frames.selections(profile).iloc[0]
+    assert (row["original_us"], row["winner_us"]) == (201.0, 150.5)
+    page = render(profile, "html")
+    assert "fused, timed again" in page
+    assert "fused, again" in page
+
+
 def test_original_refused_leaves_no_ratio() -> None:
     """Without the original's times a candidate has a median but no ratio."""
     base = fabricate.all_rejected().contests[0]
@@ -123,16 +146,50 @@ def test_impossible_time_is_one_clear_error() -> None:
         frames.trials(fabricate.profile(broken))
 
 
+TABLES = pytest.mark.parametrize("name", frames.COLUMNS)
+
+
+@TABLES
 @pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
-def test_csv_loads_back_to_the_same_frame(profile: Profile) -> None:
-    """Read back as documented, CSV is the table of trials, to 12 digits at least."""
+def test_csv_loads_back_to_the_same_frame(profile: Profile, name: frames.Table) -> None:
+    """Read back as documented, CSV is the table, to 12 digits at least."""
     read = pd.read_csv(
-        io.StringIO(render(profile, "csv")),
-        dtype=dict(frames.TRIAL_COLUMNS),
+        io.StringIO(csv_text(profile, name)),
+        dtype=dict(frames.COLUMNS[name]),
         keep_default_na=False,
         na_values=[""],
     )
-    pd.testing.assert_frame_equal(read, frames.trials(profile), rtol=1e-12, atol=0)
+    pd.testing.assert_frame_equal(read, frames.table(profile, name), rtol=1e-12, atol=0)
+
+
+@TABLES
+@pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
+def test_parquet_loads_back_to_the_same_frame(profile: Profile, name: frames.Table) -> None:
+    """Read back, Parquet is the table, types included."""
+    pytest.importorskip("pyarrow", reason="writes Parquet")
+    read = pd.read_parquet(io.BytesIO(parquet_bytes(profile, name)))
+    pd.testing.assert_frame_equal(read, frames.table(profile, name))
+
+
+@TABLES
+def test_a_profile_gives_its_tables(name: frames.Table) -> None:
+    """``profile.to_frame()`` is the table of that name, and of the raw samples without one."""
+    profile = fabricate.normal()
+    pd.testing.assert_frame_equal(profile.to_frame(name), frames.table(profile, name))
+    pd.testing.assert_frame_equal(profile.to_frame(), frames.samples(profile))
+
+
+def test_every_column_is_explained() -> None:
+    """The how-to names each column of each table."""
+    page = Path(__file__).parents[2].joinpath("docs", "how-to", "read-a-report.md").read_text(encoding="utf-8")
+    named = {column for columns in frames.COLUMNS.values() for column in columns}
+    assert not {column for column in named if f"`{column}`" not in page}
+
+
+def test_unknown_table_is_one_error() -> None:
+    """A table that there is not is refused, with those that there are."""
+    with pytest.raises(ProfileError, match="got 'rows', expected one of samples, trials"):
+        fabricate.normal().to_frame("rows")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)

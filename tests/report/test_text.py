@@ -15,6 +15,8 @@ from twinkle_tune.report.text import (
     percent,
     ratio_text,
     reading,
+    short_name,
+    sparkline,
     speedup_text,
     time_text,
 )
@@ -85,3 +87,17 @@ def test_one_line_is_inert_and_bounded() -> None:
     assert len(short) == 80
     assert short.startswith("start")
     assert short.endswith("end")
+
+
+def test_sparkline_shows_the_course() -> None:
+    """The lowest figure is the lowest bar, the highest the highest; clock noise is level; long runs are means."""
+    assert sparkline([1.0, 2.0, 3.0]) == "▁▅█"
+    assert sparkline([1.0, 1.0001, 1.0]) == "▄▄▄"
+    assert sparkline([1.0] * 50 + [2.0] * 50, 4) == "▁▁██"
+    assert sparkline([math.nan]) == ""
+
+
+def test_short_name() -> None:
+    """A dotted name has a last part; a text that merely holds dots stays whole."""
+    assert short_name("package.module.rotary") == "rotary"
+    assert short_name("see example.org/x y.") == "see example.org/x y."

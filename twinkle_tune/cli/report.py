@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+from twinkle_tune.cli.write import write_file
+from twinkle_tune.errors import TuneError
 
 if TYPE_CHECKING:
     from twinkle_tune.profile.schema import Profile
@@ -20,7 +24,10 @@ class ReportFormat(StrEnum):
     HTML = "html"
     MD = "md"
     CSV = "csv"
+    PARQUET = "parquet"
     JSON = "json"
+    PNG = "png"
+    SVG = "svg"
 
     @property
     def suffix(self) -> str:
@@ -28,86 +35,168 @@ class ReportFormat(StrEnum):
         return ".txt" if self is ReportFormat.TERMINAL else f".{self}"
 
 
+class TableName(StrEnum):
+    """A table of a profile, for CSV and Parquet."""
+
+    SAMPLES = "samples"
+    TRIALS = "trials"
+    SELECTIONS = "selections"
+    STEPS = "steps"
+    PARITY = "parity"
+
+
 _STRINGABLE = (ReportFormat.TERMINAL, ReportFormat.MD)
-"""Formats of which several reports can stand one after another; the others are one document each."""
+"""Formats of which several reports can stand one after another on stdout."""
+_IMAGES = (ReportFormat.PNG, ReportFormat.SVG)
+_FOLDERS = ("profiles", "out")
+"""Where profiles are looked for when none is named."""
 
 
 def report(
-    profiles: Annotated[list[Path], typer.Argument(help="Profiles written by 'twinkle-tune profile'.")],
-    format: Annotated[ReportFormat, typer.Option("--format", "-f", help="How to show them.")] = ReportFormat.TERMINAL,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write to; with several profiles, a folder.")
+    profiles: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Written by 'twinkle-tune profile'.  [default: the latest in profiles/ and out/]"),
     ] = None,
+    format: Annotated[
+        ReportFormat, typer.Option("--format", "-f", help="How to show them; several as html are compared.")
+    ] = ReportFormat.TERMINAL,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write to; with png, svg or several profiles, a folder.")
+    ] = None,
+    table: Annotated[TableName, typer.Option(help="What csv and parquet hold, a line each.")] = TableName.SAMPLES,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show what profiles say: the verdict, what won and by how much, and why the rest did not."""
-    from twinkle_tune.errors import TuneError
     from twinkle_tune.profile.io import load_profile
 
-    if len(profiles) > 1 and out is None and format not in _STRINGABLE:
+    form = ReportFormat.JSON if as_json else format
+    paths = profiles or [latest(_FOLDERS)]
+    if not profiles:
+        typer.echo(f"the latest profile: {paths[0]}", err=True)
+    _check(paths, form, out)
+    # All are read before anything is written: a broken profile leaves nothing half done.
+    loaded = [load_profile(path) for path in paths]
+    if form is ReportFormat.HTML and len(paths) > 1:
+        _compare(paths, loaded, out)
+    elif form in _IMAGES and out is not None:
+        _draw(paths, loaded, form, out)
+    elif out is None:
+        for index, (path, profile) in enumerate(zip(paths, loaded, strict=True)):
+            _print(profile, path, form, table, gap=index > 0)
+    else:
+        targets = _targets(paths, form, out)
+        for path, profile, target in zip(paths, loaded, targets, strict=True):
+            _write(target, _content(profile, path, form, table))
+
+
+def latest(folders: Sequence[str]) -> Path:
+    """The newest profile in these folders and below, by the time of its file; JSON of another kind is passed over.
+
+    Raises:
+        TuneError: there is none.
+    """
+    found = [path for folder in folders for path in Path(folder).rglob("*.json") if _is_profile(path)]
+    if not found:
         raise TuneError(
-            f"report: got {len(profiles)} profiles and --format {format} without --out, expected "
+            f"report: got no profile and found none in {' or '.join(f'{name}/' for name in folders)}, expected one; "
+            "name it, or make one with 'twinkle-tune profile'"
+        )
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, str(path)))
+
+
+def _is_profile(path: Path) -> bool:
+    """Whether a file begins as profiles do, be the rest of it whole or not."""
+    try:
+        with path.open("rb") as file:
+            return b'"schema"' in file.read(200)
+    except OSError:
+        return False
+
+
+def _check(paths: Sequence[Path], form: ReportFormat, out: Path | None) -> None:
+    if out is not None:
+        return
+    if form in (*_IMAGES, ReportFormat.PARQUET):
+        kind = "FOLDER" if form in _IMAGES else "FILE"
+        raise TuneError(f"report: got --format {form} without --out, expected where to write it; pass --out {kind}")
+    if len(paths) > 1 and form not in (*_STRINGABLE, ReportFormat.HTML):
+        raise TuneError(
+            f"report: got {len(paths)} profiles and --format {form} without --out, expected "
             "one profile, as one document holds one; pass --out FOLDER"
         )
-    # All are read before anything is written: a broken profile leaves nothing half done.
-    loaded = [(path, load_profile(path)) for path in profiles]
+
+
+def _compare(paths: Sequence[Path], loaded: Sequence[Profile], out: Path | None) -> None:
+    from twinkle_tune.report.html import comparison_text
+
+    text = comparison_text(loaded, [str(path) for path in paths])
     if out is None:
-        for index, (path, profile) in enumerate(loaded):
-            _print(profile, path, format, gap=index > 0)
-        return
-    for (path, profile), target in zip(loaded, _targets(profiles, format, out), strict=True):
-        _write(_text(profile, path, format), target)
-        typer.echo(f"wrote {target}", err=True)
+        typer.echo(text, nl=False)
+    else:
+        _write(out / "comparison.html" if out.is_dir() or not out.suffix else out, text)
 
 
-def _print(profile: Profile, path: Path, format: ReportFormat, *, gap: bool) -> None:
+def _draw(paths: Sequence[Path], loaded: Sequence[Profile], form: ReportFormat, out: Path) -> None:
+    from twinkle_tune.report.images import ImageFormat, images
+    from twinkle_tune.report.plots import plots
+
+    folders = [out] if len(paths) == 1 else _targets(paths, form, out)
+    for profile, folder in zip(loaded, folders, strict=True):
+        count = 0
+        for name, content in images(plots(profile), cast("ImageFormat", form.value)):
+            write_file(folder / name, content)
+            count += 1
+        typer.echo(f"wrote {count} plots to {folder}", err=True)
+
+
+def _print(profile: Profile, path: Path, form: ReportFormat, table: TableName, *, gap: bool) -> None:
     if gap:
         typer.echo()
-    if format is ReportFormat.TERMINAL and sys.stdout.isatty():
+    if form is ReportFormat.TERMINAL and sys.stdout.isatty():
         from rich.console import Console
 
         from twinkle_tune.report.terminal import print_report
 
         print_report(profile, Console(), str(path))
     else:
-        typer.echo(_text(profile, path, format), nl=False)
+        typer.echo(_content(profile, path, form, table), nl=False)
 
 
-def _text(profile: Profile, path: Path, format: ReportFormat) -> str:
-    if format is ReportFormat.TERMINAL:
+def _content(profile: Profile, path: Path, form: ReportFormat, table: TableName) -> str | bytes:
+    if form is ReportFormat.TERMINAL:
         from twinkle_tune.report.terminal import terminal_text
 
         return terminal_text(profile, str(path))
+    if form in (ReportFormat.CSV, ReportFormat.PARQUET):
+        from twinkle_tune.report.data import csv_text, parquet_bytes
+
+        made: Callable[..., str | bytes] = csv_text if form is ReportFormat.CSV else parquet_bytes
+        return made(profile, table.value)
     from twinkle_tune.report.render import Format, render
 
-    return render(profile, cast("Format", format.value), str(path))
+    return render(profile, cast("Format", form.value), str(path))
 
 
-def _targets(profiles: list[Path], format: ReportFormat, out: Path) -> list[Path]:
-    """Where each report goes.
+def _targets(paths: Sequence[Path], form: ReportFormat, out: Path) -> list[Path]:
+    """Where each report goes; a folder each for images.
 
     Raises:
         TuneError: two of them would be one file.
     """
-    from twinkle_tune.errors import TuneError
-
-    if len(profiles) == 1:
-        return [out / f"{profiles[0].stem}{format.suffix}" if out.is_dir() else out]
-    targets = [out / f"{path.stem}{format.suffix}" for path in profiles]
+    ending = "" if form in _IMAGES else form.suffix
+    if len(paths) == 1:
+        return [out / f"{paths[0].stem}{ending}" if out.is_dir() else out]
+    targets = [out / f"{path.stem}{ending}" for path in paths]
     for index, target in enumerate(targets):
         if target in targets[:index]:
-            first = profiles[targets.index(target)]
+            first = paths[targets.index(target)]
             raise TuneError(
-                f"report: {first} and {profiles[index]} would both be written to {target}, "
+                f"report: {first} and {paths[index]} would both be written to {target}, "
                 "expected different file names; report them one at a time with --out FILE"
             )
     return targets
 
 
-def _write(text: str, target: Path) -> None:
-    from twinkle_tune.errors import TuneError
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise TuneError(f"{target}: the report cannot be written ({error}); choose another --out") from error
+def _write(target: Path, content: str | bytes) -> None:
+    write_file(target, content)
+    typer.echo(f"wrote {target}", err=True)

@@ -30,6 +30,24 @@ def check_writable(paths: Sequence[Path]) -> None:
             raise TuneError(f"{path} cannot be written: {there} is not writable; choose another path")
 
 
+def write_file(path: Path, content: str | bytes, advice: str = "choose another --out") -> None:
+    """Write a report's file, making its folder.
+
+    Args:
+        path: the file.
+        content: text, written as UTF-8, or bytes.
+        advice: ends the message where it cannot be written.
+
+    Raises:
+        TuneError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    except OSError as error:
+        raise TuneError(f"{path}: the report cannot be written ({error}); {advice}") from error
+
+
 def write_report(profile: Profile, path: Path, form: Format, source: Path) -> None:
     """Render a profile, which is kept in ``source``, and write the report, making the folder.
 
@@ -38,11 +56,4 @@ def write_report(profile: Profile, path: Path, form: Format, source: Path) -> No
     """
     from twinkle_tune.report.render import render
 
-    text = render(profile, form, str(source))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise TuneError(
-            f"{path}: the report cannot be written ({error}); the profile is saved: use 'twinkle-tune report'"
-        ) from error
+    write_file(path, render(profile, form, str(source)), "the profile is saved: use 'twinkle-tune report'")

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Selection, Trial
 from twinkle_tune.slot import Slot
 from twinkle_tune.workload import Workload
+
+if TYPE_CHECKING:
+    from twinkle_tune.report.frames import Frame, Table
 
 SCHEMA = 1
 
@@ -142,3 +146,17 @@ class Profile:
         from twinkle_tune.profile.io import write_profile
 
         return write_profile(self, path)
+
+    def to_frame(self, rows: Table = "samples") -> Frame:
+        """A pandas table of it: one row a raw sample, or a trial, a selection, a step or a parity figure.
+
+        Args:
+            rows: "samples", "trials", "selections", "steps" or "parity"; the columns, with their units, are those
+                of :data:`twinkle_tune.report.frames.COLUMNS`.
+
+        Raises:
+            ProfileError: there is no such table.
+        """
+        from twinkle_tune.report.frames import table
+
+        return table(self, rows)

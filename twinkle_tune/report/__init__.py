@@ -1,1 +1,1 @@
-"""Reports: one profile as a terminal table, Markdown, HTML, CSV or JSON."""
+"""Reports: profiles as terminal tables, Markdown, HTML pages with plots, images, CSV, Parquet or JSON."""

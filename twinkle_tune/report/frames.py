@@ -8,7 +8,7 @@ joins the tables of one profile; ``workload`` is the workload's key, which joins
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,78 +17,43 @@ from twinkle_tune.errors import ProfileError
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.report.columns import (
+    COLUMNS,
+    PARITY_COLUMNS,
+    SAMPLE_COLUMNS,
+    SELECTION_COLUMNS,
+    STEP_COLUMNS,
+    TRIAL_COLUMNS,
+    Table,
+)
 from twinkle_tune.report.text import call_text, is_figure
 from twinkle_tune.slot import ORIGINAL
 
+__all__ = [
+    "COLUMNS",
+    "PARITY_COLUMNS",
+    "SAMPLE_COLUMNS",
+    "SELECTION_COLUMNS",
+    "STEP_COLUMNS",
+    "TRIAL_COLUMNS",
+    "Frame",
+    "Row",
+    "Table",
+    "decisive",
+    "parity",
+    "races",
+    "records",
+    "samples",
+    "selections",
+    "steps",
+    "table",
+    "times",
+    "trials",
+]
+
 Row = dict[str, Any]
-
-SELECTION_COLUMNS: Mapping[str, str] = {
-    "contest": "int64",
-    "slot": "string",
-    "kind": "string",  # layer or function
-    "call": "string",  # "float32[1,128,256]"
-    "instances": "int64",  # module instances called like this; 0 for a function
-    "calls": "int64",  # over all steps of the profile, one run of each
-    "share": "float64",  # of the step's time, 0 to 1: the largest of the steps
-    "winner": "string",
-    "ratio": "float64",  # the winner's time over the original's; 1.0 for the original
-    "low": "float64",  # the ratio's interval, at least 95% confidence
-    "high": "float64",
-    "speedup": "float64",  # 1 / ratio
-    "original_us": "float64",  # median; missing where the original was refused
-    "winner_us": "float64",  # median
-    "reason": "string",
-    "workload": "string",
-}
-"""Columns of :func:`selections`."""
-
-TRIAL_COLUMNS: Mapping[str, str] = {
-    "contest": "int64",
-    "slot": "string",
-    "call": "string",
-    "candidate": "string",
-    "source": "string",
-    "outcome": "string",  # measured or rejected
-    "median_us": "float64",
-    "ratio": "float64",  # over the original, median of the rounds that both were timed in
-    "low": "float64",
-    "high": "float64",
-    "rounds": "Int64",
-    "first_call_us": "float64",  # compilation included
-    "peak_bytes": "Int64",  # beyond what was allocated before; missing on a CPU
-    "deterministic": "boolean",  # two calls on the same inputs gave the same bits
-    "stage": "string",  # of a rejection
-    "reason": "string",  # of a rejection, or why a measured candidate stopped being timed
-    "parity_margin": "float64",  # error / limit of the tensor that came closest to its limit; up to 1 passes
-    "parity_tensor": "string",  # that tensor
-    "parity_error": "float64",  # in the tensor's unit
-    "parity_limit": "float64",
-    "parity_notes": "string",  # what the check saw and did not refuse
-    "workload": "string",
-}
-"""Columns of :func:`trials`."""
-
-SAMPLE_COLUMNS: Mapping[str, str] = {
-    "contest": "int64",
-    "slot": "string",
-    "call": "string",
-    "candidate": "string",
-    "round": "int64",  # from 1; equal rounds of a contest are pairs
-    "time_us": "float64",  # of one call
-    "workload": "string",
-}
-"""Columns of :func:`samples`."""
-
-STEP_COLUMNS: Mapping[str, str] = {
-    "step": "string",
-    "original_us": "float64",  # median of the whole step; missing where nothing was compared
-    "tuned_us": "float64",
-    "ratio": "float64",  # tuned over original, median of the paired rounds
-    "low": "float64",
-    "high": "float64",
-    "rounds": "int64",
-}
-"""Columns of :func:`steps`."""
+Frame = pd.DataFrame
+"""The type of every table."""
 
 
 def selections(profile: Profile) -> pd.DataFrame:
@@ -103,9 +68,12 @@ def trials(profile: Profile) -> pd.DataFrame:
         ProfileError: times that no clock gives (zero, negative, infinite), in a profile made by hand.
     """
     rows = [
-        _place(number, contest) | {"candidate": trial.candidate, "source": trial.source} | _outcome(contest, trial)
+        _place(number, contest)
+        | {"candidate": trial.candidate, "source": trial.source, "race": race}
+        | _outcome(contest.slot.name, trial, times(held, ORIGINAL))
         for number, contest in enumerate(profile.contests, 1)
-        for trial in contest.trials
+        for race, held in races(contest)
+        for trial in held
     ]
     return _frame(rows, TRIAL_COLUMNS)
 
@@ -113,9 +81,10 @@ def trials(profile: Profile) -> pd.DataFrame:
 def samples(profile: Profile) -> pd.DataFrame:
     """One row a raw sample: microseconds of one call in one round. See :data:`SAMPLE_COLUMNS`."""
     rows = [
-        _place(number, contest) | {"candidate": trial.candidate, "round": index, "time_us": time_us}
+        _place(number, contest) | {"candidate": trial.candidate, "race": race, "round": index, "time_us": time_us}
         for number, contest in enumerate(profile.contests, 1)
-        for trial in contest.trials
+        for race, held in races(contest)
+        for trial in held
         if isinstance(trial.outcome, Measurement)
         for index, time_us in enumerate(trial.outcome.times_us, 1)
     ]
@@ -137,6 +106,32 @@ def steps(profile: Profile) -> pd.DataFrame:
         for step in profile.steps
     ]
     return _frame(rows, STEP_COLUMNS)
+
+
+def parity(profile: Profile) -> pd.DataFrame:
+    """One row a comparison of a measured candidate's tensor with its limit. See :data:`PARITY_COLUMNS`."""
+    rows = [
+        _place(number, contest)
+        | {"candidate": trial.candidate, "tensor": figure.tensor, "point": figure.point}
+        | {"error": figure.error, "limit": figure.limit, "margin": _nearness(figure)}
+        for number, contest in enumerate(profile.contests, 1)
+        for trial in contest.trials
+        if isinstance(trial.outcome, Measurement)
+        for figure in trial.outcome.parity
+    ]
+    return _frame(rows, PARITY_COLUMNS)
+
+
+def table(profile: Profile, name: Table = "samples") -> pd.DataFrame:
+    """The table of that name.
+
+    Raises:
+        ProfileError: there is no such table.
+    """
+    makers = {"samples": samples, "trials": trials, "selections": selections, "steps": steps, "parity": parity}
+    if name not in makers:
+        raise ProfileError(f"table: got {name!r}, expected one of {', '.join(makers)}")
+    return makers[name](profile)
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -175,13 +170,13 @@ def _selection(number: int, contest: Contest) -> Row:
         "low": chosen.low,
         "high": chosen.high,
         "speedup": 1 / chosen.ratio if chosen.ratio > 0 else None,
-        "original_us": _median(_times(contest, ORIGINAL)),
-        "winner_us": _median(_times(contest, chosen.winner)),
+        "original_us": _median(times(decisive(contest), ORIGINAL)),
+        "winner_us": _median(times(decisive(contest), chosen.winner)),
         "reason": chosen.reason or None,
     }
 
 
-def _outcome(contest: Contest, trial: Trial) -> Row:
+def _outcome(slot: str, trial: Trial, original_us: Sequence[float]) -> Row:
     match trial.outcome:
         case Rejection(stage=stage, reason=reason):
             return {"outcome": "rejected", "stage": stage, "reason": reason}
@@ -196,13 +191,12 @@ def _outcome(contest: Contest, trial: Trial) -> Row:
                 "reason": measured.left_race or None,
                 "parity_notes": "; ".join(measured.notes) or None,
             }
-            return row | _ratio(contest, trial, measured.times_us) | _closest(measured.parity)
+            return row | _ratio(slot, trial.candidate, measured.times_us, original_us) | _closest(measured.parity)
 
 
-def _ratio(contest: Contest, trial: Trial, times_us: tuple[float, ...]) -> Row:
-    if trial.candidate == ORIGINAL:
+def _ratio(slot: str, candidate: str, times_us: Sequence[float], original_us: Sequence[float]) -> Row:
+    if candidate == ORIGINAL:
         return {"ratio": 1.0, "low": 1.0, "high": 1.0}
-    original_us = _times(contest, ORIGINAL)
     if not times_us or not original_us:
         return {}
     try:
@@ -210,8 +204,7 @@ def _ratio(contest: Contest, trial: Trial, times_us: tuple[float, ...]) -> Row:
         found = paired_ratio(times_us, original_us)
     except ValueError as error:
         raise ProfileError(
-            f"contest of {contest.slot.name}, candidate {trial.candidate!r}: no ratio from its times "
-            f"({error}); profile the model again"
+            f"contest of {slot}, candidate {candidate!r}: no ratio from its times ({error}); profile the model again"
         ) from error
     return {"ratio": found.ratio, "low": found.low, "high": found.high}
 
@@ -235,8 +228,21 @@ def _nearness(figure: ParityFigure) -> float:
     return figure.error / figure.limit if figure.limit > 0 else float("inf")
 
 
-def _times(contest: Contest, candidate: str) -> tuple[float, ...]:
-    for trial in contest.trials:
+def races(contest: Contest) -> tuple[tuple[int, tuple[Trial, ...]], ...]:
+    """The contest as race 1 and, where its winner was timed again, that as race 2."""
+    return ((1, contest.trials), (2, contest.confirmation)) if contest.confirmation else ((1, contest.trials),)
+
+
+def decisive(contest: Contest) -> tuple[Trial, ...]:
+    """The race that the selection's figures are of: the last one that its winner took part in."""
+    chosen = contest.selection.winner
+    again = chosen != ORIGINAL and times(contest.confirmation, chosen)
+    return contest.confirmation if again else contest.trials
+
+
+def times(race: Sequence[Trial], candidate: str) -> tuple[float, ...]:
+    """A candidate's microseconds, a figure a round; empty where it was refused, or did not take part."""
+    for trial in race:
         if trial.candidate == candidate and isinstance(trial.outcome, Measurement):
             return trial.outcome.times_us
     return ()

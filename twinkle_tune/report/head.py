@@ -21,6 +21,13 @@ def notes(profile: Profile) -> Iterable[str]:
         yield "No contest was finished, so nothing was chosen: the model stays as it is."
 
 
+def line(profile: Profile) -> str:
+    """Model, mode, device and date in one line."""
+    model, here = profile.model, profile.environment
+    device = f"{here.device_name} ({profile.device})"
+    return " · ".join((model.name, model.dtype, str(profile.mode), device, profile.created[:10]))
+
+
 def facts(profile: Profile) -> Iterable[tuple[str, str]]:
     """Name and value of what was profiled, how, where and when; an empty value is nothing to tell."""
     model, here = profile.model, profile.environment

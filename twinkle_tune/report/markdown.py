@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.report.lines import ContestPart, View
 from twinkle_tune.report.text import one_line
-from twinkle_tune.report.view import ContestPart, View, view
+from twinkle_tune.report.view import view
 
 _SAFE = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "@": "&#64;"} | {
     letter: f"\\{letter}" for letter in "\\`*_[]~#$!"
@@ -19,13 +21,15 @@ _LIST_START = re.compile(r"^(\d*)([.)+=-])(?=\s|[=-]|$)")
 def markdown_text(profile: Profile, path: str = "profile.json") -> str:
     """The whole report. ``path`` is where the reader finds the profile."""
     shown = view(profile, path)
-    parts = [*_head(shown), *_steps(shown), *_selections(shown)]
-    for contest in shown.contests:
-        parts += _contest(contest)
+    parts = [*_head(shown), *_steps(shown), *_selections(shown), *_refused(shown), *_rules(shown)]
     if shown.contests:
         parts.append(escape(shown.legend))
+        parts += _folded(
+            "Every contest, candidate by candidate", [part for c in shown.contests for part in _contest(c)]
+        )
     if shown.uncalled:
-        parts += ["## Never called", _list(code(name) for name in shown.uncalled)]
+        parts += _folded("Slots that no step called", [_list(code(name) for name in shown.uncalled)])
+    parts += _folded("Environment", [_list(f"{label}: {escape(value)}" for label, value in shown.facts)])
     parts += [
         "## Apply it",
         fenced(shown.apply, "python"),
@@ -33,6 +37,11 @@ def markdown_text(profile: Profile, path: str = "profile.json") -> str:
         fenced(shown.reproduce, "sh"),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _folded(title: str, parts: list[str]) -> list[str]:
+    """Parts that a reader unfolds; the one place with HTML of our own, which code hosts let through."""
+    return [f"<details>\n<summary>{title}</summary>", *parts, "</details>"]
 
 
 def escape(text: str) -> str:
@@ -62,53 +71,61 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _head(shown: View) -> list[str]:
-    facts = [f"{label}: {escape(value)}" for label, value in shown.facts]
     return [
         f"# {escape(shown.title)}",
         f"**{escape(shown.verdict)}**" if shown.verdict else "",
+        escape(shown.line),
         "\n>\n".join(f"> {escape(note)}" for note in shown.notes),
-        _list(facts),
     ]
 
 
 def _steps(shown: View) -> list[str]:
     if not shown.steps:
         return []
-    rows = [[code(s.step), s.original, s.tuned, s.ratio, s.reading] for s in shown.steps]
-    return ["## The whole model", table(["Step", "Original", "Tuned", "Time ÷ original", "Result"], rows)]
+    rows = [[code(s.step), s.original, s.tuned, s.ratio, s.reading] for s in shown.steps if s.compared]
+    made = [table(["Step", "Original", "Tuned", "Time ÷ original", "Result"], rows)] if rows else []
+    rest = ", ".join(code(s.step) for s in shown.steps if not s.compared)
+    return ["## The whole model", *made, f"The original runs, nothing to compare: {rest}." if rest else ""]
 
 
 def _selections(shown: View) -> list[str]:
+    """The contests that something won: the others are in the fold."""
     if not shown.selections:
         return []
-    heads = [
-        "#",
-        "Slot",
-        "Call",
-        "Calls",
-        "Share",
-        "Winner",
-        "Original",
-        "Time",
-        "Time ÷ original",
-        "Speed-up",
-    ]
+    won = [line for line in shown.selections if line.gained]
+    rest = len(shown.selections) - len(won)
+    kept = f"The original stays in {rest} of {len(shown.selections)} contests." if rest else ""
+    heads = ["#", "Slot", "Call", "Share", "Winner", "Original", "Time", "Time ÷ original", "Speed-up"]
     rows = [
         [
             str(s.number),
-            code(s.slot),
+            code(s.short),
             code(s.call),
-            s.calls,
             s.share,
-            f"**{code(s.winner)}**" if s.gained else code(s.winner),
+            f"**{code(s.winner)}**",
             s.original,
             s.time,
             s.ratio,
             s.speedup,
         ]
-        for s in shown.selections
+        for s in won
     ]
-    return ["## What won", table(heads, rows), "## Contests"]
+    return ["## What won", table(heads, rows) if rows else "", kept]
+
+
+def _refused(shown: View) -> list[str]:
+    """Refusals in short: how many candidates, by stage."""
+    stages = Counter(each.stage for contest in shown.contests for each in contest.refused)
+    if not stages:
+        return []
+    told = ", ".join(f"{count} at {escape(stage)}" for stage, count in stages.most_common())
+    return [f"Refused: {told}. The reasons are with each contest."]
+
+
+def _rules(shown: View) -> list[str]:
+    """What is bound for which row counts, where several were measured and something won."""
+    told = [f"{code(s.slot)} ({escape(s.where)}): {escape(s.rules)}" for s in shown.shapes if s.won]
+    return ["## By row count", _list(told)] if told else []
 
 
 def _contest(contest: ContestPart) -> list[str]:

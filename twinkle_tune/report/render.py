@@ -1,4 +1,4 @@
-"""One door to every format of report."""
+"""One door to every format of report that is a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def render(profile: Profile, format: Format, path: str = "profile.json") -> str:
 
     Args:
         profile: what to report on.
-        format: "html" is a whole page, "md" GitHub's Markdown, "csv" one line a trial, "json" every table.
+        format: "html" is a whole page, "md" GitHub's Markdown, "csv" one line a raw sample, "json" every other table.
         path: where the reader finds the profile, for the lines to copy in the HTML and Markdown reports.
     """
     return _writer(format, path)(profile)

@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.text import NOTHING
-from twinkle_tune.report.view import ContestPart, View, view
+from twinkle_tune.report.lines import ContestPart, StepLine, View
+from twinkle_tune.report.text import NOTHING, one_line
+from twinkle_tune.report.view import view
 
 _FILE_WIDTH = 110
+_CALL_WIDTH = 22
 
 
 def print_report(profile: Profile, console: Console, path: str = "profile.json", *, details: bool = True) -> None:
@@ -28,8 +30,11 @@ def print_report(profile: Profile, console: Console, path: str = "profile.json",
     """
     shown = view(profile, path)
     _print_head(shown, console, facts=details)
-    if shown.steps:
-        console.print("", _steps(shown), sep="\n")
+    if any(step.compared for step in shown.steps):
+        console.print("", _steps(shown, console.width), sep="\n")
+    rest = [step.step for step in shown.steps if not step.compared]
+    if rest:
+        console.print(Text(f"\nThe original runs, nothing to compare: {', '.join(rest)}"))
     if shown.selections:
         console.print("", _selections(shown, console.width), sep="\n")
     if not details:
@@ -68,24 +73,37 @@ def _print_head(shown: View, console: Console, *, facts: bool) -> None:
     console.print(table)
 
 
-def _steps(shown: View) -> Table:
-    rows = [(step.step, step.original, step.tuned, step.ratio, step.reading) for step in shown.steps]
-    return _table("The whole model", ("Step", "Original>", "Tuned>", "Time ÷ original", "Result"), rows)
+def _steps(shown: View, width: int) -> Table:
+    rows = [
+        (step.step, step.original, step.tuned, step.ratio, step.spark, _toned(step))
+        for step in shown.steps
+        if step.compared
+    ]
+    if width >= _FILE_WIDTH:
+        return _table(
+            "The whole model", ("Step", "Original>", "Tuned>", "Time ÷ original|", "By round|", "Result"), rows
+        )
+    narrow = [(step, ratio, spark, result) for step, _, _, ratio, spark, result in rows]
+    return _table("The whole model", ("Step", "Time ÷ original|", "By round|", "Result"), narrow)
+
+
+def _toned(step: StepLine) -> Text:
+    return Text(step.reading, style={"gain": "green bold", "loss": "red bold"}.get(step.tone, ""))
 
 
 def _selections(shown: View, width: int) -> Table:
     """The winners, a line each where the terminal is wide enough; a narrow one is spared what the details tell too."""
-    heads = ["#>", "Slot|", "Call|", "Share>", "Winner|", "Time>", "Time ÷ original|", "Speed-up>"]
+    heads = ["#>", "Slot", "Call|", "Share>", "Winner", "Time>", "Time ÷ original|", "By round|"]
     rows: list[list[str | Text]] = [
         [
             str(line.number),
-            line.slot.rpartition(".")[2],
-            line.call.partition(", ")[0],
+            line.short,
+            one_line(line.call.partition(", ")[0], _CALL_WIDTH),
             line.share,
             Text(line.winner, style="green bold" if line.gained else ""),
             line.time,
             line.ratio,
-            line.speedup,
+            line.spark,
         ]
         for line in shown.selections
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import SupportsFloat, cast
 
 from twinkle_tune.workload import call_text, tensor_text
@@ -17,6 +19,8 @@ __all__ = [
     "percent",
     "ratio_text",
     "reading",
+    "short_name",
+    "sparkline",
     "speedup_text",
     "tensor_text",
     "three_digits",
@@ -26,6 +30,7 @@ __all__ = [
 NOTHING = "-"
 """Stands where there is no figure."""
 
+_SPARKS = "▁▂▃▄▅▆▇█"
 _TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"), (1e-3, "ns"))
 _BYTE_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -93,6 +98,20 @@ def reading(ratio: float, low: float, high: float) -> str:
     return "no clear difference"
 
 
+def sparkline(values: Sequence[float], width: int = 16) -> str:
+    """Figures in their order as a line of small bars, the lowest to the highest; means of runs beyond ``width``."""
+    figures = [value for value in values if is_figure(value)]
+    if not figures:
+        return ""
+    count = min(width, len(figures))
+    edges = [index * len(figures) // count for index in range(count + 1)]
+    means = [sum(figures[low:high]) / (high - low) for low, high in pairwise(edges)]
+    low, span = min(means), max(means) - min(means)
+    # A tenth of a percent is noise of the clock: what differs by less is drawn level.
+    steps = [round((value - low) / span * (len(_SPARKS) - 1)) if span > 1e-3 * abs(low) else 3 for value in means]
+    return "".join(_SPARKS[step] for step in steps)
+
+
 def percent(share: object) -> str:
     """A share of 1 as a percentage with one decimal: "12.3%"."""
     return f"{float(cast('SupportsFloat', share)):.1%}" if is_figure(share) else NOTHING
@@ -105,6 +124,11 @@ def one_line(text: object, limit: int | None = None) -> str:
         return shown
     head = (limit - 1) * 2 // 3
     return f"{shown[:head]}…{shown[len(shown) - (limit - 1 - head) :]}"
+
+
+def short_name(name: str) -> str:
+    """The last part of a dotted name; any other text as it is."""
+    return name.rpartition(".")[2] if all(part.isidentifier() for part in name.split(".")) else name
 
 
 def _spaced(text: str) -> str:

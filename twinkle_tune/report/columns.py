@@ -1,0 +1,100 @@
+"""The columns of the tables in :mod:`twinkle_tune.report.frames`, and their pandas types; the unit is in the name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+SELECTION_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "kind": "string",  # layer or function
+    "call": "string",  # "float32[1,128,256]"
+    "instances": "int64",  # module instances called like this; 0 for a function
+    "calls": "int64",  # over all steps of the profile, one run of each
+    "share": "float64",  # of the step's time, 0 to 1: the largest of the steps
+    "winner": "string",
+    "ratio": "float64",  # the winner's time over the original's; 1.0 for the original
+    "low": "float64",  # the ratio's interval, at least 95% confidence
+    "high": "float64",
+    "speedup": "float64",  # 1 / ratio
+    "original_us": "float64",  # median; missing where the original was refused
+    "winner_us": "float64",  # median
+    "reason": "string",
+    "workload": "string",
+}
+"""Columns of :func:`twinkle_tune.report.frames.selections`."""
+
+TRIAL_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "candidate": "string",
+    "source": "string",
+    "race": "int64",  # 1 the contest, 2 the winner and the original timed again
+    "outcome": "string",  # measured or rejected
+    "median_us": "float64",
+    "ratio": "float64",  # over the original, median of the rounds that both were timed in
+    "low": "float64",
+    "high": "float64",
+    "rounds": "Int64",
+    "first_call_us": "float64",  # compilation included
+    "peak_bytes": "Int64",  # beyond what was allocated before; missing on a CPU
+    "deterministic": "boolean",  # two calls on the same inputs gave the same bits
+    "stage": "string",  # of a rejection
+    "reason": "string",  # of a rejection, or why a measured candidate stopped being timed
+    "parity_margin": "float64",  # error / limit of the tensor that came closest to its limit; up to 1 passes
+    "parity_tensor": "string",  # that tensor
+    "parity_error": "float64",  # in the tensor's unit
+    "parity_limit": "float64",
+    "parity_notes": "string",  # what the check saw and did not refuse
+    "workload": "string",
+}
+"""Columns of :func:`twinkle_tune.report.frames.trials`."""
+
+SAMPLE_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "candidate": "string",
+    "race": "int64",  # 1 the contest, 2 the winner and the original timed again
+    "round": "int64",  # from 1; equal rounds of a race are pairs
+    "time_us": "float64",  # of one call
+    "workload": "string",
+}
+"""Columns of :func:`twinkle_tune.report.frames.samples`."""
+
+STEP_COLUMNS: Mapping[str, str] = {
+    "step": "string",
+    "original_us": "float64",  # median of the whole step; missing where nothing was compared
+    "tuned_us": "float64",
+    "ratio": "float64",  # tuned over original, median of the paired rounds
+    "low": "float64",
+    "high": "float64",
+    "rounds": "int64",
+}
+"""Columns of :func:`twinkle_tune.report.frames.steps`."""
+
+PARITY_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "candidate": "string",
+    "tensor": "string",  # "output", "gradient of weight"
+    "point": "int64",  # of the parity rule
+    "error": "float64",  # in the tensor's unit
+    "limit": "float64",  # up to it the candidate passes
+    "margin": "float64",  # error / limit
+    "workload": "string",
+}
+"""Columns of :func:`twinkle_tune.report.frames.parity`."""
+
+Table = Literal["samples", "trials", "selections", "steps", "parity"]
+COLUMNS: Mapping[Table, Mapping[str, str]] = {
+    "samples": SAMPLE_COLUMNS,
+    "trials": TRIAL_COLUMNS,
+    "selections": SELECTION_COLUMNS,
+    "steps": STEP_COLUMNS,
+    "parity": PARITY_COLUMNS,
+}
+"""The columns of each table and their pandas types, by the table's name."""

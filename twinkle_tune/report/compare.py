@@ -1,0 +1,173 @@
+"""What changed from one profile to another, and which profiles are one line of versions.
+
+The rule: something got slower, or faster, only where the intervals of the two figures lie apart. All figures are
+ratios to the original of the same run, so that two machines or library versions may be compared. The times
+themselves are compared as well, but only where the environments are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from twinkle_tune.measure.statistics import Ratio, paired_ratio
+from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.report.text import call_text, ratio_text, time_text
+
+ChangeKind = Literal["regression", "gain", "winner changed", "new", "gone", "same"]
+"""From what a reader must see first to what may be left out."""
+
+KINDS: tuple[ChangeKind, ...] = ("regression", "gain", "winner changed", "new", "gone", "same")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One figure in two profiles.
+
+    Attributes:
+        where: "step prefill 1x128", or slot and call.
+        measure: what the figures are: a ratio to the original of the same run, or microseconds.
+        before, after: the figures with their intervals; None where a profile has none.
+        winner_before, winner_after: of a contest; "" for a step.
+        kind: what became of it.
+    """
+
+    where: str
+    measure: Literal["ratio", "time_us"] = "ratio"
+    before: Ratio | None
+    after: Ratio | None
+    winner_before: str = ""
+    winner_after: str = ""
+    kind: ChangeKind
+
+    @property
+    def text(self) -> str:
+        """The figures in words: "0.800 (0.790 to 0.810) → 0.900 (0.890 to 0.910)"."""
+        return f"{_figure(self.before, self.measure)} → {_figure(self.after, self.measure)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Profiles of the same model, mode, dtype and device, from the oldest to the newest: versions of one thing."""
+
+    profiles: tuple[tuple[int, Profile], ...]
+
+    @property
+    def name(self) -> str:
+        """What they have in common."""
+        first = self.profiles[0][1]
+        return f"{first.model.name}, {first.mode}, {first.model.dtype}, {first.environment.device_name}"
+
+
+def changes(before: Profile, after: Profile) -> tuple[Change, ...]:
+    """What changed, in the order of :data:`KINDS`: regressions first; of one kind, steps before contests.
+
+    A contest is known by slot and workload key, a step by its label; what a run did not come to is not there. Where
+    both environments are equal, the tuned step's times are compared as well as the ratios.
+    """
+    found = [*_steps(before, after), *_contests(before, after)]
+    return tuple(sorted(found, key=lambda change: KINDS.index(change.kind)))
+
+
+def regressions(found: Iterable[Change]) -> tuple[Change, ...]:
+    """Those of the changes that made something slower."""
+    return tuple(change for change in found if change.kind == "regression")
+
+
+def lines(profiles: Sequence[Profile]) -> tuple[Line, ...]:
+    """The profiles in groups whose members follow each other in time; numbers are places in ``profiles``, from 1."""
+    groups: dict[tuple[str, ...], list[tuple[int, Profile]]] = {}
+    for number, profile in enumerate(profiles, 1):
+        model, here = profile.model, profile.environment
+        key = (model.name, model.dtype, str(profile.mode), profile.device, here.device_name)
+        groups.setdefault(key, []).append((number, profile))
+    return tuple(
+        Line(profiles=tuple(sorted(group, key=lambda pair: (pair[1].created, pair[0])))) for group in groups.values()
+    )
+
+
+def successive(line: Line) -> tuple[tuple[int, int, tuple[Change, ...]], ...]:
+    """Each neighbouring pair of a line: the numbers of the older and the newer one, and what changed."""
+    return tuple((old, new, changes(before, after)) for (old, before), (new, after) in pairwise(line.profiles))
+
+
+def _steps(before: Profile, after: Profile) -> list[Change]:
+    old = {step.label: step for step in before.steps}
+    new = {step.label: step for step in after.steps}
+    same_machine = before.environment.fingerprint == after.environment.fingerprint
+    found = []
+    for label in dict.fromkeys([*old, *new]):
+        where = f"step {label}"
+        was, now = _ratio_of(old.get(label), before), _ratio_of(new.get(label), after)
+        found.append(Change(where=where, before=was, after=now, kind=_kind(was, now)))
+        times = (_time_of(old.get(label)), _time_of(new.get(label)))
+        if same_machine and all(times):
+            kind = _kind(*times)
+            if kind != "same":
+                found.append(Change(where=where, measure="time_us", before=times[0], after=times[1], kind=kind))
+    return found
+
+
+def _contests(before: Profile, after: Profile) -> list[Change]:
+    old = {(c.slot.name, c.workload.key): c for c in before.contests}
+    new = {(c.slot.name, c.workload.key): c for c in after.contests}
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        was, now = old.get(key), new.get(key)
+        shown = was or now
+        figures = (_selected(was), _selected(now))
+        kind = _kind(*figures)
+        names = tuple(c.selection.winner if c is not None else "" for c in (was, now))
+        if kind == "same" and names[0] != names[1]:
+            kind = "winner changed"
+        found.append(
+            Change(
+                where=f"{key[0]} {call_text(shown.workload)}" if shown is not None else key[0],
+                before=figures[0],
+                after=figures[1],
+                winner_before=names[0],
+                winner_after=names[1],
+                kind=kind,
+            )
+        )
+    return found
+
+
+def _kind(before: Ratio | None, after: Ratio | None) -> ChangeKind:
+    if before is None or after is None:
+        return "new" if before is None else "gone"
+    if after.low > before.high:
+        return "regression"
+    return "gain" if after.high < before.low else "same"
+
+
+def _ratio_of(step: StepResult | None, profile: Profile) -> Ratio | None:
+    # Without times the original runs; but in a run that was interrupted the step may not have been timed yet.
+    if step is None or not (step.tuned_us or profile.complete):
+        return None
+    return Ratio(ratio=step.ratio, low=step.low, high=step.high, rounds=len(step.tuned_us))
+
+
+def _time_of(step: StepResult | None) -> Ratio | None:
+    """Median and interval of the tuned step's microseconds."""
+    if step is None or not step.tuned_us:
+        return None
+    # The order statistics of the times are those of their ratios to 1.
+    return paired_ratio(step.tuned_us, [1.0] * len(step.tuned_us))
+
+
+def _selected(contest: Contest | None) -> Ratio | None:
+    if contest is None or not contest.trials:  # not tried says nothing of who is faster
+        return None
+    chosen = contest.selection
+    return Ratio(ratio=chosen.ratio, low=chosen.low, high=chosen.high, rounds=chosen.rounds)
+
+
+def _figure(figure: Ratio | None, measure: str) -> str:
+    if figure is None:
+        return "nothing"
+    if measure == "ratio":
+        return ratio_text(figure.ratio, figure.low, figure.high)
+    return f"{time_text(figure.ratio)} ({time_text(figure.low)} to {time_text(figure.high)})"

@@ -1,0 +1,144 @@
+"""What follows from a profile's figures: where the time goes, what runs for which rows, what became of a contest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from twinkle_tune.kernel.dispatch import Rule, family_of, rules_of
+from twinkle_tune.outcome import Measurement
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.slot import ORIGINAL, SlotKind
+
+Fate = Literal["won", "kept", "no clear winner", "all refused", "not tried"]
+"""What became of a contest. The original stays in all but the first."""
+
+WHOLE = "whole step"
+"""The name of the part that is everything."""
+
+
+def fate(contest: Contest) -> Fate:
+    """What became of a contest."""
+    if contest.selection.winner != ORIGINAL:
+        return "won"
+    if not contest.trials:
+        return "not tried"
+    rivals = [trial for trial in contest.trials if trial.candidate != ORIGINAL]
+    if rivals and not any(isinstance(trial.outcome, Measurement) for trial in rivals):
+        return "all refused"
+    return "no clear winner" if contest.selection.reason.startswith("no clear winner") else "kept"
+
+
+def parts(profile: Profile) -> pd.DataFrame:
+    """Where each step's time goes: one row a step and slot, and one for the whole step, which is first.
+
+    Columns: ``step``; ``slot``; ``before``, its share of the original step's time (0 to 1); ``after``, what that
+    share becomes with the winners' ratios, in the original step's time too. The whole step's ``after`` is measured.
+    A slot inside another one counts in both, so shares need not add up to 1.
+    """
+    rows = [
+        {"step": seen.step, "slot": contest.slot.name, "before": seen.share, "after": seen.share * ratio}
+        for contest in profile.contests
+        for ratio in [contest.selection.ratio]
+        for seen in contest.seen
+    ]
+    whole = [{"step": step.label, "slot": WHOLE, "before": 1.0, "after": step.ratio} for step in profile.steps]
+    table = pd.DataFrame([*whole, *rows], columns=["step", "slot", "before", "after"])
+    summed = table.groupby(["step", "slot"], sort=False, as_index=False).sum()
+    order = {label: place for place, label in enumerate(dict.fromkeys(summed["step"]))}
+    return (
+        summed.assign(place=summed["step"].map(order), rest=summed["slot"].ne(WHOLE))
+        .sort_values(["place", "rest", "before"], ascending=[True, True, False], kind="stable")
+        .drop(columns=["place", "rest"])
+        .reset_index(drop=True)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shapes:
+    """A slot's contests that differ in their row count, in ascending order of it.
+
+    Attributes:
+        slot: its name.
+        where: the instances that are called so; empty for a function.
+        contests: numbers from 1 and contests.
+        rules: from how many to how many rows which winner runs; the original runs elsewhere.
+    """
+
+    slot: str
+    where: tuple[str, ...]
+    contests: tuple[tuple[int, Contest], ...]
+    rules: tuple[Rule, ...]
+
+
+def shapes(profile: Profile) -> tuple[Shapes, ...]:
+    """The slots that were measured with several row counts: what :func:`kernelize_model` tells apart by rows."""
+    groups: list[list[tuple[int, Contest]]] = []
+    for number, contest in enumerate(profile.contests, 1):
+        group = next((g for g in groups if _same_place(g[0][1], contest, profile.device)), None)
+        if group is None:
+            groups.append([(number, contest)])
+        else:
+            group.append((number, contest))
+    return tuple(_shapes(group) for group in groups if len({c.workload.rows for _, c in group if c.trials}) > 1)
+
+
+def _shapes(group: list[tuple[int, Contest]]) -> Shapes:
+    group = sorted(group, key=lambda pair: (pair[1].workload.rows, pair[0]))
+    first = group[0][1]
+    return Shapes(
+        slot=first.slot.name,
+        where=first.instances,
+        contests=tuple(group),
+        rules=dispatch([contest for _, contest in group]),
+    )
+
+
+def dispatch(contests: Sequence[Contest]) -> tuple[Rule, ...]:
+    """Which winner is bound for which row counts, by the rules of :mod:`twinkle_tune.kernel.dispatch`."""
+    points = [(contest.workload.rows, _bound(contest)) for contest in contests]
+    names = {name for _, name in points}
+    straight = contests[0].slot.kind is SlotKind.LAYER and len(names) == 1 and " at " not in "".join(names)
+    if straight and names != {ORIGINAL}:
+        # One winner for all that was measured is bound as it is, for every row count.
+        return (Rule(low=0, high=sys.maxsize, winner=names.pop()),)
+    return tuple(Rule(low=r.low, high=r.high, winner=r.winner.split(" at ")[0]) for r in rules_of(points))
+
+
+def rules_text(rules: Iterable[Rule]) -> str:
+    """ "1 to 128 rows: torch.rms_norm; 2048 rows: compile; else the original"."""
+    told = []
+    for rule in rules:
+        if rule.high == sys.maxsize:
+            return f"every row count: {rule.winner}"
+        rows = f"{rule.low} to {rule.high} rows" if rule.low != rule.high else f"{rule.low} rows"
+        told.append(f"{rows}: {rule.winner}")
+    return "; ".join([*told, "else the original"]) if told else "every row count: the original"
+
+
+def _bound(contest: Contest) -> str:
+    """The winner's name, and the row count with it where it is compiled for that alone."""
+    winner = contest.selection.winner
+    if winner == ORIGINAL or contest.trial(winner).source != "compile":
+        return winner
+    return f"{winner} at {contest.workload.rows} rows"
+
+
+def _same_place(one: Contest, other: Contest, device: str) -> bool:
+    if one.slot != other.slot or one.instances != other.instances or not other.workload.tensors:
+        return False
+    if one.slot.kind is SlotKind.LAYER:
+        mine, its = one.workload, other.workload
+        same_width = mine.tensors[0].shape[-1:] == its.tensors[0].shape[-1:] if mine.tensors else False
+        return (
+            same_width
+            and mine.signature == its.signature
+            and mine.context == its.context
+            and mine.tensors[0].dtype == its.tensors[0].dtype
+        )
+    family, its_family = family_of(one.workload, device), family_of(other.workload, device)
+    return family is not None and its_family is not None and family.same_calls(its_family)

@@ -1,0 +1,150 @@
+"""The parts of a report, as text that every format lays out in its own way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twinkle_tune.report.derive import Fate
+
+LEGEND = (
+    "Time ÷ original: median over paired rounds of the candidate's time over the original's, under 1 is "
+    "faster. In brackets the interval that holds it with at least 95% confidence (under 6 rounds: the "
+    "smallest and the largest seen). Parity: error ÷ limit of the tensor that came closest to its limit; "
+    "up to 1 passes."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLine:
+    """The whole model in one step, without and with the winners.
+
+    ``tone`` is "gain", "loss" or "" for neither; ``number`` is the step's place in the profile, from 1; ``spark``
+    is the ratio round by round.
+    """
+
+    number: int
+    step: str
+    compared: bool
+    tone: str
+    original: str
+    tuned: str
+    ratio: str
+    reading: str
+    spark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionLine:
+    """One contest in the table of winners.
+
+    ``gained`` says whether something else than the original won, ``fate`` what became of the contest; ``order`` has
+    the figures behind the texts, for sorting; ``spark`` is the winner's ratio round by round.
+    """
+
+    number: int
+    slot: str
+    short: str
+    call: str
+    calls: str
+    share: str
+    winner: str
+    gained: bool
+    fate: Fate
+    order: tuple[float | None, ...]
+    original: str
+    time: str
+    ratio: str
+    speedup: str
+    spark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    """A candidate that was timed.
+
+    ``mark`` is "winner", "kept" for an original that stayed, or "timed again" for a winner's second race; ``parity``
+    is error over limit, and ``parity_of`` says of which tensor.
+    """
+
+    candidate: str
+    source: str
+    mark: str
+    time: str
+    ratio: str
+    rounds: str
+    first_call: str
+    memory: str
+    parity: str
+    parity_of: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margin:
+    """A comparison of a candidate's tensor with its limit; ``margin`` is error over limit."""
+
+    candidate: str
+    tensor: str
+    point: str
+    error: str
+    limit: str
+    margin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A candidate that was not."""
+
+    candidate: str
+    source: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContestPart:
+    """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones."""
+
+    number: int
+    slot: str
+    call: str
+    target: str
+    where: str
+    seen: str
+    winner: str
+    gained: bool
+    fate: Fate
+    ratio: str
+    reason: str
+    runners: tuple[Runner, ...]
+    refused: tuple[Refused, ...]
+    margins: tuple[Margin, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapesLine:
+    """A slot that was measured with several row counts, and what is bound for which."""
+
+    slot: str
+    where: str
+    rules: str
+    won: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A whole report. ``notes`` are what a reader must know before believing a figure; ``line`` is one of facts."""
+
+    title: str
+    verdict: str
+    line: str
+    notes: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    steps: tuple[StepLine, ...]
+    selections: tuple[SelectionLine, ...]
+    contests: tuple[ContestPart, ...]
+    shapes: tuple[ShapesLine, ...]
+    uncalled: tuple[str, ...]
+    reproduce: str
+    apply: str
+    legend: str = LEGEND

@@ -1,0 +1,239 @@
+"""What each plot of a report shows, as rows of plain values; :mod:`twinkle_tune.report.charts` gives them a form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.report import frames
+from twinkle_tune.report.derive import Shapes, parts, rules_text, shapes
+from twinkle_tune.report.frames import Row
+from twinkle_tune.report.look import SERIES
+from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row, step_role
+from twinkle_tune.report.roofline import LIMITS, points
+from twinkle_tune.report.text import (
+    bytes_text,
+    is_figure,
+    one_line,
+    percent,
+    ratio_text,
+    short_name,
+    three_digits,
+    time_text,
+)
+from twinkle_tune.slot import ORIGINAL
+
+_TIP = 300
+_ROWS = 12
+"""Plots over all contests show so many: the tables have the rest."""
+
+
+def plots(profile: Profile) -> tuple[Plot, ...]:
+    """Every plot of a profile's report, in the report's order; those without data are not among them."""
+    table = frames.records(frames.trials(profile))
+    first = [row for row in table if row["race"] == 1]
+    by_contest: dict[int, list[Row]] = {number: [] for number, _ in enumerate(profile.contests, 1)}
+    for row in table:
+        by_contest[row["contest"]].append(row)
+    found = [
+        *_steps(profile),
+        *_parts(profile),
+        *(_contest(number, contest, by_contest[number]) for number, contest in enumerate(profile.contests, 1)),
+        *(_shapes(number, each, by_contest) for number, each in enumerate(shapes(profile), 1)),
+        *_roofline(profile),
+        *_memory(first, profile),
+        *_parity(first, profile),
+    ]
+    return tuple(plot for plot in found if plot.rows)
+
+
+def _contest(number: int, contest: Contest, rows: list[Row]) -> Plot:
+    """A contest: candidates from the fastest to the slowest, then the refused ones with stage and reason."""
+    timed = sorted((row for row in rows if is_figure(row["median_us"])), key=lambda row: float(row["median_us"]))
+    timed = [row for row in timed if row["race"] == 1 or row["candidate"] != ORIGINAL]
+    refused = [row for row in rows if row["outcome"] == "rejected"]
+    unpaired = [row for row in timed if not is_figure(row["ratio"])]
+    timed = [row for row in timed if is_figure(row["ratio"])]
+    names = labels(
+        row["candidate"] if row["race"] == 1 else f"{row['candidate']}, again" for row in [*timed, *unpaired, *refused]
+    )
+    drawn = [
+        ratio_row(name, row["ratio"], row["low"], row["high"], _role(row, contest.selection.winner))
+        for name, row in zip(names, timed, strict=False)
+    ]
+    for name, row in zip(names[len(timed) :], [*unpaired, *refused], strict=True):
+        why = f"refused, {row['stage']}: {row['reason']}" if row["stage"] else f"{time_text(row['median_us'])}, no pair"
+        drawn.append({"name": name, "ratio": None, "role": "other", "text": one_line(why, 90), "tip": why[:_TIP]})
+    slot = one_line(contest.slot.name, 60)
+    return Plot(
+        name=f"contest-{number}",
+        kind="ratios",
+        title=f"{number}. {slot}: time ÷ original of each candidate",
+        text=f"{len(timed)} candidates timed, {len(refused)} refused; the table below has the figures",
+        rows=tuple(drawn),
+    )
+
+
+def _role(row: Row, winner: str) -> str:
+    if row["candidate"] == ORIGINAL:
+        return "original"
+    return "winner" if row["candidate"] == winner else "other"
+
+
+def _steps(profile: Profile) -> Iterator[Plot]:
+    rows = [row for row in frames.records(frames.steps(profile)) if row["rounds"]]
+    names = labels(row["step"] for row in rows)
+    yield Plot(
+        name="steps",
+        kind="ratios",
+        title="The whole model: time with the winners ÷ time without",
+        text="; ".join(
+            f"{one_line(row['step'], LABEL)}: {ratio_text(row['ratio'], row['low'], row['high'])}" for row in rows
+        ),
+        rows=tuple(
+            ratio_row(name, row["ratio"], row["low"], row["high"], step_role(row["low"], row["high"]))
+            for name, row in zip(names, rows, strict=True)
+        ),
+    )
+
+
+def _parts(profile: Profile) -> Iterator[Plot]:
+    for number, (step, table) in enumerate(parts(profile).groupby("step", sort=False), 1):
+        rows = frames.records(table)[: _ROWS + 1]
+        # Where nothing was changed there is no second bar to draw.
+        moments = ("before", "after") if any(row["before"] != row["after"] for row in rows) else ("before",)
+        names = labels(short_name(row["slot"]) for row in rows)
+        yield Plot(
+            name=f"parts-{number}",
+            kind="parts",
+            title=f"{one_line(step, 60)}: share of the step's time, {' and '.join(moments)}",
+            text="; ".join(
+                f"{name}: {', '.join(f'{percent(row[when])} {when}' for when in moments)}"
+                for name, row in zip(names, rows, strict=True)
+            ),
+            rows=tuple(
+                {
+                    "name": name,
+                    "when": when,
+                    "share": row[when],
+                    "text": percent(row[when]),
+                    "tip": f"{name}: {percent(row[when])} {when}",
+                }
+                for name, row in zip(names, rows, strict=True)
+                for when in moments
+            ),
+        )
+
+
+def _shapes(number: int, found: Shapes, by_contest: dict[int, list[Row]]) -> Plot:
+    rows = [
+        (contest.workload.rows, row)
+        for index, contest in found.contests
+        for row in by_contest[index]
+        if row["race"] == 1 and is_figure(row["ratio"]) and row["candidate"] != ORIGINAL and contest.workload.rows > 0
+    ]
+    candidates = list(dict.fromkeys(row["candidate"] for _, row in rows))[:SERIES]
+    short = dict(zip(candidates, labels(candidates), strict=True))
+    most = max((count for count, _ in rows), default=1)
+    drawn: list[Row] = [
+        ratio_row(short[row["candidate"]], row["ratio"], row["low"], row["high"], "other")
+        | {"what": "point", "rows": count, "tip": f"{short[row['candidate']]} at {count} rows: {row['ratio']:.3f}"}
+        for count, row in rows
+        if row["candidate"] in short
+    ]
+    drawn += [
+        {
+            "what": "range",
+            "name": short[rule.winner],
+            "rows": max(rule.low, 1),
+            "to": min(rule.high, most),
+            "tip": one_line(rules_text([rule]), _TIP),
+        }
+        for rule in found.rules
+        if rule.winner in short
+    ]
+    return Plot(
+        name=f"shapes-{number}",
+        kind="shapes",
+        title=f"{one_line(found.slot, 60)}: speed against the number of rows",
+        text=f"bound: {one_line(rules_text(found.rules), _TIP)}",
+        rows=tuple(drawn),
+    )
+
+
+def _roofline(profile: Profile) -> Iterator[Plot]:
+    found = points(profile)
+    if not found:
+        return
+    limits = LIMITS[profile.environment.device_name]
+    spread = [point.intensity for point in found]
+    rows: list[Row] = []
+    for dtype in dict.fromkeys(point.dtype for point in found):
+        peak = limits.flop_per_s[dtype]
+        ridge = peak / limits.bytes_per_s
+        ends = sorted({min(spread) / 2, ridge, max(*spread, ridge) * 2})
+        rows += [
+            {"what": "roof", "name": dtype, "intensity": each, "rate": min(peak, each * limits.bytes_per_s)}
+            for each in ends
+        ]
+    rows += [
+        {
+            "what": "point",
+            "role": "original" if point.candidate == ORIGINAL else "winner",
+            "intensity": point.intensity,
+            "rate": point.flop_per_s,
+            "tip": f"{point.contest}. {one_line(point.slot, 40)}, {one_line(point.candidate, 40)}: "
+            f"{bytes_text(point.bytes_per_s)}/s, {percent(point.reached)} of the roof",
+        }
+        for point in found
+    ]
+    text = f"{len(found)} points; the highest reaches {percent(max(point.reached for point in found))} of the roof"
+    yield Plot(name="roofline", kind="roofline", title="Achieved, under the device's roof", text=text, rows=tuple(rows))
+
+
+def _memory(table: list[Row], profile: Profile) -> Iterator[Plot]:
+    winners = {number: contest.selection.winner for number, contest in enumerate(profile.contests, 1)}
+    known = [
+        row
+        for row in table
+        if row["peak_bytes"] is not None and row["candidate"] in (ORIGINAL, winners[row["contest"]])
+    ]
+    largest: dict[int, int] = {}
+    for row in known:
+        largest[row["contest"]] = max(row["peak_bytes"], largest.get(row["contest"], 0))
+    order = sorted((number for number in largest if largest[number]), key=lambda number: -largest[number])[:_ROWS]
+    rows = [
+        {
+            "name": one_line(f"{number}. {short_name(row['slot'])}", LABEL),
+            "role": "original" if row["candidate"] == ORIGINAL else "winner",
+            "mib": row["peak_bytes"] / 2**20,
+            "text": bytes_text(row["peak_bytes"]),
+            "tip": f"{one_line(row['candidate'], 60)}: {bytes_text(row['peak_bytes'])}",
+        }
+        for number in order
+        for row in known
+        if row["contest"] == number
+    ]
+    known_of = sum(size > 0 for size in largest.values())
+    text = f"the {_ROWS} of {known_of} contests that take most" if known_of > _ROWS else "every contest that takes any"
+    yield Plot(name="memory", kind="memory", title="Memory of one call", text=text, rows=tuple(rows))
+
+
+def _parity(table: list[Row], profile: Profile) -> Iterator[Plot]:
+    winners = {number: contest.selection.winner for number, contest in enumerate(profile.contests, 1)}
+    judged = sorted((r for r in table if is_figure(r["parity_margin"])), key=lambda r: -float(r["parity_margin"]))
+    shown = judged[:_ROWS]
+    names = labels((f"{row['contest']}. {row['candidate']}" for row in shown), 2 * LABEL)
+    rows = [
+        {
+            "name": name,
+            "margin": row["parity_margin"],
+            "role": "winner" if row["candidate"] == winners[row["contest"]] else "other",
+            "tip": f"{name}, {one_line(row['parity_tensor'], 60)}: {three_digits(row['parity_margin'])}",
+        }
+        for name, row in zip(names, shown, strict=True)
+    ]
+    text = "every timed candidate that was compared"
+    if len(judged) > _ROWS:
+        text = f"the {_ROWS} of {len(judged)} timed candidates that came closest to their limit"
+    yield Plot(name="parity", kind="parity", title="Parity: error ÷ limit", text=text, rows=tuple(rows))
