@@ -65,6 +65,26 @@ def test_the_client_s_own_cache_serves(local_hub: LocalHub, tmp_path: Path, monk
     assert source(version=1).load(FUNCTION_SLOT, identity).call(1) == 4
 
 
+def test_cache_behind_a_link(local_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that is a link is one cache: what the kernels client has loaded from it is not loaded twice."""
+    from kernels import get_kernel
+
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    use(monkeypatch, local_hub, tmp_path / "link")
+    commit = local_hub.push(REPO, scaled(2))
+    theirs = get_kernel(REPO, revision=commit)
+    assert source(revision="main").load(FUNCTION_SLOT, identity).call is theirs.scaled
+
+
+def test_metadata_that_goes_away(local_hub: LocalHub, tmp_path: Path) -> None:
+    """A build whose metadata vanishes after it was looked up is one error."""
+    found = source(revision=local_hub.push(REPO, scaled(2)))
+    (build_folder(tmp_path / "cache", found.commit()) / "metadata.json").unlink()
+    with pytest.raises(SourceError, match=r"torch-universal cannot be read \(.*; fetch it again"):
+        found.load(FUNCTION_SLOT, identity)
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut short"])
 @pytest.mark.parametrize("name", ["__init__.py", "layers.py", "metadata.json"])
 def test_files_that_are_not_whole(

@@ -128,6 +128,7 @@ def test_moved_branch_after_a_run(local_hub: LocalHub, tmp_path: Path, monkeypat
     assert tuned(known).contests[0].trial(GOOD).commit == second != first
 
 
+@pytest.mark.slow
 def test_contest_in_a_worker(local_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a worker process Hub candidates are loaded, refused and pinned as in the run's own."""
     for name, value in local_hub.environment(tmp_path / "worker").items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def says_yes(variable: str) -> bool:
+    """Whether an environment variable is set to YES (or TRUE, 1, ON)."""
+    return os.environ.get(variable, "NO").strip().upper() in ("YES", "TRUE", "1", "ON")
 
 
 def repo_folder(repo_id: str, cache: Path) -> Path:

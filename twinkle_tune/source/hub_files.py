@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from twinkle_tune.errors import SourceError, in_a_line
-from twinkle_tune.source.hub_client import asking, is_offline, repo_folder
+from twinkle_tune.source.hub_client import asking, is_offline, repo_folder, says_yes
 
 SIGNATURE_VARIABLE = "TWINKLE_REQUIRE_SIGNATURE"
 """Environment variable: YES refuses builds without a signature that the ``kernels`` package accepts. Default NO."""
@@ -39,7 +39,7 @@ def cache_folder() -> Path:
     from huggingface_hub import constants
     from kernels.hf_hub import CACHE_DIR
 
-    return Path(CACHE_DIR or constants.HF_HUB_CACHE).expanduser()
+    return Path(CACHE_DIR or constants.HF_HUB_CACHE).expanduser().resolve()
 
 
 def local_build(repo_id: str) -> Build | None:
@@ -82,9 +82,13 @@ def import_build(repo_id: str, build: Build) -> ModuleType:
     """
     from kernels import Metadata, get_local_kernel
 
-    ident = Metadata.read_from_file(build.folder / "metadata.json").id
+    try:
+        ident = Metadata.read_from_file(build.folder / "metadata.json").id
+    except (ValueError, OSError) as error:
+        raise SourceError(f"{repo_id}: {build.folder} cannot be read ({in_a_line(error)}); fetch it again") from error
     there = sys.modules.get(ident)
-    if there is not None and build.folder not in Path(str(there.__file__)).parents:
+    # Its folder, not the file itself, which is a link in the cache.
+    if there is not None and build.folder.resolve() not in (Path(str(there.__file__)).parent / "_").resolve().parents:
         # Its own modules would be those of the other build, without a word.
         raise SourceError(
             f"{repo_id}: this process has loaded another build of the same id ({ident}, {there.__file__}); "
@@ -247,7 +251,7 @@ def _check(repo_id: str, folder: Path, metadata: Any) -> None:
             f"{repo_id}: {folder} is refused: {in_a_line(error, 400)}; delete that folder to fetch it again, or take "
             "another version"
         ) from error
-    if os.environ.get(SIGNATURE_VARIABLE, "NO").strip().upper() in ("YES", "TRUE", "1", "ON"):
+    if says_yes(SIGNATURE_VARIABLE):
         _check_signature(repo_id, folder)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from twinkle_tune.errors import SourceError
-from twinkle_tune.source.hub_client import asking, is_missing, is_offline
+from twinkle_tune.source.hub_client import asking, is_missing, is_offline, says_yes
 
 TRUST_VARIABLE = "TWINKLE_TRUST_REMOTE_CODE"
 """Environment variable: YES lets repos of every publisher run. Default NO."""
@@ -26,7 +26,7 @@ def check_trust(repo_id: str) -> None:
         SourceError: nobody vouches for it, or the Hub cannot be asked.
     """
     publisher = repo_id.partition("/")[0]
-    if trusts_everybody() or {publisher, repo_id} & {BUILT_IN, *_listed()}:
+    if says_yes(TRUST_VARIABLE) or {publisher, repo_id} & {BUILT_IN, *_listed()}:
         return
     if is_offline():
         why = f"offline nobody can be asked whether {publisher!r} is a trusted publisher"
@@ -38,11 +38,6 @@ def check_trust(repo_id: str) -> None:
         f"{repo_id}: refused before any of its code was fetched or imported: {why}; if you trust its code, add "
         f"{publisher!r} or {repo_id!r} to {PUBLISHERS_VARIABLE}, or set {TRUST_VARIABLE}=YES"
     )
-
-
-def trusts_everybody() -> bool:
-    """Whether the environment says to trust remote code."""
-    return os.environ.get(TRUST_VARIABLE, "NO").strip().upper() in ("YES", "TRUE", "1", "ON")
 
 
 def _listed() -> set[str]:
