@@ -53,7 +53,7 @@ class Model(nn.Module):
 @pytest.fixture(autouse=True)
 def _short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole model is timed for a moment only: these tests are about contests."""
-    monkeypatch.setattr(settle, "SECONDS", 0.1)
+    monkeypatch.setattr(settle, "SECONDS", 0.3)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 
@@ -112,6 +112,7 @@ def test_moved_branch_after_a_run(local_hub: LocalHub, tmp_path: Path, monkeypat
     first = local_hub.push(REPO, build(ACTIVATION))
     known = registry((REPO, "SiluAndMul"))
     profile = tuned(known)
+    assert profile.winners, profile.contests[0].selection.reason
     second = local_hub.push(REPO, build({**ACTIVATION, "layers.py": ACTIVATION["layers.py"] + "\nextra = 1\n"}))
     use(monkeypatch, local_hub, tmp_path / "cache")
     model, x = Model(), torch.randn(3, 8)
