@@ -14,7 +14,7 @@ from twinkle_tune.errors import RegistrationError
 from twinkle_tune.mode import parse_registered_mode
 from twinkle_tune.slot import ORIGINAL, Candidate, Source
 from twinkle_tune.source.direct import ImplSource, Repo, RepoSource
-from twinkle_tune.source.hub import HubSource
+from twinkle_tune.source.hub import HubSource, source_of_repository
 from twinkle_tune.source.package import LocalRepoSource, PackageSource
 
 
@@ -141,7 +141,8 @@ def choose_source(
     if impl is not None:
         return ImplSource(impl=impl)
     if repo is not None:
-        return RepoSource(repo=repo)
+        # A repository object of the kernels package is loaded as any Hub repo: at a commit, checked, trusted or not.
+        return source_of_repository(repo) or RepoSource(repo=repo)
     if repo_id is not None:
         return HubSource(repo_id=repo_id, name=name, revision=revision, version=version)
     if package_name is None:
@@ -170,7 +171,8 @@ def _name(source: Source) -> str:
         case RepoSource():
             return f"repo:{type(source.repo).__qualname__}"
         case HubSource():
-            pin = source.revision if source.version is None else f"v{source.version}"
+            pin = source.revision if source.version is None else str(source.version)
+            pin = f"v{pin}" if source.version is not None and str(pin)[0].isdigit() else pin
             return f"hub:{source.repo_id}:{source.name}" + ("" if pin is None else f"@{pin}")
         case PackageSource():
             return f"local:{source.package_name}.{source.name}"
