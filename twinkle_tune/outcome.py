@@ -68,12 +68,22 @@ Outcome = Measurement | Rejection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One candidate tried on one workload."""
+    """One candidate tried on one workload.
+
+    Attributes:
+        candidate: its name.
+        source: the kind of its source.
+        digest: of its code; "" where that could not be had.
+        outcome: what came of it.
+        commit: of the Hub repo that its code came from, 40 hexadecimal digits: the one that a winner is loaded at when
+            the profile is applied; "" for code from elsewhere.
+    """
 
     candidate: str
     source: str
     digest: str
     outcome: Outcome
+    commit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 
 VARIANT = "torch-universal"
+IDENT = "_hub_kernel_"
+"""How the modules of these repos are called in ``sys.modules``."""
 
 ACTIVATION = {
     "__init__.py": """
@@ -73,7 +75,7 @@ def build(files: Mapping[str, str], variants: tuple[str, ...] = (VARIANT,), **me
     text = json.dumps([dict(files), {name: str(value) for name, value in metadata.items()}], sort_keys=True)
     ident = hashlib.sha256(text.encode()).hexdigest()[:12]
     described = {
-        "id": f"_hub_kernel_{ident}",
+        "id": f"{IDENT}{ident}",
         "name": "hub-kernel",
         "version": 1,
         "license": "MIT",

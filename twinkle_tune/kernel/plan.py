@@ -22,6 +22,7 @@ from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ORIGINAL, Implementation, Slot, SlotKind
+from twinkle_tune.source.hub import pinned
 from twinkle_tune.workload import TensorSpec, module_settings, signature_of, target_of
 
 
@@ -117,15 +118,19 @@ class _Resolver:
                 registry=self._registry,
             )
         }
+        commits = {trial.candidate: trial.commit for trial in contest.trials}
+        # At the commits that were measured, whatever the branches point to by now.
+        sources = {name: pinned(c.source, commits.get(name, "")) for name, c in competing.items()}
         for name in (ORIGINAL, contest.selection.winner):
             if name not in competing:
                 self.note(contest, f"no candidate {name!r} is registered for it here; register it, or profile again")
                 return None
-            recorded, now = contest.trial(name).digest, competing[name].source.digest(contest.slot, original)
+            recorded = contest.trial(name).digest
+            now = sources[name].digest(contest.slot, original)
             if recorded != now:
                 self.note(contest, f"the code of {name!r} changed ({recorded} then, {now} now); profile again")
                 return None
-        loaded = competing[contest.selection.winner].source.load(contest.slot, original)
+        loaded = sources[contest.selection.winner].load(contest.slot, original)
         unfit = loaded.unfit_for(self._mode)
         if unfit:
             self.note(contest, unfit)

@@ -14,7 +14,7 @@ from twinkle_tune.errors import RegistrationError
 from twinkle_tune.mode import parse_registered_mode
 from twinkle_tune.slot import ORIGINAL, Candidate, Source
 from twinkle_tune.source.direct import ImplSource, Repo, RepoSource
-from twinkle_tune.source.hub import HubSource
+from twinkle_tune.source.hub import HubSource, source_of_repository
 from twinkle_tune.source.package import LocalRepoSource, PackageSource
 
 
@@ -141,7 +141,8 @@ def choose_source(
     if impl is not None:
         return ImplSource(impl=impl)
     if repo is not None:
-        return RepoSource(repo=repo)
+        # A repository object of the kernels package is loaded as any Hub repo: at a commit, checked, trusted or not.
+        return source_of_repository(repo) or RepoSource(repo=repo)
     if repo_id is not None:
         return HubSource(repo_id=repo_id, name=name, revision=revision, version=version)
     if package_name is None:

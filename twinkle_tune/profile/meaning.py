@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +14,8 @@ from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.workload import TensorSpec
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def check_meaning(profile: Profile, where: str) -> None:
@@ -70,6 +73,8 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
             trial.outcome.times_us and all(_is_time(t) for t in trial.outcome.times_us)
         ):
             yield f"trial of {trial.candidate}: got no times, or one that is not positive, expected positive times"
+        if trial.commit and not _COMMIT.fullmatch(trial.commit):
+            yield f"trial of {trial.candidate}: got the commit {trial.commit!r:.60}, expected 40 hexadecimal digits"
         if isinstance(trial.outcome, Measurement) and not _is_time(trial.outcome.first_call_us):
             yield f"trial of {trial.candidate}: got a first call of {trial.outcome.first_call_us} us, expected a time"
     chosen = contest.selection

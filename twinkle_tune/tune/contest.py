@@ -19,6 +19,7 @@ from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Sta
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.source.hub import commit_of
 from twinkle_tune.tune.arena import Arena, Step, as_observed, renamed
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.tune.recheck import in_words, race_until_right
@@ -59,6 +60,7 @@ class InProcess:
                 source=c.source.kind,
                 digest=self._digest(c, arena),
                 outcome=measured.get(c.name) or _rejection(outcomes[c.name]),
+                commit=commit_of(c.source),
             )
             for c in task.candidates
         )

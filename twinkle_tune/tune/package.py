@@ -23,6 +23,7 @@ from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind
 from twinkle_tune.source.direct import OriginalSource
+from twinkle_tune.source.hub import commit_of
 from twinkle_tune.tune.state import cuda_in_use, flags_now, set_flags
 from twinkle_tune.tune.task import Task
 
@@ -162,6 +163,10 @@ class PackedSource:
     def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
         """As the source that it stands for."""
         return self._source().digest(slot, original)  # type: ignore[no-any-return]
+
+    def commit(self) -> str:
+        """As the source that it stands for."""
+        return commit_of(self._source())
 
     def _source(self) -> Any:
         return pickle.loads(self.data)

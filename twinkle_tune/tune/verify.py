@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -22,6 +22,7 @@ from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
+from twinkle_tune.source.hub import pinned
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.flags import flags_kept
@@ -207,7 +208,11 @@ def _entrants(
         function=original_function(observation.slot.target) if is_function else None,
         registry=registry,
     )
-    return tuple(candidate for candidate in found if candidate.name in (ORIGINAL, contest.selection.winner))
+    return tuple(
+        replace(candidate, source=pinned(candidate.source, contest.trial(candidate.name).commit))
+        for candidate in found
+        if candidate.name in (ORIGINAL, contest.selection.winner)
+    )
 
 
 def _is_told(stale: str, checks: Sequence[Check]) -> bool:

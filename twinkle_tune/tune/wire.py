@@ -60,6 +60,7 @@ def result_of(data: Mapping[str, Any]) -> tuple[tuple[Trial, ...], Selection]:
             source=str(each["source"]),
             digest=str(each["digest"]),
             outcome=_outcome(each["outcome"]),
+            commit=str(each["commit"]),
         )
         for each in data["trials"]
     )

@@ -1,0 +1,39 @@
+"""The real client of this process, turned to a local Hub."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hub.repos import IDENT
+from tests.hub.server import LocalHub
+from twinkle_tune.source.hub import forget_builds
+
+
+def use(monkeypatch: pytest.MonkeyPatch, hub: LocalHub, cache: Path, *, offline: bool = False) -> None:
+    """Let the Hub's client of this process talk to ``hub``, or to nobody, with its cache in ``cache``.
+
+    The client reads its variables when it is imported: what it made of them is replaced here.
+    """
+    from huggingface_hub import constants
+
+    made = {
+        "ENDPOINT": hub.endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_OFFLINE": offline,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_ETAG_TIMEOUT": 0.2,
+        "HF_HUB_DOWNLOAD_TIMEOUT": 0.2,
+    }
+    for name, value in made.items():
+        monkeypatch.setattr(constants, name, value)
+    for module in ("hf_hub", "resolver", "install", "locking"):
+        monkeypatch.setattr(f"kernels.{module}.CACHE_DIR", None)
+    for variable in ("LOCAL_KERNELS", "KERNELS_CACHE", "TWINKLE_TRUST_REMOTE_CODE", "TWINKLE_TRUSTED_PUBLISHERS"):
+        monkeypatch.delenv(variable, raising=False)
+    for name in [name for name in sys.modules if name.startswith(IDENT)]:
+        del sys.modules[name]
+    forget_builds()
