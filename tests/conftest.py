@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.hub.server import LocalHub
 
 # Before anything imports huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,6 +24,17 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     """Locks and past outcomes are those of the test, not of the user who runs it."""
     monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path_factory.mktemp("cache", numbered=True)))
     monkeypatch.delenv("TWINKLE_TUNE_STORE", raising=False)
+
+
+@pytest.fixture
+def local_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
+    """A Hub on loopback that this process's client talks to, with an empty cache in ``tmp_path / "cache"``."""
+    from tests.hub.client import use
+    from tests.hub.server import LocalHub
+
+    with LocalHub() as hub:
+        use(monkeypatch, hub, tmp_path / "cache")
+        yield hub
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ def use(monkeypatch: pytest.MonkeyPatch, hub: LocalHub, cache: Path, *, offline:
     The client reads its variables when it is imported: what it made of them is replaced here.
     """
     from huggingface_hub import constants
+    from kernels import importer
 
     made = {
         "ENDPOINT": hub.endpoint,
@@ -36,4 +37,6 @@ def use(monkeypatch: pytest.MonkeyPatch, hub: LocalHub, cache: Path, *, offline:
         monkeypatch.delenv(variable, raising=False)
     for name in [name for name in sys.modules if name.startswith(IDENT)]:
         del sys.modules[name]
+    for path in [path for path, loaded in importer._loaded_kernels.items() if loaded.metadata.id.startswith(IDENT)]:
+        del importer._loaded_kernels[path]
     forget_builds()

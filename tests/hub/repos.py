@@ -88,3 +88,10 @@ def build(files: Mapping[str, str], variants: tuple[str, ...] = (VARIANT,), **me
         for path, content in {**files, "metadata.json": json.dumps(described)}.items():
             built[f"build/{variant}/{path}"] = content.encode()
     return built
+
+
+def scaled(factor: int) -> dict[str, bytes]:
+    """A repo whose function ``scaled`` and layer ``Scaled`` multiply by a number."""
+    function = f"from . import layers\n\n\ndef scaled(x):\n    return x * {factor}\n"
+    layer = f"class Scaled(nn.Module):\n    def forward(self, x):\n        return x * {factor}\n"
+    return build({"__init__.py": function, "layers.py": f"from torch import nn\n\n\n{layer}"})

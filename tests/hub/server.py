@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.local_hub.asked.append(f"{self.command} {path}")
         if self.local_hub.fault is not None and self.local_hub.fault(self, path):
             return
-        match path.strip("/").split("/"):
+        match [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]:
             case ["api", "organizations", name, "overview"]:
                 trusted = name in self.local_hub.trusted
                 self.send_json({"name": name, "fullname": name, "trustedKernelPublisher": trusted})

@@ -165,7 +165,9 @@ def _fetched(repo_id: str, commit: str, cache: Path) -> tuple[Path, Any]:
         folder: Path = remote.install(api=api).variant_path
     missing = _missing(folder, remote.metadata, tree)
     if missing:
-        raise SourceError(f"{repo_id} at commit {commit}: the Hub did not send {missing[0]} whole; try again")
+        raise SourceError(
+            f"{repo_id} at commit {commit}: {missing[0]} is not as long as the Hub says; delete {folder} and try again"
+        )
     return folder, remote.metadata
 
 
