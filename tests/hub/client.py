@@ -12,10 +12,13 @@ from tests.hub.server import LocalHub
 from twinkle_tune.source.hub import forget_builds
 
 
-def use(monkeypatch: pytest.MonkeyPatch, hub: LocalHub, cache: Path, *, offline: bool = False) -> None:
+def use(
+    monkeypatch: pytest.MonkeyPatch, hub: LocalHub, cache: Path, *, offline: bool = False, trusted: str = ""
+) -> None:
     """Let the Hub's client of this process talk to ``hub``, or to nobody, with its cache in ``cache``.
 
-    The client reads its variables when it is imported: what it made of them is replaced here.
+    The client reads its variables when it is imported: what it made of them is replaced here, and what this process has
+    loaded from the Hub is forgotten. ``trusted`` is what TWINKLE_TRUSTED_PUBLISHERS shall be.
     """
     from huggingface_hub import constants
     from kernels import importer
@@ -33,8 +36,9 @@ def use(monkeypatch: pytest.MonkeyPatch, hub: LocalHub, cache: Path, *, offline:
         monkeypatch.setattr(constants, name, value)
     for module in ("hf_hub", "resolver", "install", "locking"):
         monkeypatch.setattr(f"kernels.{module}.CACHE_DIR", None)
-    for variable in ("LOCAL_KERNELS", "KERNELS_CACHE", "TWINKLE_TRUST_REMOTE_CODE", "TWINKLE_TRUSTED_PUBLISHERS"):
+    for variable in ("LOCAL_KERNELS", "KERNELS_CACHE", "TWINKLE_TRUST_REMOTE_CODE"):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TWINKLE_TRUSTED_PUBLISHERS", trusted)
     for name in [name for name in sys.modules if name.startswith(IDENT)]:
         del sys.modules[name]
     for path in [path for path, loaded in importer._loaded_kernels.items() if loaded.metadata.id.startswith(IDENT)]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -47,6 +49,7 @@ class LocalHub:
         self.asked: list[str] = []
         self.fault: Fault | None = None
         self.stopped = threading.Event()
+        self.connections: list[socket.socket] = []
         hub = self
 
         class Handler(_Handler):
@@ -95,11 +98,14 @@ class LocalHub:
         self.stop()
 
     def stop(self) -> None:
-        """Go away: later requests are refused."""
+        """Go away, from open connections too: later requests are refused."""
         if not self.stopped.is_set():
             self.stopped.set()
             self._server.shutdown()
             self._server.server_close()
+            for connection in self.connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -108,6 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
     # Headers and body in one packet: without it each answer waits for the other side's acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.local_hub.connections.append(self.connection)
 
     def do_GET(self) -> None:
         self._answer()

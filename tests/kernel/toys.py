@@ -17,6 +17,7 @@ from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Selection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
+from twinkle_tune.source.hub import commit_of
 from twinkle_tune.workload import Workload, observe, target_of
 
 Forward = Callable[..., Any]
@@ -145,6 +146,7 @@ def _trials(slot: Slot, original: Forward, known: Registry, module: nn.Module | 
             source=candidate.source.kind,
             digest=candidate.source.digest(slot, original),
             outcome=fabricate.measurement(10.0, 11.0, 12.0),
+            commit=commit_of(candidate.source),
         )
         for candidate in found
     )
