@@ -1,4 +1,4 @@
-"""The Twinkle documents' examples do here what the documents say."""
+"""The Twinkle documents' examples do here what the documents say; test_hub_documents.py has those of the Hub."""
 
 from __future__ import annotations
 
@@ -12,35 +12,11 @@ import pytest
 import torch
 
 from tests.kernel import documents
-from tests.source.repos import stand_in, write_kernel_repo, write_package
+from tests.source.repos import write_package
 from twinkle_tune.errors import DeviceError
 from twinkle_tune.kernel import kernelize_model, kernelize_report, restore_model
 from twinkle_tune.kernel.patch import binding_of
-from twinkle_tune.kernel.registry import default_registry
 
-ACTIVATION = {
-    "__init__.py": """
-from . import layers
-
-def silu_and_mul(x):
-    return ("hub", x)
-
-def relu(x):
-    return ("hub", x)
-""",
-    "layers.py": """
-import torch
-from torch import nn
-
-calls: list = []
-
-class SiluAndMul(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        calls.append("SiluAndMul")
-        half = x.shape[-1] // 2
-        return nn.functional.silu(x[..., :half]) * x[..., half:]
-""",
-}
 COUNTED = {
     **documents.PACKAGE,
     "layers.py": documents.PACKAGE["layers.py"]
@@ -69,6 +45,7 @@ def changes_apply(name: str) -> str:
         "layer_name": 'layer_name="SiluAndMul",',
         "fallback": "use_fallback=True",
         "strict": "strict=False",
+        "revision": 'revision="main"',
     }[name]
 
 
@@ -116,18 +93,6 @@ def test_hub_layer_as_written() -> None:
     assert torch.equal(names["model"](x), names["SiluAndMul"]().forward(x))
 
 
-def test_hub_layer_with_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layer example 2 with revision="main": the Hub's layer runs in the model."""
-    hub = stand_in(monkeypatch, activation=write_kernel_repo(tmp_path, "_stand_in_activation", ACTIVATION))
-    names = run(documents.HUB_LAYER, layer_name='layer_name="SiluAndMul", revision="main",')
-    x = torch.randn(2, 8)
-    expected = names["SiluAndMul"]().forward(x)
-    calls = hub.loaded[0].module.layers.calls
-    assert torch.equal(names["model"](x), expected)
-    assert calls == ["SiluAndMul"]
-    assert hub.asked == [{"repo_id": "kernels-community/activation", "revision": "main", "trust_remote_code": False}]
-
-
 @pytest.mark.usefixtures("my_pkg")
 def test_functions() -> None:
     """Function example 1: add gives one more afterwards, and with model=None restored what it gave before."""
@@ -135,28 +100,6 @@ def test_functions() -> None:
     assert math_ops.add(1, 2) == 3
     run(documents.FUNCTIONS)
     assert math_ops.add(1, 2) == 4
-    restore_model(None)
-    assert math_ops.add(1, 2) == 3
-
-
-@pytest.mark.usefixtures("my_pkg")
-def test_function_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Function example 2: add and the Hub's function are applied, mul is for another mode and stays."""
-    stand_in(monkeypatch, activation=write_kernel_repo(tmp_path, "_stand_in_functions", ACTIVATION))
-    math_ops, activations = (importlib.import_module(f"my_pkg.{name}") for name in ("math_ops", "activations"))
-    names = run(documents.FUNCTION_SOURCES)
-    assert names["applied"] == ["my_pkg.math_ops.add"]
-    assert capsys.readouterr().out == "patched: ['my_pkg.math_ops.add']\n"
-    assert math_ops.add(1, 2) == 4
-    assert math_ops.mul(2, 3) == (6, "original")
-    assert activations.silu_and_mul(1) == ("hub", 1)
-    assert sorted((b.slot, b.candidate) for b in kernelize_report(names["model"]).bound) == [
-        ("my_pkg.activations.silu_and_mul", "hub:kernels-community/activation:silu_and_mul@main"),
-        ("my_pkg.math_ops.add", "impl:fast_add"),
-    ]
-    restore_model(names["model"])
-    assert activations.silu_and_mul(1) == ("original", 1)
-    assert math_ops.add(1, 2) == 4  # the process applied it too
     restore_model(None)
     assert math_ops.add(1, 2) == 3
 
@@ -172,22 +115,6 @@ def test_function_of_a_repo_object() -> None:
     kernelize_model(None, mode="compile", device="cpu")
     assert math_ops.mul(2, 3) == 6
     assert math_ops.add(1, 2) == 3
-
-
-@pytest.mark.usefixtures("my_pkg")
-def test_unified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The unified example: in train mode relu is the Hub's, add stays, and layers that no class is bound to too."""
-    stand_in(monkeypatch, activation=write_kernel_repo(tmp_path, "_stand_in_unified", ACTIVATION))
-    math_ops, activations = (importlib.import_module(f"my_pkg.{name}") for name in ("math_ops", "activations"))
-    names = run(documents.UNIFIED)
-    model, x = names["model"], torch.randn(2, 8)
-    assert activations.relu(1) == ("hub", 1)
-    assert math_ops.add(1, 2) == 3
-    assert [binding_of(module) for module in model.modules()] == [None] * 3
-    assert torch.equal(model(x), torch.relu(model[0](x)))
-    assert {name: len(default_registry.layer(name)) for name in ("linear", "conv2d")} == {"linear": 1, "conv2d": 1}
-    restore_model(model)
-    assert activations.relu(1) == ("original", 1)
 
 
 @without_cuda

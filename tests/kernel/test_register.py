@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.hub.repos import build
+from tests.hub.server import LocalHub
 from tests.kernel.toys import Model, Norm, added, norms, plus_one, plus_two
-from tests.source.repos import stand_in, write_kernel_repo, write_package
+from tests.source.repos import write_package
 from twinkle_tune.errors import DeviceError, ModeError, RegistrationError
 from twinkle_tune.kernel import (
     Registry,
@@ -29,7 +31,7 @@ from twinkle_tune.kernel import (
 from twinkle_tune.kernel.kernelize import USE_VARIABLE
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.mode import Mode
-from twinkle_tune.source.hub import TRUST_VARIABLE
+from twinkle_tune.source.hub_trust import TRUST_VARIABLE
 
 LAYERS = """
 from torch import nn
@@ -317,14 +319,13 @@ def test_bad_sources(tmp_path: Path, case: str) -> None:
     assert [bool(re.search(message, kept.reason)) for kept in report.kept] == [True]
 
 
-def test_no_pin_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pin_at_load(local_hub: LocalHub) -> None:
     """Neither revision nor version is refused when the kernel is wanted, without asking the Hub."""
-    hub = stand_in(monkeypatch)
     register_external_layer(Norm, "Norm")
     register_layer_kernel("Norm", repo_id="kernels-community/norm", device="cpu")
     with pytest.raises(RegistrationError, match=r"got neither revision nor version"):
         kernelize_model(Model(), mode="train", device="cpu", use_fallback=False)
-    assert not hub.asked
+    assert not local_hub.asked
 
 
 @pytest.mark.usefixtures("my_pkg")
@@ -458,12 +459,18 @@ def test_use_kernels_no(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("value", "trusted"), [("NO", False), ("YES", True)])
-def test_trust_reaches_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, trusted: bool) -> None:
-    """TWINKLE_TRUST_REMOTE_CODE is what the kernels client is told."""
+def test_trust_decides(local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, value: str, trusted: bool) -> None:
+    """TWINKLE_TRUST_REMOTE_CODE decides whether a stranger's layer is bound."""
     monkeypatch.setenv(TRUST_VARIABLE, value)
-    files = {"__init__.py": "from . import layers", "layers.py": LAYERS}
-    hub = stand_in(monkeypatch, norm=write_kernel_repo(tmp_path, f"_stand_in_{value.lower()}", files))
+    local_hub.push(
+        "stranger/norm", build({"__init__.py": "from . import layers", "layers.py": LAYERS}), branches=("v1",)
+    )
     register_external_layer(Norm, "Norm")
-    register_layer_kernel("Norm", repo_id="kernels-community/norm", layer_name="PlusOne", version=1, device="cpu")
-    kernelize_model(Model(), mode="train", device="cpu", use_fallback=False)
-    assert {asked["trust_remote_code"] for asked in hub.asked} == {trusted}
+    register_layer_kernel("Norm", repo_id="stranger/norm", layer_name="PlusOne", version=1, device="cpu")
+    model = Model()
+    if not trusted:
+        with pytest.warns(UserWarning, match="the Hub does not list 'stranger'"):
+            kernelize_model(model, mode="train", device="cpu")
+    else:
+        kernelize_model(model, mode="train", device="cpu", use_fallback=False)
+    assert added(model.layers[0].narrow, 2) == float(trusted)

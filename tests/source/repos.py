@@ -1,21 +1,17 @@
-"""Local packages and kernel repos that tests write, and a stand-in for the Hub."""
+"""Local packages and kernel repos that tests write."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
-import pytest
 from torch import nn
 
 from twinkle_tune.slot import Slot, SlotKind
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 LAYERS = """
 import torch
@@ -113,34 +109,6 @@ def write_kernel_repo(root: Path, ident: str, files: dict[str, str] | None = Non
         "backend": {"type": "cpu"},
     }
     return write_package(root, "build/torch-universal", {**(files or FILES), "metadata.json": json.dumps(metadata)})
-
-
-@dataclass(slots=True)
-class Hub:
-    """A Hub without a network: local repos by id, and how each was asked for."""
-
-    repos: dict[str, Path]
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    loaded: list[Any] = field(default_factory=list)
-
-    def get_kernel(self, repo_id: str, **options: Any) -> ModuleType:
-        """As ``kernels.get_kernel``: the repo's module."""
-        from kernels import get_local_kernel
-
-        self.asked.append({"repo_id": repo_id, **options})
-        if repo_id not in self.repos:
-            raise FileNotFoundError(f"no repo {repo_id}")
-        module: ModuleType = get_local_kernel(self.repos[repo_id])
-        self.loaded.append(SimpleNamespace(module=module, repo_info=SimpleNamespace(repo_id=repo_id, revision=COMMIT)))
-        return module
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, **repos: Path) -> Hub:
-    """Let ``kernels`` load ``kernels-community/<name>`` from local repos for the length of a test."""
-    hub = Hub({f"kernels-community/{name}": path for name, path in repos.items()})
-    monkeypatch.setattr("kernels.get_kernel", hub.get_kernel)
-    monkeypatch.setattr("kernels.get_loaded_kernels", lambda: hub.loaded)
-    return hub
 
 
 def module_at(path: Path, name: str) -> ModuleType:

@@ -47,7 +47,7 @@ def test_layers_and_functions_of_one_repo(local_hub: LocalHub) -> None:
     assert len([asked for asked in local_hub.asked if asked.startswith("GET") and asked.endswith("layers.py")]) == 1
 
 
-VERSIONS = {
+VERSIONS: dict[str, tuple[dict[str, Any], int]] = {
     "a branch": ({"revision": "main"}, 9),
     "a tag": ({"revision": "v0.0.3"}, 3),
     "a whole number": ({"version": 1}, 10),

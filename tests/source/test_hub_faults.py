@@ -71,7 +71,7 @@ def test_refused(local_hub: LocalHub) -> None:
     local_hub.push(REPO, build(ACTIVATION))
     local_hub.stop()
     for pin in ({"revision": "main"}, {"version": 1}, {"revision": "0" * 40}):
-        assert "did not answer, or not to the end (ConnectError" in loads(**pin)  # type: ignore[arg-type]
+        assert "did not answer, or not to the end (ConnectError" in loads(**pin)
 
 
 def test_what_is_cached_whole_needs_no_hub(local_hub: LocalHub) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.hub import faults
 from tests.hub.client import use
 from tests.hub.repos import ACTIVATION, build, marked
-from tests.hub.server import LocalHub
+from tests.hub.server import Fault, LocalHub
 from tests.source.repos import FUNCTION_SLOT, identity
 from twinkle_tune.errors import SourceError
 from twinkle_tune.source.hub import HubSource
@@ -90,9 +90,7 @@ def test_offline_nobody_vouches(
         (faults.reset, "asking whether 'stranger' is a trusted publisher: the Hub at http://127.0.0.1"),
     ],
 )
-def test_a_question_without_an_answer_is_no_trust(
-    local_hub: LocalHub, mark: Path, fault: faults.Fault, message: str
-) -> None:
+def test_a_question_without_an_answer_is_no_trust(local_hub: LocalHub, mark: Path, fault: Fault, message: str) -> None:
     """A publisher that is no organisation, or of whom the Hub does not tell, is not trusted."""
     local_hub.trusted.add("stranger")
     local_hub.fault = faults.at("/overview", fault)

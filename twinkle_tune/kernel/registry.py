@@ -171,7 +171,8 @@ def _name(source: Source) -> str:
         case RepoSource():
             return f"repo:{type(source.repo).__qualname__}"
         case HubSource():
-            pin = source.revision if source.version is None else f"v{source.version}"
+            pin = source.revision if source.version is None else str(source.version)
+            pin = f"v{pin}" if source.version is not None and str(pin)[0].isdigit() else pin
             return f"hub:{source.repo_id}:{source.name}" + ("" if pin is None else f"@{pin}")
         case PackageSource():
             return f"local:{source.package_name}.{source.name}"

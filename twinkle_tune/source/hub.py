@@ -16,7 +16,7 @@ from twinkle_tune.source.fit import implementation_of
 from twinkle_tune.source.hub_client import is_offline
 from twinkle_tune.source.hub_files import Build, build_at, cache_folder, import_build, local_build
 from twinkle_tune.source.hub_trust import PUBLISHERS_VARIABLE, TRUST_VARIABLE, check_trust
-from twinkle_tune.source.hub_versions import check_version, is_commit, remember, resolve
+from twinkle_tune.source.hub_versions import check_version, is_commit, lock_state, remember, resolve
 from twinkle_tune.source.package import find_in
 
 _REPO_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
@@ -159,5 +159,5 @@ def _surroundings() -> tuple[str, ...]:
     from huggingface_hub import constants
 
     names = ("LOCAL_KERNELS", TRUST_VARIABLE, PUBLISHERS_VARIABLE)
-    here = (os.getcwd(), constants.ENDPOINT, str(is_offline()), str(cache_folder()))
+    here = (os.getcwd(), lock_state(), constants.ENDPOINT, str(is_offline()), str(cache_folder()))
     return (*here, *(os.environ.get(name, "") for name in names))

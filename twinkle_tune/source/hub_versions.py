@@ -134,6 +134,15 @@ def remember(repo_id: str, name: str, commit: str, cache: Path) -> None:
         return
 
 
+def lock_state() -> str:
+    """A text that is another one when the lock file was written since."""
+    try:
+        found = Path(LOCK_FILE).stat()
+    except OSError:
+        return ""
+    return f"{found.st_mtime_ns} {found.st_size}"
+
+
 def _revision(repo_id: str, revision: str, cache: Path) -> Ref:
     if not is_offline():
         with asking(f"{repo_id} at {revision!r}") as api:
