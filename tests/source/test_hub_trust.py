@@ -110,9 +110,12 @@ def test_signature_that_is_required(
     assert "was not verified (SignatureBundleInvalid" in loads("stranger/signed", trusted=True)
     assert not mark.exists()
     asked: list[Path] = []
-    monkeypatch.setattr(
-        verify, "verify_variant", lambda path: asked.append(path) or verify.VerificationResult.Success()
-    )
+
+    def accept(path: Path) -> object:
+        asked.append(path)
+        return verify.VerificationResult.Success()
+
+    monkeypatch.setattr(verify, "verify_variant", accept)
     use(monkeypatch, local_hub, tmp_path / "cache")
     assert loads(trusted=True) == ""
     assert mark.exists()

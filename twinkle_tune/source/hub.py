@@ -14,7 +14,7 @@ from twinkle_tune.slot import Implementation, Slot, Source
 from twinkle_tune.source.digest import digest_folder, digest_text
 from twinkle_tune.source.fit import implementation_of
 from twinkle_tune.source.hub_client import is_offline
-from twinkle_tune.source.hub_files import Build, build_at, cache_folder, import_build, local_build
+from twinkle_tune.source.hub_files import SIGNATURE_VARIABLE, Build, build_at, cache_folder, import_build, local_build
 from twinkle_tune.source.hub_trust import PUBLISHERS_VARIABLE, TRUST_VARIABLE, check_trust
 from twinkle_tune.source.hub_versions import check_version, is_commit, lock_state, remember, resolve
 from twinkle_tune.source.package import find_in
@@ -158,6 +158,6 @@ def pinned(source: Source, commit: str) -> Source:
 def _surroundings() -> tuple[str, ...]:
     from huggingface_hub import constants
 
-    names = ("LOCAL_KERNELS", TRUST_VARIABLE, PUBLISHERS_VARIABLE)
+    names = ("LOCAL_KERNELS", TRUST_VARIABLE, PUBLISHERS_VARIABLE, SIGNATURE_VARIABLE)
     here = (os.getcwd(), lock_state(), constants.ENDPOINT, str(is_offline()), str(cache_folder()))
     return (*here, *(os.environ.get(name, "") for name in names))
