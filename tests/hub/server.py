@@ -156,9 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
                 tags = [_ref("tags", *each) for each in repo.tags.items()]
                 self.send_json({"branches": branches, "tags": tags, "converts": []})
             case ["revision", revision] if repo.commit_of(revision):
-                files = repo.commits[repo.commit_of(revision) or ""]
-                siblings = [{"rfilename": path} for path in files]
-                self.send_json({"id": repo_id, "sha": repo.commit_of(revision), "private": False, "siblings": siblings})
+                self.send_json({"id": repo_id, "sha": repo.commit_of(revision), "private": False})
             case ["tree", revision, *folder] if repo.commit_of(revision):
                 self._answer_tree(repo.commits[repo.commit_of(revision) or ""], "/".join(folder))
             case _:

@@ -19,7 +19,7 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_laye
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.source.hub_trust import PUBLISHERS_VARIABLE
-from twinkle_tune.tune import whole
+from twinkle_tune.tune import settle
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.verify import verify_profile
 
@@ -53,7 +53,7 @@ class Model(nn.Module):
 @pytest.fixture(autouse=True)
 def _short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole model is timed for a moment only: these tests are about contests."""
-    monkeypatch.setattr(whole, "_SECONDS", 0.1)
+    monkeypatch.setattr(settle, "SECONDS", 0.1)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twinkle_tune.errors import SourceError, in_a_line
@@ -20,6 +21,11 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def repo_folder(repo_id: str, cache: Path) -> Path:
+    """Where the cache has a kernel repo, as the Hub's client lays it out."""
+    return cache / ("kernels--" + repo_id.replace("/", "--"))
 
 
 @contextmanager
@@ -73,7 +79,6 @@ def _told(error: Exception) -> str:
             "check the name, or sign in with HF_TOKEN",
         ),
         (errors.RevisionNotFoundError, "the repo has no such revision", "check it"),
-        (errors.IncompleteSnapshotError, "the cache has only a part of it", "load it once with a network"),
         (errors.RemoteEntryNotFoundError, "the repo is no kernel repo", "expected build/<variant>/ with metadata.json"),
     )
     cause: BaseException | None = error

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from twinkle_tune.errors import SourceError, in_a_line
-from twinkle_tune.source.hub_client import asking, is_offline
+from twinkle_tune.source.hub_client import asking, is_offline, repo_folder
 
 SIGNATURE_VARIABLE = "TWINKLE_REQUIRE_SIGNATURE"
 """Environment variable: YES refuses builds without a signature that the ``kernels`` package accepts. Default NO."""
@@ -104,7 +105,7 @@ def import_build(repo_id: str, build: Build) -> ModuleType:
 
 def _cached(repo_id: str, commit: str, cache: Path) -> tuple[Path, Any] | None:
     """Folder and metadata of the build in the cache; None where it must be fetched."""
-    snapshot = cache / ("kernels--" + repo_id.replace("/", "--")) / "snapshots" / commit
+    snapshot = repo_folder(repo_id, cache) / "snapshots" / commit
     advice = "load it once with a network"
     if not snapshot.is_dir():
         if is_offline():
@@ -112,42 +113,66 @@ def _cached(repo_id: str, commit: str, cache: Path) -> tuple[Path, Any] | None:
         return None
     try:
         folder, metadata = _fitting(repo_id, snapshot, f"commit {commit} in the cache")
-        tree = _known_tree(repo_id, commit, cache)
-        missing = _missing(folder, metadata, tree or ())
+        sizes = _known_sizes(repo_id, commit, cache)
+        missing = _missing(folder, metadata, sizes or {})
     except SourceError:
         if is_offline():
             raise
         return None
     if missing and is_offline():
         raise SourceError(f"{repo_id}: offline, and {folder} is not whole: it lacks {missing[0]}; {advice}")
-    if tree is None and not is_offline():
+    if sizes is None and not is_offline():
         return None  # nobody has written down what belongs to it
     return None if missing else (folder, metadata)
 
 
-def _missing(folder: Path, metadata: Any, tree: Iterable[Any]) -> list[str]:
+def _missing(folder: Path, metadata: Any, sizes: Mapping[str, int]) -> list[str]:
     """Files of a build that are not there, or not as long as the repo's list of files says."""
     names = ("__init__.py", f"{metadata.name.python_name}/__init__.py")
     if not any((folder / name).is_file() for name in names):
         return [f"build/{folder.name}/{names[0]}"]
     snapshot, build = folder.parents[1], f"build/{folder.name}/"
-    files = [(f.path, f.size) for f in tree if f.path.startswith(build) and hasattr(f, "size")]
     return [
         path
-        for path, size in files
-        if not (path.endswith(".pyc") or "__pycache__/" in path)
+        for path, size in sizes.items()
+        if path.startswith(build)
+        and not (path.endswith(".pyc") or "__pycache__/" in path)  # never fetched
         and not ((snapshot / path).is_file() and (snapshot / path).stat().st_size == size)
     ]
 
 
-def _known_tree(repo_id: str, commit: str, cache: Path) -> list[Any] | None:
-    """The list of a commit's files that the client has left in the cache; None where there is none."""
+def _write_sizes(repo_id: str, commit: str, cache: Path, sizes: Mapping[str, int]) -> None:
+    """Leave the length of each file of a commit in the cache, before any of them is fetched."""
+    file = _sizes_file(repo_id, commit, cache)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(f"{file.name}.{os.getpid()}")
+        new.write_text(json.dumps(sizes), encoding="utf-8")
+        new.replace(file)
+    except OSError as error:
+        raise SourceError(f"{repo_id}: {file} cannot be written ({error}); check the cache and its disk") from error
+
+
+def _known_sizes(repo_id: str, commit: str, cache: Path) -> dict[str, int] | None:
+    """The length of each file of a commit, as an earlier load or the client itself left it; None where nobody did."""
+    try:
+        return {str(k): int(v) for k, v in json.loads(_sizes_file(repo_id, commit, cache).read_text("utf-8")).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        pass
     try:
         from huggingface_hub import get_cached_repo_tree
 
-        return list(get_cached_repo_tree(repo_id, repo_type=_REPO, revision=commit, cache_dir=cache))
+        return _sizes(get_cached_repo_tree(repo_id, repo_type=_REPO, revision=commit, cache_dir=cache))
     except Exception:  # an older client, or a cache that another tool has filled
         return None
+
+
+def _sizes_file(repo_id: str, commit: str, cache: Path) -> Path:
+    return repo_folder(repo_id, cache) / "twinkle_tune" / f"{commit}.json"
+
+
+def _sizes(tree: Iterable[Any]) -> dict[str, int]:
+    return {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
 
 
 def _fetched(repo_id: str, commit: str, cache: Path) -> tuple[Path, Any]:
@@ -161,9 +186,10 @@ def _fetched(repo_id: str, commit: str, cache: Path) -> tuple[Path, Any]:
                 raise  # of the Hub, not of the builds
             raise _no_build(repo_id, f"commit {commit}", error) from error
         # The client takes a Hub that does not tell the list of files for one that has sent them all.
-        tree = list(api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=_REPO))
+        sizes = _sizes(api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=_REPO))
+        _write_sizes(repo_id, commit, cache, sizes)
         folder: Path = remote.install(api=api).variant_path
-    missing = _missing(folder, remote.metadata, tree)
+    missing = _missing(folder, remote.metadata, sizes)
     if missing:
         raise SourceError(
             f"{repo_id} at commit {commit}: {missing[0]} is not as long as the Hub says; delete {folder} and try again"

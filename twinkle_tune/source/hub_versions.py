@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinkle_tune.errors import RegistrationError, SourceError
-from twinkle_tune.source.hub_client import asking, is_offline
+from twinkle_tune.source.hub_client import asking, is_offline, repo_folder
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
@@ -120,7 +120,7 @@ def choose(repo_id: str, version: str, refs: Iterable[Ref]) -> Ref:
 
 def remember(repo_id: str, name: str, commit: str, cache: Path) -> None:
     """Write down in the cache, as the Hub's own client does for branches, what a name meant: for use offline."""
-    file = _folder(repo_id, cache) / "refs" / name
+    file = repo_folder(repo_id, cache) / "refs" / name
     if not name or _NO_NAME.search(name):
         return
     try:
@@ -174,7 +174,7 @@ def _refs(repo_id: str) -> tuple[Ref, ...]:
 
 
 def _cached_refs(repo_id: str, cache: Path) -> tuple[Ref, ...]:
-    folder = _folder(repo_id, cache) / "refs"
+    folder = repo_folder(repo_id, cache) / "refs"
     try:
         found = {
             p.relative_to(folder).as_posix(): p.read_text("utf-8").strip() for p in folder.rglob("*") if p.is_file()
@@ -220,7 +220,3 @@ def _version_of(name: str) -> Version | None:
         return parse(name[1:]) if name.startswith("v") else None
     except InvalidVersion:
         return None
-
-
-def _folder(repo_id: str, cache: Path) -> Path:
-    return cache / ("kernels--" + repo_id.replace("/", "--"))

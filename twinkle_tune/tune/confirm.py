@@ -12,6 +12,7 @@ from dataclasses import replace
 from twinkle_tune.outcome import Rejection, Selection
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.source.hub import pinned
 from twinkle_tune.tune.events import Listener, RoundTimed, WinnerTimedAgain
 from twinkle_tune.tune.task import Executor, Task
 
@@ -31,7 +32,12 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
     if task.deadline_s is not None and task.deadline_s <= 0:
         return _not_confirmed(contest, "the time budget left none to time it again")
     listener(WinnerTimedAgain(candidate=won.winner))
-    two = tuple(c for c in task.candidates if c.name in (ORIGINAL, won.winner))
+    # Of the commit that was measured: the other process may find a branch moved.
+    two = tuple(
+        replace(c, source=pinned(c.source, contest.trial(c.name).commit))
+        for c in task.candidates
+        if c.name in (ORIGINAL, won.winner)
+    )
 
     def rounds_alone(event: object) -> None:
         if isinstance(event, RoundTimed):
