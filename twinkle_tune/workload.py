@@ -240,7 +240,9 @@ def digest_of(data: object) -> str:
 
 
 def target_of(obj: object) -> str:
-    """The "module:qualified.name" of a class or function."""
+    """The "module:qualified.name" of a class or function; of a class that FSDP2 made of another, the other's."""
+    if isinstance(obj, type) and len(obj.__bases__) == 2 and obj.__bases__[0].__name__ == "FSDPModule":
+        obj = obj.__bases__[1]
     return f"{obj.__module__}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
 
 
