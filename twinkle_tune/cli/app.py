@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from twinkle_tune.cli.env import env
+from twinkle_tune.cli.export import export
 from twinkle_tune.cli.list import list_slots
 from twinkle_tune.cli.profile import profile
 from twinkle_tune.cli.report import report
@@ -35,6 +36,7 @@ app.command()(profile)
 app.command()(report)
 app.command("list")(list_slots)
 app.command()(verify)
+app.command()(export)
 app.command()(env)
 app.add_typer(store)
 
