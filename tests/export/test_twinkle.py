@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.export.made import COMMIT, REPO, hub, mlps, norms, profile
 from twinkle_tune.cli.app import run
@@ -32,6 +33,6 @@ def test_the_mapping_is_by_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert run(["export", str(made), "--to", "twinkle", "--out", str(tmp_path)]) == 0
     module = importlib.import_module("some_profile_1_twinkle")
     module.apply("a model")
-    assert given == [("a model", {NORM: (f"{REPO}:RMSNorm", COMMIT)})]
+    assert given == [("a model", {LlamaRMSNorm: (f"{REPO}:RMSNorm", COMMIT)})]
     data = json.loads((tmp_path / "some_profile_1_twinkle.json").read_text())
     assert data["mapping"] == {NORM: {"hub": f"{REPO}:RMSNorm", "revision": COMMIT}}

@@ -17,6 +17,7 @@ from tests.hub.server import LocalHub
 from twinkle_tune.cli.app import run
 from twinkle_tune.slot import ORIGINAL
 
+pytestmark = pytest.mark.slow
 START = """
 import importlib.util, json, sys
 sys.path[:0] = json.loads(sys.argv[1])

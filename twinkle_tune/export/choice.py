@@ -134,7 +134,7 @@ def _hub_kernel(contest: Contest) -> HubKernel | str | None:
         return _WHY_NOT.get(trial.source, f"its source is {trial.source!r}, which a mapping does not know")
     if "<" in contest.slot.target:
         return "its class is made inside of a function, where nothing can name it"
-    commit = getattr(trial, "commit", "") or parsed["pin"] or ""
+    commit = trial.commit or parsed["pin"] or ""
     if not _COMMIT.fullmatch(commit):
         return "the profile does not say at which commit it was measured; profile again"
     return HubKernel(repo_id=parsed["repo_id"], layer=parsed["layer"], commit=commit)

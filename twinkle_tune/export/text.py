@@ -15,17 +15,23 @@ _FOR = {
     "transformers": ("a kernel configuration of transformers", "apply(model)  # loaded and on its device"),
     "twinkle": ("a mapping of Twinkle", "apply(model)"),
 }
+_NAMED = '''
+
+def named(target):
+    """The class of "module:qualified.name"."""
+    module, _, path = target.partition(":")
+    found = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+'''
 _NAMING = '''
 
 def name_classes():
     """Give the classes above that carry no kernel name theirs, for the whole process."""
     for target, name in CLASSES.items():
-        module, _, path = target.partition(":")
-        found = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-        if not hasattr(found, "kernel_layer_name"):
-            replace_kernel_forward_from_hub(found, name)
+        if not hasattr(named(target), "kernel_layer_name"):
+            replace_kernel_forward_from_hub(named(target), name)
 '''
 _REGISTER = '''
 
@@ -50,7 +56,7 @@ _TWINKLE = '''
 
 def apply(model):
     """Use the kernels in a model, in place and for good; returns the model."""
-    return kernelize(model, MAPPING)
+    return kernelize(model, mapping())
 '''
 
 
@@ -62,7 +68,7 @@ def module_text(facts: Mapping[str, Any], choice: Choice) -> str:
     """
     head = _docstring(facts, choice)
     if facts["format"] == "twinkle":
-        return head + _twinkle_body(choice) + _TWINKLE
+        return head + _twinkle_body(choice) + _TWINKLE + _NAMED
     is_for_transformers = facts["format"] == "transformers"
     properties = _properties(facts["device"])
     imported = sorted(
@@ -73,7 +79,7 @@ def module_text(facts: Mapping[str, Any], choice: Choice) -> str:
     lines = ["import importlib", "", f"from kernels import {', '.join(imported)}"]
     lines += ["from transformers import KernelConfig"] if is_for_transformers else []
     body = "\n".join([*lines, *_classes(choice), *_mapping(facts, properties, choice)])
-    return head + body + "\n" + _NAMING + (_TRANSFORMERS if is_for_transformers else _REGISTER)
+    return head + body + "\n" + _NAMING + (_TRANSFORMERS if is_for_transformers else _REGISTER) + _NAMED
 
 
 def _docstring(facts: Mapping[str, Any], choice: Choice) -> str:
@@ -124,12 +130,14 @@ def _repository(kernel: HubKernel) -> str:
 
 
 def _twinkle_body(choice: Choice) -> str:
-    lines = ["from twinkle.kernel import hub, kernelize", "", "MAPPING = {"]
+    lines = ["import importlib", "", "from twinkle.kernel import hub, kernelize", "", "", "def mapping():"]
+    # Older versions of Twinkle take a path for a name to replace in its module, which reaches no model that is there.
+    lines += ['    """By class. Twinkle knows no modes: it is for the mode above alone."""', "    return {"]
     for entry in choice.entries:
         if entry.kernel:
-            path, ref = entry.name.replace(":", "."), f"{entry.kernel.repo_id}:{entry.kernel.layer}"
-            lines.append(f"    {path!r}: hub({ref!r}, revision={entry.kernel.commit!r}),")
-    return "\n".join([*lines, "}", '"""By class; Twinkle knows no modes: use it for the mode above alone."""', ""])
+            ref = f"{entry.kernel.repo_id}:{entry.kernel.layer}"
+            lines.append(f"        named({entry.name!r}): hub({ref!r}, revision={entry.kernel.commit!r}),")
+    return "\n".join([*lines, "    }", ""])
 
 
 def _properties(device: Mapping[str, Any]) -> str:
