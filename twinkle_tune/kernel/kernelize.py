@@ -13,9 +13,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from twinkle_tune.catalog.recognise import layer_name
 from twinkle_tune.device import is_available, parse_device
 from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError, TuneError
-from twinkle_tune.kernel.find import slot_name
 from twinkle_tune.kernel.function import choose_functions
 from twinkle_tune.kernel.functions import bind_functions, unbind_functions
 from twinkle_tune.kernel.patch import (
@@ -242,7 +242,7 @@ def _registered_name(module: nn.Module, registry: Registry) -> str | None:
     named = registry.kernel_name(type(module))
     if named is not None and registry.layer(named):
         return named
-    recognised = slot_name(module, registry) if registry.free_layers else None
+    recognised = layer_name(module) if registry.free_layers else None
     return recognised if recognised in registry.free_layers else None
 
 

@@ -16,6 +16,7 @@ from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.dispatch import Family, RowsFrom, Rule, family_of, layer_dispatcher, rules_of
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.mappings import mapped_functions
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.paths import contests_at
 from twinkle_tune.kernel.registry import Registry
@@ -227,7 +228,7 @@ def _plan_functions(
             by_slot.setdefault(contest.slot, []).append(contest)
     planned, kept = [], []
     # A profile is data: nothing is imported because it names it, only what the model or the user speaks of.
-    known = {slot.target for slot in functions_of(model)} if by_slot else set()
+    known = {slot.target for slot in (*functions_of(model), *mapped_functions(model))} if by_slot else set()
     known |= resolver.registered_functions
     for slot, contests in by_slot.items():
         if slot.target not in known:
