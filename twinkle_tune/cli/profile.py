@@ -47,6 +47,9 @@ def profile(
     budget: Annotated[
         str | None, typer.Option(metavar="5m", help="Time for the run, once the model is loaded.")
     ] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Let the model's attention implementations compete too.")
+    ] = False,
     isolated: Annotated[
         bool, typer.Option("--isolated", help="Run contests in a worker process, which a candidate may crash.")
     ] = False,
@@ -101,6 +104,7 @@ def profile(
                         executor=executor,
                         journal=journal,
                         store=store,
+                        attention=attention,
                     )
                 made = replace(made, command=command_line())
                 _save(made, path, journal)

@@ -20,9 +20,10 @@ from twinkle_tune.kernel.mappings import mapped_functions
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.paths import contests_at
 from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.kernel.switch import attention_dispatcher
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.slot import ORIGINAL, Implementation, Slot, SlotKind
+from twinkle_tune.slot import ATTENTION, ORIGINAL, Implementation, Slot, SlotKind
 from twinkle_tune.source.hub import pinned
 from twinkle_tune.workload import TensorSpec, module_settings, signature_of, target_of
 
@@ -196,6 +197,12 @@ def _layer_entry(
         points.append((rows, name))
         rows_from = rows_from or RowsFrom.of(contest.workload)
     slot = contests[0].slot.name
+    if slot == ATTENTION:
+        winners = [(contest, resolver.winner(contest, original, module)) for contest in contests]
+        made = attention_dispatcher([(c, None if w is None else w.call) for c, w in winners], original)
+        if made is None:
+            return Kept(slot=f"{slot} {path}".rstrip(), reason="; ".join(dict.fromkeys(map(resolver.why, contests))))
+        return made[0], Binding(slot=slot, path=path, candidate=made[1], rows=made[2])
     names = {name for _, name in points}
     if names == {ORIGINAL}:
         return Kept(slot=f"{slot} {path}", reason="; ".join(dict.fromkeys(reasons)))
