@@ -198,8 +198,8 @@ def _layer_entry(
         rows_from = rows_from or RowsFrom.of(contest.workload)
     slot = contests[0].slot.name
     if slot == ATTENTION:
-        winners = [(contest, resolver.winner(contest, original, module)) for contest in contests]
-        made = attention_dispatcher([(c, None if w is None else w.call) for c, w in winners], original)
+        found = [(contest, resolver.winner(contest, original, module)) for contest in contests]
+        made = attention_dispatcher([(c, None if w is None else w.call) for c, w in found], original)
         if made is None:
             return Kept(slot=f"{slot} {path}".rstrip(), reason="; ".join(dict.fromkeys(map(resolver.why, contests))))
         return made[0], Binding(slot=slot, path=path, candidate=made[1], rows=made[2])

@@ -56,9 +56,10 @@ def attention_dispatcher(found: Sequence[tuple[Contest, Call | None]], original:
 def _dispatcher(steps: Mapping[Case, Sequence[tuple[int, int, Call]]], original: Call, measured: object) -> Call:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         size = _size(args, kwargs) if self.config._attn_implementation == measured else None
-        for low, high, call in steps.get(size[0], ()) if size else ():
-            if low <= size[1] <= high:
-                return call(self, *args, **kwargs)
+        if size is not None:
+            for low, high, call in steps.get(size[0], ()):
+                if low <= size[1] <= high:
+                    return call(self, *args, **kwargs)
         return original(self, *args, **kwargs)
 
     return forward
