@@ -36,6 +36,7 @@ ROOMS = (
     "measure",
     "search",
     "tune",
+    "export",
     "report",
     "models",
     "cli",

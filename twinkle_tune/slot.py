@@ -11,6 +11,8 @@ from twinkle_tune.mode import Mode
 
 ORIGINAL = "original"
 """The name of the candidate that is always there and wins ties."""
+ATTENTION = "attn_implementation"
+"""The slot that a transformers model is by its switch of that name. Slots inside of it stay their own."""
 
 
 class SlotKind(StrEnum):
@@ -68,7 +70,7 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """One of original, impl, local, hub, repo, torch, triton, compile, liger."""
+        """One of original, impl, local, hub, repo, torch, triton, compile, liger, switch."""
 
     def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
         """The code that can stand in for ``original`` (a class's unbound forward, or a function).

@@ -17,7 +17,8 @@ from torch import nn
 _MODULE_BOOKKEEPING = frozenset(nn.Module().__dict__) | {"layer_idx", "training"}
 """Attributes that say nothing of what a module computes, or that merely number it."""
 
-
+_NOT_COMPUTED = frozenset({"num_hidden_layers", "transformers_version", "torch_dtype", "model_type", "use_cache"})
+"""Settings of a configuration that do not change what a layer computes, or how fast."""
 _TENSORS_SHOWN = 4
 
 
@@ -191,6 +192,8 @@ def module_settings(module: nn.Module) -> tuple[tuple[str, Node], ...]:
     Sorted by name. Two instances with equal settings compute the same function of their inputs and
     parameters, as far as their attributes tell.
     """
+    if hasattr(type(module), "set_attn_implementation") and hasattr(module, "config"):
+        return _configuration(module)
     found: dict[str, Node] = {}
     for prefix, part in module.named_modules():
         dot = f"{prefix}." if prefix else ""
@@ -203,6 +206,16 @@ def module_settings(module: nn.Module) -> tuple[tuple[str, Node], ...]:
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         found[name] = _form(tensor)
     return tuple(sorted(found.items()))
+
+
+def _configuration(module: nn.Module) -> tuple[tuple[str, Node], ...]:
+    """What a whole model of transformers is set to, whatever its depth: plain settings, attention, dtype."""
+    config: Any = module.config
+    plain = {n: v for n, v in config.to_dict().items() if v is None or isinstance(v, (bool, int, float, str))}
+    told = {name: value for name, value in plain.items() if name not in _NOT_COMPUTED and not name.startswith("_")}
+    dtype = next((str(parameter.dtype) for parameter in module.parameters()), "")
+    told |= {"attn_implementation": config._attn_implementation, "dtype": dtype.removeprefix("torch.")}
+    return tuple(sorted((name, describe(value)) for name, value in told.items()))
 
 
 def signature_of(target: str, settings: tuple[tuple[str, Node], ...]) -> str:
@@ -240,7 +253,9 @@ def digest_of(data: object) -> str:
 
 
 def target_of(obj: object) -> str:
-    """The "module:qualified.name" of a class or function."""
+    """The "module:qualified.name" of a class or function; of a class that FSDP2 made of another, the other's."""
+    if isinstance(obj, type) and len(obj.__bases__) == 2 and obj.__bases__[0].__name__ == "FSDPModule":
+        obj = obj.__bases__[1]
     return f"{obj.__module__}:{getattr(obj, '__qualname__', type(obj).__qualname__)}"
 
 

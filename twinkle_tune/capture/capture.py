@@ -21,11 +21,12 @@ from torch import nn
 from twinkle_tune.capture.inputs import Call, snapshot
 from twinkle_tune.capture.sites import Site, replaced, sites_of
 from twinkle_tune.capture.step import Step
+from twinkle_tune.catalog.attention import continues
 from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.errors import CaptureError, TuneError
 from twinkle_tune.kernel.target import Target
 from twinkle_tune.profile.schema import Seen
-from twinkle_tune.slot import Slot
+from twinkle_tune.slot import ATTENTION, Slot
 from twinkle_tune.workload import Workload, observe
 
 _TIMED_RUNS = 3
@@ -169,7 +170,9 @@ class _Recorder:
             self.log.entries[key] = entry
         entry.sites.add(site)
         entry.calls[self.step] += 1
-        entry.inside.update((_whereabouts(outer), None) for outer in self.running if outer.slot != site.slot)
+        # The attention's slot is the whole model and replaces nothing in it.
+        outside = (outer for outer in self.running if outer.slot != site.slot and outer.slot.name != ATTENTION)
+        entry.inside.update((_whereabouts(outer), None) for outer in outside)
         self.keys[site].append(key)
         self.log.called.add(site)
 
@@ -209,6 +212,8 @@ class _Timer:
 def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tuple[Observation, ...]:
     observations = []
     for entry in log.entries.values():
+        if entry.slot.name == ATTENTION and continues(entry.workload):
+            continue  # a cache that each call makes longer: no two calls would be the same
         paths = [site.path for site in sites if site in entry.sites and site.module is not None]
         observations.append(
             Observation(

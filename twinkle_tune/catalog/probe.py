@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 _SEED = 20231
 _BOOKKEEPING = frozenset(nn.Module().__dict__)
+PATCHES = frozenset({"forward", "_old_forward", "_hf_hook", "_twinkle_tune_binding"})
+"""Attributes of an instance that are somebody's patch or hook: recognised is what the class computes."""
 
 
 def generator() -> torch.Generator:
@@ -37,8 +39,7 @@ def stand_in(module: nn.Module, children: dict[str, nn.Module] | None = None) ->
     double = type(module).__new__(type(module))
     nn.Module.__init__(double)
     for name, value in vars(module).items():
-        # A forward of the instance is somebody's patch or hook; recognised is what the class computes.
-        if name not in _BOOKKEEPING and name != "forward":
+        if name not in _BOOKKEEPING | PATCHES:
             double.__dict__[name] = copy.deepcopy(value)
     source = generator()
     for name, parameter in module._parameters.items():

@@ -11,12 +11,13 @@ from torch import nn
 
 from twinkle_tune.catalog import activation, layer_norm, mlp, rms_norm
 from twinkle_tune.catalog.functions import functions_of
+from twinkle_tune.catalog.probe import PATCHES
 from twinkle_tune.slot import Candidate
 
 __all__ = ["LAYERS", "LayerKind", "flavour_of", "functions_of", "layer_name"]
 
 _MOST_CHILDREN = 4
-_BOOKKEEPING = frozenset(nn.Module().__dict__) | {"training", "layer_idx"}
+_BOOKKEEPING = frozenset(nn.Module().__dict__) | {"training", "layer_idx"} | PATCHES
 _TELLING = (bool, int, float, str, torch.dtype, type(None))
 
 
@@ -84,7 +85,7 @@ def _key(module: nn.Module) -> tuple[object, ...] | None:
         told += [(own, None if p is None else tuple(p.shape)) for own, p in part._parameters.items()]
         told += list(part._buffers)
         for own, value in vars(part).items():
-            if own in _BOOKKEEPING or own == "forward":
+            if own in _BOOKKEEPING:
                 continue
             if not all(isinstance(v, _TELLING) for v in (value if isinstance(value, tuple) else (value,))):
                 return None

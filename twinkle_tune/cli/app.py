@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from twinkle_tune.cli.diff import diff
 from twinkle_tune.cli.env import env
+from twinkle_tune.cli.export import export
 from twinkle_tune.cli.list import list_slots
 from twinkle_tune.cli.profile import profile
 from twinkle_tune.cli.report import report
@@ -36,7 +38,9 @@ app.command()(profile)
 app.command()(report)
 app.command("list")(list_slots)
 app.command()(verify)
+app.command()(diff)
 app.command()(tune)
+app.command()(export)
 app.command()(env)
 app.add_typer(store)
 

@@ -50,6 +50,9 @@ def profile(
         str | None, typer.Option(metavar="5m", help="Time for the run, once the model is loaded.")
     ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help=IN_PROCESS_HELP)] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Let the model's attention implementations compete too.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -100,6 +103,7 @@ def profile(
                         executor=executor,
                         journal=journal,
                         store=store,
+                        attention=attention,
                     )
                 made = replace(made, command=command_line())
                 _save(made, path, journal)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,3 +57,25 @@ def write_report(profile: Profile, path: Path, form: Format, source: Path) -> No
     from twinkle_tune.report.render import render
 
     write_file(path, render(profile, form, str(source)), "the profile is saved: use 'twinkle-tune report'")
+
+
+def write_together(files: Mapping[Path, str]) -> None:
+    """Write some files, making their folders: all of them or, on an error, none over what was there.
+
+    Raises:
+        TuneError: one of them cannot be written.
+    """
+    check_writable(list(files))
+    beside = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    path = next(iter(files))
+    try:
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside[path].write_text(text, encoding="utf-8")
+        for path in files:
+            os.replace(beside[path], path)
+    except OSError as error:
+        raise TuneError(f"{path}: cannot be written ({error}); choose another --out") from error
+    finally:
+        for path in beside.values():
+            path.unlink(missing_ok=True)

@@ -7,26 +7,34 @@ from typing import Any
 
 from torch import nn
 
+from twinkle_tune.catalog.attention import attention_contestants, attention_place
 from twinkle_tune.catalog.contestants import function_contestants, layer_contestants
+from twinkle_tune.catalog.experts import EXPERTS, experts_contestants, is_experts
 from twinkle_tune.catalog.recognise import functions_of, layer_name
+from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.mappings import add_under_own_name, kernel_name_of, mapped, mapped_functions, mapped_name
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.kernel.target import Target
 from twinkle_tune.mode import Mode
-from twinkle_tune.slot import ORIGINAL, Candidate, Slot, SlotKind
+from twinkle_tune.slot import ATTENTION, ORIGINAL, Candidate, Slot, SlotKind
 from twinkle_tune.source.direct import OriginalSource
 from twinkle_tune.workload import target_of
 
 _ORIGINAL = Candidate(name=ORIGINAL, source=OriginalSource())
 
 
-def find_slots(model: nn.Module, registry: Registry | None = None) -> tuple[Target, ...]:
-    """The slots of a model: layers that are registered or recognised, then functions; each with its instances.
+def find_slots(model: nn.Module, registry: Registry | None = None, *, attention: bool = False) -> tuple[Target, ...]:
+    """The slots of a model: layers that are registered, mapped or recognised, then functions; each with its instances.
 
     Instances of one class and one slot name are one target, in the model's order.
 
+    Args:
+        attention: whether a transformers model's attention is a slot too (:mod:`twinkle_tune.catalog.attention`).
+
     Raises:
-        RegistrationError: a function was registered for a module that cannot be imported or lacks it.
+        RegistrationError: a function was registered for a module that cannot be imported or lacks it; the attention
+            is asked for, and the model has no switch for it.
     """
     registry = registry or default_registry
     instances: dict[Slot, list[tuple[str, nn.Module]]] = {}
@@ -35,8 +43,17 @@ def find_slots(model: nn.Module, registry: Registry | None = None) -> tuple[Targ
         if name is not None:
             slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
             instances.setdefault(slot, []).append((path, module))
+    if attention:
+        place = attention_place(model)
+        if place is None:
+            raise RegistrationError(
+                f"attention: {type(model).__name__} has no attention implementation that can be switched, expected a "
+                "model of transformers with one configuration; leave attention out"
+            )
+        slot = Slot(name=ATTENTION, kind=SlotKind.LAYER, target=target_of(type(place[1])))
+        instances[slot] = [place]
     layers = tuple(Target(slot=slot, instances=tuple(found)) for slot, found in instances.items())
-    functions = {slot.target: slot for slot in functions_of(model)}
+    functions = {slot.target: slot for slot in (*functions_of(model), *mapped_functions(model))}
     for module_name, function in registry.functions:
         target = f"{module_name}:{function}"
         functions.setdefault(target, Slot(name=f"{module_name}.{function}", kind=SlotKind.FUNCTION, target=target))
@@ -52,23 +69,32 @@ def contestants(
     function: Callable[..., Any] | None = None,
     registry: Registry | None = None,
 ) -> tuple[Candidate, ...]:
-    """Who competes for a slot on a device in a mode: the original first, then the catalog's, then the registered.
+    """Who competes for a slot on a device in a mode: the original, the catalog's, the registered, the mapped.
+
+    Mapped are kernels that were registered with the ``kernels`` package (:mod:`twinkle_tune.kernel.mappings`).
 
     Args:
         module: an instance, for a layer slot.
         function: the original function, for a function slot.
     """
     registry = registry or default_registry
-    found = [_ORIGINAL]
-    if module is not None:
+    found, kernel_name = [_ORIGINAL], None
+    if module is not None and slot.name == ATTENTION:
+        found += attention_contestants(module, device)
+    elif module is not None:
         recognised = layer_name(module)
         found += layer_contestants(recognised or slot.name, module, device)
         for name in dict.fromkeys((slot.name, registry.kernel_name(type(module)), recognised)):
             found += registry.layer(name) if name is not None else ()
+        found += experts_contestants(module) if slot.name == EXPERTS else ()
+        kernel_name = _mapped_name(module, registry)
     elif function is not None:
         found += function_contestants(slot, function, device)
         module_name, _, name = slot.target.partition(":")
         found += registry.function(module_name, name)
+        kernel_name = kernel_name_of(function)
+    for candidate in mapped(kernel_name, device, mode) if kernel_name is not None else ():
+        add_under_own_name(found, candidate)
     by_name = {candidate.name: candidate for candidate in reversed(found) if candidate.competes(device, mode)}
     return tuple(by_name[name] for name in dict.fromkeys(c.name for c in found) if name in by_name)
 
@@ -78,4 +104,10 @@ def slot_name(module: nn.Module, registry: Registry) -> str | None:
     named = registry.kernel_name(type(module))
     if named is not None and registry.layer(named):
         return named
-    return layer_name(module)
+    return _mapped_name(module, registry) or layer_name(module) or (EXPERTS if is_experts(module) else None)
+
+
+def _mapped_name(module: nn.Module, registry: Registry) -> str | None:
+    # Of the registry, because a subclass inherits its parent's name also where it computes something else.
+    named = registry.kernel_name(type(module))
+    return named if named == mapped_name(module) else None

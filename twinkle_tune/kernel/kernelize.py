@@ -13,12 +13,20 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from twinkle_tune.catalog.recognise import layer_name
 from twinkle_tune.device import is_available, parse_device
 from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError, TuneError
-from twinkle_tune.kernel.find import slot_name
 from twinkle_tune.kernel.function import choose_functions
 from twinkle_tune.kernel.functions import bind_functions, unbind_functions
-from twinkle_tune.kernel.patch import Binding, bind_forward, binding_of, replaced_by_another, restore_forward
+from twinkle_tune.kernel.patch import (
+    Binding,
+    bind_forward,
+    binding_of,
+    bound_call,
+    replaced_by_another,
+    restore_forward,
+    why_not_running,
+)
 from twinkle_tune.kernel.plan import Kept, Plan, plan_profile
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.mode import Mode, parse_mode
@@ -90,6 +98,15 @@ def kernelize_model(
     wanted_device = parse_device(device) if device is not None else loaded.device if loaded else _device_of(model)
     if os.environ.get(USE_VARIABLE, "YES").strip().upper() not in ("YES", "TRUE", "1", "ON"):
         return model
+    if _run_by_transformers(model):
+        problem = (
+            "transformers binds kernels of its own to this model (use_kernels=True), at each train() and eval() anew; "
+            "the model stays as it is: load it without use_kernels"
+        )
+        if not use_fallback:
+            raise BindError(problem)
+        warnings.warn(problem, stacklevel=2)
+        return model
     if not is_available(wanted_device):
         problem = f"device {wanted_device!r} is not available here; the originals stay: pass a device that is there"
         if not use_fallback:
@@ -143,9 +160,20 @@ def kernelized(
 
 
 def kernelize_report(model: nn.Module) -> KernelizeReport:
-    """What is bound to a model and what kept its original; empty for a model that was not kernelized."""
+    """What is bound to a model and what kept its original; empty for a model that was not kernelized.
+
+    What was bound and does not run any more, because somebody replaced it or a submodule, is among ``kept``.
+    """
     report = model.__dict__.get(_REPORT)
-    return report if isinstance(report, KernelizeReport) else KernelizeReport()
+    if not isinstance(report, KernelizeReport):
+        return KernelizeReport()
+    lost = {found: why for m in model.modules() if (why := why_not_running(m)) and (found := binding_of(m))}
+    if not lost:
+        return report
+    return KernelizeReport(
+        bound=tuple(b for b in report.bound if b not in lost),
+        kept=(*report.kept, *(Kept(slot=f"{b.slot} {b.path}".rstrip(), reason=why) for b, why in lost.items())),
+    )
 
 
 def bind_plan(model: nn.Module | None, plan: Plan) -> None:
@@ -156,9 +184,9 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
     """
     modules = [] if model is None else list(model.modules())
     before = [
-        (m, m.__dict__["forward"], found)
+        (m, call, found)
         for m in modules
-        if (found := binding_of(m)) is not None and not replaced_by_another(m)
+        if (found := binding_of(m)) is not None and (call := bound_call(m)) is not None
     ]
     try:
         for module in modules:
@@ -171,8 +199,8 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
     except BaseException:
         for module in modules:
             restore_forward(module)
-        for module, forward, binding in before:
-            bind_forward(module, forward.__func__, binding)
+        for module, call, binding in before:
+            bind_forward(module, call, binding)
         raise
     if model is not None:
         bound = (*(b for _, _, b in plan.layers), *(b for _, _, b in plan.functions))
@@ -214,7 +242,7 @@ def _registered_name(module: nn.Module, registry: Registry) -> str | None:
     named = registry.kernel_name(type(module))
     if named is not None and registry.layer(named):
         return named
-    recognised = slot_name(module, registry) if registry.free_layers else None
+    recognised = layer_name(module) if registry.free_layers else None
     return recognised if recognised in registry.free_layers else None
 
 
@@ -227,6 +255,10 @@ def _load_last(slot: Slot, module: nn.Module, fitting: list, device: str, mode: 
         return str(error)
     unfit = found.unfit_for(mode)
     return f"{slot.name}: {fitting[-1].name}: {unfit}" if unfit else found
+
+
+def _run_by_transformers(model: nn.Module | None) -> bool:
+    return model is not None and any(getattr(module, "_use_kernels", False) is True for module in model.modules())
 
 
 def _device_of(model: nn.Module | None) -> str:

@@ -2,79 +2,77 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
 
 from twinkle_tune.errors import BindError
+from twinkle_tune.kernel.parts import parts_of, unchanged, while_unchanged
+from twinkle_tune.kernel.record import BELOW_HOOK, RECORD, Binding, Record, place_of, record_of, replaced_by_another
+from twinkle_tune.slot import ATTENTION
 
-_RECORD = "_twinkle_tune_binding"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Binding:
-    """What is bound to one instance: for the reader of a report, and the mark by which it is undone.
-
-    ``rows`` says for which row counts ("all", "1 to 128").
-    """
-
-    slot: str
-    path: str
-    candidate: str
-    rows: str
+__all__ = [
+    "Binding",
+    "bind_forward",
+    "binding_of",
+    "bound_call",
+    "replaced_by_another",
+    "restore_forward",
+    "why_not_running",
+]
 
 
 def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding) -> None:
-    """Let ``call(module, ...)`` be the module's forward. Hooks stay as they are.
+    """Let ``call(module, ...)`` be the module's forward. Hooks stay as they are, accelerate's included.
+
+    While a submodule is not as it is now (an adapter in its place, a hook on it) the class's own forward runs: the
+    call may read the submodule's weights without calling it.
 
     Raises:
-        BindError: somebody else replaced the instance's forward already (an accelerate hook, another library).
+        BindError: somebody else replaced the instance's forward already (another library).
     """
+    place = place_of(module)
     if replaced_by_another(module):
-        other = getattr(module.__dict__["forward"], "__qualname__", repr(module.__dict__["forward"]))
+        other = getattr(module.__dict__[place], "__qualname__", repr(module.__dict__[place]))
         raise BindError(
             f"{binding.slot} {binding.path}: its forward was replaced on the instance by {other}; "
             "kernelize before adding hooks that wrap forward"
         )
+    # A switched model calls its submodules, whatever stands there.
+    parts = () if binding.slot == ATTENTION else parts_of(module)
+    bound = MethodType(_named_forward(while_unchanged(call, parts) if parts else call), module)
     # Past nn.Module.__setattr__: the instance's dictionary is what __call__ looks into first.
-    bound = MethodType(_named_forward(call), module)
-    module.__dict__["forward"] = bound
-    module.__dict__[_RECORD] = _Record(binding, bound)
-
-
-class _Record:
-    """What is bound, and the very object that stands as forward. A copy has its own; a pickle has none.
-
-    A bound method is pickled by its name, so an unpickled module has its class's forward, and says so.
-    """
-
-    __slots__ = ("binding", "bound")
-
-    def __init__(self, binding: Binding | None = None, bound: MethodType | None = None) -> None:
-        self.binding, self.bound = binding, bound
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Record:
-        return _Record(self.binding, copy.deepcopy(self.bound, memo))
-
-    def __reduce__(self) -> tuple[type[_Record], tuple[()]]:
-        return _Record, ()
-
-
-def replaced_by_another(module: nn.Module) -> bool:
-    """Whether the instance has a forward of its own that is neither what was bound here nor its class's."""
-    forward = module.__dict__.get("forward")
-    is_the_class_s = getattr(forward, "__func__", None) is type(module).forward
-    return forward is not None and forward is not _record_of(module).bound and not is_the_class_s
+    module.__dict__[place] = bound
+    module.__dict__[RECORD] = Record(binding, bound, call, parts)
 
 
 def binding_of(module: nn.Module) -> Binding | None:
     """What is bound to an instance; None if nothing is."""
-    return _record_of(module).binding
+    return record_of(module).binding
+
+
+def bound_call(module: nn.Module) -> Callable[..., Any] | None:
+    """What was given to :func:`bind_forward`, where that still stands as the instance's forward."""
+    record = record_of(module)
+    return record.call if record.bound is not None and _stands(module, record) else None
+
+
+def why_not_running(module: nn.Module) -> str:
+    """Why what is bound to an instance does not run there any more; "" where it does, or nothing is bound."""
+    record = record_of(module)
+    if record.binding is None:
+        return ""
+    if not _stands(module, record):
+        return (
+            "its forward was replaced after it was bound (transformers' use_kernels=True does that at each train() "
+            "and eval()); kernelize again"
+        )
+    if record.parts and not unchanged(module, record.parts):
+        return "a submodule was replaced after it was bound, or has a hook: the original runs; kernelize again"
+    return ""
 
 
 def restore_forward(module: nn.Module) -> None:
@@ -83,12 +81,15 @@ def restore_forward(module: nn.Module) -> None:
     Where somebody else replaced the forward after it was bound, that is left as it is, with a warning.
     """
     is_foreign = replaced_by_another(module)
-    binding = _record_of(module).binding
-    module.__dict__.pop(_RECORD, None)
+    binding = record_of(module).binding
+    module.__dict__.pop(RECORD, None)
     if binding is None:
         return
     if not is_foreign:
-        module.__dict__.pop("forward", None)
+        if place_of(module) == BELOW_HOOK:
+            module.__dict__[BELOW_HOOK] = MethodType(type(module).forward, module)
+        else:
+            module.__dict__.pop("forward", None)
         return
     warnings.warn(
         f"{binding.slot} {binding.path}: its forward was replaced by somebody else after twinkle_tune bound it: "
@@ -97,9 +98,8 @@ def restore_forward(module: nn.Module) -> None:
     )
 
 
-def _record_of(module: nn.Module) -> _Record:
-    found = module.__dict__.get(_RECORD)
-    return found if isinstance(found, _Record) else _Record()
+def _stands(module: nn.Module, record: Record) -> bool:
+    return module.__dict__.get(place_of(module)) is record.bound
 
 
 def _named_forward(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,12 +16,14 @@ from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.dispatch import Family, RowsFrom, Rule, family_of, layer_dispatcher, rules_of
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.mappings import mapped_functions
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.paths import contests_at
 from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.kernel.switch import attention_dispatcher
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.slot import ORIGINAL, Implementation, Slot, SlotKind
+from twinkle_tune.slot import ATTENTION, ORIGINAL, Implementation, Slot, SlotKind
 from twinkle_tune.source.hub import pinned
 from twinkle_tune.workload import TensorSpec, module_settings, signature_of, target_of
 
@@ -195,6 +197,12 @@ def _layer_entry(
         points.append((rows, name))
         rows_from = rows_from or RowsFrom.of(contest.workload)
     slot = contests[0].slot.name
+    if slot == ATTENTION:
+        found = [(contest, resolver.winner(contest, original, module)) for contest in contests]
+        made = attention_dispatcher([(c, None if w is None else w.call) for c, w in found], original)
+        if made is None:
+            return Kept(slot=f"{slot} {path}".rstrip(), reason="; ".join(dict.fromkeys(map(resolver.why, contests))))
+        return made[0], Binding(slot=slot, path=path, candidate=made[1], rows=made[2])
     names = {name for _, name in points}
     if names == {ORIGINAL}:
         return Kept(slot=f"{slot} {path}", reason="; ".join(dict.fromkeys(reasons)))
@@ -227,7 +235,7 @@ def _plan_functions(
             by_slot.setdefault(contest.slot, []).append(contest)
     planned, kept = [], []
     # A profile is data: nothing is imported because it names it, only what the model or the user speaks of.
-    known = {slot.target for slot in functions_of(model)} if by_slot else set()
+    known = {slot.target for slot in (*functions_of(model), *mapped_functions(model))} if by_slot else set()
     known |= resolver.registered_functions
     for slot, contests in by_slot.items():
         if slot.target not in known:

@@ -26,7 +26,7 @@ def check_trust(repo_id: str) -> None:
         SourceError: nobody vouches for it, or the Hub cannot be asked.
     """
     publisher = repo_id.partition("/")[0]
-    if says_yes(TRUST_VARIABLE) or {publisher, repo_id} & {BUILT_IN, *_listed()}:
+    if trusts_everybody() or {publisher, repo_id} & {BUILT_IN, *_listed()}:
         return
     if is_offline():
         why = f"offline nobody can be asked whether {publisher!r} is a trusted publisher"
@@ -38,6 +38,11 @@ def check_trust(repo_id: str) -> None:
         f"{repo_id}: refused before any of its code was fetched or imported: {why}; if you trust its code, add "
         f"{publisher!r} or {repo_id!r} to {PUBLISHERS_VARIABLE}, or set {TRUST_VARIABLE}=YES"
     )
+
+
+def trusts_everybody() -> bool:
+    """Whether the environment says to trust remote code."""
+    return says_yes(TRUST_VARIABLE)
 
 
 def _listed() -> set[str]:

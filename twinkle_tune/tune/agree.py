@@ -21,7 +21,9 @@ from twinkle_tune.capture.look import Look, apart
 from twinkle_tune.capture.step import Step
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
+from twinkle_tune.kernel.patch import Binding
 from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.slot import ATTENTION
 from twinkle_tune.tune.state import cuda_in_use
 
 FACTOR = 8.0
@@ -75,7 +77,11 @@ def _look(model: nn.Module, step: Step, plan: Plan, seed: int) -> Look:
 def _noisy(plan: Plan, seed: int) -> Plan:
     """The plan with the original in each winner's place, its results moved by a rounding."""
     noise = Noise(seed)
-    layers = tuple((module, noise.on(type(module).forward), binding) for module, _, binding in plan.layers)
+    layers = tuple(
+        (part, noise.on(type(part).forward), binding)
+        for module, _, binding in plan.layers
+        for part in _replaced(module, binding)
+    )
     functions = []
     for slot, replacement, binding in plan.functions:
         call = noise.on(original_function(slot.target))
@@ -89,6 +95,15 @@ def _noisy(plan: Plan, seed: int) -> Plan:
         )
         functions.append((slot, families, binding))
     return Plan(layers, tuple(functions))
+
+
+def _replaced(module: nn.Module, binding: Binding) -> Iterator[nn.Module]:
+    """What computes otherwise: the module itself, or of a model whose attention is switched each attention layer."""
+    if binding.slot == ATTENTION:
+        # What transformers' attention functions ask of the layer that they are called for.
+        yield from (part for part in module.modules() if isinstance(getattr(part, "is_causal", None), bool))
+    else:
+        yield module
 
 
 class Noise:

@@ -60,6 +60,7 @@ def tune_model(
     executor: Executor | None = None,
     journal: Journal | None = None,
     store: Store | None = None,
+    attention: bool = False,
 ) -> Profile:
     """Find out which kernels are right and faster on a model, and say so in a profile.
 
@@ -83,6 +84,8 @@ def tune_model(
             runs them in a worker process, so that a candidate that crashes or hangs is refused and no more.
         journal: gets the finished contests as they come, gives those of a run that was not finished.
         store: past outcomes of any model, which are taken where they answer the same question, and added to.
+        attention: whether a transformers model's attention implementations compete too. Each of their calls is one of
+            the whole model, and checking them takes room for a float64 copy of it (training: for gradients as well).
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
@@ -103,6 +106,7 @@ def tune_model(
         registry=registry or default_registry,
         executor=executor or InProcess(),
         memory=Memory(journal, store),
+        attention=attention,
     )
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
@@ -125,11 +129,12 @@ class _Run:
     registry: Registry
     executor: Executor
     memory: Memory
+    attention: bool = False
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     environment = current_environment(run.device)
-    targets = find_slots(run.model, run.registry)
+    targets = find_slots(run.model, run.registry, attention=run.attention)
     seen = capture(run.model, steps, targets, run.device)
     entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
     check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)

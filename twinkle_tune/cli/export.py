@@ -1,0 +1,51 @@
+"""``twinkle-tune export``: a profile's winners as a mapping for others, who need not have this package."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from twinkle_tune.export.form import Form
+
+if TYPE_CHECKING:
+    from twinkle_tune.export.choice import Choice
+
+
+def export(
+    profile: Annotated[Path, typer.Argument(help="Profile written by 'twinkle-tune profile'.")],
+    to: Annotated[Form, typer.Option("--to", help="For whom the mapping is.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the two files.")] = Path(),
+) -> None:
+    """Write a profile's winners as a Python module and a JSON file that run without twinkle_tune.
+
+    What such a mapping cannot express is listed: in both files and here.
+    """
+    from twinkle_tune.cli.write import write_together
+    from twinkle_tune.export.mapping import export as exported_from
+    from twinkle_tune.profile.io import load_profile
+
+    found = exported_from(load_profile(profile), to, profile.name)
+    stem = out / _module_name(profile.stem, to)
+    files = {stem.with_suffix(".py"): found.module, stem.with_suffix(".json"): found.json}
+    write_together(files)
+    for path in files:
+        typer.echo(f"wrote {path}", err=True)
+    _tell(found.choice)
+
+
+def _tell(choice: Choice) -> None:
+    for entry in choice.entries:
+        kernel = entry.kernel
+        told = f"{kernel.repo_id}:{kernel.layer} at {kernel.commit}" if kernel else "the original"
+        typer.echo(f"{entry.name}: {told}")
+    for each in choice.left_out:
+        typer.echo(f"left out: {each.where}: {each.winner}: {each.reason}")
+
+
+def _module_name(stem: str, to: Form) -> str:
+    """A name that Python can import: "qwen3-8b-train" → "qwen3_8b_train_hf_kernels"."""
+    name = re.sub(r"\W", "_", f"{stem}_{to}", flags=re.ASCII)
+    return name if name.isidentifier() else f"_{name}"

@@ -1,0 +1,45 @@
+"""A bound layer's submodules: whether they are still what they were when it was bound.
+
+A kernel for a whole layer may read ``self.gate_proj.weight`` and never call ``self.gate_proj``. An adapter that
+takes the submodule's place later (LoRA), a quantised twin, a sharded one or a hook on it would then be left out, and
+nobody would see that. So it is looked for at each call, which costs some comparisons a submodule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from twinkle_tune.kernel.record import Parts, replaced_by_another
+
+
+def parts_of(module: nn.Module) -> Parts:
+    """The submodules as they are."""
+    return tuple((name, type(part), parts_of(part)) for name, part in module._modules.items() if part is not None)
+
+
+def unchanged(module: nn.Module, parts: Parts) -> bool:
+    """Whether the submodules are of these classes, and none has a hook or a forward of somebody else."""
+    found = module._modules
+    for name, kind, below in parts:
+        part = found.get(name)
+        if part is None or type(part) is not kind or part._forward_pre_hooks or part._forward_hooks:
+            return False
+        if "forward" in part.__dict__ and ("_hf_hook" in part.__dict__ or replaced_by_another(part)):
+            return False
+        if below and not unchanged(part, below):
+            return False
+    return True
+
+
+def while_unchanged(call: Callable[..., Any], parts: Parts) -> Callable[..., Any]:
+    """A forward that is ``call`` while the submodules are as they were, and otherwise the class's own."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if unchanged(self, parts):
+            return call(self, *args, **kwargs)
+        return type(self).forward(self, *args, **kwargs)
+
+    return forward
