@@ -21,6 +21,7 @@ from twinkle_tune.ops.rms_norm.space import default
 from twinkle_tune.slot import Candidate, Slot, SlotKind
 
 
+@pytest.mark.timeout(420)  # 10 to 15 s of processor time, waits left out
 def test_layers_of_every_family_bound_to_our_kernels_do_as_the_original() -> None:
     """Outputs and gradients by the parity rule, in Triton's interpreter."""
     run_interpreted("tests.catalog.triton_cases")

@@ -19,7 +19,7 @@ Case = tuple[str, Callable[[], object]]
 """What is claimed, and a function that raises where it does not hold."""
 
 
-def run_interpreted(module: str, *arguments: str, timeout_s: float = 170.0) -> None:
+def run_interpreted(module: str, *arguments: str, timeout_s: float = 400.0) -> None:
     """Run ``python -m module arguments`` in the interpreter; fail with what it printed if it fails."""
     __tracebackhide__ = True
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -44,6 +44,7 @@ def go_backward(output: Any) -> None:
     backward(flat(output), [torch.full_like(each, 0.5) for each in flat(output)])
 
 
+@pytest.mark.timeout(420)  # 10 to 15 s of processor time, waits left out
 @pytest.mark.parametrize("name", op_names())
 def test_kernels_are_right_in_the_interpreter(name: str) -> None:
     """Forward and backward, all dtypes and variants, odd shapes and layouts, against float64 by the parity rule."""
