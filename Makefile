@@ -13,11 +13,11 @@ TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 NEEDED := torch triton transformers pandas typer rich jinja2
 
 .DEFAULT_GOAL := help
-.PHONY: help profile test slow lint type format check docs bench aa regret reports gpu clean
+.PHONY: help profile test slow lint type format check docs bench aa regret reports families gpu gpu-profile gpu-models gpu-races gpu-ready clean
 
 help: ## Show this help
-	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
-		printf '  make %-9s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
+		printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 profile: $(READY) ## Profile a tiny Qwen3 on this machine's CPU; write a profile and an HTML report
 	$(BIN)/twinkle-tune profile qwen3-tiny --device cpu --out $(OUT)/qwen3-tiny-cpu.json --report $(OUT)/qwen3-tiny-cpu.html
@@ -56,16 +56,30 @@ regret: $(READY) ## Hold the race's choices against a long exhaustive run (15 mi
 reports: $(READY) ## Write the reports of the profiles under profiles/ to reports/
 	$(BIN)/python -m tests.report.shipped
 
-gpu: ## Profile Qwen3-0.6B (4 layers, bfloat16) on the CUDA device; no installation, no network
+families: $(READY) ## Tiny models of four families with the winners against their rivals (20 minutes); writes reports/
+	$(BIN)/python -m tests.bench.models
+
+gpu: gpu-profile gpu-models gpu-races ## All figures of a CUDA device; no installation, no network
+
+gpu-profile: gpu-ready ## Profile Qwen3-0.6B (4 layers, bfloat16) on the CUDA device
+	set -e; for mode in inference train; do \
+		HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m twinkle_tune.cli profile qwen3-0.6b --layers 4 \
+			--dtype bfloat16 --device cuda --mode $$mode --report html; \
+	done
+
+gpu-models: gpu-ready ## Qwen3-0.6B and Llama-3.2-1B with the winners against the original, Liger and torch.compile
+	HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m tests.bench.models --device cuda
+
+gpu-races: gpu-ready ## How often the race errs on the CUDA device, and what its choices cost
+	PYTHONPATH=. $(PYTHON) -m tests.bench.aa --device cuda
+	PYTHONPATH=. $(PYTHON) -m tests.bench.regret --device cuda
+
+gpu-ready:
 	@$(PYTHON) -c "import importlib.util as u, sys; \
 	gone = [n for n in '$(NEEDED)'.split() if u.find_spec(n) is None]; \
 	gone and sys.exit('make gpu: $(PYTHON) lacks ' + ', '.join(gone) + '; name another: make gpu PYTHON=...')"
 	@$(PYTHON) -c "import sys, torch; \
 	torch.cuda.is_available() or sys.exit('make gpu: no CUDA device for torch ' + torch.__version__ + ' of $(PYTHON); make profile runs on the CPU')"
-	set -e; for mode in inference train; do \
-		HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m twinkle_tune.cli profile qwen3-0.6b --layers 4 \
-			--dtype bfloat16 --device cuda --mode $$mode --report html; \
-	done
 
 clean: ## Remove build products, caches and out/ (the environment stays; remove .venv by hand)
 	rm -rf $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
