@@ -140,7 +140,9 @@ def read_resources(compiled: Any, architecture: int) -> Resources:
     Raises:
         SourceError: that program cannot be run, or says something else.
     """
-    registers, spilled_bytes = _usage(compiled.asm["cubin"])
+    registers, stack_bytes = _usage(compiled.asm["cubin"])
+    # A stack may be there without a spill; asking the assembler takes longer, so only then.
+    spilled_bytes = _spilled(compiled.asm["ptx"], architecture) if stack_bytes else 0
     warps, shared_bytes = compiled.metadata.num_warps, compiled.metadata.shared
     return Resources(
         kernel=compiled.metadata.name,
@@ -154,7 +156,7 @@ def read_resources(compiled: Any, architecture: int) -> Resources:
 
 
 def _usage(cubin: bytes) -> tuple[int, int]:
-    """Registers of a thread, and bytes of its local memory that hold what was spilled."""
+    """Registers of a thread, and bytes of its stack."""
     from triton import knobs
 
     with tempfile.TemporaryDirectory() as folder:
@@ -169,3 +171,20 @@ def _usage(cubin: bytes) -> tuple[int, int]:
     if registers is None or stack is None:
         raise SourceError(f"static check: cuobjdump said {said[-200:]!r}, expected REG: and STACK:; reinstall triton")
     return int(registers[1]), int(stack[1])
+
+
+def _spilled(ptx: str, architecture: int) -> int:
+    """Bytes of a thread that are stored to local memory for want of a register, as Triton's ptxas says."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    target = re.search(r"\.target\s+(\w+)", ptx)
+    assert target is not None, "PTX names its target"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.ptx")
+        path.write_text(ptx, encoding="utf-8")
+        command = [get_ptxas(architecture).path, "-v", f"--gpu-name={target[1]}", str(path), "-o", f"{path}.cubin"]
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SourceError(f"static check: {command[0]} failed ({error}); reinstall triton") from error
+    return sum(int(number) for number in re.findall(r"(\d+) bytes spill stores", said))
