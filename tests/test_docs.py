@@ -131,7 +131,7 @@ def _runs_here(words: list[str]) -> bool:
         return False
     if words[1] == "profile":
         return ":" in words[2]
-    return words[1] != "report" or any(Path(word).exists() for word in words[2:3])
+    return words[1] not in ("report", "diff") or any(Path(word).exists() for word in words[2:3])
 
 
 @contextmanager
