@@ -142,6 +142,29 @@ def straight_cost() -> Figure:
     return Figure(name="a bound single winner, per call", unit="ns", samples=samples, goal=20)
 
 
+class _Parts(nn.Module):
+    """A layer with the submodules of a gated MLP, which does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = (nn.Linear(8, 8) for _ in range(3))
+        self.act = nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def guarded_cost() -> Figure:
+    """A bound winner of a layer with four submodules, which are looked at in each call, against its original."""
+    bound, original, x = _Parts(), _Parts(), torch.zeros(4, 8)
+    bind_forward(bound, _Parts.forward, Binding(slot="s", path="", candidate="c", rows="all"))
+    samples = _paired_ns(lambda: bound(x), lambda: original(x))
+    restore_forward(bound)
+    return Figure(
+        name="a bound winner of a layer with four submodules, per call", unit="ns", samples=samples, goal=1000
+    )
+
+
 def layer_dispatch_cost() -> Figure:
     """A layer that dispatches by row count, over three measured ranges, against its original."""
     rules = [Rule(low=1, high=1, winner="a"), Rule(low=16, high=128, winner="b"), Rule(low=512, high=2048, winner="c")]
@@ -270,6 +293,7 @@ FIGURES: Sequence[Callable[[], Figure]] = (
     help_time,
     bind_time,
     straight_cost,
+    guarded_cost,
     layer_dispatch_cost,
     function_dispatch_cost,
     compiled_rotary_hot,

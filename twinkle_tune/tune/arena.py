@@ -17,12 +17,13 @@ from twinkle_tune.device import torch_type
 from twinkle_tune.kernel.dispatch import family_of
 from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.kernel.parts import parts_of, while_unchanged
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive
-from twinkle_tune.slot import Implementation
+from twinkle_tune.slot import ATTENTION, Implementation
 from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import Context
 
@@ -81,10 +82,14 @@ class Arena:
         return forward_and_backward
 
     def as_bound(self, implementation: Implementation) -> Callable[..., Any]:
-        """The call as it will stand in the model: a function's winner behind the dispatcher, which costs time too."""
-        family = None
-        if self.module is None:
-            family = family_of(self.task.observation.workload, self.task.device)
+        """The call as it will stand in the model: behind a look at the submodules, a function's behind the dispatcher.
+
+        Both cost time, too.
+        """
+        if self.module is not None:
+            parts = () if self.task.observation.slot.name == ATTENTION else parts_of(self.module)
+            return while_unchanged(implementation.call, parts) if parts else implementation.call
+        family = family_of(self.task.observation.workload, self.task.device)
         if family is None:
             return implementation.call
         steps = ((0, sys.maxsize, implementation.call),)
