@@ -136,9 +136,10 @@ class _Rotate(torch.autograd.Function):
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Tensor:
-        # The kernel turns the logits that it is given into their gradient, where they ask for one.
+        # The kernel turns the logits that it is given into their gradient where they ask for one, and writes zeros
+        # over the rows that do not count in any case.
         wanted = ctx.needs_input_grad[0]
-        logits = source.detach().clone().requires_grad_() if wanted else source.detach()
+        logits = source.detach().clone().requires_grad_(wanted)
         given = _ops("cross_entropy").cross_entropy_forward(
             logits, target, None, ignore_index, 0.0, 0.0, reduction, None, False
         )

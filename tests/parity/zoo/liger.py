@@ -37,7 +37,7 @@ RIGHT: dict[str, Callable[..., Any]] = {
     "gemma_mlp": _mlp(liger.gelu_tanh_and_multiply),
     "silu_mul": lambda gate, up: liger.silu_and_multiply(None, gate, up),
     "rotary": liger.rotate,
-    "cross_entropy": lambda logits, target: liger.cross_entropy(logits, target, -100, "mean"),
+    "cross_entropy": lambda logits, target: liger.cross_entropy(logits.float(), target, -100, "mean"),
 }
 WRONG: dict[str, Callable[..., Any]] = {
     "rms_norm": liger.rms_norm("weight", "variance_epsilon", 1.0, "llama"),
@@ -45,9 +45,12 @@ WRONG: dict[str, Callable[..., Any]] = {
     "mlp": _mlp(liger.gelu_tanh_and_multiply),
     "gemma_mlp": _mlp(liger.silu_and_multiply),
     "rotary": lambda q, k, cos, sin: liger.rotate(q, k, cos, -sin),
-    "cross_entropy": lambda logits, target: liger.cross_entropy(logits, target, -100, "sum"),
+    "cross_entropy": lambda logits, target: liger.cross_entropy(logits.float(), target, -100, "sum"),
 }
 """The same kernels, told the wrong thing: an offset, an activation, a sign, a sum for a mean."""
+
+EXCUSED = {("mlp", torch.bfloat16), ("mlp", torch.float16)}
+"""Refused by point 3 in training on some seeds: "What is refused although one may call it right", how-we-check."""
 
 
 def exact_bfloat16() -> None:
@@ -121,7 +124,8 @@ def unexpected(op: str, dtype: torch.dtype, trains: bool, seed: int) -> list[str
     judge = zoo_judge(op, dtype, trains, seed)
     where = f"{op}, {dtype}, trains={trains}, seed {seed}"
     right = judge.judge(RIGHT[op])
-    found = [] if isinstance(right, Pass) else [f"{where}: {right}"]
+    excused = trains and (op, dtype) in EXCUSED and isinstance(right, Reject) and right.point == 3
+    found = [] if excused or isinstance(right, Pass) else [f"{where}: {right}"]
     if op in WRONG and not trains and not isinstance(judge.judge(WRONG[op]), Reject):
         found.append(f"{where}: told the wrong thing, and not refused")
     return found
