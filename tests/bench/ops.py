@@ -145,7 +145,9 @@ def _points(
         if time.monotonic() >= bench.ends_s:
             bench.left += 1
             continue
-        config, reasons = tuned_config(op, dims, bench.device, bench.clock, backward=backward, timings=bench.tune)
+        # Forward and backward are tuned at once, and the second point finds what the first one kept.
+        timings = 0 if backward else bench.tune
+        config, reasons = tuned_config(op, dims, bench.device, bench.clock, backward=backward, timings=timings)
         rivals, left_out = rivals_of(op, bench.device, compiles=bench.compiles, config=config)
         rivals = [rival for rival in rivals if rival.name not in barred]
         times, failed = race(rivals, inputs, bench.clock, backward=backward, seconds=bench.seconds)

@@ -15,6 +15,7 @@ from tests.bench.op_page import mean_gain, page, shortfalls
 from tests.bench.op_points import ROWS, WIDTHS, dims_of, drawn, rows_that_fit, widths, with_rows
 from tests.bench.op_race import Measured, Timed, copy_rate, faults, race
 from tests.bench.op_rivals import COMPILED, EAGER, LIGER, OURS, TUNED, Rival, rivals_of
+from tests.bench.op_tuned import tuned_config
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.statistics import Ratio
 from twinkle_tune.ops.all import all_ops, op_named, op_names
@@ -135,6 +136,28 @@ def test_what_models_write_is_the_ops_formula(name: str) -> None:
 
     found = faults(op, inputs, [replace(eager, function=off), Rival(name=OURS, function=off)])
     assert set(found) == {EAGER, OURS}
+
+
+def test_a_tuned_config_competes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept for this device is a rival beside the default, and is not searched again."""
+    monkeypatch.chdir(tmp_path)
+    op, clock = op_named("softmax"), clock_for("cpu")
+    dims = {"rows": 8, "width": 96}
+    assert tuned_config(op, dims, "cpu", clock, backward=True, timings=0) == (None, {})
+    # On a CPU every config is the formula, so the default stays, and is kept as this call's.
+    assert tuned_config(op, dims, "cpu", clock, backward=False, timings=2) == (None, {})
+    (path,) = tmp_path.glob("profiles/*/ops/softmax.json")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    (kept,) = data["configs"]
+    kept["config"]["warps"] = 2 * kept["config"]["warps"]
+    path.write_text(json.dumps(data), encoding="utf-8")
+    before = path.read_bytes()
+    config, left_out = tuned_config(op, dims, "cpu", clock, backward=True, timings=2)
+    assert (config, left_out, path.read_bytes()) == (kept["config"], {}, before)
+    assert TUNED in {rival.name for rival in rivals_of(op, "cpu", compiles=False, config=config)[0]}
+    data["environment"]["torch"] = "0.1"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    assert "another environment" in tuned_config(op, dims, "cpu", clock, backward=True, timings=2)[1]["the search"]
 
 
 def test_a_rival_that_raises_is_left_out() -> None:
