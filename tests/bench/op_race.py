@@ -114,6 +114,9 @@ def faults(op: Op, inputs: Sequence[Any], rivals: Sequence[Rival]) -> dict[str, 
                 got = _tensors(rival.function(*_prepared(inputs, backward=False, copied=True)))
             if any((x - y).norm() > _AGREES * y.norm() for x, y in zip(got, exact, strict=True)):
                 found[rival.name] = "computes something else"
+        except AssertionError as error:
+            # All of the judge's message: where, and by how much.
+            found[rival.name] = " ".join(str(error).split())
         except Exception as error:
             # Whatever a rival raises, it is that rival's alone.
             found[rival.name] = in_a_line(error, 200)
