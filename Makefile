@@ -13,7 +13,7 @@ TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 NEEDED := torch triton transformers pandas typer rich jinja2
 
 .DEFAULT_GOAL := help
-.PHONY: help profile test slow lint type format check docs bench aa regret reports families gpu gpu-profile gpu-models gpu-races gpu-ready clean
+.PHONY: help profile test slow lint type format check docs bench aa regret reports families gpu gpu-profile gpu-models gpu-races gpu-ops gpu-ready clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -59,7 +59,7 @@ reports: $(READY) ## Write the reports of the profiles under profiles/ to report
 families: $(READY) ## Tiny models of four families with the winners against their rivals (20 minutes); writes reports/
 	$(BIN)/python -m tests.bench.models
 
-gpu: gpu-profile gpu-models gpu-races ## All figures of a CUDA device; no installation, no network
+gpu: gpu-profile gpu-models gpu-races gpu-ops ## All figures of a CUDA device; no installation, no network
 
 gpu-profile: gpu-ready ## Profile Qwen3-0.6B (4 layers, bfloat16) on the CUDA device
 	set -e; for mode in inference train; do \
@@ -73,6 +73,9 @@ gpu-models: gpu-ready ## Qwen3-0.6B and Llama-3.2-1B with the winners against th
 gpu-races: gpu-ready ## How often the race errs on the CUDA device, and what its choices cost
 	PYTHONPATH=. $(PYTHON) -m tests.bench.aa --device cuda
 	PYTHONPATH=. $(PYTHON) -m tests.bench.regret --device cuda
+
+gpu-ops: gpu-ready ## Our ops against eager torch, torch.compile and Liger on the CUDA device (up to an hour)
+	PYTHONPATH=. $(PYTHON) -m tests.bench.ops --device cuda
 
 gpu-ready:
 	@$(PYTHON) -c "import importlib.util as u, sys; \
