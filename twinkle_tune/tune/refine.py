@@ -18,9 +18,9 @@ from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.choose import keep_original
 from twinkle_tune.workload import Node, TensorSpec, Workload, observe
 
-EXTRA = 4
+EXTRA = 3
 """Contests at most beside the measured ones, for each slot of one form."""
-_NEAR = 1.5
+_NEAR = 2.0
 """Row counts within this ratio are near enough."""
 _PER_SHAPE = "compile"
 
