@@ -123,7 +123,7 @@ def _project(folder: Path, text: str) -> Path:
     (folder / "docs" / "site.css").write_text("", encoding="utf-8")
     (folder / "reports" / "bench.md").write_text("# A report\n", encoding="utf-8")
     shutil.copy(ROOT / "tests" / "docs" / "hook.py", folder / "tests" / "docs")
-    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[0].replace("[.]", f"[{ROOT}]")
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[0].replace("paths: [.]", f"paths: [{ROOT}]")
     nav = "\nnav:\n  - Overview: index.md\n  - Measured results: []\n"
     (folder / "mkdocs.yml").write_text(settings + nav, encoding="utf-8")
     return folder / "mkdocs.yml"
