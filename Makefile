@@ -41,8 +41,9 @@ format: $(READY) ## Format the code and repair what can be repaired
 
 check: lint type test docs ## Everything that must hold before a change is handed in
 
-docs: $(READY) ## Check every link and example file that the documentation names
-	$(BIN)/python -m pytest -q tests/test_docs.py
+docs: $(READY) ## Build the documentation into site/, strictly; check its links, examples and commands
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m pytest -q tests/test_docs.py tests/docs
 
 bench: $(READY) ## Measure what the package itself costs; writes figures to reports/
 	$(BIN)/python -m tests.bench
@@ -53,8 +54,9 @@ aa: $(READY) ## Race identical candidates on this machine (12 minutes); writes r
 regret: $(READY) ## Hold the race's choices against a long exhaustive run (15 minutes); writes reports/regret.md
 	$(BIN)/python -m tests.bench.regret
 
-reports: $(READY) ## Write the reports of the profiles under profiles/ to reports/
+reports: $(READY) ## Write the reports of the profiles under profiles/ to reports/, and docs/results.md
 	$(BIN)/python -m tests.report.shipped
+	$(BIN)/python -m tests.docs.results
 
 families: $(READY) ## Tiny models of four families with the winners against their rivals (20 minutes); writes reports/
 	$(BIN)/python -m tests.bench.models
@@ -85,7 +87,7 @@ gpu-ready:
 	torch.cuda.is_available() or sys.exit('make gpu: no CUDA device for torch ' + torch.__version__ + ' of $(PYTHON); make profile runs on the CPU')"
 
 clean: ## Remove build products, caches and out/ (the environment stays; remove .venv by hand)
-	rm -rf $(OUT) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(OUT) site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
 	find twinkle_tune tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and alone, so that nothing that is installed after it draws in another build.
@@ -96,5 +98,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing $(TORCH)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(TORCH)
 	@echo "Installing twinkle_tune and its tools"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[transformers,liger,dev]"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[transformers,liger,dev,docs]"
 	@touch $@
