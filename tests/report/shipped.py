@@ -26,20 +26,26 @@ def shipped(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
 def stale(root: Path = ROOT) -> list[str]:
     """What of ``reports/`` is not what the profiles say: a line each."""
     expected = dict(shipped(root))
-    there = {path.relative_to(root) for form in FORMATS for path in (root / "reports").glob(f"*/*.{form}")}
+    there = set(_there(root))
     lines = [f"{path}: no profile has this report" for path in sorted(there - expected.keys())]
     lines += [f"{path}: is missing" for path in sorted(expected.keys() - there)]
     changed = [p for p in sorted(there & expected.keys()) if (root / p).read_text(encoding="utf-8") != expected[p]]
     return [*lines, *(f"{path}: differs from its profile" for path in changed)]
 
 
+def _there(root: Path) -> Iterator[Path]:
+    """The reports that are there; a page with its figures beside it as JSON is another command's."""
+    for form in FORMATS:
+        for path in (root / "reports").glob(f"*/*.{form}"):
+            if not path.with_suffix(".json").exists():
+                yield path.relative_to(root)
+
+
 def write(root: Path = ROOT) -> int:
     """Write every report and remove those without a profile; returns how many were written."""
     expected = dict(shipped(root))
-    for form in FORMATS:
-        for path in (root / "reports").glob(f"*/*.{form}"):
-            if path.relative_to(root) not in expected:
-                path.unlink()
+    for path in set(_there(root)) - expected.keys():
+        (root / path).unlink()
     for path, text in expected.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text, encoding="utf-8")

@@ -47,3 +47,14 @@ def test_rendering_is_repeatable(tmp_path: Path) -> None:
     """The same profile gives the same bytes, whenever."""
     fabricate.normal().save(tmp_path / "profiles" / "cpu" / "one.json")
     assert dict(shipped(tmp_path)) == dict(shipped(tmp_path))
+
+
+def test_a_page_of_another_command_is_left_alone(tmp_path: Path) -> None:
+    """A page whose figures lie beside it as JSON (``make families``) is no report without a profile."""
+    folder = tmp_path / "reports" / "a-device"
+    folder.mkdir(parents=True)
+    for name in ("models.md", "models.json", "gone.md"):
+        (folder / name).write_text("{}", encoding="utf-8")
+    assert stale(tmp_path) == ["reports/a-device/gone.md: no profile has this report"]
+    write(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["models.json", "models.md"]
