@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -44,7 +45,12 @@ def layer_calls(family: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
 
     def op(folder: str, name: str, **settings: Any) -> Callable[..., Any]:
         apply = real(folder, name, **settings)
-        return lambda *args, **kwargs: seen.append((args, {"op": name})) or apply(*args, **kwargs)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            seen.append((args, {"op": name}))
+            return apply(*args, **kwargs)
+
+        return watched
 
     monkeypatch.setattr(ours, "_op", op)
     model, calls = tiny(family), []
@@ -83,6 +89,12 @@ def test_a_layer_s_workload_tells_what_its_op_is_called_with(family: str, monkey
     assert len(compared) == (1 if family == "phi" else 2)  # the MLP of phi is not gated
 
 
+def turn(seen: list[tuple[Tensor, ...]], *args: Tensor, **settings: Any) -> tuple[Tensor, ...]:
+    """In place of our rope: what it is called with is written down."""
+    seen.append(args)
+    return args[:2]
+
+
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 def test_a_rotary_function_s_workload_tells_what_its_op_is_called_with(
     family: str, monkeypatch: pytest.MonkeyPatch
@@ -99,7 +111,7 @@ def test_a_rotary_function_s_workload_tells_what_its_op_is_called_with(
     for args, kwargs in (((q, k, cos, sin), {}), (turned, {"unsqueeze_dim": 2}), ((q, k), {"cos": cos, "sin": sin})):
         seen: list[tuple[Tensor, ...]] = []
         with monkeypatch.context() as patch:
-            patch.setattr(rope_op, "rope", lambda *args, **rest: seen.append(args) or args[:2])  # noqa: B023
+            patch.setattr(rope_op, "rope", partial(turn, seen))
             candidate.source.load(slot, original).call(*args, **kwargs)
         call = candidate.source.op_call(observe(slot.target, args, kwargs))
         ((seen_q, seen_k, seen_cos, _),) = seen

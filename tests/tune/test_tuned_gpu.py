@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -50,7 +52,12 @@ def test_our_kernel_is_searched_and_bound_with_its_config(mode: str, monkeypatch
     assert contest.selection.winner == "triton"
     seen: list[object] = []
     real = op.rms_norm
-    monkeypatch.setattr(op, "rms_norm", lambda *args, **rest: seen.append(rest["config"]) or real(*args, **rest))
+
+    def watched(*args: torch.Tensor, **settings: Any) -> torch.Tensor:
+        seen.append(settings["config"])
+        return real(*args, **settings)
+
+    monkeypatch.setattr(op, "rms_norm", watched)
     monkeypatch.setattr(tuning, "tuned", None)
     kernelize_model(model, mode=mode, device="cuda", profile=profile)
     model(x)
