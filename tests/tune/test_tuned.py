@@ -20,6 +20,7 @@ from twinkle_tune.profile.past import CUT_SHORT, is_lasting
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.isolated import Isolated
+from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.verify import verify_profile
 
 BEST = {"block": 4, "back_block": 1}
@@ -120,6 +121,24 @@ def test_a_worker_process_searches_and_tells_the_config(log: Path) -> None:
     assert len(searching) == 1
     assert os.getpid() not in searching
     assert [each.config for each in contest.confirmation] == [None, BEST]
+
+
+def test_a_default_that_stayed_is_not_searched_again(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker of the second race takes the candidate as it was timed in the first."""
+    monkeypatch.setenv(tunable.BROKEN, "1")
+    with Isolated() as executor:
+        (contest,) = tuned(executor=executor).contests
+    assert [each.config for each in contest.confirmation] == [None, None]
+    assert len({line.split()[0] for line in log.read_text().splitlines()}) == 1
+
+
+@pytest.mark.slow
+def test_a_long_search_is_not_taken_for_a_hanging_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker's limit is for each config: all together take longer."""
+    monkeypatch.setenv(tunable.SLOW, "3")
+    with Isolated(Limits(first_call_s=8.0)) as executor:
+        (contest,) = tuned(executor=executor).contests
+    assert trial(contest).config == BEST
 
 
 def test_one_call_is_searched_once(log: Path) -> None:

@@ -6,6 +6,7 @@ Its module is importable by name, so that worker processes and processes that ap
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,9 @@ LOG = "TESTS_TUNABLE_LOG"
 """Names the file to which every process adds a line for each config that a search calls."""
 BROKEN = "TESTS_TUNABLE_BROKEN"
 """Set where no config runs."""
+SLOW = "TESTS_TUNABLE_SLOW"
+"""Seconds that each config takes when a process calls it for the first time, as one that has to be compiled."""
+_called: set[int] = set()
 ran: list[Config | None] = []
 """Configs with which the layer was called in this process."""
 
@@ -39,6 +43,9 @@ def _apply(x: Tensor, config: Config | None = None) -> Tensor:
     chosen = DEFAULT if config is None else config
     with Path(os.environ[LOG]).open("a", encoding="utf-8") as log:
         log.write(f"{os.getpid()} {chosen['block']} {chosen['back_block']}\n")
+    if chosen["block"] not in _called:
+        _called.add(chosen["block"])
+        time.sleep(float(os.environ.get(SLOW, "0")))
     if chosen["block"] == 8 or BROKEN in os.environ:
         raise RuntimeError("no such tile")
     spin(spun_us(chosen, x.shape[0]))
