@@ -62,18 +62,8 @@ class InProcess:
                 outcomes[name] = _refuse(listener, name, "parity", reason)
                 del steps[name]
             measured = {name: _measured(found, name, times_us, decision, clock) for name, found in steps.items()}
-        trials = tuple(
-            Trial(
-                candidate=c.name,
-                source=c.source.kind,
-                digest=self._digest(c, arena),
-                outcome=measured.get(c.name) or _rejection(outcomes[c.name]),
-                commit=commit_of(c.source),
-                config=config_of(c.source),
-                config_origin=origin,
-            )
-            for c, origin in entered
-        )
+        ended = {name: measured.get(name) or _rejection(found) for name, found in outcomes.items()}
+        trials = tuple(self._trial(c, origin, ended[c.name], arena) for c, origin in entered)
         return Contest(
             slot=observation.slot,
             instances=observation.instances,
@@ -116,9 +106,17 @@ class InProcess:
 
         return judged
 
-    def _digest(self, candidate: Candidate, arena: Arena) -> str:
-        self._watch.begins(candidate.name, "load")  # some sources load their code once more for it
-        return digest_of(candidate, arena.task.observation.slot, arena.original)
+    def _trial(self, candidate: Candidate, origin: str, outcome: Outcome, arena: Arena) -> Trial:
+        self._watch.begins(candidate.name, "load")  # some sources load their code once more for the digest
+        return Trial(
+            candidate=candidate.name,
+            source=candidate.source.kind,
+            digest=digest_of(candidate, arena.task.observation.slot, arena.original),
+            outcome=outcome,
+            commit=commit_of(candidate.source),
+            config=config_of(candidate.source),
+            config_origin=origin,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
