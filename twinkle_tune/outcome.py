@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -79,6 +80,9 @@ class Trial:
         outcome: what came of it.
         commit: of the Hub repo that its code came from, 40 hexadecimal digits: the one that a winner is loaded at when
             the profile is applied; "" for code from elsewhere.
+        config: values of the candidate's tunable parameters, by name, with which it was judged and timed, and with
+            which a winner is loaded; None for its own default for each call, and where it has none.
+        config_origin: where a tunable candidate's config is from, in words; "" for other candidates.
     """
 
     candidate: str
@@ -86,6 +90,8 @@ class Trial:
     digest: str
     outcome: Outcome
     commit: str = ""
+    config: Mapping[str, int] | None = None
+    config_origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

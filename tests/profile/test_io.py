@@ -98,7 +98,13 @@ def _drop(*path: str | int) -> Callable[[dict[str, Any]], None]:
 TIMES = ("contests", 0, "trials", 0, "outcome", "times_us")
 TENSOR = ("contests", 0, "workload", "args", 0)
 SELECTION = ("contests", 0, "selection")
+CONFIG = ("contests", 0, "trials", 1, "config")
 NONSENSE = {
+    "a config with a text": (_set(*CONFIG, to={"warps": "8"}), r"trials.1.config.*got '8', expected: .*integer"),
+    "a config with a fraction": (_set(*CONFIG, to={"warps": 0.5}), r"trials.1.config.*got 0.5, expected: .*integer"),
+    "a config that is a list": (_set(*CONFIG, to=[8]), r"trials.1.config.*got \[8\], expected"),
+    "a config without values": (_set(*CONFIG, to={}), r"got the config \{\}, expected names and values"),
+    "a config with a strange name": (_set(*CONFIG, to={"__x y": 1}), r"got the config .*, expected names and values"),
     "no schema": (_drop("schema"), r"no schema number \(None\), expected schema 1; is this a profile\?"),
     "a schema that is no number": (_set("schema", to="1"), r"no schema number \('1'\), expected schema 1"),
     "schema zero": (_set("schema", to=0), r"no schema number \(0\)"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twinkle_tune.catalog import liger, triton
+from twinkle_tune.catalog import liger, op_calls, triton
 from twinkle_tune.catalog.norm import NormFlavour, norm_flavour, sample
 from twinkle_tune.catalog.probe import adds_nothing
 from twinkle_tune.slot import Candidate
@@ -33,7 +33,8 @@ def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Ca
         found.append(liger.candidate(liger.layer_norm(flavour.weight, flavour.bias, flavour.eps)))
     if triton.offered(device):
         make = triton.layer_norm(flavour.weight, flavour.bias, flavour.eps, flavour.offset, flavour.casts_last)
-        found.append(triton.candidate(make, "layer_norm"))
+        call_of = op_calls.of_layer_norm(flavour.weight, flavour.bias)
+        found.append(triton.candidate(make, "layer_norm", call_of=call_of))
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from twinkle_tune.catalog import liger, triton, triton_functions
+from twinkle_tune.catalog import liger, op_calls, triton, triton_functions
 from twinkle_tune.catalog.probe import generator, holds, random_like, same
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.direct import ImplSource
@@ -35,7 +35,8 @@ def contestants(function: Callable[..., Any], parameters: list[inspect.Parameter
     if liger.offered(device):
         found.append(liger.candidate(as_loss(by_liger)))
     if triton.offered(device):
-        found.append(triton.candidate(triton_functions.loss(as_loss), "cross_entropy"))
+        make = triton_functions.loss(as_loss)
+        found.append(triton.candidate(make, "cross_entropy", call_of=op_calls.of_loss))
     return found
 
 

@@ -93,7 +93,8 @@ def gated_contestants(flavour: GatedFlavour, module: nn.Module, device: str) -> 
         found.append(liger.candidate(gated_forward(flavour, product)))
     if triton.offered(device) and triton.has_gated(flavour.function):
         make = triton.gated(flavour.function, flavour.gate, flavour.up, flavour.down, flavour.gate_first)
-        found.append(triton.candidate(make, "act_and_mul"))
+        call_of = triton.gated_call(flavour.function, not flavour.up, flavour.down)
+        found.append(triton.candidate(make, "act_and_mul", call_of=call_of))
     return found
 
 

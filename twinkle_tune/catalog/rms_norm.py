@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from twinkle_tune.catalog import liger, triton
+from twinkle_tune.catalog import liger, op_calls, triton
 from twinkle_tune.catalog.norm import NormFlavour, norm_flavour, sample
 from twinkle_tune.catalog.probe import adds_nothing
 from twinkle_tune.slot import Candidate
@@ -43,7 +43,8 @@ def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Ca
         found.append(liger.candidate(impl))
     if triton.offered(device):
         make = triton.rms_norm(flavour.weight, flavour.eps, flavour.offset, flavour.casts_last)
-        found.append(triton.candidate(make, "rms_norm"))
+        call_of = op_calls.of_rms_norm(flavour.weight, flavour.offset, flavour.casts_last)
+        found.append(triton.candidate(make, "rms_norm", call_of=call_of))
     return found
 
 

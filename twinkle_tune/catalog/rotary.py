@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twinkle_tune.catalog import liger, triton, triton_functions
+from twinkle_tune.catalog import liger, op_calls, triton, triton_functions
 from twinkle_tune.catalog.probe import generator, holds, random_like, same
 from twinkle_tune.mode import Mode
 from twinkle_tune.slot import Candidate
@@ -50,7 +50,8 @@ def contestants(function: Callable[..., Any], parameters: list[inspect.Parameter
         found.append(liger.candidate(as_function(rotate_by_liger, takes_positions)))
     if triton.offered(device):
         form = partial(as_function, takes_positions=takes_positions)
-        found.append(triton.candidate(triton_functions.rotary(False, rotate, form), "rope"))
+        make = triton_functions.rotary(False, rotate, form)
+        found.append(triton.candidate(make, "rope", call_of=op_calls.of_rope(False)))
     return found
 
 
@@ -62,7 +63,8 @@ def _of_neighbours(function: Callable[..., Any], takes_positions: bool, device: 
         return function(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
 
     form = partial(as_function, takes_positions=takes_positions)
-    return [triton.candidate(triton_functions.rotary(True, original, form), "rope")]
+    make = triton_functions.rotary(True, original, form)
+    return [triton.candidate(make, "rope", call_of=op_calls.of_rope(True))]
 
 
 def as_function(rotate: Rotate, takes_positions: bool) -> Callable[..., Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twinkle_tune.catalog import op_calls
+from twinkle_tune.catalog.op_calls import CallOf
 from twinkle_tune.errors import SourceError
 from twinkle_tune.ops import launch
+from twinkle_tune.ops.op import OpCall
 from twinkle_tune.ops.space import Config
 from twinkle_tune.slot import Candidate, Implementation, Slot
 from twinkle_tune.source.digest import digest_code, digest_folder, digest_text
 from twinkle_tune.source.fit import implementation_of
+from twinkle_tune.workload import Workload
 
 _OPS = Path(launch.__file__).parent
 
 Maker = Callable[[Config | None], Callable[..., Any]]
 """Of a config (None for the default of each call) the code that can take the original's place."""
+
+
+def _untold(workload: Workload) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,12 +41,22 @@ class TritonSource:
         folders: of ``twinkle_tune.ops``: what the op is made of, and its digest.
         make: the code with a config.
         config: of the kernels, by name; None for the op's default for each call's sizes and architecture.
+        call_of: of a workload the op's call in it, for which a config can be searched.
     """
 
     folders: tuple[str, ...]
     make: Maker
-    config: Mapping[str, int] | None = None
+    config: Config | None = None
+    call_of: CallOf = _untold
     kind: str = "triton"
+
+    def with_config(self, config: Config) -> TritonSource:
+        """The same code with a config."""
+        return replace(self, config=config)
+
+    def op_call(self, workload: Workload) -> OpCall | None:
+        """The op that runs in such a call, with its sizes; None where the workload does not tell them."""
+        return self.call_of(workload)
 
     def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
         """The implementation, checked by form. Raises SourceError where Triton is missing."""
@@ -64,9 +82,9 @@ def offered(device: str) -> bool:
     return device == "cuda" and not launch.missing()
 
 
-def candidate(make: Maker, *folders: str, config: Config | None = None) -> Candidate:
-    """The candidate "triton" of a slot, made from these folders of ``twinkle_tune.ops``, with a config."""
-    return Candidate(name="triton", source=TritonSource(folders=folders, make=make, config=config), device="cuda")
+def candidate(make: Maker, *folders: str, call_of: CallOf = _untold) -> Candidate:
+    """The candidate "triton" of a slot, made from these folders of ``twinkle_tune.ops``."""
+    return Candidate(name="triton", source=TritonSource(folders=folders, make=make, call_of=call_of), device="cuda")
 
 
 def rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool) -> Maker:
@@ -111,6 +129,13 @@ _GATED: dict[str, tuple[str, dict[str, str]]] = {
 def has_gated(function: str) -> bool:
     """Whether there is a kernel for a gated MLP with this activation."""
     return function in _GATED
+
+
+def gated_call(function: str, packed: bool, down: str) -> CallOf:
+    """The op's call inside :func:`gated`."""
+    op, settings = _GATED[function]
+    words = ("packed" if packed else "", "tanh" if settings.get("approximate") == "tanh" else "")
+    return op_calls.of_gated(op, "_".join(filter(None, words)), down)
 
 
 def gated(function: str, gate: str, up: str | None, down: str, gate_first: bool) -> Maker:

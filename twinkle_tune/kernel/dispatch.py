@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -12,6 +14,8 @@ import torch
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.workload import Named, Node, Plain, TensorSpec, Workload
 
+CONFIGURED = " with "
+"""Between a candidate and its config."""
 Call = Callable[..., Any]
 _ABSENT = object()
 
@@ -28,19 +32,56 @@ class Rule:
 def rules_of(points: Iterable[tuple[int, str]]) -> tuple[Rule, ...]:
     """The rules that follow from (rows, winner) as measured, ascending; the original is what no rule covers.
 
-    A row count between two measured ones has their winner where both agree. Where one row count has two
-    winners (two layouts of the same size), and outside of what was measured, the original runs.
+    A row count between two measured ones has their winner where both agree; where it is one candidate with two
+    configs, each has the half of the way that is nearer in ratio. Where one row count has two winners (two layouts of
+    the same size), and outside of what was measured, the original runs.
     """
     measured: list[tuple[int, str]] = []
     for rows, group in groupby(sorted(points), key=lambda point: point[0]):
         winners = {winner for _, winner in group}
         measured.append((rows, winners.pop() if len(winners) == 1 else ORIGINAL))
-    rules = []
+    rules: list[Rule] = []
+    before = ORIGINAL
     for winner, run in groupby(measured, key=lambda point: point[1]):
         covered = [rows for rows, _ in run]
+        low = covered[0]
+        if CONFIGURED in f"{before}{winner}" and before != winner and candidate_of(before) == candidate_of(winner):
+            half = math.isqrt(rules[-1].high * low)
+            rules[-1] = replace(rules[-1], high=half)
+            low = half + 1
         if winner != ORIGINAL:
-            rules.append(Rule(low=covered[0], high=covered[-1], winner=winner))
+            rules.append(Rule(low=low, high=covered[-1], winner=winner))
+        before = winner
     return tuple(rules)
+
+
+def winner_text(candidate: str, config: Mapping[str, int] | None) -> str:
+    """What wins in a rule: a candidate, "triton with block=1024, warps=4" where it was given a config."""
+    if config is None:
+        return candidate
+    return f"{candidate}{CONFIGURED}{', '.join(f'{name}={value}' for name, value in sorted(config.items()))}"
+
+
+def candidate_of(winner: str) -> str:
+    """The candidate that wins in a rule."""
+    return winner.split(CONFIGURED)[0].split(" at ")[0]
+
+
+def rules_text(rules: Sequence[Rule]) -> str:
+    """Which candidate runs for how many rows: "1 to 128: torch.rms_norm; 2048: compile"."""
+    told: list[tuple[int, int, str]] = []
+    for rule in rules:
+        candidate, low = candidate_of(rule.winner), rule.low
+        if CONFIGURED in rule.winner and told and told[-1][1:] == (low - 1, candidate):
+            low = told.pop()[0]  # the same with another config
+        told.append((low, rule.high, candidate))
+    return "; ".join(f"{_range_text(low, high)}: {candidate}" for low, high, candidate in told)
+
+
+def _range_text(low: int, high: int) -> str:
+    if high == sys.maxsize:
+        return f"{low} and more" if low else "all"
+    return str(low) if low == high else f"{low} to {high}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

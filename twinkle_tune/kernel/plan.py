@@ -13,7 +13,17 @@ from torch import nn
 from twinkle_tune.catalog.recognise import functions_of
 from twinkle_tune.environment import changes, current_environment
 from twinkle_tune.errors import TuneError
-from twinkle_tune.kernel.dispatch import Family, RowsFrom, Rule, family_of, layer_dispatcher, rules_of
+from twinkle_tune.kernel.dispatch import (
+    Family,
+    RowsFrom,
+    Rule,
+    candidate_of,
+    family_of,
+    layer_dispatcher,
+    rules_of,
+    rules_text,
+    winner_text,
+)
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.mappings import mapped_functions
@@ -24,7 +34,7 @@ from twinkle_tune.kernel.switch import attention_dispatcher
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ATTENTION, ORIGINAL, Implementation, Slot, SlotKind
-from twinkle_tune.source.hub import pinned
+from twinkle_tune.source.tried import as_tried
 from twinkle_tune.workload import TensorSpec, module_settings, signature_of, target_of
 
 
@@ -120,9 +130,8 @@ class _Resolver:
                 registry=self._registry,
             )
         }
-        commits = {trial.candidate: trial.commit for trial in contest.trials}
-        # At the commits that were measured, whatever the branches point to by now.
-        sources = {name: pinned(c.source, commits.get(name, "")) for name, c in competing.items()}
+        tried = {trial.candidate: trial for trial in contest.trials}
+        sources = {name: as_tried(c.source, tried.get(name)) for name, c in competing.items()}
         for name in (ORIGINAL, contest.selection.winner):
             if name not in competing:
                 self.note(contest, f"no candidate {name!r} is registered for it here; register it, or profile again")
@@ -191,7 +200,7 @@ def _layer_entry(
         if loaded is None:
             reasons.append(resolver.why(contest))
         else:
-            name = contest.selection.winner if not loaded.per_shape else f"{contest.selection.winner} at {rows} rows"
+            name = _winner(contest, loaded)
             calls[name] = loaded.call
             straight = straight and not loaded.per_shape
         points.append((rows, name))
@@ -213,16 +222,18 @@ def _layer_entry(
     }
     if len(names) == 1 and straight and not needs_dtype:
         (name,) = names
-        return calls[name], Binding(slot=slot, path=path, candidate=name, rows="all")
+        return calls[name], Binding(slot=slot, path=path, candidate=candidate_of(name), rows="all")
     rules = rules_of(points)
-    if len(names) == 1 and straight:
-        rules = (Rule(low=0, high=sys.maxsize, winner=names.pop()),)
+    if len({candidate_of(name) for name in names}) == 1 and straight and rules:
+        # One winner for all observed calls is one for others too; with several configs the nearest one.
+        rules = (replace(rules[0], low=0), *rules[1:])
+        rules = (*rules[:-1], replace(rules[-1], high=sys.maxsize))
     if not rules or rows_from is None or len(dtypes) != 1:
         return Kept(slot=f"{slot} {path}", reason="its workloads have different winners that no row count tells apart")
-    winners = ", ".join(dict.fromkeys(rule.winner.split(" at ")[0] for rule in rules))
+    winners = ", ".join(dict.fromkeys(candidate_of(rule.winner) for rule in rules))
     (dtype,) = dtypes
     call = layer_dispatcher(rules, calls, original, rows_from, getattr(torch, dtype) if needs_dtype else None)
-    told = _rows_text(rules) + (f" ({dtype} alone)" if needs_dtype else "")
+    told = rules_text(rules) + (f" ({dtype} alone)" if needs_dtype else "")
     return call, Binding(slot=slot, path=path, candidate=winners, rows=told)
 
 
@@ -276,7 +287,7 @@ def _function_entry(
             groups.append((family, points, calls))
         rows, name = contest.workload.rows, ORIGINAL
         if loaded is not None:
-            name = f"{contest.selection.winner} at {rows} rows" if loaded.per_shape else contest.selection.winner
+            name = _winner(contest, loaded)
             calls[name] = loaded.call
         points.append((rows, name))
     families: list[Family] = []
@@ -287,18 +298,15 @@ def _function_entry(
         families.append(replace(family, steps=tuple((r.low, r.high, calls[r.winner]) for r in found)))
     if not rules:
         return Kept(slot=slot.name, reason="; ".join(dict.fromkeys(reasons)) or "no row count tells its winners apart")
-    winners = ", ".join(dict.fromkeys(rule.winner.split(" at ")[0] for rule in rules))
-    return tuple(families), Binding(slot=slot.name, path="", candidate=winners, rows=_rows_text(rules))
+    winners = ", ".join(dict.fromkeys(candidate_of(rule.winner) for rule in rules))
+    return tuple(families), Binding(slot=slot.name, path="", candidate=winners, rows=rules_text(rules))
 
 
-def _rows_text(rules: Sequence[Rule]) -> str:
-    """ "1 to 128: torch.rms_norm; 2048: compile"."""
-    parts = []
-    for rule in rules:
-        rows = str(rule.low) if rule.low == rule.high else f"{rule.low} to {rule.high}"
-        rows = "all" if rule.high == sys.maxsize else rows
-        parts.append(f"{rows}: {rule.winner.split(' at ')[0]}")
-    return "; ".join(parts)
+def _winner(contest: Contest, loaded: Implementation) -> str:
+    winner = contest.selection.winner
+    if loaded.per_shape:
+        return f"{winner} at {contest.workload.rows} rows"
+    return winner_text(winner, contest.trial(winner).config)
 
 
 def _what_changed(contest: Contest, module: nn.Module) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from twinkle_tune.ops.space import Config, Dims, Space
@@ -47,3 +48,20 @@ class Op:
     launch: Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]
     moved_bytes: Callable[[Dims, int, bool], int]
     variants: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpCall:
+    """A call of an op, as far as its config depends on it.
+
+    Attributes:
+        op: which.
+        dims: its sizes, by the op's names.
+        dtype: of its inputs.
+        variant: of the op, by name: the one that is nearest to what is called.
+    """
+
+    op: Op
+    dims: Dims
+    dtype: torch.dtype
+    variant: str = ""

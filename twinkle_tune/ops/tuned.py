@@ -144,10 +144,15 @@ def _shipped(op: str, folders: Sequence[Path]) -> tuple[TunedFile, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transferred:
-    """The config for a call that need not have been tuned, and where it is from, in words."""
+    """The config for a call that need not have been tuned, and where it is from, in words.
+
+    Attributes:
+        exact: whether it was tuned for this very call, in this mode and on a device of this name.
+    """
 
     config: Config
     origin: str
+    exact: bool = False
 
 
 def config_for(
@@ -189,13 +194,14 @@ def config_for(
             if (each.dtype, each.variant) == (dtype, variant) and sorted(each.dims) == sorted(dims):
                 rank = (sibling, each.mode != mode, distance(each.dims, dims))
                 ranked.append((rank, len(ranked), each, file.environment.device_name))
-    for (_, _, far), _, each, device in sorted(ranked, key=lambda found: found[:2]):
+    for (sibling, other_mode, far), _, each, device in sorted(ranked, key=lambda found: found[:2]):
         try:
             space.check(each.config)
         except ConfigError:
             continue
+        exact = not (sibling or other_mode or far)
         call = "this call" if far == 0 else "x".join(str(each.dims[name]) for name in op.dims)
-        return Transferred(config=each.config, origin=f"tuned for {call} on {device} ({each.mode})")
+        return Transferred(config=each.config, origin=f"tuned for {call} on {device} ({each.mode})", exact=exact)
     default = op.default(dims, architecture or 90)
     return Transferred(config=default, origin=f"the default for sm_{architecture or 90}")
 

@@ -16,6 +16,7 @@ from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.workload import TensorSpec
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PARAMETER = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def check_meaning(profile: Profile, where: str) -> None:
@@ -75,6 +76,8 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
             yield f"trial of {trial.candidate}: got no times, or one that is not positive, expected positive times"
         if trial.commit and not _COMMIT.fullmatch(trial.commit):
             yield f"trial of {trial.candidate}: got the commit {trial.commit!r:.60}, expected 40 hexadecimal digits"
+        if trial.config is not None and not (trial.config and all(map(_PARAMETER.fullmatch, trial.config))):
+            yield f"trial of {trial.candidate}: got the config {dict(trial.config)!r:.80}, expected names and values"
         if isinstance(trial.outcome, Measurement) and not _is_time(trial.outcome.first_call_us):
             yield f"trial of {trial.candidate}: got a first call of {trial.outcome.first_call_us} us, expected a time"
     chosen = contest.selection

@@ -15,6 +15,8 @@ from twinkle_tune.workload import digest_of
 
 _LASTING = ("signature", "capability", "parity")
 """Stages whose rejections say something of the candidate, not of the moment (no compiler, no memory, no network)."""
+CUT_SHORT = "cut short: "
+"""How the origin of a config begins whose search ended for another reason than that it was done."""
 _NO_VERDICT = ("raised ", "took more ", "ended the process ", "did not finish ")
 """How the reason begins where a candidate was refused while it was judged, and not by the rule."""
 
@@ -51,9 +53,13 @@ def is_lasting(contest: Contest) -> bool:
     """Whether a contest's outcome may be used in another run.
 
     Not where a candidate's code could not be had, or it could not be loaded, called or timed, or ended or held up
-    the process that judged it: what was missing then may be there the next time.
+    the process that judged it: what was missing then may be there the next time. Nor where the search for its config
+    was cut short.
     """
-    return bool(contest.trials) and all(trial.digest and _lasts(trial.outcome) for trial in contest.trials)
+    return bool(contest.trials) and all(
+        trial.digest and _lasts(trial.outcome) and not trial.config_origin.startswith(CUT_SHORT)
+        for trial in contest.trials
+    )
 
 
 def _lasts(outcome: Outcome) -> bool:

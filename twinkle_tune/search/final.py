@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,7 +45,13 @@ class Final:
 
 
 def final_race(
-    track: Track, default: Config, ran: Sequence[Tried], count: int, settings: SearchSettings, why: str
+    track: Track,
+    default: Config,
+    ran: Sequence[Tried],
+    count: int,
+    settings: SearchSettings,
+    why: str,
+    ends_s: float = math.inf,
 ) -> Final:
     """Judge and race the fastest against ``default``, which stays unless one is faster by the rule of the race.
 
@@ -56,16 +63,19 @@ def final_race(
         settings: of the race. Who was over ``hopeless`` slower than the fastest that is right does not race.
         why: "" or why the default does not run. Where it does not run or is wrong, the fastest that is right takes
             its place.
+        ends_s: of the monotonic clock: when the race ends, and no more are judged for it.
     """
     why = why or _wrong(track.judge, default)
-    right, wrong = _judged(track, [each for each in ran if each.config != default], count, settings.race.hopeless)
+    right, wrong = _judged(
+        track, [each for each in ran if each.config != default], count, settings.race.hopeless, ends_s
+    )
     refused = [Finalist(name="", config=config, left=reason) for config, reason in wrong]
     if why:
         refused.insert(0, Finalist(name="", config=default, left=why))
     racing = right if why else [default, *right]
     raced: tuple[Finalist, ...] = ()
     while racing:
-        decision, raced, gone = _raced(track, racing, settings)
+        decision, raced, gone = _raced(track, racing, settings, ends_s)
         winner = next(each for each in raced if each.name == decision.winner)
         # Whoever is in the original's place was not judged again with the others.
         reason = _wrong(track.judge_again, winner.config) if winner.name == ORIGINAL else ""
@@ -79,7 +89,7 @@ def final_race(
 
 
 def _judged(
-    track: Track, ran: Sequence[Tried], count: int, hopeless: float
+    track: Track, ran: Sequence[Tried], count: int, hopeless: float, ends_s: float
 ) -> tuple[list[Config], list[tuple[Config, str]]]:
     """The fastest that are right, and those that turned out wrong on the way with the reason."""
     right: list[Config] = []
@@ -87,6 +97,8 @@ def _judged(
     limit_us = math.inf
     for each in ran:
         time_us = each.time_us or math.inf
+        if right and time.monotonic() >= ends_s:
+            break
         if len(right) >= count or len(wrong) >= _MOST_WRONG or time_us > limit_us:
             break
         reason = _wrong(track.judge, each.config)
@@ -99,7 +111,7 @@ def _judged(
 
 
 def _raced(
-    track: Track, racing: Sequence[Config], settings: SearchSettings
+    track: Track, racing: Sequence[Config], settings: SearchSettings, ends_s: float
 ) -> tuple[Decision, tuple[Finalist, ...], list[Config]]:
     """Race the first as the original against the others; also those that turned wrong meanwhile."""
     configs: Mapping[str, Config] = {ORIGINAL if i == 0 else f"config {i}": each for i, each in enumerate(racing)}
@@ -108,9 +120,14 @@ def _raced(
     def again(config: Config) -> Callable[[], Verdict]:
         return lambda: track.judge_again(config)
 
+    def race(names: Sequence[str]) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
+        left_s = None if ends_s == math.inf else max(0.0, ends_s - time.monotonic())
+        racers = {name: calls[name] for name in names}
+        return run_race(racers, track.clock, settings.race, seed=settings.seed, deadline_s=left_s)
+
     decision, times_us, wrong = race_until_right(
         tuple(configs),
-        lambda names: run_race({name: calls[name] for name in names}, track.clock, settings.race, seed=settings.seed),
+        race,
         {name: again(config) for name, config in configs.items() if name != ORIGINAL},
     )
     left = {**dict(decision.left), **wrong}

@@ -22,6 +22,8 @@ class SearchSettings:
             quarters of it, 60 at least.
         race: of the final race. Its ``min_gain`` is what a config must save over the one used so far.
         seed: of what is drawn at random.
+        deadline_s: seconds that a search may take, its final race included; a config that was begun is finished. None
+            for no limit.
     """
 
     budget: int = 60
@@ -30,6 +32,7 @@ class SearchSettings:
     patience: int | None = None
     race: RaceSettings = field(default_factory=RaceSettings)
     seed: int = 0
+    deadline_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("budget", "finalists"):
@@ -90,6 +93,7 @@ class SearchResult:
         rounds: paired rounds behind the figure.
         size: configs in the space.
         timed: how many were timed.
+        in_time: whether it ended by itself, not because its time was over.
         ended: why the search ended ("budget", "no gain in 40 timings", "whole space").
         tried: every config that was tried, in order.
         finalists: the final race.
@@ -104,5 +108,6 @@ class SearchResult:
     size: int
     timed: int
     ended: str
+    in_time: bool = True
     tried: tuple[Tried, ...] = ()
     finalists: tuple[Finalist, ...] = ()

@@ -6,8 +6,11 @@ it only says what to try next and who takes part in the final race.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,10 +24,13 @@ from twinkle_tune.search.journal import SearchJournal
 from twinkle_tune.search.propose import ahead, fastest, propose
 from twinkle_tune.search.record import SearchResult, SearchSettings, Tried
 
+_OUT_OF_TIME = "out of time"
 _AHEAD = 3
 """Configs that are compiled while another one is timed."""
 _GAIN = 0.01
 """A time must fall by this share to count as progress."""
+_FOR_TRYING = 0.6
+"""Share of a search's time after which no config is tried any more: the rest is for the final race."""
 _REFUSED_PER_TIMING = 4
 """So many refused configs for each timing of the budget, and the search gives up."""
 
@@ -87,12 +93,15 @@ def search(
     book = SearchJournal(space, name, journal)
     first = [default, *(config for config in known if _fits(space, config))]
     whole = len(pool) <= min(settings.race_all, settings.budget)
-    ended = _explore(space, pool, bench, settings, book, first, whole=whole, on_tried=on_tried)
+    began_s, limit_s = time.monotonic(), math.inf if settings.deadline_s is None else settings.deadline_s
+    over_s = began_s + _FOR_TRYING * limit_s
+    ended = _explore(space, pool, bench, settings, book, first, over_s, whole=whole, on_tried=on_tried)
+    in_time = not ended.startswith(_OUT_OF_TIME)
     ran = fastest(book.tried)
     if not ran:
-        return _none(pool, book.tried, ended)
+        return replace(_none(pool, book.tried, ended), in_time=in_time)
     count = len(ran) if whole else settings.finalists
-    outcome = final_race(bench, default, ran, count, settings, _refused(default, book.tried))
+    outcome = final_race(bench, default, ran, count, settings, _refused(default, book.tried), began_s + limit_s)
     return SearchResult(
         config=outcome.config,
         reason=outcome.reason,
@@ -103,6 +112,7 @@ def search(
         size=len(pool),
         timed=len(ran),
         ended=ended,
+        in_time=in_time and time.monotonic() < began_s + limit_s,
         tried=tuple(book.tried),
         finalists=outcome.finalists,
     )
@@ -115,6 +125,7 @@ def _explore(
     settings: SearchSettings,
     book: SearchJournal,
     first: Sequence[Config],
+    over_s: float,
     *,
     whole: bool,
     on_tried: Callable[[Tried], None] | None,
@@ -127,6 +138,8 @@ def _explore(
         ended = "" if whole else _ended(book.tried, settings)
         if ended:
             return ended
+        if time.monotonic() >= over_s:
+            return f"{_OUT_OF_TIME} after {len(done)} configs"
         found = queue[0] if queue else propose(space, pool, book.tried, settings.budget, settings.seed)
         if found is None:
             return "the whole space was tried"
@@ -173,6 +186,8 @@ def _ended(tried: Sequence[Tried], settings: SearchSettings) -> str:
 
 
 def _none(pool: Sequence[Config], tried: Sequence[Tried], ended: str) -> SearchResult:
+    if not tried:
+        return SearchResult(config=None, reason=f"{ended} of {len(pool)}", size=len(pool), timed=0, ended=ended)
     reasons = Counter(f"{each.refused.stage}: {each.refused.reason}" for each in tried if each.refused is not None)
     most, count = reasons.most_common(1)[0]
     return SearchResult(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from twinkle_tune.outcome import Rejection, Selection
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
-from twinkle_tune.source.hub import pinned
+from twinkle_tune.source.tried import as_tried
 from twinkle_tune.tune.events import Listener, RoundTimed, WinnerTimedAgain
 from twinkle_tune.tune.task import Executor, Task
 
@@ -32,9 +32,9 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
     if task.deadline_s is not None and task.deadline_s <= 0:
         return _not_confirmed(contest, "the time budget left none to time it again")
     listener(WinnerTimedAgain(candidate=won.winner))
-    # Of the commit that was measured: the other process may find a branch moved.
+    # As it was measured: the other process may find a branch moved, and would search another config.
     two = tuple(
-        replace(c, source=pinned(c.source, contest.trial(c.name).commit))
+        replace(c, source=as_tried(c.source, contest.trial(c.name)))
         for c in task.candidates
         if c.name in (ORIGINAL, won.winner)
     )
@@ -43,7 +43,7 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
         if isinstance(event, RoundTimed):
             listener(event)
 
-    second = executor.confirm(replace(task, candidates=two, seed=task.seed + 1), rounds_alone)
+    second = executor.confirm(replace(task, candidates=two, seed=task.seed + 1, tunes=False), rounds_alone)
     return with_second(contest, second, executor.elsewhere)
 
 

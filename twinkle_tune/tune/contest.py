@@ -22,9 +22,11 @@ from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.source.hub import commit_of
+from twinkle_tune.source.tried import config_of
 from twinkle_tune.tune.arena import Arena, Step, as_observed, renamed
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
+from twinkle_tune.tune.tuned import Configs
 
 
 class InProcess:
@@ -33,8 +35,9 @@ class InProcess:
     In a worker process, a ``watch`` sees to it that somebody knows whose doing that was.
     """
 
-    def __init__(self, watch: Watch | None = None) -> None:
+    def __init__(self, watch: Watch | None = None, configs: Configs | None = None) -> None:
         self._watch: Watch = watch or Unwatched()
+        self._configs = Configs() if configs is None else configs
 
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
@@ -43,7 +46,11 @@ class InProcess:
             self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
             self._watch.ends(ORIGINAL)
-            outcomes = {c.name: self._prepared(c, arena, listener, ends_s) for c in task.candidates}
+            outcomes: dict[str, _Ready | Rejection] = {}
+            entered: list[tuple[Candidate, str]] = []
+            for candidate in task.candidates:
+                entered.append(self._entered(candidate, arena, listener, ends_s))
+                outcomes[candidate.name] = self._prepared(entered[-1][0], arena, listener, ends_s)
             steps = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
             clock = WatchedClock(arena.clock, {name: found.step for name, found in steps.items()}, self._watch)
             decision, times_us, wrong = race_until_right(
@@ -55,16 +62,8 @@ class InProcess:
                 outcomes[name] = _refuse(listener, name, "parity", reason)
                 del steps[name]
             measured = {name: _measured(found, name, times_us, decision, clock) for name, found in steps.items()}
-        trials = tuple(
-            Trial(
-                candidate=c.name,
-                source=c.source.kind,
-                digest=self._digest(c, arena),
-                outcome=measured.get(c.name) or _rejection(outcomes[c.name]),
-                commit=commit_of(c.source),
-            )
-            for c in task.candidates
-        )
+        ended = {name: measured.get(name) or _rejection(found) for name, found in outcomes.items()}
+        trials = tuple(self._trial(c, origin, ended[c.name], arena) for c, origin in entered)
         return Contest(
             slot=observation.slot,
             instances=observation.instances,
@@ -83,6 +82,14 @@ class InProcess:
         """In this process there is but other memory."""
         return "in other memory"
 
+    def _entered(self, candidate: Candidate, arena: Arena, listener: Listener, ends_s: float) -> tuple[Candidate, str]:
+        if candidate.name != ORIGINAL and time.monotonic() >= ends_s:
+            return candidate, ""
+        listener(TrialStarted(candidate=candidate.name))
+        return self._configs.entered(
+            candidate, arena.task, arena.clock, self._watch, trains=arena.trains, ends_s=ends_s
+        )
+
     def _prepared(self, candidate: Candidate, arena: Arena, listener: Listener, ends_s: float) -> _Ready | Rejection:
         if candidate.name != ORIGINAL and time.monotonic() >= ends_s:
             return _refuse(listener, candidate.name, "load", "not tried: the time budget was used up")
@@ -99,9 +106,17 @@ class InProcess:
 
         return judged
 
-    def _digest(self, candidate: Candidate, arena: Arena) -> str:
-        self._watch.begins(candidate.name, "load")  # some sources load their code once more for it
-        return digest_of(candidate, arena.task.observation.slot, arena.original)
+    def _trial(self, candidate: Candidate, origin: str, outcome: Outcome, arena: Arena) -> Trial:
+        self._watch.begins(candidate.name, "load")  # some sources load their code once more for the digest
+        return Trial(
+            candidate=candidate.name,
+            source=candidate.source.kind,
+            digest=digest_of(candidate, arena.task.observation.slot, arena.original),
+            outcome=outcome,
+            commit=commit_of(candidate.source),
+            config=config_of(candidate.source),
+            config_origin=origin,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +131,6 @@ class _Ready:
 
 def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watch) -> _Ready | Rejection:
     """Load, call and judge one candidate. The original is not judged: the judge holds it against itself."""
-    listener(TrialStarted(candidate=candidate.name))
     task, stage = arena.task, watch.begins(candidate.name, "load")
     try:
         implementation = candidate.source.load(task.observation.slot, arena.original)

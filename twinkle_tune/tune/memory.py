@@ -19,6 +19,7 @@ from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreEr
 from twinkle_tune.slot import Candidate
 from twinkle_tune.tune.journal import Journal
 from twinkle_tune.tune.task import digest_of
+from twinkle_tune.tune.tuned import TIMINGS
 
 TOOL = f"twinkle_tune {__version__}"
 
@@ -114,5 +115,6 @@ def question_of(
 
 
 def settings_of(settings: RaceSettings) -> tuple[tuple[str, float], ...]:
-    """The race's settings by name, in order, and how it measures."""
-    return tuple(sorted((name, float(value)) for name, value in {**asdict(settings), "method": METHOD}.items()))
+    """The race's settings by name, in order, how it measures, and how long a config is looked for."""
+    told = {**asdict(settings), "method": METHOD, "config_timings": TIMINGS}
+    return tuple(sorted((name, float(value)) for name, value in told.items()))

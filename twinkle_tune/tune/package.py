@@ -11,7 +11,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType, ModuleType
 from typing import IO, Any
 
@@ -21,11 +21,16 @@ from twinkle_tune.errors import SourceError, TuneError
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.ops.op import OpCall
+from twinkle_tune.ops.space import Config
 from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind
 from twinkle_tune.source.direct import OriginalSource
 from twinkle_tune.source.hub import commit_of
+from twinkle_tune.source.tried import config_of, configured
 from twinkle_tune.tune.state import cuda_in_use, flags_now, set_flags
 from twinkle_tune.tune.task import Task
+from twinkle_tune.tune.tuned import Tunable
+from twinkle_tune.workload import Workload
 
 _BY_NAME = frozenset({"torch", "liger", "triton", "compile"})
 """Kinds of built-in candidates: the worker has the same catalog and finds them there by name."""
@@ -62,8 +67,8 @@ def pack(task: Task, file: IO[bytes]) -> Header:
     observation = task.observation
     _check_module(observation.slot.target.partition(":")[0], modules)
     package = {
-        "task": {name: getattr(task, name) for name in ("observation", "mode", "device", "settings", "seed")},
-        "candidates": [(c.name, c.source.kind, _candidate_bytes(c, portable)) for c in task.candidates],
+        "task": {name: getattr(task, name) for name in ("observation", "mode", "device", "settings", "seed", "tunes")},
+        "candidates": [_candidate_data(c, portable) for c in task.candidates],
         "flags": flags_now(),
         "cuda": torch.cuda.current_device() if cuda_in_use() else None,
     }
@@ -139,11 +144,12 @@ def unpack(file: IO[bytes]) -> Task:
         )
     }
     candidates = []
-    for name, kind, data in package["candidates"]:
+    for name, kind, data, is_tunable, config in package["candidates"]:
         if data is not None:
-            candidates.append(Candidate(name=name, source=PackedSource(kind=kind, data=data)))
+            packed = PackedTunable if is_tunable else PackedSource
+            candidates.append(Candidate(name=name, source=packed(kind=kind, data=data)))
         elif name in known:
-            candidates.append(known[name])
+            candidates.append(replace(known[name], source=configured(known[name].source, config)))
         else:
             raise Unportable(f"the worker process does not know the built-in candidate {name}")
     return Task(**fields, candidates=tuple(candidates))
@@ -170,6 +176,30 @@ class PackedSource:
 
     def _source(self) -> Any:
         return pickle.loads(self.data)
+
+
+class PackedTunable(PackedSource):
+    """A tunable source that is unpickled when it is used."""
+
+    @property
+    def config(self) -> Config | None:
+        """As of the source that it stands for."""
+        return self._source().config  # type: ignore[no-any-return]
+
+    def with_config(self, config: Config) -> Any:
+        """The source that it stands for, with a config."""
+        return self._source().with_config(config)
+
+    def op_call(self, workload: Workload) -> OpCall | None:
+        """As the source that it stands for."""
+        return self._source().op_call(workload)  # type: ignore[no-any-return]
+
+
+def _candidate_data(candidate: Candidate, portable: ModuleType) -> tuple[Any, ...]:
+    source = candidate.source
+    config = config_of(source)
+    plain = None if config is None else dict(config)
+    return candidate.name, source.kind, _candidate_bytes(candidate, portable), isinstance(source, Tunable), plain
 
 
 def _candidate_bytes(candidate: Candidate, portable: ModuleType) -> bytes | None:

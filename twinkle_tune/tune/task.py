@@ -28,6 +28,7 @@ class Task:
         settings: of the race.
         seed: of inputs and of the order of the rounds.
         deadline_s: seconds after which no candidate is begun and the race ends; None for no limit.
+        tunes: whether a tunable candidate that has no config yet gets one for this call before it is judged.
     """
 
     observation: Observation
@@ -37,6 +38,7 @@ class Task:
     settings: RaceSettings
     seed: int = 0
     deadline_s: float | None = None
+    tunes: bool = False
 
 
 def digest_of(candidate: Candidate, slot: Slot, original: Callable[..., Any]) -> str:
@@ -70,6 +72,9 @@ class Watch(Protocol):
     def ends(self, candidate: str) -> None:
         """The candidate is done for now. What it left behind may be looked at, and may end the contest."""
 
+    def goes_on(self) -> None:
+        """The candidate is in the same stage, and begins the next piece of it, which has the stage's time again."""
+
 
 class Unwatched:
     """In the process of the run nobody is left to tell."""
@@ -79,6 +84,9 @@ class Unwatched:
         return stage
 
     def ends(self, candidate: str) -> None:
+        """Nothing."""
+
+    def goes_on(self) -> None:
         """Nothing."""
 
 

@@ -22,7 +22,7 @@ from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ATTENTION, ORIGINAL, Candidate, SlotKind
-from twinkle_tune.source.hub import pinned
+from twinkle_tune.source.tried import as_tried
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.flags import flags_kept
@@ -210,7 +210,7 @@ def _entrants(
         registry=registry,
     )
     return tuple(
-        replace(candidate, source=pinned(candidate.source, contest.trial(candidate.name).commit))
+        replace(candidate, source=as_tried(candidate.source, contest.trial(candidate.name)))
         for candidate in found
         if candidate.name in (ORIGINAL, contest.selection.winner)
     )

@@ -61,6 +61,8 @@ def result_of(data: Mapping[str, Any]) -> tuple[tuple[Trial, ...], Selection]:
             digest=str(each["digest"]),
             outcome=_outcome(each["outcome"]),
             commit=str(each["commit"]),
+            config=_config(each["config"]),
+            config_origin=str(each["config_origin"]),
         )
         for each in data["trials"]
     )
@@ -85,6 +87,10 @@ def stage_of(name: object) -> Stage:
             found: Stage = stage
             return found
     raise ValueError(f"{name!r} is no stage")
+
+
+def _config(data: Mapping[str, Any] | None) -> dict[str, int] | None:
+    return None if data is None else {str(name): int(value) for name, value in data.items()}
 
 
 def _outcome(data: Mapping[str, Any]) -> Outcome:

@@ -30,6 +30,7 @@ from twinkle_tune.tune.mark import NOBODY, Mark
 from twinkle_tune.tune.package import Unportable, load_files, original_digest, original_of, unpack
 from twinkle_tune.tune.state import State, changes_since, cuda_in_use, state_now
 from twinkle_tune.tune.task import Task
+from twinkle_tune.tune.tuned import Configs
 from twinkle_tune.tune.wire import event_data, result_data, send
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
@@ -59,7 +60,7 @@ class ProcessWatch:
         self._index = {candidate.name: index for index, candidate in enumerate(task.candidates)}
         self._original_s: dict[Stage, float] = {}
         self._state: State | None = None
-        self._began_s = 0.0
+        self._began_s = self._limit_s = 0.0
         self._stage: Stage = "load"
         self.at: tuple[str, Stage] | None = None
 
@@ -69,9 +70,15 @@ class ProcessWatch:
         limit_s = self._limits.setup_s
         if candidate != ORIGINAL:
             limit_s = self._limits.stage_s(stage, self._original_s.get(stage, 0.0))
-        self.at, self._began_s = (candidate, stage), _now_s()
+        self.at, self._began_s, self._limit_s = (candidate, stage), _now_s(), limit_s
         self._mark.set(self._index[candidate], stage, self._began_s + limit_s, limit_s)
         return stage
+
+    def goes_on(self) -> None:
+        """As :meth:`Watch.goes_on`."""
+        if self.at is not None:
+            candidate, stage = self.at
+            self._mark.set(self._index[candidate], stage, _now_s() + self._limit_s, self._limit_s)
 
     def ends(self, candidate: str) -> None:
         """As :meth:`Watch.ends`; raises Fault where the candidate changed what all share, or broke the device."""
@@ -146,6 +153,7 @@ class _Worker:
         self._connection, self._lines, self._mark, self._file = connection, lines, mark, file
         self._limits, self._host_bytes = limits, host_bytes
         self._device_bytes: int | None = None
+        self._configs = Configs()
         self._watch: ProcessWatch | None = None
 
     def serve(self, message: Mapping[str, Any]) -> None:
@@ -181,9 +189,10 @@ class _Worker:
             settings=task.settings,
             seed=task.seed,
             deadline_s=message["deadline_s"],
+            tunes=task.tunes,
         )
         self._watch = ProcessWatch(self._mark, self._limits, task)
-        contest = InProcess(self._watch).run(task, self._tell)
+        contest = InProcess(self._watch, self._configs).run(task, self._tell)
         self._watch.nobody()
         for trial in contest.trials:
             if isinstance(trial.outcome, Rejection) and self._is_memory(trial.outcome.reason):

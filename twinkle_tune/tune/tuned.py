@@ -1,0 +1,143 @@
+"""Which config a tunable candidate is judged, timed and later bound with: shipped for the call, or searched for it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from twinkle_tune.device import parse_device
+from twinkle_tune.environment import current_environment
+from twinkle_tune.errors import in_a_line
+from twinkle_tune.measure.clock import Clock
+from twinkle_tune.ops.op import OpCall
+from twinkle_tune.ops.space import Config
+from twinkle_tune.ops.tuned import config_for
+from twinkle_tune.outcome import Stage
+from twinkle_tune.profile.past import CUT_SHORT
+from twinkle_tune.search.record import SearchResult, SearchSettings
+from twinkle_tune.search.tuning import tuned
+from twinkle_tune.slot import Candidate
+from twinkle_tune.source.tried import Configurable
+from twinkle_tune.tune.task import Task, Watch
+from twinkle_tune.workload import Workload
+
+TIMINGS = 40
+"""Configs that a search in a contest times at most, forward and backward each."""
+SHARE = 0.25
+"""Of the time that a contest has left, what a search may take: the others are to be judged and raced too."""
+_STAGE: Stage = "first call"
+"""What a piece of a search is: configs are compiled and called for the first time."""
+
+
+@runtime_checkable
+class Tunable(Configurable, Protocol):
+    """A source whose config can be searched."""
+
+    def op_call(self, workload: Workload) -> OpCall | None:
+        """The op that runs in such a call, with its sizes; None where the workload does not tell them."""
+
+
+class Configs:
+    """The configs of the contests that were held with it: one op called in one way is not searched twice."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[object, ...], tuple[Config | None, str]] = {}
+
+    def entered(
+        self, candidate: Candidate, task: Task, clock: Clock, watch: Watch, *, trains: bool, ends_s: float
+    ) -> tuple[Candidate, str]:
+        """The candidate as it enters the contest, and where its config is from; "" for a candidate as it came.
+
+        A search that fails, whatever it raises, leaves the candidate with its default, and says so: what comes of that
+        is for the contest to find out.
+
+        Args:
+            candidate: any; it is left as it is unless it is tunable, has no config yet, and the task tunes.
+            task: of the contest.
+            clock: of the contest.
+            watch: told of each config, which has the time of a first call.
+            trains: whether the contest goes backward.
+            ends_s: of the monotonic clock: when the contest's time is over.
+        """
+        source = candidate.source
+        if not task.tunes or not isinstance(source, Tunable) or source.config is not None:
+            return candidate, ""
+        watch.begins(candidate.name, _STAGE)
+        try:
+            call = source.op_call(task.observation.workload)
+            config, origin = _untold() if call is None else self._config(call, task, clock, watch, trains, ends_s)
+        except Exception as error:
+            # The default has its turn all the same: a search must not stand in its way.
+            config, origin = None, f"{CUT_SHORT}the search raised {in_a_line(error)}; the default"
+        watch.ends(candidate.name)
+        if config is None:
+            return candidate, origin
+        return replace(candidate, source=source.with_config(config)), origin
+
+    def _config(
+        self, call: OpCall, task: Task, clock: Clock, watch: Watch, trains: bool, ends_s: float
+    ) -> tuple[Config | None, str]:
+        dims = tuple(sorted(call.dims.items()))
+        key = (call.op.name, dims, call.dtype, call.variant, trains, task.device, task.settings, task.seed)
+        if key not in self._found:
+            self._found[key] = _found(call, task, clock, watch, trains, ends_s)
+        return self._found[key]
+
+
+def _untold() -> tuple[None, str]:
+    return None, "the default: the call does not tell the op's sizes"
+
+
+def _found(
+    call: OpCall, task: Task, clock: Clock, watch: Watch, trains: bool, ends_s: float
+) -> tuple[Config | None, str]:
+    """The config that is shipped for just this call; else what a search finds that begins with the nearest one."""
+    mode = "train" if trains else "inference"
+    dtype = str(call.dtype).removeprefix("torch.")
+    environment = current_environment(parse_device(task.device))
+    near = config_for(call.op, call.dims, dtype, environment, variant=call.variant, mode=mode)
+    if near.exact:
+        return near.config, near.origin
+    left_s = ends_s - time.monotonic()
+    sides = 2 if trains else 1
+    results = tuned(
+        call.op,
+        call.dims,
+        call.dtype,
+        _place(task.device),
+        clock,
+        SearchSettings(
+            budget=TIMINGS,
+            race_all=TIMINGS,
+            race=task.settings,
+            seed=task.seed,
+            deadline_s=None if math.isinf(left_s) else max(0.0, SHARE * left_s / sides),
+        ),
+        variant=call.variant,
+        trains=trains,
+        known=[near.config],
+        on_tried=lambda side, tried: watch.goes_on(),
+    )
+    config = next(reversed(results.values())).config if results else None
+    return config, _in_words(results)
+
+
+def _in_words(results: dict[str, SearchResult]) -> str:
+    parts = []
+    for side, found in results.items():
+        if found.config is None:
+            parts.append(f"{side}: {found.reason}; the default")
+        else:
+            gain = f"{1 - found.ratio:.1%} faster than the default" if found.ratio < 1 else "the default stays"
+            parts.append(f"{side}: {gain}, {found.timed} of {found.size} configs timed")
+    cut = "" if all(found.in_time for found in results.values()) else CUT_SHORT
+    return cut + ("; ".join(parts) or "the op has one config")
+
+
+def _place(device: str) -> str:
+    """A device with its number: ops ask the device of their sizes for what it can do."""
+    return f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
