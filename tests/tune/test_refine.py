@@ -137,6 +137,29 @@ def test_calls_are_cut_along_in_every_tensor() -> None:
     assert torch.equal(cut.args[0], q[:, :, :16])
     assert with_rows(Call(args=(q, table), kwargs={}), 6 * 64) is None
     assert with_rows(Call(args=(torch.randn(4),), kwargs={}), 2) is None
+    assert with_rows(Call(args=(torch.randn(2, 64, 64),), kwargs={}), 30) is None, "the width would be cut along"
+
+
+class Even(Rows):
+    """A norm that takes its rows in pairs."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, width) to (rows, width)."""
+        if x.shape[0] % 2 and x.shape[0] > 1:
+            raise RuntimeError("expected pairs")
+        return super().forward(x)
+
+
+def test_a_made_up_call_that_the_original_refuses_is_left_alone() -> None:
+    """Where the original raises at 31 rows nothing is looked for between 1 and 961, and the run goes on."""
+    made = Registry()
+    register_external_layer(Even, "Norm", registry=made)
+    for impl in (for_few, for_many):
+        register_layer_kernel("Norm", layer_impl=impl, device="cpu", registry=made)
+    inputs = [torch.randn(rows, 16) for rows in (1, 962)]
+    profile = tune_model(nn.Sequential(Even(16)), inputs, registry=made, settings=QUICK, candidates=["impl"])
+    assert len({c.selection.winner for c in profile.contests}) == 2
+    assert all(c.seen for c in profile.contests)
 
 
 def test_trials_of_the_extra_contests_are_of_the_winners_alone() -> None:

@@ -100,10 +100,15 @@ def shortened(call: Call) -> Call | None:
 def with_rows(call: Call, rows: int) -> Call | None:
     """The call cut, as by :func:`shortened`, to about ``rows`` rows of its first floating tensor.
 
-    None where it has none to spare, or cannot be cut to anything between one and its own number of rows.
+    None where it has none to spare, where a tensor is as wide as there are rows (so that its width would be cut
+    along), or where it cannot be cut to anything between one and its own number of rows.
     """
     first, size = _rows_of(call)
-    if first is None or size is None:
+    if (
+        first is None
+        or size is None
+        or any(t.dim() and t.shape[-1] == size for _, t in named_tensors(call) if t.dim() > 1)
+    ):
         return None
     beside = first.numel() // first.shape[-1] // size
     kept = round(rows / beside)

@@ -11,8 +11,11 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from twinkle_tune.capture.capture import Observation
-from twinkle_tune.capture.inputs import with_rows
+from twinkle_tune.capture.inputs import fresh, with_rows
+from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.choose import keep_original
@@ -56,9 +59,19 @@ def next_between(contests: Sequence[Contest], without: Collection[Between] = ())
 
 
 def observed_at(observation: Observation, rows: int) -> Observation | None:
-    """What an observation would be with fewer rows: not seen in any step. None where its calls cannot be cut."""
+    """What an observation would be with fewer rows: not seen in any step. None where its calls cannot be cut.
+
+    Whether a call that was made up makes sense is for the original to say: None where it raises.
+    """
     call = with_rows(observation.call, rows)
     if call is None:
+        return None
+    original = observation.module or original_function(observation.slot.target)
+    made = fresh(call)
+    try:
+        with torch.no_grad():
+            original(*made.args, **made.kwargs)
+    except Exception:
         return None
     workload = observe(observation.workload.target, call.args, call.kwargs, observation.module)
     context = observation.workload.context
