@@ -52,7 +52,7 @@ def _branch(family: Family, number: int, names: dict[str, Any]) -> list[str]:
             f"isinstance(t{index}, Tensor)",
             f"t{index}.dtype is {known(f'dtype_{index}', dtype)}",
             f"len(shape := t{index}.shape) == {dimensions}",
-            f"shape[-1] == {last}",
+            f"shape[{dimensions - 1}] == {last}",
         ]
     counted = [place for place, *_ in family.tensors].index(family.rows_from)
     tests.append(f"t{counted}.is_cpu is {family.on_cpu}")
