@@ -35,7 +35,7 @@ def race_until_right(
         decision, times_us = race(racing)
         for name in racing:
             rounds = len(times_us.get(name, ()))
-            if rounds and name in judged_again and (reason := _wrong_now(judged_again[name])):
+            if rounds and name in judged_again and (reason := why_wrong(judged_again[name])):
                 wrong[name] = f"right at first, wrong after {rounds} timed rounds: {reason}"
         if decision.winner not in wrong:
             return decision, times_us, wrong
@@ -46,11 +46,12 @@ def in_words(refusal: Reject) -> str:
     return f"point {refusal.point}, {refusal.tensor}: {refusal.reason}"
 
 
-def _wrong_now(judge: Callable[[], Verdict]) -> str:
+def why_wrong(judge: Callable[[], Verdict]) -> str:
+    """Why a judge does not pass what it judges, in words, an exception included; "" where it passes."""
     try:
         verdict = judge()
     except Exception as error:
-        # A stranger's code: that it worked before does not mean that it does now.
+        # A stranger's code, or a kernel with a config that nobody tried: that it worked before proves nothing.
         return f"raised {in_a_line(error, 200)}"
     match verdict:
         case Reject():

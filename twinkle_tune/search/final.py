@@ -6,16 +6,16 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.race import Decision
-from twinkle_tune.measure.recheck import in_words, race_until_right
+from twinkle_tune.measure.recheck import race_until_right, why_wrong
 from twinkle_tune.measure.run import run_race
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
 from twinkle_tune.ops.space import Config
-from twinkle_tune.parity.verdict import Inconclusive, Reject, Verdict
+from twinkle_tune.parity.verdict import Verdict
 from twinkle_tune.search.record import Finalist, SearchSettings, Tried
 from twinkle_tune.slot import ORIGINAL
 
@@ -65,7 +65,7 @@ def final_race(
             its place.
         ends_s: of the monotonic clock: when the race ends, and no more are judged for it.
     """
-    why = why or _wrong(track.judge, default)
+    why = why or why_wrong(partial(track.judge, default))
     right, wrong = _judged(
         track, [each for each in ran if each.config != default], count, settings.race.hopeless, ends_s
     )
@@ -78,7 +78,7 @@ def final_race(
         decision, raced, gone = _raced(track, racing, settings, ends_s)
         winner = next(each for each in raced if each.name == decision.winner)
         # Whoever is in the original's place was not judged again with the others.
-        reason = _wrong(track.judge_again, winner.config) if winner.name == ORIGINAL else ""
+        reason = why_wrong(partial(track.judge_again, winner.config)) if winner.name == ORIGINAL else ""
         if not reason:
             return _final(decision, winner, raced, refused, why)
         refused.append(Finalist(name="", config=winner.config, left=f"right at first, wrong after the race: {reason}"))
@@ -101,7 +101,7 @@ def _judged(
             break
         if len(right) >= count or len(wrong) >= _MOST_WRONG or time_us > limit_us:
             break
-        reason = _wrong(track.judge, each.config)
+        reason = why_wrong(partial(track.judge, each.config))
         if reason:
             wrong.append((each.config, reason))
         else:
@@ -153,17 +153,3 @@ def _final(
     if why:
         reason += f" (the config used so far is out: {why})"
     return Final(config=winner.config, reason=reason, ratio=ratio, finalists=(*raced, *refused))
-
-
-def _wrong(judge: Callable[[Config], Verdict], config: Config) -> str:
-    try:
-        verdict = judge(config)
-    except Exception as error:
-        # A kernel can raise anything, and does so for configs that nobody tried before.
-        return f"raised {in_a_line(error, 200)}"
-    match verdict:
-        case Reject():
-            return in_words(verdict)
-        case Inconclusive():
-            return f"inconclusive: {verdict.reason}"
-    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twinkle_tune.ops.launch import next_power_of_2
+from twinkle_tune.ops.row_space import unfit_rows
 from twinkle_tune.ops.space import Config, Dims, Parameter, Space
 
 NAMES = ("rows", "block", "warps", "back_rows", "back_block", "back_warps")
@@ -20,7 +21,8 @@ def space(dims: Dims) -> Space:
     width = next_power_of_2(dims["width"])
 
     def unfit(config: Config) -> str:
-        return next(filter(None, (_unfit(side, config, dims["rows"], width) for side in _WIDEST)), "")
+        reasons = (unfit_rows(side, config, width, most, dims["rows"]) for side, most in _WIDEST.items())
+        return next(filter(None, reasons), "")
 
     return Space(
         parameters=tuple(Parameter(name=side + name, values=_VALUES[name]) for side in _WIDEST for name in _VALUES),
@@ -38,19 +40,3 @@ def default(dims: Dims, architecture: int) -> Config:
         warps = max(1, min(32, together * (block or width) // 512))
         config |= {f"{side}rows": together, f"{side}block": block, f"{side}warps": warps}
     return config
-
-
-def _unfit(side: str, config: Config, rows: int, width: int) -> str:
-    together, block, warps = (config[side + name] for name in _VALUES)
-    if block >= width:
-        return f"{side}block {block} holds a whole row of {width}, which is {side}block 0"
-    if not block and width > _WIDEST[side]:
-        return f"a row of {width} does not fit into registers ({side}block 0)"
-    if together > next_power_of_2(rows):
-        return f"{side}rows {together} are more than the call's {rows}"
-    elements = together * (block or width) / (32 * warps)
-    if elements > 64:
-        return f"{elements:.0f} elements for each {side}thread spill"
-    if elements < 1 and warps > 1:
-        return f"{side}threads without an element"
-    return ""
