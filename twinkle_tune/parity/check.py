@@ -8,7 +8,7 @@ to set. What the original itself raises, and what a candidate raises, is passed 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from twinkle_tune.capture.inputs import Call, vary
 from twinkle_tune.errors import in_a_line
+from twinkle_tune.parity.anew import Slices, errors_anew
 from twinkle_tune.parity.calls import Kin
 from twinkle_tune.parity.compare import SMALL, Noise, compare, noise_of, pooled
 from twinkle_tune.parity.conduct import misconduct, overwriting, remarks, reused, same_results
@@ -36,6 +37,8 @@ from twinkle_tune.parity.verdict import (
 )
 
 _CONSTANT_SPREAD = 0.25
+_LITTLE = 4.0
+"""So many times its limit a slice may be off before it is wrong whatever other roundings would show."""
 
 
 def check(
@@ -108,6 +111,7 @@ class Judge:
         copied = None if module is None else _with_varied_constants(copy.deepcopy(module), seed)
         self._subject = None if copied is None or module is None else Subject.of(copied, module)
         self._copied, self._original = copied, original
+        self._anew: dict[int, Mapping[str, Sequence[Slices]]] = {}
         baselines = [self._run(original, call) for call in calls]
         precise, self.note = references(original, calls, baselines, module=copied, trains=trains, seed=seed)
         self._cases = [
@@ -201,10 +205,29 @@ class Judge:
         precise = case.reference.tensors
         for name, baseline in right.items():
             finding = compare(precise[name], baseline, mine[name], tensor=name, seen=self._seen.get(name))
+            if isinstance(finding, Reject) and finding.point == 3 and finding.error <= _LITTLE * finding.limit:
+                anew = self._errors_anew(case).get(name, ())
+                finding = compare(
+                    precise[name], baseline, mine[name], tensor=name, seen=self._seen.get(name), anew=anew
+                )
             finding = finding.refusal if self._strict and isinstance(finding, Doubt) else finding
             yield finding
             if isinstance(finding, Reject):
                 return
+
+    def _errors_anew(self, case: _Case) -> Mapping[str, Sequence[Slices]]:
+        """Worked out for the first candidate that a slice of this call refuses by little."""
+        if id(case.call) not in self._anew:
+            self._anew[id(case.call)] = errors_anew(
+                self._original,
+                case.call,
+                case.baseline,
+                subject=self._subject,
+                module=self._copied,
+                trains=self._trains,
+                seed=self._seed,
+            )
+        return self._anew[id(case.call)]
 
     def _refused(self, case: _Case, run: Run) -> Reject | None:
         return next((f for f in self._findings(case, run) if isinstance(f, Reject)), None)

@@ -13,7 +13,7 @@ RMS(b - r) and RMS(q - r).
 5. Each power of two of ``|r|``: as point 3, over the elements of that magnitude. What is wrong only where the
    result is small (the tails of a GELU) is lost in a slice.
 
-Three things keep right candidates from being refused by chance:
+Four things keep right candidates from being refused by chance:
 
 - In float32 and float64, |q - r| is replaced by a floor that is no less: an original that rounds luckily (or
   exactly) would else ask its rivals for the same luck. See :func:`_rounding`.
@@ -28,12 +28,14 @@ Three things keep right candidates from being refused by chance:
   are reached: F(32, 32) > 4^2 has a probability of about 1e-12. For the original's own errors e = b - r, n is
   how many of them count, (sum e^2)^2 / sum e^4: where one score of an attention is large, its one rounding is
   most of the error of all gradients that it reaches, and a rival's rounding of it is another.
+- The errors of a slice may be one error, so that its n is 1 however long it is. Where point 3 refuses by little, the
+  slice's noise is measured over more roundings of the original: see :mod:`twinkle_tune.parity.anew`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +69,7 @@ def compare(
     *,
     tensor: str = "output",
     seen: Noise | None = None,
+    anew: Sequence[Sequence[Tensor]] = (),
 ) -> Finding | Doubt:
     """Compare one output or gradient of a candidate with the original's.
 
@@ -76,6 +79,8 @@ def compare(
         candidate: what is judged.
         tensor: its name in the finding.
         seen: the original's noise over all calls; matters for tensors with few elements (a loss).
+        anew: errors of the original where its roundings fell otherwise (:mod:`twinkle_tune.parity.anew`); a slice's
+            noise is the root of the mean square over these and ``baseline``.
 
     Returns:
         The comparison that came closest to its limit, or the first point that failed; where that is point 5
@@ -90,6 +95,8 @@ def compare(
     small = b.numel() < SMALL and seen is not None
     widening = 1 + WIDENING / (max(b.numel(), seen.count) if small and seen else b.numel())
     tally = gather(r, b, c, widening=widening)
+    for sums, *others in zip(tally.slices, *anew, strict=True):
+        sums[1] = torch.stack([sums[1], *others]).mean(dim=0)
     noise = max(tally.noise, seen.relative * tally.magnitude if small and seen else 0.0)
     concentrated = widening if small else 1 + WIDENING / tally.effective
     whole = max(noise * widening, tally.own_noise * concentrated)
