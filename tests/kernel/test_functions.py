@@ -23,7 +23,9 @@ from twinkle_tune.kernel import (
     restore_model,
 )
 from twinkle_tune.kernel.functions import bind_functions, original_function, unbind_functions
+from twinkle_tune.kernel.kernelize import bind_plan
 from twinkle_tune.kernel.place import find_place
+from twinkle_tune.kernel.plan import plan_profile
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
 
@@ -370,3 +372,29 @@ def test_restoring_what_is_not_bound(module: Any) -> None:
         restore_model(None)
     assert _shows(module, 4) == 3
     restore_model(first)
+
+
+def test_bound_and_restored_in_turn_it_is_compiled_twice(module: Any) -> None:
+    """A compiled model is compiled once with the kernel and once without, however often a plan is bound.
+
+    Beyond torch.compile's limit of eight it would run eagerly, and be timed so.
+    """
+    from torch._dynamo.utils import counters
+
+    class Caller(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return module.scale(x)
+
+    model = Caller()
+    made, known = _profile(module, times_three, (4,))
+    plan = plan_profile(model, made, made.device, made.mode, known)
+    torch.compiler.reset()
+    counters.clear()
+    runner = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        for _ in range(10):
+            bind_plan(model, plan)
+            assert int(runner(_ones(4))[0, 0]) == 3
+            restore_model(model)
+            assert int(runner(_ones(4))[0, 0]) == 2
+    assert counters["stats"]["unique_graphs"] == 2

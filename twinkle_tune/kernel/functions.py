@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +24,7 @@ Replacement = Callable[..., Any] | Sequence[Family]
 
 _lock = threading.RLock()
 _patches: dict[str, _Patch] = {}
+_lately: deque[tuple[tuple[Family, ...], Callable[..., Any], Callable[..., Any]]] = deque(maxlen=8)
 _PROCESS = 0
 """The owner of what was applied without a model."""
 
@@ -56,9 +59,24 @@ class _Patch:
                 fallback = replacement
                 break
             families += [f for f in replacement if not any(f.same_calls(known) for known in families)]
-        call = function_dispatcher(families, fallback) if families else fallback
+        call = _dispatcher(families, fallback) if families else fallback
         self.place.put(call)
         self.current = call
+
+
+def _dispatcher(families: Sequence[Family], fallback: Callable[..., Any]) -> Callable[..., Any]:
+    """The dispatcher of these very families: the one that was made before, if it was made lately.
+
+    A model that is compiled is compiled again for each function that it has not met: bound, restored and bound again
+    eight times (as when both states are timed in turn), it would meet torch.compile's limit, and run eagerly from
+    then on.
+    """
+    for known, otherwise, call in _lately:
+        if otherwise is fallback and len(known) == len(families) and all(map(operator.is_, known, families)):
+            return call
+    call = function_dispatcher(families, fallback)
+    _lately.append((tuple(families), fallback, call))
+    return call
 
 
 def original_function(target: str) -> Callable[..., Any]:

@@ -68,6 +68,9 @@ def _time_step(
     model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int, seconds: float
 ) -> StepResult:
     """``runner`` is the model as it will run: itself, or compiled."""
+    if runner is not model:
+        # What is compiled for one step counts towards torch.compile's limit for the next, beyond which it runs eagerly.
+        torch.compiler.reset()
 
     def bind(tuned: bool) -> None:
         if tuned:
