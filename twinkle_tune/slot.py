@@ -13,6 +13,10 @@ ORIGINAL = "original"
 """The name of the candidate that is always there and wins ties."""
 ATTENTION = "attn_implementation"
 """The slot that a transformers model is by its switch of that name. Slots inside of it stay their own."""
+HEAD = "lm_head+loss"
+"""The slot that a language model is by its last layer and its loss. Slots inside of it stay their own."""
+OF_THE_MODEL = frozenset({ATTENTION, HEAD})
+"""Slots that are a whole model, of which they change one thing."""
 
 
 class SlotKind(StrEnum):

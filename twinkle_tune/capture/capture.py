@@ -26,7 +26,7 @@ from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.errors import CaptureError, TuneError
 from twinkle_tune.kernel.target import Target
 from twinkle_tune.profile.schema import Seen
-from twinkle_tune.slot import ATTENTION, Slot
+from twinkle_tune.slot import OF_THE_MODEL, Slot
 from twinkle_tune.workload import Workload, observe
 
 _TIMED_RUNS = 3
@@ -170,8 +170,8 @@ class _Recorder:
             self.log.entries[key] = entry
         entry.sites.add(site)
         entry.calls[self.step] += 1
-        # The attention's slot is the whole model and replaces nothing in it.
-        outside = (outer for outer in self.running if outer.slot != site.slot and outer.slot.name != ATTENTION)
+        # Such a slot is the whole model and replaces nothing in it.
+        outside = (outer for outer in self.running if outer.slot != site.slot and outer.slot.name not in OF_THE_MODEL)
         entry.inside.update((_whereabouts(outer), None) for outer in outside)
         self.keys[site].append(key)
         self.log.called.add(site)
@@ -212,7 +212,7 @@ class _Timer:
 def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tuple[Observation, ...]:
     observations = []
     for entry in log.entries.values():
-        if entry.slot.name == ATTENTION and continues(entry.workload):
+        if entry.slot.name in OF_THE_MODEL and continues(entry.workload):
             continue  # a cache that each call makes longer: no two calls would be the same
         paths = [site.path for site in sites if site in entry.sites and site.module is not None]
         observations.append(

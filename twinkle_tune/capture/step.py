@@ -140,7 +140,7 @@ class _Train:
     def _there_and_back(self, model: nn.Module) -> object:
         call = self._point.fresh()
         outputs = model(*call.args, **call.kwargs)
-        loss = _loss_of(outputs)
+        loss = loss_of(outputs)
         if loss is not None:
             loss.backward()  # type: ignore[no-untyped-call]
         else:
@@ -225,7 +225,8 @@ def _keyword_point(point: Point, kwargs: Mapping[str, Any]) -> Point:
     return replace(point, call=Call(args=(), kwargs=kwargs))
 
 
-def _loss_of(outputs: object) -> torch.Tensor | None:
+def loss_of(outputs: object) -> torch.Tensor | None:
+    """The loss that a model's output carries, a scalar that a training step goes back from; None if there is none."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
     is_scalar = isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad
     return loss if is_scalar else None

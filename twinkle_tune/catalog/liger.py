@@ -86,6 +86,14 @@ def cross_entropy(source: Tensor, target: Tensor, ignore_index: int, reduction: 
     return _applied(_CrossEntropy, source, target, ignore_index, reduction)
 
 
+def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Any:
+    """Cross entropy of the logits of x (rows, width) and weight (classes, width), without holding all of them."""
+    apply = _function("fused_linear_cross_entropy", "LigerFusedLinearCrossEntropyFunction")
+    # Named arguments cannot be given to a Function: bias, class weights, ..., and the dtype of the weight's gradient.
+    found = apply(x, weight, target, None, None, ignore_index, 0.0, 0.0, reduction, None, False, torch.float32)
+    return found[0] if isinstance(found, tuple) else found
+
+
 def _applied(function: Any, *args: Any) -> Any:
     # torch gives apply no types.
     return function.apply(*args)

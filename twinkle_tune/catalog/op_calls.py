@@ -86,6 +86,19 @@ def of_loss(workload: Workload) -> OpCall | None:
     return _call("cross_entropy", logits.dtype, "", rows=logits.shape[0], classes=logits.shape[1])
 
 
+def of_head(workload: Workload) -> OpCall | None:
+    """The last layer and the loss of a language model that is called with ``input_ids`` or ``inputs_embeds``."""
+    given, told = dict(workload.kwargs), dict(workload.settings)
+    named = (given.get(name) for name in ("input_ids", "inputs_embeds"))
+    ids = next((node for node in named if isinstance(node, TensorSpec)), None)
+    width, classes, dtype = (getattr(told.get(name), "value", None) for name in ("hidden_size", "vocab_size", "dtype"))
+    if ids is None or len(ids.shape) < 2 or not (isinstance(width, int) and isinstance(classes, int)):
+        return None
+    rows = ids.shape[0] * ids.shape[1]
+    dtype = workload.context.autocast or dtype
+    return _call("fused_linear_cross_entropy", str(dtype), "", rows=rows, width=width, classes=classes)
+
+
 def _heads_at(workload: Workload, given: dict[str, Node]) -> int | None:
     """1 (the default) or 2; None where it is given in a way that is not understood."""
     if len(workload.args) > 4:

@@ -53,6 +53,9 @@ def profile(
     attention: Annotated[
         bool, typer.Option("--attention", help="Let the model's attention implementations compete too.")
     ] = False,
+    head: Annotated[
+        bool, typer.Option("--head", help="Let the last layer and the loss compete as one (train).")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -104,6 +107,7 @@ def profile(
                         journal=journal,
                         store=store,
                         attention=attention,
+                        head=head,
                     )
                 made = replace(made, command=command_line())
                 _save(made, path, journal)

@@ -10,6 +10,7 @@ from torch import nn
 from twinkle_tune.catalog.attention import attention_contestants, attention_place
 from twinkle_tune.catalog.contestants import function_contestants, layer_contestants
 from twinkle_tune.catalog.experts import EXPERTS, experts_contestants, is_experts
+from twinkle_tune.catalog.head import head_contestants, head_place
 from twinkle_tune.catalog.recognise import functions_of, layer_name
 from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel.functions import original_function
@@ -17,24 +18,27 @@ from twinkle_tune.kernel.mappings import add_under_own_name, kernel_name_of, map
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.kernel.target import Target
 from twinkle_tune.mode import Mode
-from twinkle_tune.slot import ATTENTION, ORIGINAL, Candidate, Slot, SlotKind
+from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate, Slot, SlotKind
 from twinkle_tune.source.direct import OriginalSource
 from twinkle_tune.workload import target_of
 
 _ORIGINAL = Candidate(name=ORIGINAL, source=OriginalSource())
 
 
-def find_slots(model: nn.Module, registry: Registry | None = None, *, attention: bool = False) -> tuple[Target, ...]:
+def find_slots(
+    model: nn.Module, registry: Registry | None = None, *, attention: bool = False, head: bool = False
+) -> tuple[Target, ...]:
     """The slots of a model: layers that are registered, mapped or recognised, then functions; each with its instances.
 
     Instances of one class and one slot name are one target, in the model's order.
 
     Args:
         attention: whether a transformers model's attention is a slot too (:mod:`twinkle_tune.catalog.attention`).
+        head: whether a language model's last layer and loss are one slot too (:mod:`twinkle_tune.catalog.head`).
 
     Raises:
         RegistrationError: a function was registered for a module that cannot be imported or lacks it; the attention
-            is asked for, and the model has no switch for it.
+            or the head is asked for, and the model has no switch, or no such head and loss.
     """
     registry = registry or default_registry
     instances: dict[Slot, list[tuple[str, nn.Module]]] = {}
@@ -52,6 +56,14 @@ def find_slots(model: nn.Module, registry: Registry | None = None, *, attention:
             )
         slot = Slot(name=ATTENTION, kind=SlotKind.LAYER, target=target_of(type(place[1])))
         instances[slot] = [place]
+    if head:
+        place = head_place(model)
+        if place is None:
+            raise RegistrationError(
+                f"head: {type(model).__name__} has no head and loss that can be one, expected a causal language "
+                "model of transformers whose lm_head is a Linear without bias; leave the head out"
+            )
+        instances[Slot(name=HEAD, kind=SlotKind.LAYER, target=target_of(type(place[1])))] = [place]
     layers = tuple(Target(slot=slot, instances=tuple(found)) for slot, found in instances.items())
     functions = {slot.target: slot for slot in (*functions_of(model), *mapped_functions(model))}
     for module_name, function in registry.functions:
@@ -81,6 +93,8 @@ def contestants(
     found, kernel_name = [_ORIGINAL], None
     if module is not None and slot.name == ATTENTION:
         found += attention_contestants(module, device)
+    elif module is not None and slot.name == HEAD:
+        found += head_contestants(module, device)
     elif module is not None:
         recognised = layer_name(module)
         found += layer_contestants(recognised or slot.name, module, device)

@@ -12,7 +12,7 @@ from torch import nn
 from twinkle_tune.errors import BindError
 from twinkle_tune.kernel.parts import parts_of, unchanged, while_unchanged
 from twinkle_tune.kernel.record import BELOW_HOOK, RECORD, Binding, Record, place_of, record_of, replaced_by_another
-from twinkle_tune.slot import ATTENTION
+from twinkle_tune.slot import OF_THE_MODEL
 
 __all__ = [
     "Binding",
@@ -41,8 +41,8 @@ def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding) 
             f"{binding.slot} {binding.path}: its forward was replaced on the instance by {other}; "
             "kernelize before adding hooks that wrap forward"
         )
-    # A switched model calls its submodules, whatever stands there.
-    parts = () if binding.slot == ATTENTION else parts_of(module)
+    # Such a model calls its submodules, whatever stands there.
+    parts = () if binding.slot in OF_THE_MODEL else parts_of(module)
     bound = MethodType(_named_forward(while_unchanged(call, parts) if parts else call), module)
     # Past nn.Module.__setattr__: the instance's dictionary is what __call__ looks into first.
     module.__dict__[place] = bound

@@ -33,7 +33,7 @@ from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.kernel.switch import attention_dispatcher
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.slot import ATTENTION, ORIGINAL, Implementation, Slot, SlotKind
+from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Implementation, Slot, SlotKind
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.workload import TensorSpec, module_settings, signature_of, target_of
 
@@ -206,7 +206,7 @@ def _layer_entry(
         points.append((rows, name))
         rows_from = rows_from or RowsFrom.of(contest.workload)
     slot = contests[0].slot.name
-    if slot == ATTENTION:
+    if slot in OF_THE_MODEL:
         found = [(contest, resolver.winner(contest, original, module)) for contest in contests]
         made = attention_dispatcher([(c, None if w is None else w.call) for c, w in found], original)
         if made is None:

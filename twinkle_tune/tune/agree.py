@@ -23,7 +23,7 @@ from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.patch import Binding
 from twinkle_tune.kernel.plan import Plan
-from twinkle_tune.slot import ATTENTION
+from twinkle_tune.slot import ATTENTION, HEAD
 from twinkle_tune.tune.state import cuda_in_use
 
 FACTOR = 8.0
@@ -98,10 +98,13 @@ def _noisy(plan: Plan, seed: int) -> Plan:
 
 
 def _replaced(module: nn.Module, binding: Binding) -> Iterator[nn.Module]:
-    """What computes otherwise: the module itself, or of a model whose attention is switched each attention layer."""
+    """What computes otherwise: the module itself, or of a model whose attention is switched each attention
+    layer, and of one whose head and loss are one the head."""
     if binding.slot == ATTENTION:
         # What transformers' attention functions ask of the layer that they are called for.
         yield from (part for part in module.modules() if isinstance(getattr(part, "is_causal", None), bool))
+    elif binding.slot == HEAD:
+        yield from (part for name, part in module.named_children() if name == "lm_head")
     else:
         yield module
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from twinkle_tune.capture.inputs import fresh
+from twinkle_tune.capture.step import loss_of
 from twinkle_tune.device import torch_type
 from twinkle_tune.kernel.dispatch import family_of
 from twinkle_tune.kernel.dispatch_function import function_dispatcher
@@ -23,7 +24,7 @@ from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive
-from twinkle_tune.slot import ATTENTION, Implementation
+from twinkle_tune.slot import OF_THE_MODEL, Implementation
 from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import Context
 
@@ -74,7 +75,10 @@ class Arena:
             return forward
 
         def forward_and_backward() -> object:
-            outputs = [t for t in _tensors(forward()) if t.requires_grad]
+            result = forward()
+            # Of a whole model: a training step goes back from the loss alone.
+            loss = loss_of(result)
+            outputs = [t for t in _tensors(result) if t.requires_grad] if loss is None else [loss]
             if self.gradients is None:
                 self.gradients = tuple(torch.randn_like(t) for t in outputs)
             return torch.autograd.grad(outputs, wanted, self.gradients, allow_unused=True)
@@ -87,7 +91,7 @@ class Arena:
         Both cost time, too.
         """
         if self.module is not None:
-            parts = () if self.task.observation.slot.name == ATTENTION else parts_of(self.module)
+            parts = () if self.task.observation.slot.name in OF_THE_MODEL else parts_of(self.module)
             return while_unchanged(implementation.call, parts) if parts else implementation.call
         family = family_of(self.task.observation.workload, self.task.device)
         if family is None:

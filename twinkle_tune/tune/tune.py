@@ -61,6 +61,7 @@ def tune_model(
     journal: Journal | None = None,
     store: Store | None = None,
     attention: bool = False,
+    head: bool = False,
 ) -> Profile:
     """Find out which kernels are right and faster on a model, and say so in a profile.
 
@@ -86,6 +87,8 @@ def tune_model(
         store: past outcomes of any model, which are taken where they answer the same question, and added to.
         attention: whether a transformers model's attention implementations compete too. Each of their calls is one of
             the whole model, and checking them takes room for a float64 copy of it (training: for gradients as well).
+        head: whether in the mode "train" the last layer and the loss of a transformers language model compete as one
+            (:mod:`twinkle_tune.catalog.head`). Each of its calls is one of the whole model, too.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
@@ -107,6 +110,7 @@ def tune_model(
         executor=executor or InProcess(),
         memory=Memory(journal, store),
         attention=attention,
+        head=head,
     )
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
@@ -130,11 +134,12 @@ class _Run:
     executor: Executor
     memory: Memory
     attention: bool = False
+    head: bool = False
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     environment = current_environment(run.device)
-    targets = find_slots(run.model, run.registry, attention=run.attention)
+    targets = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
     seen = capture(run.model, steps, targets, run.device)
     entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
     check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)

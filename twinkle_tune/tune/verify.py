@@ -21,7 +21,7 @@ from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.slot import ATTENTION, ORIGINAL, Candidate, SlotKind
+from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate, SlotKind
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
@@ -117,8 +117,9 @@ def verify_profile(
         if not profile.winners:
             return Verification(checks=(), stale=stale if whole else ())
         steps = make_steps(model, example_inputs, profile.mode, profile.device)
-        attention = any(contest.slot.name == ATTENTION for contest in profile.winners)
-        seen = capture(model, steps, find_slots(model, registry, attention=attention), profile.device)
+        won = {contest.slot.name for contest in profile.winners}
+        targets = find_slots(model, registry, attention=ATTENTION in won, head=HEAD in won)
+        seen = capture(model, steps, targets, profile.device)
         by_key = {(o.slot, o.workload.key): o for o in seen.observations}
         labels = tuple(step.label for step in steps)
         tell(Captured(candidates=(2,) * len(profile.winners), steps=labels, uncalled=(), whole_s=0.0))

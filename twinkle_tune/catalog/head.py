@@ -1,0 +1,185 @@
+"""A language model's last layer and its loss as one slot, so that the logits of a training step need not exist at once.
+
+The logits of a step, (batch, sequence, classes), are the largest tensor of many models, and nobody reads them but the
+loss. So the slot is the whole model, and what competes are its forwards with another way from the last hidden states to
+the loss. Whatever has a slot inside is not touched by that, and is chosen by itself. Who asks for the logits gets them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from twinkle_tune.catalog import liger, op_calls, triton
+from twinkle_tune.catalog.late_logits import with_late_logits
+from twinkle_tune.catalog.probe import generator, holds, random_like, same
+from twinkle_tune.mode import Mode
+from twinkle_tune.ops.space import Config
+from twinkle_tune.slot import Candidate
+from twinkle_tune.source.direct import ImplSource
+
+LossOf = Callable[[Tensor, Tensor, Tensor, int, str], Tensor]
+"""Of hidden states (rows, width), weight (classes, width), class indices (rows), the index that does not count, and
+"mean" or "sum": the cross entropy of the logits."""
+
+_MODES = frozenset({Mode.TRAIN})
+_IGNORED = -100
+_FEWEST_ROWS = 64
+
+
+def head_place(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """Path and module of the language model whose head and loss can be one; None where there is none."""
+    return next(((path, module) for path, module in model.named_modules() if _has_head(module)), None)
+
+
+def head_contestants(module: nn.Module, device: str) -> tuple[Candidate, ...]:
+    """Candidates for the head and loss of such a model, without the original: in training alone."""
+    source = ImplSource(kind="torch", impl=with_loss(in_pieces))
+    found = [Candidate(name="torch.chunked", source=source, modes=_MODES)]
+    if liger.offered(device):
+        found.append(liger.candidate(with_loss(by_liger)))
+    if triton.offered(device):
+        found.append(triton.candidate(_ours, "fused_linear_cross_entropy", "cross_entropy", call_of=op_calls.of_head))
+    return tuple(candidate for candidate in found if candidate.competes(device, Mode.TRAIN))
+
+
+def with_loss(loss_of: LossOf) -> Callable[..., Any]:
+    """A forward of such a model that takes its loss from the last hidden states.
+
+    Only for a training step as trainers make it: with gradients, labels, and keyword arguments. Everything else, and a
+    head that was replaced or has hooks (an adapter), is the original's.
+    """
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        labels = kwargs.get("labels")
+        if args or not isinstance(labels, Tensor) or not torch.is_grad_enabled() or not _is_usual(self, kwargs):
+            return type(self).forward(self, *args, **kwargs)
+        given = {name: value for name, value in kwargs.items() if name not in ("labels", "logits_to_keep")}
+        outputs = getattr(self, self.base_model_prefix)(**given)
+        hidden = outputs.last_hidden_state
+        target = kwargs.get("shift_labels")
+        if target is None:
+            target = F.pad(labels, (0, 1), value=_IGNORED)[..., 1:]
+        loss = _loss(loss_of, self.lm_head, hidden, target.to(hidden.device), kwargs.get("num_items_in_batch"))
+        return with_late_logits(loss, self.lm_head, hidden, outputs)
+
+    return forward
+
+
+def in_pieces(x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Tensor:
+    """The loss by torch's own operations, some rows at a time; the gradients are made on the way forward.
+
+    A piece has so many rows that its logits are about as large as x. For each row i with the target t, the loss is
+    logsumexp(z_i) - z_it for z = x W^T, its gradient by z is softmax(z_i) - onehot(t), and from that those by x and W.
+    """
+    loss: Tensor = _InPieces.apply(x, weight, target, ignore_index, reduction)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def by_liger(x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Any:
+    """Liger's kernel, adding up the weight's gradient in float32 as the other candidates do."""
+    return liger.fused_linear_cross_entropy(x, weight, target, ignore_index, reduction)
+
+
+def _ours(config: Config | None) -> Callable[..., Any]:
+    from twinkle_tune.ops.fused_linear_cross_entropy.op import fused_linear_cross_entropy
+
+    def loss_of(x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Tensor:
+        return fused_linear_cross_entropy(
+            x, weight, target.long(), ignore_index=ignore_index, reduction=reduction, config=config
+        )
+
+    return with_loss(loss_of)
+
+
+class _InPieces(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Tensor:
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        exact = torch.promote_types(x.dtype, torch.float32)
+        total = x.new_zeros((), dtype=exact)
+        dx = torch.empty_like(x) if needs_x else None
+        dweight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
+        kept = target != ignore_index
+        scale = kept.sum().clamp(min=1).to(exact).reciprocal() if reduction == "mean" else total.new_ones(())
+        rows = max(_FEWEST_ROWS, x.shape[0] * x.shape[1] // weight.shape[0])
+        for first in range(0, x.shape[0], rows):
+            piece = slice(first, first + rows)
+            at, counts = target[piece].where(kept[piece], 0).unsqueeze(1), kept[piece].unsqueeze(1)
+            logits = (x[piece] @ weight.T).to(exact)
+            highest = torch.logsumexp(logits, 1, keepdim=True)
+            total += (highest - logits.gather(1, at)).where(counts, 0.0).sum()
+            if dx is None and dweight is None:
+                continue
+            slope = logits.sub_(highest).exp_().scatter_add_(1, at, logits.new_full(at.shape, -1.0))
+            slope = slope.mul_(counts * scale).to(x.dtype)
+            if dx is not None:
+                torch.mm(slope, weight, out=dx[piece])
+            if dweight is not None:
+                dweight += slope.T @ x[piece]
+        ctx.save_for_backward(dx, None if dweight is None else dweight.to(weight.dtype))
+        # Where no row counts the mean is 0 / 0, as torch's.
+        return total * scale if reduction == "sum" else total / kept.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        dx, dweight = (None if t is None else t * gradients[0].to(t.dtype) for t in ctx.saved_tensors)
+        return dx, dweight, None, None, None
+
+
+def _loss(loss_of: LossOf, head: nn.Linear, hidden: Tensor, target: Tensor, items: Any) -> Tensor:
+    weight, rows = head.weight, hidden.reshape(-1, hidden.shape[-1])
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        weight, rows = weight.to(dtype), rows.to(dtype)
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss = loss_of(rows, weight, target.reshape(-1), _IGNORED, "mean" if items is None else "sum").float()
+    if items is None:
+        return loss
+    return loss / (items.to(loss.device) if isinstance(items, Tensor) else items)
+
+
+def _is_usual(model: Any, kwargs: Mapping[str, Any]) -> bool:
+    head = model.lm_head
+    hooks = (*head._forward_hooks, *head._forward_pre_hooks, *head._backward_hooks, *head._backward_pre_hooks)
+    wants_tuple = kwargs.get("return_dict", getattr(model.config, "return_dict", True)) is False
+    keeps = kwargs.get("logits_to_keep", 0)
+    return (
+        type(head) is nn.Linear
+        and "forward" not in vars(head)
+        and not hooks
+        and not wants_tuple
+        and not isinstance(keeps, Tensor)
+        and keeps == 0
+        and kwargs.get("labels") is not None
+    )
+
+
+def _has_head(module: nn.Module) -> bool:
+    """By its parts and by what its loss function computes, never by its class's name."""
+    model: Any = module
+    head = module._modules.get("lm_head")
+    inside = module._modules.get(getattr(type(module), "base_model_prefix", None) or "")
+    is_bare = type(head) is nn.Linear and [name for name, _ in head.named_parameters()] == ["weight"]
+    if not is_bare or inside is None or not hasattr(module, "config"):
+        return False
+    parameters = inspect.signature(type(module).forward).parameters
+    takes_more = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if not takes_more or not {"labels", "logits_to_keep"} <= parameters.keys():
+        return False
+    return holds(lambda: _is_shifted_cross_entropy(model.loss_function))
+
+
+def _is_shifted_cross_entropy(function: Callable[..., Any]) -> bool:
+    """On logits (1, 5, 7): whether each position's loss is that of the next one's label, mean or sum over items."""
+    logits, labels = random_like((1, 5, 7), generator()), torch.tensor([[1, 0, 6, -100, 3]], device="cpu")
+    shifted = logits[0, :-1], labels[0, 1:]
+    mean, total = (F.cross_entropy(*shifted, reduction=reduction) for reduction in ("mean", "sum"))
+    return same(function(logits=logits, labels=labels, vocab_size=7), mean) and same(
+        function(logits=logits, labels=labels, vocab_size=7, num_items_in_batch=3), total / 3
+    )
