@@ -22,6 +22,7 @@ from twinkle_tune.capture.inputs import Call, snapshot
 from twinkle_tune.capture.sites import Site, replaced, sites_of
 from twinkle_tune.capture.step import Step
 from twinkle_tune.catalog.attention import continues
+from twinkle_tune.catalog.block import BLOCK, repeats
 from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.errors import CaptureError, TuneError
 from twinkle_tune.kernel.target import Target
@@ -214,6 +215,8 @@ def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tu
     for entry in log.entries.values():
         if entry.slot.name in OF_THE_MODEL and continues(entry.workload):
             continue  # a cache that each call makes longer: no two calls would be the same
+        if entry.slot.name == BLOCK and not repeats(entry.workload):
+            continue
         paths = [site.path for site in sites if site in entry.sites and site.module is not None]
         observations.append(
             Observation(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from twinkle_tune.catalog.attention import attention_contestants, attention_place
+from twinkle_tune.catalog.block import BLOCK, blocks_of
 from twinkle_tune.catalog.contestants import function_contestants, layer_contestants
 from twinkle_tune.catalog.experts import EXPERTS, experts_contestants, is_experts
 from twinkle_tune.catalog.head import head_contestants, head_place
@@ -42,8 +43,9 @@ def find_slots(
     """
     registry = registry or default_registry
     instances: dict[Slot, list[tuple[str, nn.Module]]] = {}
+    blocks = blocks_of(model)
     for path, module in model.named_modules():
-        name = slot_name(module, registry)
+        name = slot_name(module, registry) or (BLOCK if module in blocks else None)
         if name is not None:
             slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
             instances.setdefault(slot, []).append((path, module))

@@ -11,6 +11,7 @@ from torch import nn
 
 from twinkle_tune.capture.capture import Capture, Observation, capture
 from twinkle_tune.capture.step import Step, make_steps
+from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.device import is_available, parse_device, torch_type
 from twinkle_tune.environment import Environment, current_environment
 from twinkle_tune.errors import DeviceError, TuneError, TuneInterrupted
@@ -142,6 +143,10 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     targets = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
     seen = capture(run.model, steps, targets, run.device)
     entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
+    # A block that nobody competes for is but the layers inside it, which are slots themselves.
+    seen = replace(
+        seen, observations=tuple(o for o in seen.observations if o.slot.name != BLOCK or len(entrants[id(o)]) > 1)
+    )
     check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)
     questions = {
         id(o): question_of(o, entrants[id(o)], run.mode, run.device, environment.fingerprint, run.settings)
