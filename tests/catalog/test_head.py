@@ -21,7 +21,7 @@ from tests.tune.toy import QUICK, spin
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model, tune_model
 from twinkle_tune.catalog.head import head_contestants, head_place, in_pieces, with_loss
 from twinkle_tune.catalog.late_logits import with_late_logits
-from twinkle_tune.errors import RegistrationError
+from twinkle_tune.errors import BindError, RegistrationError
 from twinkle_tune.kernel import Registry
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.slot import HEAD
@@ -95,6 +95,18 @@ def test_who_asks_for_the_loss_makes_no_logits() -> None:
     assert [float(late.loss), float(late["loss"]), float(late[0]), float(late.get("loss"))] == [1.5] * 4
     assert late.past_key_values is None
     assert head.calls == 0
+
+
+def test_after_the_optimizers_step_there_are_no_logits() -> None:
+    """They would be those of other weights: an error that says what to do, each time; the loss is still there."""
+    model: Any = tiny_llama()
+    outputs = with_loss(in_pieces)(model, input_ids=ids(), labels=ids(), use_cache=False)
+    outputs.loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    for _ in range(2):
+        with pytest.raises(BindError, match=r"asked for after the model's weights were changed.* before the optimizer"):
+            _ = outputs.logits
+    assert outputs["loss"] is outputs.loss
 
 
 def test_copies_are_plain() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from twinkle_tune.errors import BindError
+
 
 def with_late_logits(loss: Tensor, head: nn.Module, hidden: Tensor, outputs: Any) -> Any:
     """The output of a training step of transformers' causal language models.
@@ -14,7 +16,8 @@ def with_late_logits(loss: Tensor, head: nn.Module, hidden: Tensor, outputs: Any
     Args:
         loss: a scalar.
         head: gives the logits of ``hidden`` (batch, sequence, width), when they are asked for: as an attribute or a
-            key, by iteration, as a tuple, by pickling or copying. They carry gradients as the loss does.
+            key, by iteration, as a tuple, by pickling or copying. They carry gradients as the loss does. Once weights
+            were changed they cannot be had any more: asking is a BindError then.
         outputs: of the model below the head; its cache, hidden states and attentions are handed on.
     """
     made = _output_class()(
@@ -23,8 +26,13 @@ def with_late_logits(loss: Tensor, head: nn.Module, hidden: Tensor, outputs: Any
         hidden_states=getattr(outputs, "hidden_states", None),
         attentions=getattr(outputs, "attentions", None),
     )
-    made.__dict__["_later"] = head, hidden
+    made.__dict__["_later"] = head, hidden, _versions(head, hidden)
     return made
+
+
+def _versions(head: nn.Module, hidden: Tensor) -> tuple[int, ...]:
+    """Counts up with each change in place, such as an optimizer's step."""
+    return tuple(tensor._version for tensor in (hidden, *head.parameters()))
 
 
 @cache
@@ -39,13 +47,19 @@ def _output_class() -> Any:
 
         @property
         def logits(self) -> Any:
-            later = self.__dict__.pop("_later", None)
+            later = self.__dict__.get("_later")
             if later is not None:
-                head, hidden = later
+                head, hidden, versions = later
+                if _versions(head, hidden) != versions:
+                    raise BindError(
+                        "logits: asked for after the model's weights were changed, when they would be other logits; "
+                        "read them before the optimizer's step, or restore_model(model)"
+                    )
                 OrderedDict.__setitem__(self, "logits", head(hidden))
                 for name in ("past_key_values", "hidden_states", "attentions"):
                     if OrderedDict.__contains__(self, name):
                         OrderedDict.move_to_end(self, name)
+                del self.__dict__["_later"]
             return OrderedDict.get(self, "logits")
 
         @logits.setter
