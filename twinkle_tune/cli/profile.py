@@ -56,6 +56,9 @@ def profile(
     head: Annotated[
         bool, typer.Option("--head", help="Let the last layer and the loss compete as one (train).")
     ] = False,
+    try_compile: Annotated[
+        bool, typer.Option("--try-compile", help="Time torch.compile of the whole model, too.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -108,6 +111,7 @@ def profile(
                         store=store,
                         attention=attention,
                         head=head,
+                        try_compile=try_compile,
                     )
                 made = replace(made, command=command_line())
                 _save(made, path, journal)

@@ -61,6 +61,29 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledStep:
+    """One way of running the model, as it is and under torch.compile: what decides on a mode, and selects no kernel.
+
+    Attributes:
+        label: as of a :class:`StepResult`.
+        original_us, compiled_us: microseconds of the whole step, one figure a round, paired by position.
+        ratio: compiled over original, median of the paired rounds.
+        low, high: interval of that median, at least 95% confidence.
+        compile_s: seconds of the first two calls, in which it was compiled.
+        problem: why it could not be compiled; there are no figures then.
+    """
+
+    label: str
+    original_us: tuple[float, ...] = ()
+    compiled_us: tuple[float, ...] = ()
+    ratio: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
+    compile_s: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """How a workload occurred in a step: calls over all instances, and its share of the step's time (0 to 1)."""
 
@@ -116,6 +139,7 @@ class Profile:
         steps: the whole model with and without the winners.
         contests: ordered by slot name, then workload key.
         uncalled: slots of the model that no step called ("RMSNorm model.norm").
+        compiled: torch.compile of the whole model beside the original, where that was asked for.
     """
 
     schema: int = SCHEMA
@@ -131,6 +155,7 @@ class Profile:
     steps: tuple[StepResult, ...]
     contests: tuple[Contest, ...]
     uncalled: tuple[str, ...]
+    compiled: tuple[CompiledStep, ...] = ()
 
     @property
     def winners(self) -> tuple[Contest, ...]:

@@ -30,6 +30,7 @@ from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
+from twinkle_tune.tune.compiled import compiled_text, time_compiled
 from twinkle_tune.tune.confirm import confirmed
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
@@ -63,6 +64,7 @@ def tune_model(
     store: Store | None = None,
     attention: bool = False,
     head: bool = False,
+    try_compile: bool = False,
 ) -> Profile:
     """Find out which kernels are right and faster on a model, and say so in a profile.
 
@@ -90,6 +92,8 @@ def tune_model(
             the whole model, and checking them takes room for a float64 copy of it (training: for gradients as well).
         head: whether in the mode "train" the last layer and the loss of a transformers language model compete as one
             (:mod:`twinkle_tune.catalog.head`). Each of its calls is one of the whole model, too.
+        try_compile: whether torch.compile of the whole model is timed as well, in the modes "inference" and "train":
+            a figure that tells whether another mode would pay.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
@@ -112,6 +116,7 @@ def tune_model(
         memory=Memory(journal, store),
         attention=attention,
         head=head,
+        try_compile=try_compile,
     )
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
@@ -136,6 +141,7 @@ class _Run:
     memory: Memory
     attention: bool = False
     head: bool = False
+    try_compile: bool = False
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
@@ -180,11 +186,20 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             seed=run.seed,
             ends_s=run.budget.ends_s,
         )
-        return whole.settled(profile)
+        return _beside_compiled(run, whole.settled(profile), steps)
     except KeyboardInterrupt as error:
         chosen = choose_nested(_ordered(placed))
         partial = _profile(run, environment, seen, chosen, complete=False) if placed else None
         raise TuneInterrupted(partial) from error
+
+
+def _beside_compiled(run: _Run, profile: Profile, steps: Sequence[Step]) -> Profile:
+    """With the figures of the compiled model, if they were asked for and there is time left."""
+    left_s = run.budget.left_s
+    if not run.try_compile or run.mode.compiles or (left_s is not None and left_s <= 0):
+        return profile
+    found = time_compiled(run.model, steps, clock_for(run.device), seed=run.seed, seconds=settle.SECONDS)
+    return replace(profile, compiled=found, verdict=f"{profile.verdict} {compiled_text(found)}")
 
 
 def _look_between(

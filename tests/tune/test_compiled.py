@@ -1,0 +1,63 @@
+"""torch.compile of the whole model beside the original: a figure, and no selection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tune.toy import QUICK
+from twinkle_tune import load_profile, tune_model
+from twinkle_tune.kernel import Registry
+from twinkle_tune.profile.schema import CompiledStep
+from twinkle_tune.tune import compiled
+from twinkle_tune.tune.compiled import compiled_text
+
+STEP = CompiledStep(label="prefill 1x8", ratio=0.5, low=0.4, high=0.6, compile_s=20)
+
+
+def test_the_compiled_model_is_timed_where_it_is_asked_for(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its figures are in the profile and its verdict, survive saving, and select nothing."""
+    monkeypatch.setattr(compiled, "_ROUNDS", 8)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), torch.randn(4, 8)
+    without = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"])
+    made = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"], try_compile=True)
+    assert without.compiled == ()
+    (step,) = made.compiled
+    assert (step.label, step.problem, len(step.original_us)) == (made.steps[0].label, "", len(step.compiled_us))
+    assert step.low <= step.ratio <= step.high
+    assert step.compile_s > 0
+    assert "torch.compile of the whole original model" in made.verdict
+    assert load_profile(made.save(tmp_path / "p.json")) == made
+    assert not made.winners
+
+
+def test_a_model_that_cannot_be_compiled_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason stands in the verdict, and the run has not failed."""
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("no compiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda model: refuse)
+    made = tune_model(
+        nn.Linear(8, 8), torch.randn(4, 8), registry=Registry(), settings=QUICK, candidates=["original"],
+        try_compile=True,
+    )  # fmt: skip
+    (step,) = made.compiled
+    assert step.problem == "RuntimeError: no compiler found"
+    assert step.original_us == ()
+    assert "cannot be compiled (RuntimeError: no compiler found)" in made.verdict
+
+
+def test_the_sentence() -> None:
+    """It says what a step takes and what compiling took; the other mode is named only where it pays."""
+    assert compiled_text([]) == ""
+    assert compiled_text([STEP]) == (
+        "torch.compile of the whole original model, which took 20 s: prefill 1x8 takes 0.500 of its time (0.400 to "
+        "0.600). --mode compile profiles it."
+    )
+    slower = CompiledStep(label="d", ratio=1.1, low=0.9, high=1.2)
+    assert "--mode" not in compiled_text([slower])
+    assert "--mode" not in compiled_text([CompiledStep(label="d", high=0.5, problem="no compiler")])
