@@ -37,10 +37,11 @@ def test_the_compiled_model_is_timed_where_it_is_asked_for(tmp_path: Any, monkey
 def test_a_model_that_cannot_be_compiled_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason stands in the verdict, and the run has not failed."""
 
-    def refuse(*args: object) -> None:
-        raise RuntimeError("no compiler found")
+    class Refuses(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no compiler found")
 
-    monkeypatch.setattr(torch, "compile", lambda model: refuse)
+    monkeypatch.setattr(torch, "compile", lambda model: Refuses())
     made = tune_model(
         nn.Linear(8, 8), torch.randn(4, 8), registry=Registry(), settings=QUICK, candidates=["original"],
         try_compile=True,
