@@ -1,4 +1,4 @@
-"""What the whole model says of the winners: those with which it is wrong, or not faster, are taken back."""
+"""What the whole model says of the winners: those with which it is wrong, or gains nothing, are taken back."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from twinkle_tune.tune.agree import disagreement
 from twinkle_tune.tune.choose import (
     culprits,
     only_winners_of,
-    saved_us,
+    saved,
     slots_with_winners,
     take_back,
     take_back_wrong,
     verdict_of,
 )
 from twinkle_tune.tune.events import Listener, StepChecked
+from twinkle_tune.tune.gain import gained
 from twinkle_tune.tune.refine import without_orphans
 from twinkle_tune.tune.whole import time_steps
 
@@ -64,9 +65,10 @@ class Whole:
         profile, plan = self._agreeing(replace(profile, contests=without_orphans(profile.contests)))
         while True:
             results = self._timed(profile, self.steps, plan)
-            slow = [s for s, result in zip(self.steps, results, strict=True) if result.tuned_us and result.ratio >= 1.0]
+            timed = zip(self.steps, results, strict=True)
+            slow = [s for s, result in timed if result.tuned_us and not gained(result, profile.aim)]
             if not slow:
-                return replace(profile, steps=results, verdict=verdict_of(profile.contests, results))
+                return replace(profile, steps=results, verdict=verdict_of(profile.contests, results, profile.aim))
             together = {result.label: result for result in results}
             for step in slow:
                 profile = self._without_culprits(profile, step, together[step.label])
@@ -88,7 +90,7 @@ class Whole:
                 guilty = {slot: reason for slot, reason in alone.items() if reason}
                 if not guilty:
                     # Each is right alone: without the one that is missed least.
-                    guilty = {min(slots, key=lambda slot: _saved(profile.contests, slot)): why}
+                    guilty = {min(slots, key=lambda slot: _saved(profile, slot)): why}
                 profile = _left(profile, take_back_wrong(profile.contests, step.label, guilty))
                 plan = self._plan(profile)
         return profile, plan
@@ -102,8 +104,8 @@ class Whole:
             for slot in slots:
                 one = replace(profile, contests=only_winners_of(profile.contests, slot, step.label))
                 alone[slot] = self._timed(one, [step], self._plan(one))[0]
-            slow = culprits(alone)
-        return _left(profile, take_back(profile.contests, step.label, slow))
+            slow = culprits(alone, profile.aim)
+        return _left(profile, take_back(profile.contests, step.label, slow, profile.aim))
 
     def _timed(self, profile: Profile, steps: Sequence[Step], plan: Plan) -> tuple[StepResult, ...]:
         seconds = SECONDS
@@ -129,5 +131,5 @@ def _left(profile: Profile, contests: Sequence[Contest]) -> Profile:
     return replace(profile, contests=without_orphans(contests))
 
 
-def _saved(contests: Sequence[Contest], slot: str) -> float:
-    return sum(saved_us(contest) for contest in contests if contest.slot.name == slot)
+def _saved(profile: Profile, slot: str) -> float:
+    return saved([contest for contest in profile.contests if contest.slot.name == slot], profile.aim)

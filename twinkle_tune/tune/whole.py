@@ -80,10 +80,12 @@ def _time_step(
 
     chance = random.Random(seed)
     block_calls: dict[bool, int] = {}
+    peak_bytes: dict[bool, int | None] = {}
     for tuned in (False, True):
         bind(tuned)
         call()
         block_calls[tuned] = clock.block_calls(call)
+        peak_bytes[tuned] = clock.peak_bytes(call)
     times_us: dict[bool, list[float]] = {False: [], True: []}
     began_s = time.monotonic()
     for done in range(_ROUNDS):
@@ -100,4 +102,6 @@ def _time_step(
         ratio=round(figure.ratio, 4),
         low=round(figure.low, 4),
         high=round(figure.high, 4),
+        original_peak_bytes=peak_bytes[False],
+        tuned_peak_bytes=peak_bytes[True],
     )
