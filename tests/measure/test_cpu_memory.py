@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.tune.losses import CLASSES, LOGITS_BYTES, ROWS, WIDTH, _Chunked, linear_cross_entropy
+from twinkle_tune.measure import cpu_memory
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.cpu_memory import peak_bytes
 
@@ -110,12 +111,14 @@ def test_under_a_profiler_the_peak_is_unknown() -> None:
 
 def test_a_torch_that_does_not_tell_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the profiler's entry the peak is unknown, and no error."""
-    monkeypatch.delattr(torch._C._autograd, "_enable_profiler_legacy")
+    monkeypatch.setattr(cpu_memory, "_enable", None)
     assert peak_bytes(lambda: X.exp()) is None
 
 
 def test_nothing_is_written_to_the_error_stream() -> None:
     """Measuring a call is silent."""
-    code = "import torch; from twinkle_tune.measure.cpu_memory import peak_bytes; print(peak_bytes(lambda: torch.ones(4)))"
+    code = (
+        "import torch; from twinkle_tune.measure.cpu_memory import peak_bytes; print(peak_bytes(lambda: torch.ones(4)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert (done.stdout, done.stderr) == ("16\n", "")

@@ -15,6 +15,12 @@ from typing import Any, cast
 
 import torch
 
+# Bound here and now, as the clock's: code of a candidate that replaces them changes nothing any more.
+_autograd: Any = torch._C._autograd
+_enable = getattr(_autograd, "_enable_profiler_legacy", None)
+_disable = getattr(_autograd, "_disable_profiler_legacy", None)
+_enabled = _autograd._profiler_enabled
+
 
 def peak_bytes(call: Callable[[], object]) -> int | None:
     """The most memory that one call takes beyond what was taken before, in bytes.
@@ -25,15 +31,13 @@ def peak_bytes(call: Callable[[], object]) -> int | None:
     Returns:
         None where this torch does not tell, or is under a profiler already; the call is not made then.
     """
-    autograd: Any = torch._C._autograd
-    enable = getattr(autograd, "_enable_profiler_legacy", None)
-    if enable is None or autograd._profiler_enabled():
+    if _enable is None or _disable is None or _enabled():
         return None
-    enable(_config())
+    _enable(_config())
     try:
         call()
     finally:
-        events = autograd._disable_profiler_legacy()
+        events = _disable()
     now_bytes = most_bytes = 0
     for thread in events:
         for event in thread:

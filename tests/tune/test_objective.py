@@ -1,0 +1,143 @@
+"""Objectives end to end: a loss in chunks that is far smaller and slower."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tune import losses
+from tests.tune.losses import LOGITS_BYTES, Tagger, chunked, inputs, linear_cross_entropy
+from tests.tune.toy import QUICK
+from twinkle_tune import kernelized, tune_model
+from twinkle_tune.errors import ObjectiveError
+from twinkle_tune.kernel import Registry, register_function_kernel
+from twinkle_tune.measure import cpu_memory
+from twinkle_tune.outcome import Measurement
+from twinkle_tune.profile.io import load_profile
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.tune import settle
+from twinkle_tune.tune.isolated import Isolated
+
+SLOT = "tests.tune.losses.linear_cross_entropy"
+
+
+@pytest.fixture(autouse=True)
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole model is timed for half a second."""
+    monkeypatch.setattr(settle, "SECONDS", 0.5)
+
+
+def registry() -> Registry:
+    """One in which the chunks compete."""
+    made = Registry()
+    register_function_kernel(
+        func_name="linear_cross_entropy", target_module="tests.tune.losses", func_impl=chunked, registry=made
+    )
+    return made
+
+
+def tuned(**options: Any) -> Profile:
+    """A profile of a training step."""
+    torch.manual_seed(0)
+    return tune_model(
+        Tagger(), inputs(), mode="train", registry=registry(), candidates=["impl"], settings=QUICK, **options
+    )
+
+
+def loss_of(profile: Profile) -> Contest:
+    """The contest of the loss."""
+    (found,) = [contest for contest in profile.contests if contest.slot.name == SLOT]
+    return found
+
+
+def peak_of(contest: Contest, name: str) -> int:
+    """A candidate's peak in bytes."""
+    outcome = contest.trial(name).outcome
+    assert isinstance(outcome, Measurement)
+    assert outcome.peak_bytes is not None
+    return outcome.peak_bytes
+
+
+def test_by_time_the_original_stays() -> None:
+    """The chunks are right and slower: by time the original stays, and both peaks are told."""
+    contest = loss_of(tuned())
+    assert contest.selection.winner == "original"
+    assert peak_of(contest, "original") > 2 * LOGITS_BYTES
+    assert peak_of(contest, "impl:chunked") < LOGITS_BYTES / 2
+
+
+def test_by_memory_the_chunks_win_and_the_step_gets_smaller(tmp_path: Any) -> None:
+    """By memory the smallest wins though it is slower, which the profile says plainly, and it is bound."""
+    profile = load_profile(tuned(objective="memory").save(tmp_path / "p.json"))
+    chosen, (step,) = loss_of(profile).selection, profile.steps
+    assert (chosen.winner, str(profile.objective), profile.slowdown) == ("impl:chunked", "memory", None)
+    assert chosen.memory_ratio is not None
+    assert chosen.memory_ratio < 0.2
+    assert 1 < chosen.low <= chosen.ratio <= chosen.high
+    assert "more time" in chosen.reason
+    assert "timed again in other memory" in chosen.reason
+    assert step.original_peak_bytes is not None
+    assert step.tuned_peak_bytes is not None
+    assert step.original_peak_bytes - step.tuned_peak_bytes > LOGITS_BYTES
+    assert step.ratio > 1
+    assert "of its peak memory and" in profile.verdict
+    assert "no clear gain" not in profile.verdict
+    model, (x, target) = Tagger(), inputs()
+    with kernelized(model, mode="train", profile=profile, registry=registry()):
+        assert losses.linear_cross_entropy is not linear_cross_entropy
+        made = model(x, target)
+    torch.testing.assert_close(made, model(x, target))
+
+
+def test_balanced_keeps_the_original_where_it_is_too_slow() -> None:
+    """Within a tenth more time the chunks are too slow: the original stays, and the reason says so."""
+    contest = loss_of(tuned(objective="balanced", slowdown=1.1))
+    assert contest.selection.winner == "original"
+    assert contest.selection.reason.startswith("no candidate was clearly smaller within 1.1x the time")
+    outcome = contest.trial("impl:chunked").outcome
+    assert isinstance(outcome, Measurement)
+    assert outcome.left_race.startswith("smaller, but not shown to take at most 1.1x the time")
+
+
+def test_balanced_takes_the_smaller_within_a_loose_slowdown() -> None:
+    """Within a hundred times the time they win, and the whole step is held to the same limit."""
+    profile = tuned(objective="balanced", slowdown=100.0)
+    assert loss_of(profile).selection.winner == "impl:chunked"
+    assert profile.slowdown == 100.0
+    assert profile.steps[0].high <= 100.0
+
+
+def test_a_worker_process_selects_by_the_same_objective() -> None:
+    """The objective travels with the task, and the second race is in another process."""
+    with Isolated() as executor:
+        profile = tuned(objective="memory", executor=executor)
+    chosen = loss_of(profile).selection
+    assert chosen.winner == "impl:chunked"
+    assert chosen.memory_ratio is not None
+    assert "in another process" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("objective", "slowdown", "message"),
+    [
+        ("space", None, "objective: got 'space', expected one of time, memory, balanced"),
+        ("memory", 1.2, "slowdown: got 1.2 with the objective memory, expected it with balanced alone"),
+        ("balanced", 0.9, "slowdown: got 0.9, expected a number of at least 1"),
+        ("balanced", float("nan"), "slowdown: got nan"),
+        ("balanced", "much", "slowdown: got 'much'"),
+    ],
+)
+def test_a_bad_objective_is_refused(objective: str, slowdown: Any, message: str) -> None:
+    """An unknown objective, or a slowdown that does not go with it, is an error before anything runs."""
+    with pytest.raises(ObjectiveError, match=message):
+        tuned(objective=objective, slowdown=slowdown)
+
+
+def test_memory_that_nobody_tells_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the peak cannot be known, an objective of memory is an error that says so; time is none."""
+    monkeypatch.setattr(cpu_memory, "_enable", None)
+    with pytest.raises(ObjectiveError, match="does not tell the peak memory on cpu"):
+        tuned(objective="memory")
+    assert loss_of(tuned()).trials[0].outcome.peak_bytes is None  # type: ignore[union-attr]
