@@ -46,9 +46,15 @@ class _Chunked(torch.autograd.Function):
         return to_hidden * gradient, to_weight * gradient, None
 
 
+MOOD: dict[str, bool] = {}
+"""How the chunks behave now: their code, and so its digest, is the same."""
+
+
 def chunked(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     """The same in chunks, after a wait that makes it surely slower."""
     spin(5_000)
+    if MOOD.get("large"):
+        torch.empty(LOGITS_BYTES)  # four times as much: one byte is four here
     made: Tensor = _Chunked.apply(hidden, weight, target)  # type: ignore[no-untyped-call]
     return made
 

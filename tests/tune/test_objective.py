@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.tune import losses
 from tests.tune.losses import LOGITS_BYTES, Tagger, chunked, inputs, linear_cross_entropy
@@ -14,11 +17,16 @@ from twinkle_tune import kernelized, tune_model
 from twinkle_tune.errors import ObjectiveError
 from twinkle_tune.kernel import Registry, register_function_kernel
 from twinkle_tune.measure import cpu_memory
+from twinkle_tune.objective import Objective
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.report.compare import changes, lines, regressions
+from twinkle_tune.report.render import Format, render
+from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.isolated import Isolated
+from twinkle_tune.tune.verify import Verification, verify_profile
 
 SLOT = "tests.tune.losses.linear_cross_entropy"
 
@@ -60,6 +68,14 @@ def peak_of(contest: Contest, name: str) -> int:
     return outcome.peak_bytes
 
 
+@pytest.fixture(scope="module")
+def by_memory() -> Profile:
+    """A profile by memory in which the chunks won."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settle, "SECONDS", 0.5)
+        return tuned(objective="memory")
+
+
 def test_by_time_the_original_stays() -> None:
     """The chunks are right and slower: by time the original stays, and both peaks are told."""
     contest = loss_of(tuned())
@@ -68,9 +84,10 @@ def test_by_time_the_original_stays() -> None:
     assert peak_of(contest, "impl:chunked") < LOGITS_BYTES / 2
 
 
-def test_by_memory_the_chunks_win_and_the_step_gets_smaller(tmp_path: Any) -> None:
+def test_by_memory_the_chunks_win_and_the_step_gets_smaller(by_memory: Profile, tmp_path: Path) -> None:
     """By memory the smallest wins though it is slower, which the profile says plainly, and it is bound."""
-    profile = load_profile(tuned(objective="memory").save(tmp_path / "p.json"))
+    profile = load_profile(by_memory.save(tmp_path / "p.json"))
+    assert profile == by_memory
     chosen, (step,) = loss_of(profile).selection, profile.steps
     assert (chosen.winner, str(profile.objective), profile.slowdown) == ("impl:chunked", "memory", None)
     assert chosen.memory_ratio is not None
@@ -119,20 +136,73 @@ def test_a_worker_process_selects_by_the_same_objective() -> None:
     assert "in another process" in chosen.reason
 
 
-@pytest.mark.parametrize(
-    ("objective", "slowdown", "message"),
-    [
-        ("space", None, "objective: got 'space', expected one of time, memory, balanced"),
-        ("memory", 1.2, "slowdown: got 1.2 with the objective memory, expected it with balanced alone"),
-        ("balanced", 0.9, "slowdown: got 0.9, expected a number of at least 1"),
-        ("balanced", float("nan"), "slowdown: got nan"),
-        ("balanced", "much", "slowdown: got 'much'"),
-    ],
-)
-def test_a_bad_objective_is_refused(objective: str, slowdown: Any, message: str) -> None:
-    """An unknown objective, or a slowdown that does not go with it, is an error before anything runs."""
-    with pytest.raises(ObjectiveError, match=message):
-        tuned(objective=objective, slowdown=slowdown)
+def verified(profile: Profile) -> Verification:
+    """The profile held against now."""
+    torch.manual_seed(0)
+    return verify_profile(profile, Tagger(), inputs(), registry=registry())
+
+
+def test_verify_judges_by_the_profile_s_own_objective(by_memory: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A winner by memory that is slower holds; one that is no longer smaller does not; by time it would be slow."""
+    held = verified(by_memory)
+    assert held.holds
+    (check,) = held.checks
+    assert check.ratio is not None
+    assert check.ratio > 1
+    assert check.memory_ratio == by_memory.winners[0].selection.memory_ratio
+    tight = replace(by_memory, objective=Objective.BALANCED, slowdown=1.05)
+    assert [p.kind for p in verified(tight).checks[0].problems] == ["slow"]
+    monkeypatch.setitem(losses.MOOD, "large", True)
+    (problem,) = verified(by_memory).checks[0].problems
+    assert problem.kind == "large"
+    assert problem.text.startswith("not clearly smaller: ")
+
+
+def test_diff_judges_by_the_profiles_objective(by_memory: Profile) -> None:
+    """More time is no regression by memory and more memory is one; balanced, time beyond the slowdown is, too."""
+    (step,) = by_memory.steps
+    by_memory = replace(by_memory, steps=(replace(step, ratio=2.0, low=1.9, high=2.1),))
+    slower = replace(by_memory, steps=(replace(step, ratio=4.0, low=3.9, high=4.1),))
+    assert not regressions(changes(by_memory, slower))
+    larger = replace(by_memory, steps=(replace(step, tuned_peak_bytes=step.original_peak_bytes),))
+    (change,) = regressions(changes(by_memory, larger))
+    assert (change.where, change.measure) == ("step train", "memory")
+    assert change.text.startswith("memory 0.")
+    assert change.text.endswith(" → 1.000")
+    for slowdown, regressed in ((3.0, ["ratio"]), (5.0, [])):
+        before, after = (replace(p, objective=Objective.BALANCED, slowdown=slowdown) for p in (by_memory, slower))
+        assert [change.measure for change in regressions(changes(before, after))] == regressed
+    assert len(lines([by_memory, before])) == 2
+
+
+@pytest.mark.parametrize("form", ["html", "md"])
+def test_reports_say_the_objective_and_both_figures(by_memory: Profile, form: Format) -> None:
+    """The objective stands in the title; the step says how much less memory and how much more time."""
+    text = render(by_memory, form)
+    assert "Tagger, train, cpu, by memory" in text
+    assert "less memory, " in text
+    assert "more time" in text
+    assert "no clear gain" not in text
+
+
+def test_the_terminal_says_the_objective_and_both_figures(by_memory: Profile) -> None:
+    """As the other reports; the call to repeat names the objective."""
+    text = terminal_text(by_memory)
+    assert "by memory" in text
+    assert "Peak memory" in text
+    assert "objective='memory'" in text
+
+
+def test_a_bad_objective_is_refused_before_anything_runs() -> None:
+    """An unknown objective, or a slowdown that does not go with it, is an error; the model is not called."""
+    bad: list[dict[str, Any]] = [
+        {"objective": "space"},
+        {"slowdown": 1.2},
+        {"objective": "balanced", "slowdown": 0.5},
+    ]
+    for options in bad:
+        with pytest.raises(ObjectiveError, match="expected"):
+            tune_model(nn.Linear(1, 1), "no inputs at all", **options)
 
 
 def test_memory_that_nobody_tells_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from twinkle_tune.report.text import (
     time_text,
 )
 from twinkle_tune.slot import ORIGINAL
-from twinkle_tune.tune.gain import gained
+from twinkle_tune.tune.gain import gained as step_gained
 
 _NAME_LIMIT = 80
 _SENTENCE_LIMIT = 600
@@ -70,7 +70,7 @@ def _step(number: int, row: Row, step: StepResult, aim: Aim) -> StepLine:
     told = reading(row["ratio"], row["low"], row["high"])
     if aim.is_memory:
         # By memory more time is the price, and no loss.
-        tone = "gain" if gained(step, aim) else ""
+        tone = "gain" if step_gained(step, aim) else ""
         told = f"{memory_reading(memory)}, {told}"
     return StepLine(
         number=number,
