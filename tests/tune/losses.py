@@ -59,12 +59,27 @@ def chunked(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     return made
 
 
+class Scale(nn.Module):
+    """Three times the input, with three copies of it on the way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., width)."""
+        one, two, three = (x.clone() for _ in range(3))
+        return one + two + three
+
+
+def scaled_at_once(self: nn.Module, x: Tensor) -> Tensor:
+    """Without the copies of :class:`Scale`, and slower."""
+    spin(500)
+    return x * 3
+
+
 class Tagger(nn.Module):
     """A layer and the loss of its classes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.grow = nn.Linear(WIDTH, WIDTH)
+        self.grow = nn.Sequential(nn.Linear(WIDTH, WIDTH), Scale())
         self.classes = nn.Parameter(torch.randn(CLASSES, WIDTH) / 4)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from tests.tune.losses import LOGITS_BYTES, Tagger, chunked, inputs, linear_cros
 from tests.tune.toy import QUICK
 from twinkle_tune import kernelized, tune_model
 from twinkle_tune.errors import ObjectiveError
-from twinkle_tune.kernel import Registry, register_function_kernel
+from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
 from twinkle_tune.measure import cpu_memory
 from twinkle_tune.objective import Objective
 from twinkle_tune.outcome import Measurement
@@ -46,12 +46,11 @@ def registry() -> Registry:
     return made
 
 
-def tuned(**options: Any) -> Profile:
+def tuned(known: Registry | None = None, **options: Any) -> Profile:
     """A profile of a training step."""
     torch.manual_seed(0)
-    return tune_model(
-        Tagger(), inputs(), mode="train", registry=registry(), candidates=["impl"], settings=QUICK, **options
-    )
+    known = known or registry()
+    return tune_model(Tagger(), inputs(), mode="train", registry=known, candidates=["impl"], settings=QUICK, **options)
 
 
 def loss_of(profile: Profile) -> Contest:
@@ -124,6 +123,19 @@ def test_balanced_takes_the_smaller_within_a_loose_slowdown() -> None:
     assert loss_of(profile).selection.winner == "impl:chunked"
     assert profile.slowdown == 100.0
     assert profile.steps[0].high <= 100.0
+
+
+def test_winners_without_which_the_step_needs_no_more_are_taken_back() -> None:
+    """A layer's winner that is smaller by itself, slower, and nowhere near the step's peak does not stay."""
+    known = registry()
+    register_external_layer(losses.Scale, "Scale", registry=known)
+    register_layer_kernel("Scale", layer_impl=losses.scaled_at_once, device="cpu", registry=known)
+    profile = tuned(known, objective="memory")
+    chosen = {contest.slot.name: contest.selection for contest in profile.contests}
+    assert chosen[SLOT].winner == "impl:chunked"
+    assert chosen["Scale"].winner == "original"
+    assert chosen["Scale"].reason.startswith("taken back: without it no step of the whole model needs more memory")
+    assert peak_of(profile.contests[0], "impl:scaled_at_once") < peak_of(profile.contests[0], "original")
 
 
 def test_a_worker_process_selects_by_the_same_objective() -> None:

@@ -132,6 +132,25 @@ def take_back(
     )
 
 
+def costly(contests: Sequence[Contest]) -> tuple[str, ...]:
+    """Slots with winners that take more time than their originals, those that take most first."""
+    worst: dict[str, float] = {}
+    for contest in contests:
+        if _won(contest) and contest.selection.ratio > 1 and contest.seen:
+            worst[contest.slot.name] = max(contest.selection.ratio, worst.get(contest.slot.name, 1.0))
+    return tuple(sorted(worst, key=lambda slot: -worst[slot]))
+
+
+def take_back_idle(contests: Sequence[Contest], slot: str) -> tuple[Contest, ...]:
+    """The originals back for a slot's winners, without which no step needs more memory."""
+    return tuple(
+        keep_original(c, f"{_TAKEN_BACK}: without it no step of the whole model needs more memory")
+        if _won(c) and c.slot.name == slot
+        else c
+        for c in contests
+    )
+
+
 def take_back_wrong(contests: Sequence[Contest], step: str, wrong: Mapping[str, str]) -> tuple[Contest, ...]:
     """The originals back for some slots' winners of a step, wherever those run, with what was wrong as the reason.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Sequence
@@ -62,6 +63,22 @@ def time_steps(
     finally:
         restore_model(model)
     return tuple(results)
+
+
+def peaks_of(
+    model: nn.Module, steps: Sequence[Step], profile: Profile, plan: Plan, clock: Clock
+) -> dict[str, int | None]:
+    """Peak memory of each step with a plan bound, in bytes, by label. The model is left restored."""
+    runner = cast("nn.Module", torch.compile(model)) if profile.mode.compiles else model
+    peaks = {}
+    try:
+        bind_plan(model, plan)
+        for step in steps:
+            step.run(runner)
+            peaks[step.label] = clock.peak_bytes(functools.partial(step.run, runner))
+    finally:
+        restore_model(model)
+    return peaks
 
 
 def _time_step(
