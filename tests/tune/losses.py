@@ -33,7 +33,7 @@ class _Chunked(torch.autograd.Function):
             logs = logits - logits.logsumexp(-1, keepdim=True)
             loss -= logs.gather(1, target[rows, None]).sum()
             logs.exp_()
-            logs[torch.arange(len(logs)), target[rows]] -= 1.0
+            logs[torch.arange(len(logs), device=logs.device), target[rows]] -= 1.0
             logs /= len(hidden)
             to_hidden[rows] = logs @ weight
             to_weight.addmm_(logs.t(), hidden[rows])
@@ -54,7 +54,7 @@ def chunked(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     """The same in chunks, after a wait that makes it surely slower."""
     spin(5_000)
     if MOOD.get("large"):
-        torch.empty(LOGITS_BYTES)  # four times as much: one byte is four here
+        torch.empty(LOGITS_BYTES, device=hidden.device)  # four times as much: one byte is four here
     made: Tensor = _Chunked.apply(hidden, weight, target)  # type: ignore[no-untyped-call]
     return made
 

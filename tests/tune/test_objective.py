@@ -148,6 +148,29 @@ def test_a_worker_process_selects_by_the_same_objective() -> None:
     assert "in another process" in chosen.reason
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_by_memory_the_chunks_win_on_a_gpu() -> None:
+    """Where torch's allocator tells the peak of the device, the smallest wins there, too."""
+    torch.manual_seed(0)
+    made = tune_model(
+        Tagger().cuda(),
+        tuple(each.cuda() for each in inputs()),
+        mode="train",
+        registry=registry(),
+        candidates=["impl"],
+        settings=QUICK,
+        objective="memory",
+    )
+    chosen, (step,) = loss_of(made).selection, made.steps
+    assert chosen.winner == "impl:chunked"
+    assert chosen.memory_ratio is not None
+    assert chosen.memory_ratio < 0.5
+    assert step.original_peak_bytes is not None
+    assert step.tuned_peak_bytes is not None
+    assert step.tuned_peak_bytes < step.original_peak_bytes
+
+
 def verified(profile: Profile) -> Verification:
     """The profile held against now."""
     torch.manual_seed(0)
