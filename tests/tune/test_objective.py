@@ -24,6 +24,7 @@ from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report.compare import changes, lines, regressions
 from twinkle_tune.report.render import Format, render
 from twinkle_tune.report.terminal import terminal_text
+from twinkle_tune.report.versus import versus
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.verify import Verification, verify_profile
@@ -208,6 +209,13 @@ def test_diff_judges_by_the_profiles_objective(by_memory: Profile) -> None:
         before, after = (replace(p, objective=Objective.BALANCED, slowdown=slowdown) for p in (by_memory, slower))
         assert [change.measure for change in regressions(changes(before, after))] == regressed
     assert len(lines([by_memory, before])) == 2
+
+
+def test_side_by_side_the_step_has_both_figures(by_memory: Profile) -> None:
+    """Among several profiles a step that became smaller is a gain, with its memory, though it takes longer."""
+    cell = versus([by_memory, by_memory], ["a.json", "b.json"]).steps[0].cells[0]
+    assert cell.tone == "gain"
+    assert cell.detail.startswith("memory 0.")
 
 
 @pytest.mark.parametrize("form", ["html", "md"])
