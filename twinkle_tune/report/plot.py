@@ -67,7 +67,7 @@ def labels(names: Iterable[str], limit: int = LABEL) -> list[str]:
 
 
 def step_role(low: float, high: float, aim: Aim) -> str:
-    """How a ratio's interval is marked: as a gain, a loss, or neither; by memory more time is no loss that is allowed."""
+    """How a ratio's interval is marked: as a gain, a loss, or neither. By memory time that is allowed is no loss."""
     return "winner" if high < 1 else "slower" if low > (aim.most if aim.is_memory else 1) else "other"
 
 
