@@ -74,6 +74,9 @@ def peaks_of(
     try:
         bind_plan(model, plan)
         for step in steps:
+            if runner is not model:
+                # Compiled anew: what was compiled before counts towards a limit, beyond which it would run eagerly.
+                torch.compiler.reset()
             step.run(runner)
             peaks[step.label] = clock.peak_bytes(functools.partial(step.run, runner))
     finally:
