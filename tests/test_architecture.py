@@ -20,6 +20,7 @@ PACKAGE = ROOT / "twinkle_tune"
 ROOMS = (
     "errors",
     "mode",
+    "objective",
     "device",
     "workload",
     "environment",

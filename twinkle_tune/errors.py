@@ -25,6 +25,10 @@ class ModeError(TuneError, ValueError):
     """An unknown mode."""
 
 
+class ObjectiveError(TuneError, ValueError):
+    """An unknown objective, or a slowdown that does not go with it."""
+
+
 class ModelError(TuneError):
     """The model, or its example inputs, could not be had."""
 

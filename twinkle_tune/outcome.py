@@ -34,8 +34,8 @@ class Measurement:
             candidates of a contest are timed in the same rounds, so ``times_us[i]`` pairs with the
             original's ``times_us[i]``; a candidate that was dropped early has fewer.
         first_call_us: microseconds of the first call, compilation included.
-        peak_bytes: device memory that one call takes beyond what was allocated before it; None where
-            the device does not tell (CPU).
+        peak_bytes: the device's memory that one call takes beyond what was allocated before it; None where
+            that is not known.
         parity: the closest comparison of each output and gradient.
         deterministic: whether two calls on the same inputs gave the same bits.
         notes: what the parity check saw and did not refuse ("point 5, output: ...").
@@ -104,6 +104,7 @@ class Selection:
         low, high: the interval that holds that median with at least 95% confidence (order statistics
             of the paired ratios); both 1.0 for the original.
         rounds: paired rounds behind the figure.
+        memory_ratio: the winner's peak memory over the original's; None for the original, and where one is not known.
         reason: why this one won, or why the original stayed.
     """
 
@@ -112,4 +113,5 @@ class Selection:
     low: float = 1.0
     high: float = 1.0
     rounds: int = 0
+    memory_ratio: float | None = None
     reason: str

@@ -66,5 +66,5 @@ def test_profiles_of_different_models_are_refused(tmp_path: Path, capsys: pytest
     assert run(["diff", *files(tmp_path, other)]) == 2
     error = capsys.readouterr().err
     assert "another" in error
-    assert "expected the same model, mode, dtype and device" in error
+    assert "expected the same model, mode, dtype, device and objective" in error
     assert "twinkle-tune report" in error

@@ -13,6 +13,7 @@ from twinkle_tune.cli.options import (
     parse_budget,
     parse_names,
     parse_sizes,
+    parse_slowdown,
     partial_path,
     profile_path,
     report_path,
@@ -41,6 +42,8 @@ def test_budgets(text: str | None, seconds: float | None) -> None:
         (lambda text: parse_sizes("--batch", text), "1,,8", "--batch: got '1,,8'"),
         (lambda text: parse_sizes("--batch", text), "0", "--batch: got '0'"),
         (lambda text: parse_sizes("--batch", text), "²", "--batch: got '²'"),
+        (parse_slowdown, "fast", "--slowdown: got 'fast', expected a number of at least 1"),
+        (parse_slowdown, "-1", "--slowdown: got '-1'"),
         (lambda text: parse_names("--candidates", text), "a,", "--candidates: got 'a,', expected names"),
         (lambda text: report_path(text, Path("p.json")), "report.pdf", "--report: got 'report.pdf'"),
         (lambda text: report_path(text, Path("p.json")), "report", "ends in one of html, md, csv, json"),
@@ -70,7 +73,8 @@ def test_slugs_are_safe_in_a_path(name: str) -> None:
 
 
 def test_paths_when_none_is_given() -> None:
-    """Profiles and reports are filed by device, model and mode."""
+    """Profiles and reports are filed by device, model and mode, and by the objective unless it is time."""
+    assert profile_path("CPU", "m", "train", "memory") == Path("profiles/cpu/m-train-memory.json")
     path = profile_path("Intel(R) Xeon(R) CPU @ 2.20GHz", "owner/Name-1B", "train+compile")
     assert path == Path("profiles/intel-xeon-cpu-2.20ghz/owner-name-1b-train-compile.json")
     assert report_path("html", path) == (

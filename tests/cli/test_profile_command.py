@@ -72,6 +72,37 @@ def test_options_reach_the_tuner(tuner: Tuner) -> None:
     assert str(given["model"].dtype) == "torch.bfloat16"
 
 
+def test_the_objective_reaches_the_tuner(tuner: Tuner) -> None:
+    """Objective and slowdown arrive parsed; without them it is time, and a profile by memory has its own file."""
+    assert profile() == 0
+    assert (tuner.given["objective"], tuner.given["slowdown"]) == ("time", None)
+    assert profile("--objective", "balanced", "--slowdown", "1.25") == 0
+    assert (tuner.given["objective"], tuner.given["slowdown"]) == ("balanced", 1.25)
+    assert profile("--objective", "memory") == 0
+    assert tuner.given["objective"] == "memory"
+    written = {path.name for path in Path("profiles").glob("*/*.json")}
+    assert written == {f"llama-tiny-inference{end}.json" for end in ("", "-memory", "-balanced")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--objective", "space"), "objective: got 'space', expected one of time, memory, balanced"),
+        (("--slowdown", "1.2"), "slowdown: got 1.2 with the objective time, expected it with balanced alone"),
+        (("--objective", "memory", "--slowdown", "2"), "slowdown: got 2.0 with the objective memory"),
+        (("--objective", "balanced", "--slowdown", "0.9"), "slowdown: got 0.9, expected a number of at least 1"),
+        (("--objective", "balanced", "--slowdown", "much"), "--slowdown: got 'much', expected a number"),
+    ],
+)
+def test_a_bad_objective_is_refused(
+    tuner: Tuner, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    """One line that says what was expected, exit code 2, and nothing is tuned."""
+    assert profile(*options) == 2
+    assert message in capsys.readouterr().err
+    assert not tuner.given
+
+
 def test_profile_and_reports_are_written(tuner: Tuner, capsys: pytest.CaptureFixture[str]) -> None:
     """The profile that was made is saved, each report is rendered, and it is said where they are."""
     assert profile("--out", "deep/p.json", "--report", "r.md", "--report", "pages/r.html") == 0

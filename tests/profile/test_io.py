@@ -13,6 +13,7 @@ import pytest
 
 from tests.report import fabricate
 from twinkle_tune.errors import ProfileError
+from twinkle_tune.objective import BY_TIME
 from twinkle_tune.profile.io import json_schema, load_profile, profile_text, write_profile
 from twinkle_tune.profile.schema import SCHEMA, Profile
 from twinkle_tune.workload import Context, Entries, Items, Named, Node, Plain, TensorSpec
@@ -174,6 +175,17 @@ NONSENSE = {
     "times that do not pair": (_set("steps", 0, "tuned_us", to=[1.0]), r"step prefill 1x128: got 2 and 1 times"),
     "a step faster than time": (_set("steps", 0, "tuned_us", to=[0.0, 1.0]), r"step prefill 1x128: got a time that is"),
     "a step's interval": (_set("steps", 0, "high", to=0.1), r"step prefill 1x128: got ratio 0.92 in 0.91 to 0.1"),
+    "a step's peak below zero": (
+        _set("steps", 0, "tuned_peak_bytes", to=-1),
+        r"step prefill 1x128: got a negative peak",
+    ),
+    "a memory ratio below zero": (_set(*SELECTION, "memory_ratio", to=-0.5), r"got a memory ratio of -0.5"),
+    "an objective that is none": (_set("objective", to="luck"), r"at objective: got 'luck', expected"),
+    "a slowdown by time": (_set("slowdown", to=1.2), r"slowdown: got 1.2 with the objective time, expected"),
+    "balanced without a slowdown": (
+        _set("objective", to="balanced"),
+        r"slowdown: got None with the objective balanced",
+    ),
     "a dtype that torch lacks": (_set(*TENSOR, "dtype", to="float31"), r"contest 0 of RMSNorm: .* dtype 'float31'"),
     "a shape below zero": (_set(*TENSOR, "shape", to=[1, -2, 3]), r"contest 0 of RMSNorm: got the shape \[1, -2, 3\]"),
     "a shape without strides": (_set(*TENSOR, "stride", to=[1]), r"contest 0 of RMSNorm: got the shape .* stride"),
@@ -342,3 +354,19 @@ def test_schema_describes_what_is_written() -> None:
     del _contest(data)["selection"]
     assert not _fits(data, schema, schema)
     assert "schema" in schema["required"]
+
+
+def test_a_profile_from_before_there_were_objectives_is_one_by_time(tmp_path: Path) -> None:
+    """Without the fields of objectives and of peaks a profile loads, is by time, and knows no memory."""
+    data = json.loads(profile_text(fabricate.normal()))
+    for name in ("objective", "slowdown"):
+        del data[name]
+    for step in data["steps"]:
+        del step["original_peak_bytes"], step["tuned_peak_bytes"]
+    for contest in data["contests"]:
+        del contest["selection"]["memory_ratio"]
+    path = tmp_path / "older.json"
+    path.write_text(json.dumps(data))
+    made = load_profile(path)
+    assert made == fabricate.normal()
+    assert made.aim == BY_TIME

@@ -55,6 +55,7 @@ def test_selection_row_says_what_won() -> None:
         "low": 0.79,
         "high": 0.81,
         "speedup": 1.25,
+        "memory_ratio": None,
         "original_us": 103.5,
         "winner_us": pytest.approx(82.8),
         "reason": "faster in all 8 rounds",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from twinkle_tune.objective import Aim, Objective
 from twinkle_tune.outcome import Measurement, Selection, Trial
 from twinkle_tune.profile.schema import Contest, Seen, StepResult
 from twinkle_tune.slot import Slot, SlotKind
@@ -10,11 +13,13 @@ from twinkle_tune.tune.choose import (
     choose_nested,
     culprits,
     only_winners_of,
+    saved_bytes,
     saved_us,
     slots_with_winners,
     take_back,
     verdict_of,
 )
+from twinkle_tune.tune.gain import gained
 from twinkle_tune.workload import Context, TensorSpec, Workload
 
 
@@ -128,3 +133,69 @@ def test_the_verdict_says_what_the_figures_allow() -> None:
     assert "none of 1 contests" in verdict_of([contest("A", original_us=10)], [])
     taken = take_back(won, "forward", {"A": result(1.1)})
     assert "won 1 of 1 contests by themselves, but" in verdict_of(taken, [])
+
+
+MEMORY = Aim(objective=Objective.MEMORY)
+TIGHT = Aim(objective=Objective.BALANCED, slowdown=1.1)
+
+
+def by_memory(name: str, original_bytes: int, bytes_: int, *, paths: tuple[str, ...]) -> Contest:
+    """A contest in which "fast" won with a smaller peak, twice as slow."""
+    made = contest(name, original_us=10, ratio=2.0, paths=paths)
+    trials = [
+        replace(trial, outcome=replace(_measured(10), peak_bytes=peak))
+        for trial, peak in zip(made.trials, (original_bytes, bytes_), strict=True)
+    ]
+    selection = replace(made.selection, memory_ratio=bytes_ / original_bytes)
+    return replace(made, trials=tuple(trials), selection=selection)
+
+
+def test_by_memory_nested_winners_do_not_add_up() -> None:
+    """Calls follow each other, so their savings do not add up: the largest of a single call is held against another."""
+    outer = by_memory("Block", 1000, 880, paths=("b",))
+    inner = [Placed(contest=by_memory(name, 200, 100, paths=(f"b.{name}",)), inside=("b",)) for name in ("X", "Y")]
+    assert saved_bytes(outer) == 120
+    chosen = choose_nested([Placed(contest=outer, inside=()), *inner], MEMORY)
+    assert [c.selection.winner for c in chosen] == ["fast", "original", "original"]
+    assert "took 2.00 of the original's time and 0.50 of its peak memory" in chosen[1].selection.reason
+    larger = replace(inner[0], contest=by_memory("X", 400, 200, paths=("b.X",)))
+    chosen = choose_nested([Placed(contest=outer, inside=()), larger, inner[1]], MEMORY)
+    assert [c.selection.winner for c in chosen] == ["original", "fast", "fast"]
+
+
+def sized(ratio: float, peak_bytes: int | None) -> StepResult:
+    """A step of 1 MiB that took ``ratio`` of its time with some winners, and so many bytes."""
+    return replace(result(ratio), original_peak_bytes=2**20, tuned_peak_bytes=peak_bytes)
+
+
+def test_what_a_step_gained_is_by_the_objective() -> None:
+    """By time less time; by memory a page less; balanced that within the slowdown, by its interval."""
+    small, same = sized(1.2, 2**19), sized(0.9, 2**20 - 4095)
+    assert [gained(each, Aim()) for each in (small, same)] == [False, True]
+    assert [gained(each, MEMORY) for each in (small, same)] == [True, False]
+    assert [gained(sized(ratio, 2**19), TIGHT) for ratio in (1.09, 1.095)] == [True, False]
+    assert not gained(sized(0.5, None), MEMORY)
+
+
+def test_culprits_by_memory_are_those_that_gain_no_memory() -> None:
+    """Of several slots those are taken back that alone leave the peak; else the one that leaves most of it."""
+    small, smaller, fast = sized(1.2, 2**19), sized(1.3, 2**18), sized(0.5, 2**20)
+    assert culprits({"A": small, "B": fast}, MEMORY).keys() == {"B"}
+    assert culprits({"A": small, "B": smaller}, MEMORY).keys() == {"A"}
+    assert culprits({"A": small, "B": sized(1.05, 2**19)}, TIGHT).keys() == {"A"}
+
+
+def test_by_memory_reasons_and_verdict_say_both_figures() -> None:
+    """What is taken back, and what is kept, says its memory and plainly its time."""
+    won = [by_memory("A", 1000, 500, paths=("a",))]
+    kept = verdict_of(won, [sized(1.2, 2**19)], MEMORY)
+    assert kept == (
+        "1 of 1 contests won by a kernel (A): decode takes 0.500 of its peak memory and 1.200 of its time "
+        "(1.190 to 1.210)."
+    )
+    (back,) = take_back(won, "forward", {"A": sized(1.2, 2**19)}, TIGHT)
+    assert "took 0.500 of its peak memory and 1.200 of its time (1.190 to 1.210), of which 1.1 is allowed" in (
+        back.selection.reason
+    )
+    assert verdict_of([back], [], TIGHT).endswith("became smaller within 1.1x the time and stayed right.")
+    assert verdict_of([contest("A", original_us=10)], [], MEMORY).endswith("that is right and clearly smaller.")

@@ -34,16 +34,20 @@ def test_another_model_with_the_same_shapes_measures_only_what_is_new(tmp_path: 
 
 
 def test_other_settings_and_fresh_measure_anew(tmp_path: Path) -> None:
-    """A race with other settings, and a run that is to be fresh, take nothing from the store."""
+    """A race with other settings or another objective, and a run that is to be fresh, take nothing from the store."""
     store = Store(tmp_path / "s")
     whole = selections(pretended_profile(Pretended(), store=store))
     for options in (
         {"store": store, "settings": RaceSettings(max_rounds=50)},
+        {"store": store, "objective": "memory"},
+        {"store": store, "objective": "balanced"},
+        {"store": store, "objective": "balanced", "slowdown": 1.2},
         {"store": Store(tmp_path / "s", reuse=False)},
         {},
     ):
         executor = Pretended()
-        assert selections(pretended_profile(executor, **options)) == whole
+        again = selections(pretended_profile(executor, **options))
+        assert [(key, chosen.winner) for key, chosen in again] == [(key, chosen.winner) for key, chosen in whole]
         assert len(executor.held) == len(WIDTHS)
 
 

@@ -16,7 +16,10 @@ def diff(
     everything: Annotated[bool, typer.Option("--all", help="Show what did not change, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON, and nothing else.")] = False,
 ) -> None:
-    """Compare two profiles; exit with 1 where a step or a slot is slower beyond its intervals."""
+    """Compare two profiles; exit with 1 where a step or a slot is slower beyond its intervals.
+
+    Profiles by memory: where one takes more memory, or is slower than their objective allows.
+    """
     from twinkle_tune.environment import changes as environment_changes
     from twinkle_tune.errors import ProfileError
     from twinkle_tune.profile.io import load_profile
@@ -24,11 +27,11 @@ def diff(
     from twinkle_tune.report.text import one_line
 
     old, new = load_profile(before), load_profile(after)
-    of_old, of_new = ((p.model.name, str(p.mode), p.model.dtype, p.device) for p in (old, new))
+    of_old, of_new = ((p.model.name, str(p.mode), p.model.dtype, p.device, str(p.aim)) for p in (old, new))
     if of_old != of_new:
         raise ProfileError(
             f"diff: got profiles of {', '.join(of_old)} and of {', '.join(of_new)}, expected the same model, mode, "
-            "dtype and device; to see different ones side by side use 'twinkle-tune report' with both"
+            "dtype, device and objective; to see different ones side by side use 'twinkle-tune report' with both"
         )
     found = changes(old, new)
     worse = regressions(found)

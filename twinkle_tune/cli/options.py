@@ -88,15 +88,29 @@ def parse_age(option: str, text: str | None) -> float | None:
     return int(match[1]) * {**_UNITS_S, "d": 86400.0}[match[2]]
 
 
+def parse_slowdown(text: str | None) -> float | None:
+    """A number such as "1.1"; None for no text.
+
+    Raises:
+        TuneError: it is something else.
+    """
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+(?:\.\d+)?", text.strip()):
+        raise TuneError(f"--slowdown: got {text!r}, expected a number of at least 1, such as 1.1 for 10% more time")
+    return float(text)
+
+
 def slug(name: str) -> str:
     """A name as part of a path: "NVIDIA H100 80GB HBM3" → "nvidia-h100-80gb-hbm3"."""
     plain = re.sub(r"\((?:r|tm|c)\)", " ", name.lower())
     return re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.") or "unnamed"
 
 
-def profile_path(device_name: str, model: str, mode: str) -> Path:
-    """Where a profile goes when ``--out`` is not given."""
-    return Path("profiles", slug(device_name), f"{slug(model)}-{slug(mode)}.json")
+def profile_path(device_name: str, model: str, mode: str, objective: str = "time") -> Path:
+    """Where a profile goes when ``--out`` is not given; one by memory never over one by time."""
+    named = "" if objective == "time" else f"-{slug(objective)}"
+    return Path("profiles", slug(device_name), f"{slug(model)}-{slug(mode)}{named}.json")
 
 
 def report_path(target: str, profile: Path) -> tuple[Path, Format]:

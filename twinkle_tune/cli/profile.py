@@ -15,6 +15,7 @@ from twinkle_tune.cli.options import (
     parse_count,
     parse_names,
     parse_sizes,
+    parse_slowdown,
     partial_path,
     profile_path,
     report_path,
@@ -49,6 +50,12 @@ def profile(
     budget: Annotated[
         str | None, typer.Option(metavar="5m", help="Time for the run, once the model is loaded.")
     ] = None,
+    objective: Annotated[
+        str, typer.Option(help="time, memory (the smallest wins) or balanced (the smallest within a slowdown).")
+    ] = "time",
+    slowdown: Annotated[
+        str | None, typer.Option(metavar="1.1", help="Of balanced: at most so many times the time.  [default: 1.1]")
+    ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help=IN_PROCESS_HELP)] = False,
     attention: Annotated[
         bool, typer.Option("--attention", help="Let the model's attention implementations compete too.")
@@ -68,21 +75,23 @@ def profile(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="An error if another run has the device.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile itself, and nothing else.")] = False,
 ) -> None:
-    """Time every candidate of every slot of MODEL, and keep those that are faster and right."""
+    """Time every candidate of every slot of MODEL, and keep those that are faster (or smaller) and right."""
     batches, seq_lens = parse_sizes("--batch", batch), parse_sizes("--seq-len", seq_len)
     depth, budget_s = parse_count("--layers", layers), parse_budget(budget)
-    names = parse_names("--candidates", candidates)
+    names, most = parse_names("--candidates", candidates), parse_slowdown(slowdown)
 
     from twinkle_tune.mode import parse_mode
     from twinkle_tune.models import load_model
+    from twinkle_tune.objective import parse_aim
     from twinkle_tune.tune.journal import Journal, journal_path
 
     if resume and fresh:
         raise TuneError("--resume and --fresh: got both, expected one: go on with the unfinished run, or drop it")
 
     # Whatever can be refused is refused before the model is loaded, and long before the first contest.
-    parsed, place, kind = parse_mode(mode), *use_device(device)
-    path = out or profile_path(device_name(kind), model, parsed)
+    parsed, aim = parse_mode(mode), parse_aim(objective, most)
+    place, kind = use_device(device)
+    path = out or profile_path(device_name(kind), model, parsed, aim.objective)
     reports = [report_path(target, path) for target in report or []]
     check_writable([path, *(file for file, _ in reports)])
     journal = None
@@ -112,6 +121,8 @@ def profile(
                         attention=attention,
                         head=head,
                         try_compile=try_compile,
+                        objective=aim.objective,
+                        slowdown=aim.slowdown,
                     )
                 made = replace(made, command=command_line())
                 _save(made, path, journal)

@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.outcome import Rejection
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report.terminal import print_report
@@ -129,6 +130,7 @@ def contest_line(contest: Contest, done: int, total: int) -> str:
     chosen = contest.selection
     refused = sum(isinstance(trial.outcome, Rejection) for trial in contest.trials)
     gain = "" if chosen.winner == ORIGINAL else f" {ratio_text(chosen.ratio, chosen.low, chosen.high)} of the original"
+    gain += "" if chosen.memory_ratio is None else f", memory {ratio_text(chosen.memory_ratio)}"
     tail = f"; {refused} refused" if refused else ""
     call = one_line(call_text(contest.workload), _NAME_LIMIT)
     head = f"[{done}/{total}] {one_line(contest.slot.name, _NAME_LIMIT)} {call}"
@@ -140,7 +142,9 @@ def step_line(step: StepResult) -> str:
     label = one_line(step.label, _NAME_LIMIT)
     if not step.original_us:
         return f"whole model, {label}: the original runs, nothing to compare"
-    return f"whole model, {label}: tuned {ratio_text(step.ratio, step.low, step.high)} of the original"
+    memory = memory_ratio(step.tuned_peak_bytes, step.original_peak_bytes)
+    peak = "" if memory is None else f", memory {ratio_text(memory)}"
+    return f"whole model, {label}: tuned {ratio_text(step.ratio, step.low, step.high)} of the original{peak}"
 
 
 class Progress:

@@ -39,7 +39,7 @@ def verify(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="An error if another run has the device.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
 ) -> None:
-    """Check each winner of PROFILE again: is it what it was, right, and faster? Exit code 1 if not."""
+    """Check each winner of PROFILE again: is it what it was, right, and faster or smaller? Exit code 1 if not."""
     from twinkle_tune.models import load_model
     from twinkle_tune.profile.io import load_profile
 
@@ -70,7 +70,7 @@ def verify(
 
 
 def verification_data(found: Verification, path: str, recorded: Recorded) -> dict[str, Any]:
-    """What ``--json`` prints: ratios are of the original's time, null where a winner was not timed."""
+    """What ``--json`` prints: ratios are of the original's time (memory ratios: of its peak), null where not known."""
     return {
         "profile": path,
         "model": recorded.model,
@@ -88,6 +88,8 @@ def verification_data(found: Verification, path: str, recorded: Recorded) -> dic
                 "ratio": check.ratio,
                 "low": check.low,
                 "high": check.high,
+                "recorded_memory_ratio": check.contest.selection.memory_ratio,
+                "memory_ratio": check.memory_ratio,
             }
             for check in found.checks
         ],
@@ -110,11 +112,15 @@ def _print(found: Verification, profile: Profile) -> None:
         for check in found.checks:
             contest = check.contest
             now = "-" if check.ratio is None else ratio_text(check.ratio, check.low or 1.0, check.high or 1.0)
+            then = ratio_text(contest.selection.ratio)
+            if profile.aim.is_memory:
+                then = f"{then}, memory {ratio_text(contest.selection.memory_ratio)}"
+                now = f"{now}, memory {ratio_text(check.memory_ratio)}"
             cells = (
                 contest.slot.name,
                 call_text(contest.workload),
                 contest.selection.winner,
-                ratio_text(contest.selection.ratio),
+                then,
                 now,
                 _verdict(check),
             )
@@ -126,7 +132,8 @@ def _print(found: Verification, profile: Profile) -> None:
     if not profile.winners:
         typer.echo("nothing to verify: the original won everywhere")
     elif found.holds:
-        typer.echo("the profile holds: every winner is what it was, right, and faster than the original")
+        better = "smaller" if profile.aim.is_memory else "faster"
+        typer.echo(f"the profile holds: every winner is what it was, right, and {better} than the original")
     else:
         typer.echo(f"the profile does not hold: {failed} of {len(found.checks)} winners fail; profile the model again")
 

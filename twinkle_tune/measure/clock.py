@@ -19,6 +19,7 @@ import torch
 
 from twinkle_tune.device import DEVICES, is_available, parse_device, torch_type
 from twinkle_tune.errors import DeviceError, TuneError
+from twinkle_tune.measure import cpu_memory
 
 Call = Callable[[], object]
 """One call of a candidate, its arguments bound. What it returns is let go at once."""
@@ -69,7 +70,7 @@ class Clock(Protocol):
         """
 
     def peak_bytes(self, call: Call) -> int | None:
-        """The most device memory that one call takes beyond what was taken before; None if unknown."""
+        """The most memory of the device that one call takes beyond what was taken before; None if unknown."""
 
     def synchronize(self) -> None:
         """Wait until the device has done all that it was told."""
@@ -98,8 +99,9 @@ class CpuClock:
         """As :meth:`Clock.first_call_us`."""
         return checked_us(_block_ns(self, call, 1), 1, self.name)
 
-    def peak_bytes(self, call: Call) -> None:
-        """None: torch keeps no account of CPU memory. The call is not made."""
+    def peak_bytes(self, call: Call) -> int | None:
+        """As :meth:`Clock.peak_bytes`, of what torch's allocator handed out to this thread."""
+        return cpu_memory.peak_bytes(call)
 
     def synchronize(self) -> None:
         """Nothing: a CPU call is over when it returns."""

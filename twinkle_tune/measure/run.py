@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.clock import Call, Clock
@@ -14,6 +15,41 @@ from twinkle_tune.slot import ORIGINAL
 
 _ALIKE = 3
 """Up to this factor between block sizes a challenger gets the original's: equals must be timed in the same way."""
+
+
+class Rounded(Protocol):
+    """What is held in rounds: a race, or :class:`~twinkle_tune.measure.rounds.Rounds`."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a decision."""
+
+    @property
+    def decision(self) -> Decision | None:
+        """How it ended; None while it goes on."""
+
+    @property
+    def rounds(self) -> int:
+        """Counted rounds so far."""
+
+    @property
+    def times_us(self) -> Mapping[str, tuple[float, ...]]:
+        """Microseconds of the counted rounds by name."""
+
+    def next_order(self) -> tuple[str, ...]:
+        """Who is to be timed in the next round, in order."""
+
+    def feed(self, times_us: Mapping[str, float]) -> None:
+        """Take the times of that round."""
+
+    def withdraw(self, name: str, reason: str) -> None:
+        """Take one out that cannot be timed any more."""
+
+    def stop(self, why: str) -> None:
+        """End it now."""
+
+
+Held = TypeVar("Held", bound=Rounded)
 
 
 def run_race(
@@ -51,8 +87,21 @@ def run_race(
     """
     if ORIGINAL not in calls:
         raise ValueError(f"calls: got {sorted(calls)}, expected {ORIGINAL!r} among them; add the slot's own call")
-    ends_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
     race = Race([name for name in calls if name != ORIGINAL], settings, seed=seed)
+    return hold(race, calls, clock, on_round=on_round, deadline_s=deadline_s, watch=watch)
+
+
+def hold(
+    race: Held,
+    calls: Mapping[str, Call],
+    clock: Clock,
+    *,
+    on_round: Callable[[Held], None] | None = None,
+    deadline_s: float | None = None,
+    watch: StateWatch | None = None,
+) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
+    """Hold the rounds of a race that nobody was timed in yet; arguments and result as of :func:`run_race`."""
+    ends_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
     block_calls: dict[str, int] = {}
     while not race.finished:
         times_us = _time_round(race, calls, block_calls, clock, ends_s)
@@ -67,7 +116,7 @@ def run_race(
 
 
 def _time_round(
-    race: Race, calls: Mapping[str, Call], block_calls: dict[str, int], clock: Clock, ends_s: float
+    race: Rounded, calls: Mapping[str, Call], block_calls: dict[str, int], clock: Clock, ends_s: float
 ) -> dict[str, float] | None:
     # None when time is up. Challengers that raise are out of the race and of the round.
     times_us: dict[str, float] = {}

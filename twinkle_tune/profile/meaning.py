@@ -10,6 +10,7 @@ import torch
 
 from twinkle_tune.device import DEVICES
 from twinkle_tune.errors import ProfileError
+from twinkle_tune.objective import Objective
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
@@ -44,6 +45,9 @@ def _problems(profile: Profile) -> Iterator[str]:
         yield f"device: got {profile.device!r}, expected one of {', '.join(DEVICES)}"
     if profile.device != profile.environment.device:
         yield f"device: got {profile.device!r}, expected the environment's, {profile.environment.device!r}"
+    if (profile.slowdown is None) == (profile.objective is Objective.BALANCED) or profile.aim.most < 1:
+        got = f"{profile.slowdown} with the objective {profile.objective}"
+        yield f"slowdown: got {got}, expected a number of at least 1 for balanced, none for others"
     for step in profile.steps:
         yield from _step_problems(step)
     for index, contest in enumerate(profile.contests):
@@ -58,6 +62,8 @@ def _step_problems(step: StepResult) -> Iterator[str]:
         yield f"step {step.label}: got a time that is not positive"
     if not 0 < step.low <= step.ratio <= step.high < math.inf:
         yield f"step {step.label}: got ratio {step.ratio} in {step.low} to {step.high}, expected low <= ratio <= high"
+    if min(step.original_peak_bytes or 0, step.tuned_peak_bytes or 0) < 0:
+        yield f"step {step.label}: got a negative peak of memory"
 
 
 def _contest_problems(contest: Contest) -> Iterator[str]:
@@ -87,6 +93,8 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
         yield f"got the winner {chosen.winner!r}, which was rejected"
     if not 0 < chosen.low <= chosen.ratio <= chosen.high < math.inf:
         yield f"got ratio {chosen.ratio} in {chosen.low} to {chosen.high}, expected low <= ratio <= high"
+    if chosen.memory_ratio is not None and not 0 <= chosen.memory_ratio < math.inf:
+        yield f"got a memory ratio of {chosen.memory_ratio}, expected none below 0"
     if not all(0 <= seen.share <= 1 and seen.calls >= 0 for seen in contest.seen):
         yield "got a share outside 0 to 1, or a negative number of calls"
     for spec in contest.workload.tensors:

@@ -31,6 +31,7 @@ class Question:
         environment: the fingerprint of the machine and its libraries.
         candidates: name and digest of each that competes, the original among them; "" where there is no digest.
         settings: of the race, by name.
+        objective: what decides, in words ("balanced, at most 1.1x the time").
         tool: name and version of this package: the rules of checking and timing are part of it.
     """
 
@@ -41,6 +42,7 @@ class Question:
     environment: str
     candidates: tuple[tuple[str, str], ...]
     settings: tuple[tuple[str, float], ...]
+    objective: str = "time"
     tool: str
 
     @property

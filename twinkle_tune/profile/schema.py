@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
+from twinkle_tune.objective import Aim, Objective
 from twinkle_tune.outcome import Selection, Trial
 from twinkle_tune.slot import Slot
 from twinkle_tune.workload import Workload
@@ -50,6 +51,8 @@ class StepResult:
             both empty where the original won everywhere and there was nothing to compare.
         ratio: tuned over original, median of the paired rounds; 1.0 where nothing was compared.
         low, high: interval of that median, at least 95% confidence.
+        original_peak_bytes, tuned_peak_bytes: memory of the device that the step takes beyond what was allocated
+            before it, without and with the winners; None where that is not known, or nothing was compared.
     """
 
     label: str
@@ -58,6 +61,8 @@ class StepResult:
     ratio: float = 1.0
     low: float = 1.0
     high: float = 1.0
+    original_peak_bytes: int | None = None
+    tuned_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +140,8 @@ class Profile:
         command: the command line that made it; "" where it was made from Python.
         complete: False where the run was interrupted: what is there was finished.
         model, mode, device, environment: what was profiled, how and where.
+        objective: what winners had to be better at.
+        slowdown: of the objective "balanced": time over the original's that a winner may take at most.
         verdict: one sentence: what the winners gain end to end, or why the original stays.
         steps: the whole model with and without the winners.
         contests: ordered by slot name, then workload key.
@@ -151,11 +158,18 @@ class Profile:
     mode: Mode
     device: str
     environment: Environment
+    objective: Objective = Objective.TIME
+    slowdown: float | None = None
     verdict: str
     steps: tuple[StepResult, ...]
     contests: tuple[Contest, ...]
     uncalled: tuple[str, ...]
     compiled: tuple[CompiledStep, ...] = ()
+
+    @property
+    def aim(self) -> Aim:
+        """The objective and its slowdown."""
+        return Aim(objective=self.objective, slowdown=self.slowdown)
 
     @property
     def winners(self) -> tuple[Contest, ...]:

@@ -18,6 +18,7 @@ SELECTION_COLUMNS: Mapping[str, str] = {
     "low": "float64",  # the ratio's interval, at least 95% confidence
     "high": "float64",
     "speedup": "float64",  # 1 / ratio
+    "memory_ratio": "float64",  # the winner's peak memory over the original's; missing for the original, or unknown
     "original_us": "float64",  # median; missing where the original was refused
     "winner_us": "float64",  # median
     "reason": "string",
@@ -39,7 +40,7 @@ TRIAL_COLUMNS: Mapping[str, str] = {
     "high": "float64",
     "rounds": "Int64",
     "first_call_us": "float64",  # compilation included
-    "peak_bytes": "Int64",  # beyond what was allocated before; missing on a CPU
+    "peak_bytes": "Int64",  # beyond what was allocated before; missing where unknown
     "deterministic": "boolean",  # two calls on the same inputs gave the same bits
     "stage": "string",  # of a rejection
     "reason": "string",  # of a rejection, or why a measured candidate stopped being timed
@@ -71,6 +72,9 @@ STEP_COLUMNS: Mapping[str, str] = {
     "ratio": "float64",  # tuned over original, median of the paired rounds
     "low": "float64",
     "high": "float64",
+    "original_peak_bytes": "Int64",  # of the whole step, beyond what was allocated before; missing where unknown
+    "tuned_peak_bytes": "Int64",
+    "memory_ratio": "float64",  # tuned over original
     "rounds": "int64",
 }
 """Columns of :func:`twinkle_tune.report.frames.steps`."""

@@ -3,18 +3,24 @@
 The rule: something got slower, or faster, only where the intervals of the two figures lie apart. All figures are
 ratios to the original of the same run, so that two machines or library versions may be compared. The times
 themselves are compared as well, but only where the environments are equal.
+
+Profiles by memory are held to their own objective: a peak that grew, against the original's of the same run, is a
+regression; more time is one only beyond the slowdown that a balanced profile allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from twinkle_tune.measure.smallest import MIN_GAIN, memory_ratio
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
+from twinkle_tune.objective import Aim
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report.text import call_text, ratio_text, time_text
+from twinkle_tune.slot import ORIGINAL
 
 ChangeKind = Literal["regression", "gain", "winner changed", "new", "gone", "same"]
 """From what a reader must see first to what may be left out."""
@@ -28,14 +34,15 @@ class Change:
 
     Attributes:
         where: "step prefill 1x128", or slot and call.
-        measure: what the figures are: a ratio to the original of the same run, or microseconds.
+        measure: what the figures are: a ratio of times to the original of the same run, one of peaks of memory, or
+            microseconds.
         before, after: the figures with their intervals; None where a profile has none.
         winner_before, winner_after: of a contest; "" for a step.
         kind: what became of it.
     """
 
     where: str
-    measure: Literal["ratio", "time_us"] = "ratio"
+    measure: Literal["ratio", "memory", "time_us"] = "ratio"
     before: Ratio | None
     after: Ratio | None
     winner_before: str = ""
@@ -45,12 +52,13 @@ class Change:
     @property
     def text(self) -> str:
         """The figures in words: "0.800 (0.790 to 0.810) → 0.900 (0.890 to 0.910)"."""
-        return f"{_figure(self.before, self.measure)} → {_figure(self.after, self.measure)}"
+        what = "memory " if self.measure == "memory" else ""
+        return f"{what}{_figure(self.before, self.measure)} → {_figure(self.after, self.measure)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """Profiles of the same model, mode, dtype and device, from the oldest to the newest: versions of one thing."""
+    """Profiles of the same model, mode, dtype, device and objective, from the oldest to the newest."""
 
     profiles: tuple[tuple[int, Profile], ...]
 
@@ -58,7 +66,8 @@ class Line:
     def name(self) -> str:
         """What they have in common."""
         first = self.profiles[0][1]
-        return f"{first.model.name}, {first.mode}, {first.model.dtype}, {first.environment.device_name}"
+        aim = f", by {first.aim}" if first.aim.is_memory else ""
+        return f"{first.model.name}, {first.mode}, {first.model.dtype}, {first.environment.device_name}{aim}"
 
 
 def changes(before: Profile, after: Profile) -> tuple[Change, ...]:
@@ -72,7 +81,7 @@ def changes(before: Profile, after: Profile) -> tuple[Change, ...]:
 
 
 def regressions(found: Iterable[Change]) -> tuple[Change, ...]:
-    """Those of the changes that made something slower."""
+    """Those of the changes that made something slower, or by memory larger."""
     return tuple(change for change in found if change.kind == "regression")
 
 
@@ -81,7 +90,7 @@ def lines(profiles: Sequence[Profile]) -> tuple[Line, ...]:
     groups: dict[tuple[str, ...], list[tuple[int, Profile]]] = {}
     for number, profile in enumerate(profiles, 1):
         model, here = profile.model, profile.environment
-        key = (model.name, model.dtype, str(profile.mode), profile.device, here.device_name)
+        key = (model.name, model.dtype, str(profile.mode), profile.device, here.device_name, str(profile.aim))
         groups.setdefault(key, []).append((number, profile))
     return tuple(
         Line(profiles=tuple(sorted(group, key=lambda pair: (pair[1].created, pair[0])))) for group in groups.values()
@@ -101,10 +110,14 @@ def _steps(before: Profile, after: Profile) -> list[Change]:
     for label in dict.fromkeys([*old, *new]):
         where = f"step {label}"
         was, now = _ratio_of(old.get(label), before), _ratio_of(new.get(label), after)
-        found.append(Change(where=where, before=was, after=now, kind=_kind(was, now)))
+        found.append(Change(where=where, before=was, after=now, kind=_kind(was, now, after.aim)))
+        if after.aim.is_memory:
+            peaks = (_memory_of(old.get(label), before), _memory_of(new.get(label), after))
+            found.append(_memory_change(where, *peaks))
+            continue
         times = (_time_of(old.get(label)), _time_of(new.get(label)))
         if same_machine and all(times):
-            kind = _kind(*times)
+            kind = _kind(*times, after.aim)
             if kind != "same":
                 found.append(Change(where=where, measure="time_us", before=times[0], after=times[1], kind=kind))
     return found
@@ -118,7 +131,7 @@ def _contests(before: Profile, after: Profile) -> list[Change]:
         was, now = old.get(key), new.get(key)
         shown = was or now
         figures = (_selected(was), _selected(now))
-        kind = _kind(*figures)
+        kind = _kind(*figures, after.aim)
         names = tuple(c.selection.winner if c is not None else "" for c in (was, now))
         if kind == "same" and names[0] != names[1]:
             kind = "winner changed"
@@ -132,14 +145,29 @@ def _contests(before: Profile, after: Profile) -> list[Change]:
                 kind=kind,
             )
         )
+        if after.aim.is_memory:
+            change = _memory_change(found[-1].where, _selected_memory(was), _selected_memory(now))
+            found.append(replace(change, winner_before=names[0], winner_after=names[1]))
     return found
 
 
-def _kind(before: Ratio | None, after: Ratio | None) -> ChangeKind:
+def _memory_change(where: str, before: Ratio | None, after: Ratio | None) -> Change:
+    return Change(where=where, measure="memory", before=before, after=after, kind=_memory_kind(before, after))
+
+
+def _memory_kind(before: Ratio | None, after: Ratio | None) -> ChangeKind:
+    """Peaks have no interval: what differs by no more than what a winner must save is the same."""
+    if before is None or after is None:
+        return "new" if before is None else "gone"
+    grown = after.ratio - before.ratio
+    return "regression" if grown > MIN_GAIN else "gain" if grown < -MIN_GAIN else "same"
+
+
+def _kind(before: Ratio | None, after: Ratio | None, aim: Aim) -> ChangeKind:
     if before is None or after is None:
         return "new" if before is None else "gone"
     if after.low > before.high:
-        return "regression"
+        return "same" if aim.is_memory and after.low <= aim.most else "regression"
     return "gain" if after.high < before.low else "same"
 
 
@@ -165,9 +193,27 @@ def _selected(contest: Contest | None) -> Ratio | None:
     return Ratio(ratio=chosen.ratio, low=chosen.low, high=chosen.high, rounds=chosen.rounds)
 
 
+def _memory_of(step: StepResult | None, profile: Profile) -> Ratio | None:
+    if step is None or not (step.tuned_us or profile.complete):
+        return None
+    return _memory(memory_ratio(step.tuned_peak_bytes, step.original_peak_bytes) if step.tuned_us else 1.0)
+
+
+def _selected_memory(contest: Contest | None) -> Ratio | None:
+    if contest is None or not contest.trials:
+        return None
+    return _memory(1.0 if contest.selection.winner == ORIGINAL else contest.selection.memory_ratio)
+
+
+def _memory(ratio: float | None) -> Ratio | None:
+    return None if ratio is None else Ratio(ratio=ratio, low=ratio, high=ratio, rounds=1)
+
+
 def _figure(figure: Ratio | None, measure: str) -> str:
     if figure is None:
         return "nothing"
+    if measure == "memory":
+        return ratio_text(figure.ratio)
     if measure == "ratio":
         return ratio_text(figure.ratio, figure.low, figure.high)
     return f"{time_text(figure.ratio)} ({time_text(figure.low)} to {time_text(figure.high)})"

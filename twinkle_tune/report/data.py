@@ -53,6 +53,8 @@ def json_text(profile: Profile) -> str:
         "verdict": profile.verdict,
         "model": asdict(profile.model),
         "mode": str(profile.mode),
+        "objective": str(profile.objective),
+        "slowdown": profile.slowdown,
         "device": profile.device,
         "environment": {**asdict(profile.environment), "fingerprint": profile.environment.fingerprint},
         "steps": frames.records(frames.steps(profile)),

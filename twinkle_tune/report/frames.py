@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from twinkle_tune.errors import ProfileError
+from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
@@ -101,6 +102,9 @@ def steps(profile: Profile) -> pd.DataFrame:
             "ratio": step.ratio,
             "low": step.low,
             "high": step.high,
+            "original_peak_bytes": step.original_peak_bytes,
+            "tuned_peak_bytes": step.tuned_peak_bytes,
+            "memory_ratio": memory_ratio(step.tuned_peak_bytes, step.original_peak_bytes),
             "rounds": min(len(step.original_us), len(step.tuned_us)),
         }
         for step in profile.steps
@@ -170,6 +174,7 @@ def _selection(number: int, contest: Contest) -> Row:
         "low": chosen.low,
         "high": chosen.high,
         "speedup": 1 / chosen.ratio if chosen.ratio > 0 else None,
+        "memory_ratio": chosen.memory_ratio,
         "original_us": _median(times(decisive(contest), ORIGINAL)),
         "winner_us": _median(times(decisive(contest), chosen.winner)),
         "reason": chosen.reason or None,

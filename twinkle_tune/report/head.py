@@ -25,7 +25,13 @@ def line(profile: Profile) -> str:
     """Model, mode, device and date in one line."""
     model, here = profile.model, profile.environment
     device = f"{here.device_name} ({profile.device})"
-    return " · ".join((model.name, model.dtype, str(profile.mode), device, profile.created[:10]))
+    mode = f"{profile.mode}{by(profile)}"
+    return " · ".join((model.name, model.dtype, mode, device, profile.created[:10]))
+
+
+def by(profile: Profile) -> str:
+    """The objective as the end of a title; nothing where it is time."""
+    return f", by {profile.aim}" if profile.aim.is_memory else ""
 
 
 def facts(profile: Profile) -> Iterable[tuple[str, str]]:
@@ -33,6 +39,7 @@ def facts(profile: Profile) -> Iterable[tuple[str, str]]:
     model, here = profile.model, profile.environment
     yield "Model", f"{model.name} ({model.target}), {_count(model.parameters)} parameters, {model.dtype}"
     yield "Mode", str(profile.mode)
+    yield "Objective", str(profile.aim)
     capability = f", capability {here.capability}" if here.capability else ""
     memory = f", {bytes_text(here.memory_bytes)}" if here.memory_bytes else ""
     yield "Device", f"{profile.device}: {here.device_name}{capability}{memory}"
@@ -59,6 +66,10 @@ def again(profile: Profile) -> str:
     if profile.command:
         return one_line(profile.command)
     call = f"mode={str(profile.mode)!r}, device={one_line(profile.device)!r}, name={one_line(profile.model.name)!r}"
+    if profile.aim.is_memory:
+        call += f", objective={str(profile.objective)!r}"
+    if profile.slowdown is not None:
+        call += f", slowdown={profile.slowdown:g}"
     return f"from twinkle_tune import tune_model\n\nprofile = tune_model(model, example_inputs, {call})"
 
 

@@ -10,7 +10,7 @@ LEGEND = (
     "Time ÷ original: median over paired rounds of the candidate's time over the original's, under 1 is "
     "faster. In brackets the interval that holds it with at least 95% confidence (under 6 rounds: the "
     "smallest and the largest seen). Parity: error ÷ limit of the tensor that came closest to its limit; "
-    "up to 1 passes."
+    "up to 1 passes. Memory: the peak of one call beyond what was allocated before it, for winners over the original's."
 )
 
 
@@ -19,7 +19,7 @@ class StepLine:
     """The whole model in one step, without and with the winners.
 
     ``tone`` is "gain", "loss" or "" for neither; ``number`` is the step's place in the profile, from 1; ``spark``
-    is the ratio round by round.
+    is the ratio round by round; ``memory`` is the peak with the winners, and over that without.
     """
 
     number: int
@@ -29,6 +29,7 @@ class StepLine:
     original: str
     tuned: str
     ratio: str
+    memory: str
     reading: str
     spark: str
 
@@ -38,7 +39,8 @@ class SelectionLine:
     """One contest in the table of winners.
 
     ``gained`` says whether something else than the original won, ``fate`` what became of the contest; ``order`` has
-    the figures behind the texts, for sorting; ``spark`` is the winner's ratio round by round.
+    the figures behind the texts, for sorting; ``spark`` is the winner's ratio round by round; ``memory`` its peak over
+    the original's.
     """
 
     number: int
@@ -55,6 +57,7 @@ class SelectionLine:
     time: str
     ratio: str
     speedup: str
+    memory: str
     spark: str
 
 

@@ -82,8 +82,8 @@ def _head(shown: View) -> list[str]:
 def _steps(shown: View) -> list[str]:
     if not shown.steps:
         return []
-    rows = [[code(s.step), s.original, s.tuned, s.ratio, s.reading] for s in shown.steps if s.compared]
-    made = [table(["Step", "Original", "Tuned", "Time ÷ original", "Result"], rows)] if rows else []
+    rows = [[code(s.step), s.original, s.tuned, s.ratio, s.memory, s.reading] for s in shown.steps if s.compared]
+    made = [table(["Step", "Original", "Tuned", "Time ÷ original", "Peak memory", "Result"], rows)] if rows else []
     rest = ", ".join(code(s.step) for s in shown.steps if not s.compared)
     return ["## The whole model", *made, f"The original runs, nothing to compare: {rest}." if rest else ""]
 
@@ -95,7 +95,7 @@ def _selections(shown: View) -> list[str]:
     won = [line for line in shown.selections if line.gained]
     rest = len(shown.selections) - len(won)
     kept = f"The original stays in {rest} of {len(shown.selections)} contests." if rest else ""
-    heads = ["#", "Slot", "Call", "Share", "Winner", "Original", "Time", "Time ÷ original", "Speed-up"]
+    heads = ["#", "Slot", "Call", "Share", "Winner", "Original", "Time", "Time ÷ original", "Speed-up", "Memory"]
     rows = [
         [
             str(s.number),
@@ -107,6 +107,7 @@ def _selections(shown: View) -> list[str]:
             s.time,
             s.ratio,
             s.speedup,
+            s.memory,
         ]
         for s in won
     ]

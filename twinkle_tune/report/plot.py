@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from twinkle_tune.objective import Aim
 from twinkle_tune.report.charts import Kind
 from twinkle_tune.report.frames import Row
 from twinkle_tune.report.text import is_figure, one_line, ratio_text
@@ -65,9 +66,9 @@ def labels(names: Iterable[str], limit: int = LABEL) -> list[str]:
     return found
 
 
-def step_role(low: float, high: float) -> str:
-    """How a ratio's interval is marked: as a gain, a loss, or neither."""
-    return "winner" if high < 1 else "slower" if low > 1 else "other"
+def step_role(low: float, high: float, aim: Aim) -> str:
+    """How a ratio's interval is marked: as a gain, a loss, or neither. By memory time that is allowed is no loss."""
+    return "winner" if high < 1 else "slower" if low > (aim.most if aim.is_memory else 1) else "other"
 
 
 def _cut(value: object) -> float | None:

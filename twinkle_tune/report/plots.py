@@ -91,7 +91,7 @@ def _steps(profile: Profile) -> Iterator[Plot]:
             f"{one_line(row['step'], LABEL)}: {ratio_text(row['ratio'], row['low'], row['high'])}" for row in rows
         ),
         rows=tuple(
-            ratio_row(name, row["ratio"], row["low"], row["high"], step_role(row["low"], row["high"]))
+            ratio_row(name, row["ratio"], row["low"], row["high"], step_role(row["low"], row["high"], profile.aim))
             for name, row in zip(names, rows, strict=True)
         ),
     )

@@ -75,15 +75,17 @@ def _print_head(shown: View, console: Console, *, facts: bool) -> None:
 
 def _steps(shown: View, width: int) -> Table:
     rows = [
-        (step.step, step.original, step.tuned, step.ratio, step.spark, _toned(step))
+        (step.step, step.original, step.tuned, step.ratio, step.spark, step.memory, _toned(step))
         for step in shown.steps
         if step.compared
     ]
     if width >= _FILE_WIDTH:
         return _table(
-            "The whole model", ("Step", "Original>", "Tuned>", "Time ÷ original|", "By round|", "Result"), rows
+            "The whole model",
+            ("Step", "Original>", "Tuned>", "Time ÷ original|", "By round|", "Peak memory|", "Result"),
+            rows,
         )
-    narrow = [(step, ratio, spark, result) for step, _, _, ratio, spark, result in rows]
+    narrow = [(step, ratio, spark, result) for step, _, _, ratio, spark, _, result in rows]
     return _table("The whole model", ("Step", "Time ÷ original|", "By round|", "Result"), narrow)
 
 
@@ -93,7 +95,7 @@ def _toned(step: StepLine) -> Text:
 
 def _selections(shown: View, width: int) -> Table:
     """The winners, a line each where the terminal is wide enough; a narrow one is spared what the details tell too."""
-    heads = ["#>", "Slot", "Call|", "Share>", "Winner", "Time>", "Time ÷ original|", "By round|"]
+    heads = ["#>", "Slot", "Call|", "Share>", "Winner", "Time>", "Time ÷ original|", "By round|", "Memory|"]
     rows: list[list[str | Text]] = [
         [
             str(line.number),
@@ -104,15 +106,17 @@ def _selections(shown: View, width: int) -> Table:
             line.time,
             line.ratio,
             line.spark,
+            line.memory,
         ]
         for line in shown.selections
     ]
     if width >= _FILE_WIDTH:
         return _table("What won", heads, rows)
     narrow = [
-        [slot, call[call.find("[") :], winner, ratio] for _, slot, call, _, winner, _, ratio, _ in map(_plain, rows)
+        [slot, call[call.find("[") :], winner, ratio, memory]
+        for _, slot, call, _, winner, _, ratio, _, memory in map(_plain, rows)
     ]
-    return _table("What won", ("Slot", "Call|", "Winner", "Time ÷ original|"), narrow)
+    return _table("What won", ("Slot", "Call|", "Winner", "Time ÷ original|", "Memory|"), narrow)
 
 
 def _plain(row: Sequence[str | Text]) -> list[str]:

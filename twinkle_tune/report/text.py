@@ -15,6 +15,7 @@ __all__ = [
     "bytes_text",
     "call_text",
     "is_figure",
+    "memory_reading",
     "one_line",
     "percent",
     "ratio_text",
@@ -96,6 +97,14 @@ def reading(ratio: float, low: float, high: float) -> str:
     if low > 1:
         return f"{percent(ratio - 1)} more time"
     return "no clear difference"
+
+
+def memory_reading(ratio: object) -> str:
+    """What a ratio of peaks of memory says: "79.6% less memory"."""
+    if not is_figure(ratio):
+        return "memory unknown"
+    share = float(cast("SupportsFloat", ratio))
+    return f"{percent(abs(1 - share))} {'less' if share < 1 else 'more'} memory"
 
 
 def sparkline(values: Sequence[float], width: int = 16) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from twinkle_tune.profile.schema import Profile
+from twinkle_tune.measure.smallest import memory_ratio
+from twinkle_tune.objective import Aim
+from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.report import head
 from twinkle_tune.report.compare import KINDS, Change, ChangeKind, Line, lines, regressions, successive
 from twinkle_tune.report.plot import Plot, labels, ratio_row, step_role
 from twinkle_tune.report.text import NOTHING, call_text, one_line, ratio_text, short_name
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.tune.gain import gained
 
 _NAME_LIMIT = 80
 _TREND_FROM = 3
@@ -154,9 +157,16 @@ def _steps(profiles: Sequence[Profile]) -> Iterator[Matched]:
             elif not step.tuned_us:
                 cells.append(Cell(text="1.000", detail="the original runs"))
             else:
-                tone = "gain" if step.high < 1 else "loss" if step.low > 1 else ""
-                cells.append(Cell(text=ratio_text(step.ratio, step.low, step.high), tone=tone))
+                cells.append(_step_cell(step, profile.aim))
         yield Matched(where=one_line(label, _NAME_LIMIT), cells=tuple(cells))
+
+
+def _step_cell(step: StepResult, aim: Aim) -> Cell:
+    time = ratio_text(step.ratio, step.low, step.high)
+    if aim.is_memory:
+        peak = ratio_text(memory_ratio(step.tuned_peak_bytes, step.original_peak_bytes))
+        return Cell(text=time, detail=f"memory {peak}", tone="gain" if gained(step, aim) else "")
+    return Cell(text=time, tone="gain" if step.high < 1 else "loss" if step.low > 1 else "")
 
 
 def _contests(profiles: Sequence[Profile]) -> Iterator[Matched]:
@@ -182,8 +192,8 @@ def _step_plots(profiles: Sequence[Profile]) -> Iterator[Plot]:
         found = [(n, step) for n, p in enumerate(profiles, 1) for step in p.steps if step.label == label]
         names = labels(f"{n}. {profiles[n - 1].environment.device_name}" for n, _ in found)
         rows = tuple(
-            ratio_row(name, step.ratio, step.low, step.high, step_role(step.low, step.high))
-            for name, (_, step) in zip(names, found, strict=True)
+            ratio_row(name, step.ratio, step.low, step.high, step_role(step.low, step.high, profiles[n - 1].aim))
+            for name, (n, step) in zip(names, found, strict=True)
             if step.tuned_us
         )
         yield Plot(

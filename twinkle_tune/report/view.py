@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.report import frames, head
@@ -15,6 +16,7 @@ from twinkle_tune.report.text import (
     bytes_text,
     call_text,
     is_figure,
+    memory_reading,
     one_line,
     percent,
     ratio_text,
@@ -26,6 +28,7 @@ from twinkle_tune.report.text import (
     time_text,
 )
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.tune.gain import gained as step_gained
 
 _NAME_LIMIT = 80
 _SENTENCE_LIMIT = 600
@@ -39,13 +42,13 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         by_contest.setdefault(row["contest"], []).append(row)
     selected = zip(frames.records(frames.selections(profile)), profile.contests, strict=True)
     return View(
-        title=f"{one_line(profile.model.name, _NAME_LIMIT)}, {profile.mode}, {profile.device}",
+        title=f"{one_line(profile.model.name, _NAME_LIMIT)}, {profile.mode}, {profile.device}{head.by(profile)}",
         verdict=one_line(profile.verdict, _SENTENCE_LIMIT),
         line=one_line(head.line(profile), 2 * _NAME_LIMIT),
         notes=tuple(head.notes(profile)),
         facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),
         steps=tuple(
-            _step(number, row, step)
+            _step(number, row, step, profile.aim)
             for number, (row, step) in enumerate(
                 zip(frames.records(frames.steps(profile)), profile.steps, strict=True), 1
             )
@@ -61,9 +64,14 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     )
 
 
-def _step(number: int, row: Row, step: StepResult) -> StepLine:
-    compared = row["rounds"] > 0
+def _step(number: int, row: Row, step: StepResult, aim: Aim) -> StepLine:
+    compared, memory = row["rounds"] > 0, row["memory_ratio"]
     tone = "gain" if row["high"] < 1 else "loss" if row["low"] > 1 else ""
+    told = reading(row["ratio"], row["low"], row["high"])
+    if aim.is_memory:
+        # By memory more time is the price, and no loss.
+        tone = "gain" if step_gained(step, aim) else ""
+        told = f"{memory_reading(memory)}, {told}"
     return StepLine(
         number=number,
         step=one_line(row["step"], _NAME_LIMIT),
@@ -72,7 +80,8 @@ def _step(number: int, row: Row, step: StepResult) -> StepLine:
         original=time_text(row["original_us"]),
         tuned=time_text(row["tuned_us"]),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if compared else NOTHING,
-        reading=reading(row["ratio"], row["low"], row["high"]) if compared else "the original runs, nothing to compare",
+        memory=f"{bytes_text(row['tuned_peak_bytes'])} ({ratio_text(memory)})" if is_figure(memory) else NOTHING,
+        reading=told if compared else "the original runs, nothing to compare",
         spark=_spark(step.tuned_us, step.original_us, 16),
     )
 
@@ -89,11 +98,14 @@ def _selection(row: Row, contest: Contest) -> SelectionLine:
         winner=one_line(row["winner"], _NAME_LIMIT),
         gained=gained,
         fate=fate(contest),
-        order=tuple(row[name] for name in ("calls", "share", "original_us", "winner_us", "ratio", "speedup")),
+        order=tuple(
+            row[name] for name in ("calls", "share", "original_us", "winner_us", "ratio", "speedup", "memory_ratio")
+        ),
         original=time_text(row["original_us"]),
         time=time_text(row["winner_us"]),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if gained else ratio_text(row["ratio"]),
         speedup=speedup_text(row["ratio"]),
+        memory=ratio_text(row["memory_ratio"]),
         spark=_spark(frames.times(race, row["winner"]), frames.times(race, ORIGINAL)) if gained else "",
     )
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from twinkle_tune.objective import BY_TIME, Aim, Objective
 from twinkle_tune.outcome import Measurement, Selection
 from twinkle_tune.profile.schema import Contest, StepResult
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.tune.gain import figures, gained, least
 
 _TAKEN_BACK = "taken back"
 
@@ -21,11 +23,12 @@ class Placed:
     inside: tuple[str, ...]
 
 
-def choose_nested(placed: Sequence[Placed]) -> tuple[Contest, ...]:
+def choose_nested(placed: Sequence[Placed], aim: Aim = BY_TIME) -> tuple[Contest, ...]:
     """Of a slot and the slots inside it, keep the winners of the better total, never of both.
 
     A winner was measured with the originals inside and around it, so two nested winners together were never
-    measured. What the inner winners save in a step is held against what the outer one saves.
+    measured. What the inner winners save in a step is held against what the outer one saves. Time adds up; peaks of
+    memory of one call after the other do not, so there it is the inner winner that saves most.
     """
     contests = [item.contest for item in placed]
     for outer_index, outer in enumerate(placed):
@@ -36,9 +39,8 @@ def choose_nested(placed: Sequence[Placed]) -> tuple[Contest, ...]:
         ]
         if not inner or not _won(contests[outer_index]):
             continue
-        outer_saves_us = saved_us(contests[outer_index])
-        inner_saves_us = sum(saved_us(contests[index]) for index in inner)
-        if outer_saves_us >= inner_saves_us:
+        outer_saves = saved([contests[outer_index]], aim)
+        if outer_saves >= saved([contests[index] for index in inner], aim):
             for index in inner:
                 contests[index] = keep_original(
                     contests[index], f"it runs inside {outer.contest.slot.name}, whose winner saves more"
@@ -47,6 +49,23 @@ def choose_nested(placed: Sequence[Placed]) -> tuple[Contest, ...]:
             names = ", ".join(dict.fromkeys(contests[index].slot.name for index in inner))
             contests[outer_index] = keep_original(contests[outer_index], f"the winners inside it ({names}) save more")
     return tuple(contests)
+
+
+def saved(contests: Sequence[Contest], aim: Aim) -> float:
+    """What winners save together: microseconds of all their calls, or bytes of the one that saves most."""
+    if aim.is_memory:
+        return max((saved_bytes(contest) for contest in contests), default=0)
+    return sum(saved_us(contest) for contest in contests)
+
+
+def saved_bytes(contest: Contest) -> int:
+    """Bytes of peak memory that the winner saves in a call; 0 where that is not known."""
+    peaks = [
+        trial.outcome.peak_bytes or 0
+        for name in (ORIGINAL, contest.selection.winner)
+        if isinstance((trial := contest.trial(name)).outcome, Measurement)
+    ]
+    return peaks[0] - peaks[1] if len(peaks) == 2 else 0
 
 
 def saved_us(contest: Contest) -> float:
@@ -59,8 +78,9 @@ def saved_us(contest: Contest) -> float:
 
 def keep_original(contest: Contest, why: str) -> Contest:
     """The contest with the original in the winner's place, and the reason."""
-    lost = contest.selection
-    reason = f"{why}; by itself {lost.winner} took {lost.ratio:.2f} of the original's time"
+    lost, memory = contest.selection, contest.selection.memory_ratio
+    less = "" if memory is None or memory >= 1 else f" and {memory:.2f} of its peak memory"
+    reason = f"{why}; by itself {lost.winner} took {lost.ratio:.2f} of the original's time{less}"
     return replace(contest, selection=Selection(winner=ORIGINAL, rounds=lost.rounds, reason=reason))
 
 
@@ -79,31 +99,53 @@ def only_winners_of(contests: Sequence[Contest], slot: str, step: str) -> tuple[
     )
 
 
-def culprits(alone: Mapping[str, StepResult]) -> dict[str, StepResult]:
-    """Which slots' winners to take back from a step that did not become faster with all of them.
+def culprits(alone: Mapping[str, StepResult], aim: Aim = BY_TIME) -> dict[str, StepResult]:
+    """Which slots' winners to take back from a step that gained nothing with all of them.
 
     Args:
         alone: the step with the winners of one slot alone, by slot.
+        aim: what it should have gained.
 
     Returns:
-        Those with which the step did not become faster; where each alone made it faster, the one that did least.
+        Those with which the step gained nothing; where it gained with each alone, the one that did least.
     """
-    slow = {slot: result for slot, result in alone.items() if result.ratio >= 1.0}
+    slow = {slot: result for slot, result in alone.items() if not gained(result, aim)}
     if slow or not alone:
         return slow
-    worst = max(alone, key=lambda slot: alone[slot].ratio)
+    worst = max(alone, key=lambda slot: least(alone[slot], aim))
     return {worst: alone[worst]}
 
 
-def take_back(contests: Sequence[Contest], step: str, slow: Mapping[str, StepResult]) -> tuple[Contest, ...]:
+def take_back(
+    contests: Sequence[Contest], step: str, slow: Mapping[str, StepResult], aim: Aim = BY_TIME
+) -> tuple[Contest, ...]:
     """The originals back for some slots' winners in a step, with the figures of the step as the reason.
 
     In doubt the original: what was measured faster by itself, call after call, may cost more than it saves
     between the other operations of a model.
     """
     return tuple(
-        keep_original(c, _why_back(step, slow[c.slot.name]))
+        keep_original(c, f"{_TAKEN_BACK}: with it the whole step {step!r} {figures(slow[c.slot.name], aim)}")
         if _won(c) and _runs_in(c, step) and c.slot.name in slow
+        else c
+        for c in contests
+    )
+
+
+def costly(contests: Sequence[Contest]) -> tuple[str, ...]:
+    """Slots with winners that take more time than their originals, those that take most first."""
+    worst: dict[str, float] = {}
+    for contest in contests:
+        if _won(contest) and contest.selection.ratio > 1 and contest.seen:
+            worst[contest.slot.name] = max(contest.selection.ratio, worst.get(contest.slot.name, 1.0))
+    return tuple(sorted(worst, key=lambda slot: -worst[slot]))
+
+
+def take_back_idle(contests: Sequence[Contest], slot: str) -> tuple[Contest, ...]:
+    """The originals back for a slot's winners, without which no step needs more memory."""
+    return tuple(
+        keep_original(c, f"{_TAKEN_BACK}: without it no step of the whole model needs more memory")
+        if _won(c) and c.slot.name == slot
         else c
         for c in contests
     )
@@ -126,32 +168,35 @@ def take_back_wrong(contests: Sequence[Contest], step: str, wrong: Mapping[str, 
     )
 
 
-def _why_back(step: str, result: StepResult) -> str:
-    interval = f"({result.low:.3f} to {result.high:.3f})"
-    return f"{_TAKEN_BACK}: with it the whole step {step!r} took {result.ratio:.3f} of its time {interval}"
-
-
 def _runs_in(contest: Contest, step: str) -> bool:
     return any(seen.step == step for seen in contest.seen)
 
 
-def verdict_of(contests: Sequence[Contest], steps: Sequence[StepResult]) -> str:
+def verdict_of(contests: Sequence[Contest], steps: Sequence[StepResult], aim: Aim = BY_TIME) -> str:
     """One sentence for the head of a profile."""
     won = [contest for contest in contests if _won(contest)]
     taken = sum(contest.selection.reason.startswith(_TAKEN_BACK) for contest in contests)
     if not won and taken:
         return (
             f"Keep the original: kernels won {taken} of {len(contests)} contests by themselves, "
-            "but with them no step of the whole model became faster and stayed right."
+            f"but with them no step of the whole model became {_better(aim)} and stayed right."
         )
     if not won:
-        return f"Keep the original: none of {len(contests)} contests found a kernel that is right and clearly faster."
+        none = f"Keep the original: none of {len(contests)} contests"
+        return f"{none} found a kernel that is right and clearly {_better(aim)}."
     slots = ", ".join(sorted({contest.slot.name.rpartition(".")[2] for contest in won}))
-    gains = [f"{s.label} takes {s.ratio:.3f} of its time ({s.low:.3f} to {s.high:.3f})" for s in steps if s.tuned_us]
+    compared = [step for step in steps if step.tuned_us]
+    gains = [f"{step.label} {figures(step, aim).replace('took', 'takes')}" for step in compared]
     measured = "; ".join(gains) if gains else "the whole model was not timed"
-    clear = any(s.high < 1 for s in steps if s.tuned_us)
+    clear = any(gained(step, aim) if aim.is_memory else step.high < 1 for step in compared)
     head = f"{len(won)} of {len(contests)} contests won by a kernel ({slots})"
     return f"{head}: {measured}." if clear or not gains else f"{head}, but no clear gain end to end: {measured}."
+
+
+def _better(aim: Aim) -> str:
+    if not aim.is_memory:
+        return "faster"
+    return f"smaller within {aim.slowdown:g}x the time" if aim.objective is Objective.BALANCED else "smaller"
 
 
 def _won(contest: Contest) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import Rejection, Selection
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
@@ -44,14 +45,15 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
             listener(event)
 
     second = executor.confirm(replace(task, candidates=two, seed=task.seed + 1, tunes=False), rounds_alone)
-    return with_second(contest, second, executor.elsewhere)
+    return with_second(contest, second, executor.elsewhere, task.aim)
 
 
-def with_second(contest: Contest, second: Contest, where: str) -> Contest:
+def with_second(contest: Contest, second: Contest, where: str, aim: Aim = BY_TIME) -> Contest:
     """The contest with the figures of a second race of its winner against the original, held ``where``."""
     won, again = contest.selection, second.selection
     if again.winner == won.winner:
-        reason = f"{again.reason}, timed again {where}; {1 - won.ratio:.1%} at first"
+        first = f"{won.ratio:.3f} of the time" if aim.is_memory else f"{1 - won.ratio:.1%}"
+        reason = f"{again.reason}, timed again {where}; {first} at first"
         return replace(contest, selection=replace(again, reason=reason), confirmation=second.trials)
     outcome = second.trial(won.winner).outcome if second.trials else None
     why = outcome.reason if isinstance(outcome, Rejection) else again.reason

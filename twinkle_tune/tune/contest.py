@@ -14,7 +14,9 @@ from twinkle_tune.errors import SignatureError, TuneError, in_a_line
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.race import Decision, Race
 from twinkle_tune.measure.recheck import in_words, race_until_right
-from twinkle_tune.measure.run import run_race
+from twinkle_tune.measure.rounds import Rounds
+from twinkle_tune.measure.run import hold
+from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.state import StateWatch, device_state
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Stage, Trial
@@ -61,7 +63,7 @@ class InProcess:
             for name, reason in wrong.items():
                 outcomes[name] = _refuse(listener, name, "parity", reason)
                 del steps[name]
-            measured = {name: _measured(found, name, times_us, decision, clock) for name, found in steps.items()}
+            measured = {name: _measured(found, name, times_us, decision) for name, found in steps.items()}
         ended = {name: measured.get(name) or _rejection(found) for name, found in outcomes.items()}
         trials = tuple(self._trial(c, origin, ended[c.name], arena) for c, origin in entered)
         return Contest(
@@ -125,6 +127,7 @@ class _Ready:
 
     step: Step
     first_call_us: float
+    peak_bytes: int | None
     verdict: Pass
     judged_again: Callable[[], Verdict] | None = None
 
@@ -143,7 +146,9 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         step = arena.step(call)
         first_call_us = arena.clock.first_call_us(step)
         if candidate.name == ORIGINAL:
-            return _Ready(step=step, first_call_us=first_call_us, verdict=Pass(figures=(), deterministic=True))
+            right = Pass(figures=(), deterministic=True)
+            peak_bytes = arena.clock.peak_bytes(step)
+            return _Ready(step=step, first_call_us=first_call_us, peak_bytes=peak_bytes, verdict=right)
         stage = watch.begins(candidate.name, "parity")
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
         judged = torch.compile(renamed(implementation.call)) if task.mode.compiles else implementation.call
@@ -151,6 +156,8 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
             return _refuse(listener, candidate.name, "parity", f"inconclusive: {arena.judge.reason}")
         verdict = arena.judge.judge(judged, for_kin=implementation.call)
         judged_again = functools.partial(arena.judge.again, judged, for_kin=implementation.call)
+        stage = watch.begins(candidate.name, "timing")
+        peak_bytes = arena.clock.peak_bytes(step) if isinstance(verdict, Pass) else None
     except SignatureError as error:
         return _refuse(listener, candidate.name, "signature", str(error))
     except TuneError as error:
@@ -167,22 +174,26 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
             return _refuse(listener, candidate.name, "parity", in_words(verdict))
         case Inconclusive():
             return _refuse(listener, candidate.name, "parity", f"inconclusive: {verdict.reason}")
-    return _Ready(step=step, first_call_us=first_call_us, verdict=verdict, judged_again=judged_again)
+    return _Ready(
+        step=step, first_call_us=first_call_us, peak_bytes=peak_bytes, verdict=verdict, judged_again=judged_again
+    )
 
 
 def _race(
     task: Task, steps: Mapping[str, _Ready], clock: Clock, listener: Listener, ends_s: float
 ) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
-    def tell(race: Race) -> None:
+    def tell(race: Race | Rounds) -> None:
         best, ratio = race.leader
         listener(RoundTimed(number=race.rounds, alive=len(race.alive), best=best, ratio=ratio))
 
     calls = {name: found.step for name, found in steps.items()}
     left_s = None if task.deadline_s is None else max(0.0, ends_s - time.monotonic())
     watch = StateWatch(lambda: device_state(task.device))
-    decision, times_us = run_race(
-        calls, clock, task.settings, seed=task.seed, on_round=tell, deadline_s=left_s, watch=watch
-    )
+    race: Race | Rounds = Race([name for name in calls if name != ORIGINAL], task.settings, seed=task.seed)
+    if task.aim.is_memory:
+        peaks = {name: found.peak_bytes for name, found in steps.items()}
+        race = Rounds(peaks, task.aim, task.settings, seed=task.seed)
+    decision, times_us = hold(race, calls, clock, on_round=tell, deadline_s=left_s, watch=watch)
     if not times_us.get(ORIGINAL):
         # Nobody to race against, or no time: the original's own time is wanted all the same.
         block_calls = clock.block_calls(calls[ORIGINAL])
@@ -195,16 +206,14 @@ def _end_of(task: Task) -> float:
     return math.inf if task.deadline_s is None else time.monotonic() + task.deadline_s
 
 
-def _measured(
-    ready: _Ready, name: str, times_us: Mapping[str, tuple[float, ...]], decision: Decision, clock: Clock
-) -> Outcome:
+def _measured(ready: _Ready, name: str, times_us: Mapping[str, tuple[float, ...]], decision: Decision) -> Outcome:
     left = dict(decision.left).get(name, "")
     if name in decision.failed or not times_us.get(name):
         return Rejection(stage="timing", reason=left or decision.reason)
     return Measurement(
         times_us=tuple(round(t, 4) for t in times_us[name]),
         first_call_us=round(ready.first_call_us, 1),
-        peak_bytes=clock.peak_bytes(ready.step),
+        peak_bytes=ready.peak_bytes,
         parity=tuple(replace(f, error=_rounded(f.error), limit=_rounded(f.limit)) for f in ready.verdict.figures),
         deterministic=ready.verdict.deterministic,
         notes=ready.verdict.notes,
@@ -213,19 +222,21 @@ def _measured(
 
 
 def _selection(decision: Decision, trials: Sequence[Trial]) -> Selection:
-    times = {t.candidate: t.outcome.times_us for t in trials if isinstance(t.outcome, Measurement)}
+    measured = {t.candidate: t.outcome for t in trials if isinstance(t.outcome, Measurement)}
     if decision.winner == ORIGINAL:
         refused = [t for t in trials if isinstance(t.outcome, Rejection)]
         everyone = len(refused) == len(trials) - 1 and refused
         reason = "every other candidate was refused" if everyone else decision.reason
         return Selection(winner=ORIGINAL, rounds=decision.rounds, reason=reason)
-    figure = paired_ratio(times[decision.winner], times[ORIGINAL])
+    winner, original = measured[decision.winner], measured[ORIGINAL]
+    figure = paired_ratio(winner.times_us, original.times_us)
     return Selection(
         winner=decision.winner,
         ratio=round(figure.ratio, 4),
         low=round(figure.low, 4),
         high=round(figure.high, 4),
         rounds=figure.rounds,
+        memory_ratio=memory_ratio(winner.peak_bytes, original.peak_bytes),
         reason=decision.reason,
     )
 

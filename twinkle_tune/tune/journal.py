@@ -43,6 +43,7 @@ class Header:
         tool: name and version of this package.
         model, mode, device, environment: as in a profile.
         settings: of the race, by name.
+        objective: what decides, in words.
         seed: of the run.
         contests: the contests that the run was to hold, for the reader: each is checked again by its own key.
     """
@@ -55,6 +56,7 @@ class Header:
     device: str
     environment: Environment
     settings: tuple[tuple[str, float], ...]
+    objective: str = "time"
     seed: int
     contests: tuple[Question, ...] = ()
 
@@ -225,6 +227,7 @@ def differences(then: Header, now: Header) -> list[str]:
         "model": (_model_text(then.model), _model_text(now.model)),
         "mode": (then.mode, now.mode),
         "device": (then.device, now.device),
+        "objective": (then.objective, now.objective),
         "seed": (then.seed, now.seed),
     }
     settings_then, settings_now = dict(then.settings), dict(now.settings)

@@ -13,6 +13,7 @@ from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.settings import METHOD
 from twinkle_tune.mode import Mode
+from twinkle_tune.objective import Aim
 from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
@@ -95,6 +96,7 @@ def question_of(
     device: str,
     environment: str,
     settings: RaceSettings,
+    aim: Aim,
 ) -> Question:
     """The question that a contest answers; ``environment`` is the fingerprint."""
     original: Callable[..., Any] = (
@@ -110,6 +112,7 @@ def question_of(
         environment=environment,
         candidates=tuple((c.name, digest_of(c, observation.slot, original)) for c in candidates),
         settings=settings_of(settings),
+        objective=str(aim),
         tool=TOOL,
     )
 

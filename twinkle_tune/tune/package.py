@@ -35,6 +35,9 @@ from twinkle_tune.workload import Workload
 _BY_NAME = frozenset({"torch", "liger", "triton", "compile"})
 """Kinds of built-in candidates: the worker has the same catalog and finds them there by name."""
 
+_FIELDS = ("observation", "mode", "device", "settings", "aim", "seed", "tunes")
+"""What of a task travels as it is."""
+
 
 class Unportable(TuneError):
     """A contest cannot be run in another process: something of it exists in this one alone."""
@@ -67,7 +70,7 @@ def pack(task: Task, file: IO[bytes]) -> Header:
     observation = task.observation
     _check_module(observation.slot.target.partition(":")[0], modules)
     package = {
-        "task": {name: getattr(task, name) for name in ("observation", "mode", "device", "settings", "seed", "tunes")},
+        "task": {name: getattr(task, name) for name in _FIELDS},
         "candidates": [_candidate_data(c, portable) for c in task.candidates],
         "flags": flags_now(),
         "cuda": torch.cuda.current_device() if cuda_in_use() else None,

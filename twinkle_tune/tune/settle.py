@@ -1,4 +1,4 @@
-"""What the whole model says of the winners: those with which it is wrong, or not faster, are taken back."""
+"""What the whole model says of the winners: those with which it is wrong, or gains nothing, are taken back."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from twinkle_tune.errors import StaleProfileError
 from twinkle_tune.kernel.plan import Plan, plan_profile
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.clock import Clock
+from twinkle_tune.measure.smallest import MIN_BYTES
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.tune.agree import disagreement
 from twinkle_tune.tune.choose import (
+    costly,
     culprits,
     only_winners_of,
-    saved_us,
+    saved,
     slots_with_winners,
     take_back,
+    take_back_idle,
     take_back_wrong,
     verdict_of,
 )
 from twinkle_tune.tune.events import Listener, StepChecked
+from twinkle_tune.tune.gain import gained
 from twinkle_tune.tune.refine import without_orphans
-from twinkle_tune.tune.whole import time_steps
+from twinkle_tune.tune.whole import peaks_of, time_steps
 
 SECONDS = 6.0
 """A step of the whole model is timed for about this long, unless the fewest rounds take longer."""
@@ -64,13 +68,15 @@ class Whole:
         profile, plan = self._agreeing(replace(profile, contests=without_orphans(profile.contests)))
         while True:
             results = self._timed(profile, self.steps, plan)
-            slow = [s for s, result in zip(self.steps, results, strict=True) if result.tuned_us and result.ratio >= 1.0]
-            if not slow:
-                return replace(profile, steps=results, verdict=verdict_of(profile.contests, results))
+            timed = zip(self.steps, results, strict=True)
+            slow = [s for s, result in timed if result.tuned_us and not gained(result, profile.aim)]
+            needed = profile if slow else self._without_idle(profile, results)
+            if not slow and needed is profile:
+                return replace(profile, steps=results, verdict=verdict_of(profile.contests, results, profile.aim))
             together = {result.label: result for result in results}
             for step in slow:
-                profile = self._without_culprits(profile, step, together[step.label])
-            plan = self._plan(profile)
+                needed = self._without_culprits(needed, step, together[step.label])
+            profile, plan = needed, self._plan(needed)
 
     def _agreeing(self, profile: Profile) -> tuple[Profile, Plan]:
         """The profile without the winners with which a step computes something else."""
@@ -88,7 +94,7 @@ class Whole:
                 guilty = {slot: reason for slot, reason in alone.items() if reason}
                 if not guilty:
                     # Each is right alone: without the one that is missed least.
-                    guilty = {min(slots, key=lambda slot: _saved(profile.contests, slot)): why}
+                    guilty = {min(slots, key=lambda slot: _saved(profile, slot)): why}
                 profile = _left(profile, take_back_wrong(profile.contests, step.label, guilty))
                 plan = self._plan(profile)
         return profile, plan
@@ -102,8 +108,19 @@ class Whole:
             for slot in slots:
                 one = replace(profile, contests=only_winners_of(profile.contests, slot, step.label))
                 alone[slot] = self._timed(one, [step], self._plan(one))[0]
-            slow = culprits(alone)
-        return _left(profile, take_back(profile.contests, step.label, slow))
+            slow = culprits(alone, profile.aim)
+        return _left(profile, take_back(profile.contests, step.label, slow, profile.aim))
+
+    def _without_idle(self, profile: Profile, results: Sequence[StepResult]) -> Profile:
+        """By memory: without the winners that take more time, and without which no step's peak is larger."""
+        most_bytes = {r.label: r.tuned_peak_bytes + MIN_BYTES for r in results if r.tuned_peak_bytes is not None}
+        steps = [step for step in self.steps if step.label in most_bytes]
+        for slot in costly(profile.contests) if profile.aim.is_memory and not self._is_late else ():
+            without = _left(profile, take_back_idle(profile.contests, slot))
+            peaks = peaks_of(self.model, steps, without, self._plan(without), self.clock)
+            if all(peak is not None and peak < most_bytes[label] for label, peak in peaks.items()):
+                profile = without
+        return profile
 
     def _timed(self, profile: Profile, steps: Sequence[Step], plan: Plan) -> tuple[StepResult, ...]:
         seconds = SECONDS
@@ -129,5 +146,5 @@ def _left(profile: Profile, contests: Sequence[Contest]) -> Profile:
     return replace(profile, contests=without_orphans(contests))
 
 
-def _saved(contests: Sequence[Contest], slot: str) -> float:
-    return sum(saved_us(contest) for contest in contests if contest.slot.name == slot)
+def _saved(profile: Profile, slot: str) -> float:
+    return saved([contest for contest in profile.contests if contest.slot.name == slot], profile.aim)

@@ -11,6 +11,7 @@ from twinkle_tune.errors import TuneError
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
+from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import Stage
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import Candidate, Slot
@@ -26,6 +27,7 @@ class Task:
         candidates: who competes, the original first.
         mode, device: how and where.
         settings: of the race.
+        aim: what decides.
         seed: of inputs and of the order of the rounds.
         deadline_s: seconds after which no candidate is begun and the race ends; None for no limit.
         tunes: whether a tunable candidate that has no config yet gets one for this call before it is judged.
@@ -36,6 +38,7 @@ class Task:
     mode: Mode
     device: str
     settings: RaceSettings
+    aim: Aim = BY_TIME
     seed: int = 0
     deadline_s: float | None = None
     tunes: bool = False

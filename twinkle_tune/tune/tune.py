@@ -12,9 +12,9 @@ from torch import nn
 from twinkle_tune.capture.capture import Capture, Observation, capture
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.catalog.block import BLOCK
-from twinkle_tune.device import is_available, parse_device, torch_type
+from twinkle_tune.device import torch_type
 from twinkle_tune.environment import Environment, current_environment
-from twinkle_tune.errors import DeviceError, TuneError, TuneInterrupted
+from twinkle_tune.errors import TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
@@ -22,6 +22,7 @@ from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.roof import measured_roof
 from twinkle_tune.mode import Mode, parse_mode
+from twinkle_tune.objective import BY_TIME, Aim, parse_aim
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.past import Question
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
@@ -40,6 +41,7 @@ from twinkle_tune.tune.flags import flags_kept
 from twinkle_tune.tune.journal import Header, Journal
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
 from twinkle_tune.tune.order import savings_us
+from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor, Task
@@ -65,8 +67,10 @@ def tune_model(
     attention: bool = False,
     head: bool = False,
     try_compile: bool = False,
+    objective: object = "time",
+    slowdown: float | None = None,
 ) -> Profile:
-    """Find out which kernels are right and faster on a model, and say so in a profile.
+    """Find out which kernels are right and faster, or smaller, on a model, and say so in a profile.
 
     The model is left as it was: weights, gradients, training flags, functions.
 
@@ -94,17 +98,21 @@ def tune_model(
             (:mod:`twinkle_tune.catalog.head`). Each of its calls is one of the whole model, too.
         try_compile: whether torch.compile of the whole model is timed as well, in the modes "inference" and "train":
             a figure that tells whether another mode would pay.
+        objective: "time": the fastest wins; "memory": the one with the smallest peak memory; "balanced": the smallest
+            of those that take at most ``slowdown`` times the original's time.
+        slowdown: of the objective "balanced" alone, at least 1; 1.1 (10% more time) by default.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
         DeviceError, ModeError, RegistrationError: unknown or unavailable device, mode, candidates.
+        ObjectiveError: an unknown objective, a slowdown that does not go with it, or memory that is not told here.
         JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
     """
     run = _Run(
         model=model,
         mode=parse_mode(mode),
-        device=_available(device, model),
+        device=available(device, model),
         name=name or type(model).__name__,
         wanted=candidates,
         budget=Budget(),
@@ -117,7 +125,9 @@ def tune_model(
         attention=attention,
         head=head,
         try_compile=try_compile,
+        aim=parse_aim(objective, slowdown),
     )
+    check_memory_is_told(run.aim, run.device)
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with flags_kept(model, run.mode):
@@ -142,6 +152,7 @@ class _Run:
     attention: bool = False
     head: bool = False
     try_compile: bool = False
+    aim: Aim = BY_TIME
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
@@ -155,7 +166,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     )
     check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)
     questions = {
-        id(o): question_of(o, entrants[id(o)], run.mode, run.device, environment.fingerprint, run.settings)
+        id(o): question_of(o, entrants[id(o)], run.mode, run.device, environment.fingerprint, run.settings, run.aim)
         for o in seen.observations
     }
     if run.memory.journal is not None:
@@ -176,7 +187,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
         _look_between(run, environment, ordered, entrants, placed)
-        profile = _profile(run, environment, seen, choose_nested(_ordered(placed)), complete=True)
+        profile = _profile(run, environment, seen, choose_nested(_ordered(placed), run.aim), complete=True)
         whole = Whole(
             model=run.model,
             steps=tuple(steps),
@@ -188,7 +199,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
         )
         return _beside_compiled(run, whole.settled(profile), steps)
     except KeyboardInterrupt as error:
-        chosen = choose_nested(_ordered(placed))
+        chosen = choose_nested(_ordered(placed), run.aim)
         partial = _profile(run, environment, seen, chosen, complete=False) if placed else None
         raise TuneInterrupted(partial) from error
 
@@ -223,7 +234,7 @@ def _look_between(
             continue
         known[gap.slot, found.workload.key] = found, competing
         chosen = tuple(c for c in competing if c.name in gap.names)
-        question = question_of(found, chosen, run.mode, run.device, environment.fingerprint, run.settings)
+        question = question_of(found, chosen, run.mode, run.device, environment.fingerprint, run.settings, run.aim)
         run.tell(ContestAdded(candidates=len(chosen)))
         contest = _contest(run, len(placed) + 1, found, chosen, question)
         placed.append(Placed(contest=contest, inside=found.inside))
@@ -243,6 +254,7 @@ def _header(run: _Run, environment: Environment, questions: tuple[Question, ...]
         device=run.device,
         environment=environment,
         settings=settings_of(run.settings),
+        objective=str(run.aim),
         seed=run.seed,
         contests=questions,
     )
@@ -277,6 +289,7 @@ def _contest(
         mode=run.mode,
         device=run.device,
         settings=run.settings,
+        aim=run.aim,
         seed=run.seed,
         deadline_s=run.budget.contests_left_s,
         tunes=True,
@@ -293,7 +306,7 @@ def _profile(
     run: _Run, environment: Environment, seen: Capture, contests: Sequence[Contest], *, complete: bool
 ) -> Profile:
     ordered = tuple(sorted(contests, key=lambda c: (c.slot.name, c.workload.rows, c.workload.key)))
-    verdict = verdict_of(ordered, ())
+    verdict = verdict_of(ordered, (), run.aim)
     if not complete:
         verdict = f"Interrupted after {len(ordered)} of {len(seen.observations)} contests. {verdict}"
     return Profile(
@@ -304,6 +317,8 @@ def _profile(
         mode=run.mode,
         device=run.device,
         environment=environment,
+        objective=run.aim.objective,
+        slowdown=run.aim.slowdown,
         verdict=verdict,
         steps=tuple(StepResult(label=label) for label, _ in seen.step_us),
         contests=ordered,
@@ -318,21 +333,6 @@ def _by_savings(run: _Run, seen: Capture) -> list[Observation]:
     roof = measured_roof(place, torch.float32 if parameter is None else parameter.dtype)
     step_us = dict(seen.step_us)
     return sorted(seen.observations, key=lambda o: savings_us(o, step_us, roof), reverse=True)
-
-
-def _available(device: object, model: nn.Module) -> str:
-    parameter = next(model.parameters(), None)
-    here = "cpu" if parameter is None else parameter.device.type
-    name = parse_device(here if device is None else device)
-    if device is None and name == "cuda" and torch.version.hip is not None:
-        name = "rocm"
-    if not is_available(name):
-        raise DeviceError(f"device {name!r} is not available here, expected one that torch can use; pass device='cpu'")
-    if torch_type(name) != here and parameter is not None:
-        raise DeviceError(
-            f"device: got {name!r} for a model on {here!r}; move the model with model.to({torch_type(name)!r})"
-        )
-    return name
 
 
 def _nobody(event: Event) -> None:

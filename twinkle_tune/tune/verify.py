@@ -1,4 +1,4 @@
-"""A profile held against the present: is each winner still what it was, still right, still faster?"""
+"""A profile held against the present: is each winner still what it was, still right, still faster or smaller?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.plan import plan_profile
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.measure.statistics import paired_ratio
+from twinkle_tune.measure.smallest import is_smaller, memory_ratio, not_smaller
+from twinkle_tune.measure.statistics import Ratio, paired_ratio
+from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate, SlotKind
@@ -32,12 +34,16 @@ from twinkle_tune.workload import call_text
 SETTINGS = RaceSettings(min_gain=0.005, indifference=0.0)
 """A winner was 2% faster once; it fails when it is not faster any more, not when it is a little less so."""
 
-Kind = Literal["stale", "wrong", "slow"]
+Kind = Literal["stale", "wrong", "slow", "large"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why an entry does not hold: its code or surroundings changed, its result is wrong, it is not faster."""
+    """Why an entry does not hold: its code or surroundings changed, its result is wrong, it is not faster or smaller.
+
+    By memory it may be slow: "large" is who is not clearly smaller any more. Balanced, "slow" is whose median is over
+    the profile's slowdown.
+    """
 
     kind: Kind
     text: str
@@ -51,6 +57,7 @@ class Check:
         contest: as the profile has it.
         problems: empty where the entry holds.
         ratio, low, high: its time over the original's now, median and interval; None where it was not timed.
+        memory_ratio: its peak memory over the original's now; None where one is not known.
     """
 
     contest: Contest
@@ -58,6 +65,7 @@ class Check:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
+    memory_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +82,7 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is stale, wrong or no longer faster."""
+        """Whether nothing is stale, wrong or no longer faster (by memory: smaller)."""
         return not self.stale and not any(check.problems for check in self.checks)
 
 
@@ -90,6 +98,8 @@ def verify_profile(
     executor: Executor | None = None,
 ) -> Verification:
     """Check each winner of a profile again: what changed, whether it is right, whether it is faster.
+
+    By the profile's own objective: a winner by memory need not be faster, but must be smaller.
 
     A winner is judged by the parity rule and raced against the original alone, on calls of the model as it is
     now; also where the environment is another than that of the profile. The model is left as it was.
@@ -163,14 +173,15 @@ class _Run:
             mode=self.profile.mode,
             device=self.profile.device,
             settings=self.settings,
+            aim=self.profile.aim,
             seed=self.seed,
         )
         now = self.executor.run(task, self.tell)
         self.tell(ContestFinished(index=self.index, contest=now))
-        return compare(contest, now)
+        return compare(contest, now, self.profile.aim)
 
 
-def compare(then: Contest, now: Contest) -> Check:
+def compare(then: Contest, now: Contest, aim: Aim = BY_TIME) -> Check:
     """What a winner's contest against the original now says of the profile's entry. Pure."""
     winner = then.selection.winner
     problems = [
@@ -184,8 +195,9 @@ def compare(then: Contest, now: Contest) -> Check:
         kind: Kind = "slow" if stage == "timing" else "wrong"
         return Check(contest=then, problems=(*problems, Problem(kind=kind, text=f"{stage}: {reason}")))
     figure = paired_ratio(outcome.times_us, original.times_us)
-    # Faster is what the race says, or what the interval says though the race did not find it enough.
-    if now.selection.winner != winner and figure.high >= 1:
+    if aim.is_memory and not is_smaller(outcome.peak_bytes, original.peak_bytes):
+        problems.append(Problem(kind="large", text=not_smaller(outcome.peak_bytes, original.peak_bytes)))
+    if _is_slow(figure, aim, wins=now.selection.winner == winner):
         text = f"it takes {figure.ratio:.3f} of the original's time ({figure.low:.3f} to {figure.high:.3f})"
         was = f"it took {then.selection.ratio:.3f} when it was profiled"
         problems.append(Problem(kind="slow", text=f"{text}; {was}"))
@@ -195,7 +207,15 @@ def compare(then: Contest, now: Contest) -> Check:
         ratio=round(figure.ratio, 4),
         low=round(figure.low, 4),
         high=round(figure.high, 4),
+        memory_ratio=memory_ratio(outcome.peak_bytes, original.peak_bytes),
     )
+
+
+def _is_slow(figure: Ratio, aim: Aim, *, wins: bool) -> bool:
+    if aim.is_memory:
+        return figure.ratio > aim.most
+    # Faster is what the race says, or what the interval says though the race did not find it enough.
+    return not wins and figure.high >= 1
 
 
 def _entrants(

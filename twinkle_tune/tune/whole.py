@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Sequence
@@ -64,6 +65,25 @@ def time_steps(
     return tuple(results)
 
 
+def peaks_of(
+    model: nn.Module, steps: Sequence[Step], profile: Profile, plan: Plan, clock: Clock
+) -> dict[str, int | None]:
+    """Peak memory of each step with a plan bound, in bytes, by label. The model is left restored."""
+    runner = cast("nn.Module", torch.compile(model)) if profile.mode.compiles else model
+    peaks = {}
+    try:
+        bind_plan(model, plan)
+        for step in steps:
+            if runner is not model:
+                # Compiled anew: what was compiled before counts towards a limit, beyond which it would run eagerly.
+                torch.compiler.reset()
+            step.run(runner)
+            peaks[step.label] = clock.peak_bytes(functools.partial(step.run, runner))
+    finally:
+        restore_model(model)
+    return peaks
+
+
 def _time_step(
     model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int, seconds: float
 ) -> StepResult:
@@ -83,10 +103,12 @@ def _time_step(
 
     chance = random.Random(seed)
     block_calls: dict[bool, int] = {}
+    peak_bytes: dict[bool, int | None] = {}
     for tuned in (False, True):
         bind(tuned)
         call()
         block_calls[tuned] = clock.block_calls(call)
+        peak_bytes[tuned] = clock.peak_bytes(call)
     times_us: dict[bool, list[float]] = {False: [], True: []}
     began_s = time.monotonic()
     for done in range(_ROUNDS):
@@ -103,4 +125,6 @@ def _time_step(
         ratio=round(figure.ratio, 4),
         low=round(figure.low, 4),
         high=round(figure.high, 4),
+        original_peak_bytes=peak_bytes[False],
+        tuned_peak_bytes=peak_bytes[True],
     )

@@ -73,6 +73,7 @@ def result_of(data: Mapping[str, Any]) -> tuple[tuple[Trial, ...], Selection]:
         low=float(chosen["low"]),
         high=float(chosen["high"]),
         rounds=int(chosen["rounds"]),
+        memory_ratio=None if chosen["memory_ratio"] is None else float(chosen["memory_ratio"]),
         reason=str(chosen["reason"]),
     )
     if selection.winner not in {trial.candidate for trial in trials}:
