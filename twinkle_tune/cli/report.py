@@ -43,6 +43,7 @@ class TableName(StrEnum):
     SELECTIONS = "selections"
     STEPS = "steps"
     PARITY = "parity"
+    CONDITIONS = "conditions"
 
 
 _STRINGABLE = (ReportFormat.TERMINAL, ReportFormat.MD)

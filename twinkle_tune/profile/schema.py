@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
-from twinkle_tune.outcome import Selection, Trial
+from twinkle_tune.outcome import Conditions, Selection, Trial
 from twinkle_tune.slot import Slot
 from twinkle_tune.workload import Workload
 
@@ -83,6 +83,8 @@ class Contest:
         selection: the winner and why.
         confirmation: of a winner that was timed again: its trial and the original's, in a second race of the two.
             The selection's figures are of this one.
+        conditions: the device around each race, in their order: the first, then the second; empty where the machine
+            tells nothing of its device.
     """
 
     slot: Slot
@@ -92,6 +94,7 @@ class Contest:
     trials: tuple[Trial, ...]
     selection: Selection
     confirmation: tuple[Trial, ...] = ()
+    conditions: tuple[Conditions, ...] = ()
 
     def trial(self, candidate: str) -> Trial:
         """The trial of the named candidate; KeyError if it was not tried."""
@@ -151,8 +154,8 @@ class Profile:
         """A pandas table of it: one row a raw sample, or a trial, a selection, a step or a parity figure.
 
         Args:
-            rows: "samples", "trials", "selections", "steps" or "parity"; the columns, with their units, are those
-                of :data:`twinkle_tune.report.frames.COLUMNS`.
+            rows: "samples", "trials", "selections", "steps", "parity" or "conditions"; the columns, with their
+                units, are those of :data:`twinkle_tune.report.frames.COLUMNS`.
 
         Raises:
             ProfileError: there is no such table.

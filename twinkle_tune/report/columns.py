@@ -64,6 +64,24 @@ SAMPLE_COLUMNS: Mapping[str, str] = {
 }
 """Columns of :func:`twinkle_tune.report.frames.samples`."""
 
+RACE_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "race": "int64",  # 1 the contest, 2 the winner and the original timed again
+    "clock_before_mhz": "float64",  # of the device; of the fastest processor on a CPU
+    "clock_after_mhz": "float64",
+    "temperature_before_c": "float64",  # degrees Celsius; of the hottest sensor on a CPU
+    "temperature_after_c": "float64",
+    "throttling_before": "string",  # why the device ran slower than it could; missing where it did not
+    "throttling_after": "string",
+    "throttled": "Int64",  # how often processors were throttled in the race
+    "repeated": "int64",  # rounds that were timed again because the device was disturbed
+    "repeated_reasons": "string",
+    "workload": "string",
+}
+"""Columns of :func:`twinkle_tune.report.frames.conditions`."""
+
 STEP_COLUMNS: Mapping[str, str] = {
     "step": "string",
     "original_us": "float64",  # median of the whole step; missing where nothing was compared
@@ -89,12 +107,13 @@ PARITY_COLUMNS: Mapping[str, str] = {
 }
 """Columns of :func:`twinkle_tune.report.frames.parity`."""
 
-Table = Literal["samples", "trials", "selections", "steps", "parity"]
+Table = Literal["samples", "trials", "selections", "steps", "parity", "conditions"]
 COLUMNS: Mapping[Table, Mapping[str, str]] = {
     "samples": SAMPLE_COLUMNS,
     "trials": TRIAL_COLUMNS,
     "selections": SELECTION_COLUMNS,
     "steps": STEP_COLUMNS,
     "parity": PARITY_COLUMNS,
+    "conditions": RACE_COLUMNS,
 }
 """The columns of each table and their pandas types, by the table's name."""

@@ -20,18 +20,21 @@ from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report.columns import (
     COLUMNS,
     PARITY_COLUMNS,
+    RACE_COLUMNS,
     SAMPLE_COLUMNS,
     SELECTION_COLUMNS,
     STEP_COLUMNS,
     TRIAL_COLUMNS,
     Table,
 )
+from twinkle_tune.report.conditions import times_throttled
 from twinkle_tune.report.text import call_text, is_figure
 from twinkle_tune.slot import ORIGINAL
 
 __all__ = [
     "COLUMNS",
     "PARITY_COLUMNS",
+    "RACE_COLUMNS",
     "SAMPLE_COLUMNS",
     "SELECTION_COLUMNS",
     "STEP_COLUMNS",
@@ -39,6 +42,7 @@ __all__ = [
     "Frame",
     "Row",
     "Table",
+    "conditions",
     "decisive",
     "parity",
     "races",
@@ -122,13 +126,42 @@ def parity(profile: Profile) -> pd.DataFrame:
     return _frame(rows, PARITY_COLUMNS)
 
 
+def conditions(profile: Profile) -> pd.DataFrame:
+    """One row a race of which the device's state is known. See :data:`RACE_COLUMNS`."""
+    rows = [
+        _place(number, contest)
+        | {
+            "race": race,
+            "clock_before_mhz": each.before.clock_mhz,
+            "clock_after_mhz": each.after.clock_mhz,
+            "temperature_before_c": each.before.temperature_c,
+            "temperature_after_c": each.after.temperature_c,
+            "throttling_before": each.before.throttling or None,
+            "throttling_after": each.after.throttling or None,
+            "throttled": times_throttled(each),
+            "repeated": len(each.repeated),
+            "repeated_reasons": "; ".join(each.repeated) or None,
+        }
+        for number, contest in enumerate(profile.contests, 1)
+        for race, each in enumerate(contest.conditions, 1)
+    ]
+    return _frame(rows, RACE_COLUMNS)
+
+
 def table(profile: Profile, name: Table = "samples") -> pd.DataFrame:
     """The table of that name.
 
     Raises:
         ProfileError: there is no such table.
     """
-    makers = {"samples": samples, "trials": trials, "selections": selections, "steps": steps, "parity": parity}
+    makers = {
+        "samples": samples,
+        "trials": trials,
+        "selections": selections,
+        "steps": steps,
+        "parity": parity,
+        "conditions": conditions,
+    }
     if name not in makers:
         raise ProfileError(f"table: got {name!r}, expected one of {', '.join(makers)}")
     return makers[name](profile)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.report.conditions import disturbances
 from twinkle_tune.report.text import bytes_text, one_line, three_digits
 
 
@@ -15,6 +16,7 @@ def notes(profile: Profile) -> Iterable[str]:
     here = profile.environment
     if here.load > 0.5 * max(here.processors, 1):
         yield f"The machine was busy when the run began: load {here.load:.1f} on {here.processors} processors."
+    yield from disturbances(profile)
     if not profile.complete:
         yield "The run was interrupted: what is here was finished, the rest is missing."
     if not profile.contests:

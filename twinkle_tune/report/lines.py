@@ -103,7 +103,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContestPart:
-    """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones."""
+    """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones.
+
+    ``conditions`` is the device while it was timed; "" where the machine tells nothing.
+    """
 
     number: int
     slot: str
@@ -119,6 +122,7 @@ class ContestPart:
     runners: tuple[Runner, ...]
     refused: tuple[Refused, ...]
     margins: tuple[Margin, ...]
+    conditions: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.report import frames, head
+from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
 from twinkle_tune.report.frames import Row
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
@@ -126,6 +127,7 @@ def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
         runners=tuple(_runner(row, contest.selection.winner) for row in timed),
         refused=tuple(_refused(row) for row in rows if row["outcome"] == "rejected"),
         margins=tuple(_margins(contest)),
+        conditions=one_line(conditions_text(contest), _SENTENCE_LIMIT),
     )
 
 

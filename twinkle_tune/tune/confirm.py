@@ -50,6 +50,7 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
 def with_second(contest: Contest, second: Contest, where: str) -> Contest:
     """The contest with the figures of a second race of its winner against the original, held ``where``."""
     won, again = contest.selection, second.selection
+    contest = replace(contest, conditions=(*contest.conditions[:1], *second.conditions))
     if again.winner == won.winner:
         reason = f"{again.reason}, timed again {where}; {1 - won.ratio:.1%} at first"
         return replace(contest, selection=replace(again, reason=reason), confirmation=second.trials)

@@ -53,9 +53,10 @@ class InProcess:
                 outcomes[candidate.name] = self._prepared(entered[-1][0], arena, listener, ends_s)
             steps = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
             clock = WatchedClock(arena.clock, {name: found.step for name, found in steps.items()}, self._watch)
+            watches: list[StateWatch] = []
             decision, times_us, wrong = race_until_right(
                 tuple(steps),
-                lambda names: _race(task, {name: steps[name] for name in names}, clock, listener, ends_s),
+                lambda names: _race(task, {name: steps[name] for name in names}, clock, listener, ends_s, watches),
                 {name: self._again(name, found.judged_again) for name, found in steps.items() if found.judged_again},
             )
             for name, reason in wrong.items():
@@ -71,6 +72,7 @@ class InProcess:
             workload=observation.workload,
             trials=trials,
             selection=_selection(decision, trials),
+            conditions=tuple(filter(None, (watch.conditions for watch in watches[-1:]))),
         )
 
     def confirm(self, task: Task, listener: Listener) -> Contest:
@@ -171,7 +173,12 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
 
 
 def _race(
-    task: Task, steps: Mapping[str, _Ready], clock: Clock, listener: Listener, ends_s: float
+    task: Task,
+    steps: Mapping[str, _Ready],
+    clock: Clock,
+    listener: Listener,
+    ends_s: float,
+    watches: list[StateWatch],
 ) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
     def tell(race: Race) -> None:
         best, ratio = race.leader
@@ -179,7 +186,7 @@ def _race(
 
     calls = {name: found.step for name, found in steps.items()}
     left_s = None if task.deadline_s is None else max(0.0, ends_s - time.monotonic())
-    watch = StateWatch(lambda: device_state(task.device))
+    watches.append(watch := StateWatch(lambda: device_state(task.device)))
     decision, times_us = run_race(
         calls, clock, task.settings, seed=task.seed, on_round=tell, deadline_s=left_s, watch=watch
     )
