@@ -134,6 +134,29 @@ class Conditions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Further times of one candidate, taken after the race. They decide nothing.
+
+    Attributes:
+        candidate: its name.
+        cold_us: microseconds of one call with cold caches, a figure a round; rounds pair by position with the other
+            candidate's. Empty where it was not timed so.
+        graph_us: device time of one call in a captured CUDA graph, likewise.
+        host_us: what the host needs to launch one call on a CUDA device.
+        forward_us, backward_us: in the train modes the forward alone, and what the backward takes beyond it.
+        notes: why a figure is missing.
+    """
+
+    candidate: str
+    cold_us: tuple[float, ...] = ()
+    graph_us: tuple[float, ...] = ()
+    host_us: float | None = None
+    forward_us: float | None = None
+    backward_us: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """What won, and why.
 

@@ -14,6 +14,7 @@ from twinkle_tune.outcome import (
     ParityFigure,
     Rejection,
     Selection,
+    Timings,
     Trial,
 )
 from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, Seen, StepResult
@@ -201,7 +202,9 @@ def hot() -> Profile:
     again = (trial("original", measurement(100.0), "original"), trial("fused", measurement(80.0)))
     return profile(
         replace(won(), confirmation=again, conditions=(calm, throttled)),
-        replace(kept(), conditions=(calm,)),
+        replace(
+            kept(), conditions=(calm,), timings=(Timings(candidate="original", cold_us=(60.0, 61.0), host_us=9.0),)
+        ),
         device="cuda",
     )
 

@@ -44,6 +44,7 @@ class TableName(StrEnum):
     STEPS = "steps"
     PARITY = "parity"
     CONDITIONS = "conditions"
+    TIMINGS = "timings"
 
 
 _STRINGABLE = (ReportFormat.TERMINAL, ReportFormat.MD)

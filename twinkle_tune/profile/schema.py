@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
-from twinkle_tune.outcome import Conditions, Selection, Trial
+from twinkle_tune.outcome import Conditions, Selection, Timings, Trial
 from twinkle_tune.slot import Slot
 from twinkle_tune.workload import Workload
 
@@ -85,6 +85,7 @@ class Contest:
             The selection's figures are of this one.
         conditions: the device around each race, in their order: the first, then the second; empty where the machine
             tells nothing of its device.
+        timings: further times of the original and the winner, which decide nothing; empty where there was no time.
     """
 
     slot: Slot
@@ -95,6 +96,7 @@ class Contest:
     selection: Selection
     confirmation: tuple[Trial, ...] = ()
     conditions: tuple[Conditions, ...] = ()
+    timings: tuple[Timings, ...] = ()
 
     def trial(self, candidate: str) -> Trial:
         """The trial of the named candidate; KeyError if it was not tried."""
@@ -154,8 +156,8 @@ class Profile:
         """A pandas table of it: one row a raw sample, or a trial, a selection, a step or a parity figure.
 
         Args:
-            rows: "samples", "trials", "selections", "steps", "parity" or "conditions"; the columns, with their
-                units, are those of :data:`twinkle_tune.report.frames.COLUMNS`.
+            rows: "samples", "trials", "selections", "steps", "parity", "conditions" or "timings"; the columns,
+                with their units, are those of :data:`twinkle_tune.report.frames.COLUMNS`.
 
         Raises:
             ProfileError: there is no such table.

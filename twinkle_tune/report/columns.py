@@ -82,6 +82,29 @@ RACE_COLUMNS: Mapping[str, str] = {
 }
 """Columns of :func:`twinkle_tune.report.frames.conditions`."""
 
+TIMING_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "candidate": "string",
+    "cold_us": "float64",  # median with cold caches
+    "cold_ratio": "float64",  # over the original's, median of the paired rounds
+    "cold_low": "float64",
+    "cold_high": "float64",
+    "cold_rounds": "int64",
+    "graph_us": "float64",  # median device time in a captured CUDA graph
+    "graph_ratio": "float64",
+    "graph_low": "float64",
+    "graph_high": "float64",
+    "graph_rounds": "int64",
+    "host_us": "float64",  # what the host needs to launch a call on a CUDA device
+    "forward_us": "float64",  # train modes: the forward alone
+    "backward_us": "float64",  # what the backward takes beyond it
+    "notes": "string",  # why a figure is missing
+    "workload": "string",
+}
+"""Columns of :func:`twinkle_tune.report.frames.timings`."""
+
 STEP_COLUMNS: Mapping[str, str] = {
     "step": "string",
     "original_us": "float64",  # median of the whole step; missing where nothing was compared
@@ -107,7 +130,7 @@ PARITY_COLUMNS: Mapping[str, str] = {
 }
 """Columns of :func:`twinkle_tune.report.frames.parity`."""
 
-Table = Literal["samples", "trials", "selections", "steps", "parity", "conditions"]
+Table = Literal["samples", "trials", "selections", "steps", "parity", "conditions", "timings"]
 COLUMNS: Mapping[Table, Mapping[str, str]] = {
     "samples": SAMPLE_COLUMNS,
     "trials": TRIAL_COLUMNS,
@@ -115,5 +138,6 @@ COLUMNS: Mapping[Table, Mapping[str, str]] = {
     "steps": STEP_COLUMNS,
     "parity": PARITY_COLUMNS,
     "conditions": RACE_COLUMNS,
+    "timings": TIMING_COLUMNS,
 }
 """The columns of each table and their pandas types, by the table's name."""

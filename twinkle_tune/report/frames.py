@@ -15,7 +15,7 @@ import pandas as pd
 
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Trial
+from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Timings, Trial
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report.columns import (
     COLUMNS,
@@ -24,10 +24,12 @@ from twinkle_tune.report.columns import (
     SAMPLE_COLUMNS,
     SELECTION_COLUMNS,
     STEP_COLUMNS,
+    TIMING_COLUMNS,
     TRIAL_COLUMNS,
     Table,
 )
 from twinkle_tune.report.conditions import times_throttled
+from twinkle_tune.report.further import against_original
 from twinkle_tune.report.text import call_text, is_figure
 from twinkle_tune.slot import ORIGINAL
 
@@ -38,6 +40,7 @@ __all__ = [
     "SAMPLE_COLUMNS",
     "SELECTION_COLUMNS",
     "STEP_COLUMNS",
+    "TIMING_COLUMNS",
     "TRIAL_COLUMNS",
     "Frame",
     "Row",
@@ -52,6 +55,7 @@ __all__ = [
     "steps",
     "table",
     "times",
+    "timings",
     "trials",
 ]
 
@@ -148,6 +152,29 @@ def conditions(profile: Profile) -> pd.DataFrame:
     return _frame(rows, RACE_COLUMNS)
 
 
+def timings(profile: Profile) -> pd.DataFrame:
+    """One row a candidate whose further times were taken. See :data:`TIMING_COLUMNS`."""
+    rows = [
+        _place(number, contest)
+        | {"candidate": each.candidate, "host_us": each.host_us}
+        | {"forward_us": each.forward_us, "backward_us": each.backward_us, "notes": "; ".join(each.notes) or None}
+        | _further("cold", each, contest)
+        | _further("graph", each, contest)
+        for number, contest in enumerate(profile.contests, 1)
+        for each in contest.timings
+    ]
+    return _frame(rows, TIMING_COLUMNS)
+
+
+def _further(clock: str, each: Timings, contest: Contest) -> Row:
+    times_us = getattr(each, f"{clock}_us")
+    row: Row = {f"{clock}_us": _median(times_us), f"{clock}_rounds": len(times_us)}
+    ratio = against_original(f"{clock}_us", each, contest.timings)
+    if ratio is None:
+        return row
+    return row | {f"{clock}_ratio": ratio.ratio, f"{clock}_low": ratio.low, f"{clock}_high": ratio.high}
+
+
 def table(profile: Profile, name: Table = "samples") -> pd.DataFrame:
     """The table of that name.
 
@@ -161,6 +188,7 @@ def table(profile: Profile, name: Table = "samples") -> pd.DataFrame:
         "steps": steps,
         "parity": parity,
         "conditions": conditions,
+        "timings": timings,
     }
     if name not in makers:
         raise ProfileError(f"table: got {name!r}, expected one of {', '.join(makers)}")

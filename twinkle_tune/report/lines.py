@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twinkle_tune.report.derive import Fate
+from twinkle_tune.report.further import FurtherPart
 
 LEGEND = (
     "Time ÷ original: median over paired rounds of the candidate's time over the original's, under 1 is "
@@ -12,6 +13,10 @@ LEGEND = (
     "smallest and the largest seen). Parity: error ÷ limit of the tensor that came closest to its limit; "
     "up to 1 passes."
 )
+
+
+FURTHER = "Further times, which decide nothing"
+"""Stands above them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +110,8 @@ class Refused:
 class ContestPart:
     """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones.
 
-    ``conditions`` is the device while it was timed; "" where the machine tells nothing.
+    ``conditions`` is the device while it was timed; "" where the machine tells nothing. ``further`` has the times that
+    decide nothing; None where there are none.
     """
 
     number: int
@@ -123,6 +129,7 @@ class ContestPart:
     refused: tuple[Refused, ...]
     margins: tuple[Margin, ...]
     conditions: str = ""
+    further: FurtherPart | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.lines import ContestPart, View
+from twinkle_tune.report.lines import FURTHER, ContestPart, View
 from twinkle_tune.report.text import one_line
 from twinkle_tune.report.view import view
 
@@ -163,6 +163,9 @@ def _contest(contest: ContestPart) -> list[str]:
             for r in contest.runners
         ]
         parts.append(table(heads, rows))
+    if contest.further is not None:
+        rows = [[code(row[0]), *map(escape, row[1:])] for row in contest.further.rows]
+        parts += [f"{FURTHER}:", table(contest.further.heads, rows), *map(escape, contest.further.words)]
     if contest.refused:
         rows = [[code(r.candidate), code(r.source), escape(r.stage), escape(r.reason)] for r in contest.refused]
         parts.append(table(["Refused", "Source", "Stage", "Reason"], rows))

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.lines import ContestPart, StepLine, View
+from twinkle_tune.report.lines import FURTHER, ContestPart, StepLine, View
 from twinkle_tune.report.text import NOTHING, one_line
 from twinkle_tune.report.view import view
 
@@ -158,6 +158,11 @@ def _print_contest(contest: ContestPart, console: Console) -> None:
             for runner in contest.runners
         ]
         console.print(_table(None, heads, rows))
+    if contest.further is not None:
+        console.print(_indented(Text(FURTHER, style="dim")))
+        console.print(_table(None, [f"{head}|" for head in contest.further.heads], contest.further.rows))
+        for words in contest.further.words:
+            console.print(_indented(Text(words, style="yellow")))
     for refused in contest.refused:
         told = Text(f"refused {refused.candidate} ({refused.source})", style="yellow")
         console.print(_indented(told.append(f", {refused.stage}: {refused.reason}", style="default")))

@@ -10,6 +10,7 @@ from twinkle_tune.report import frames, head
 from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
 from twinkle_tune.report.frames import Row
+from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
 from twinkle_tune.report.text import (
     NOTHING,
@@ -128,6 +129,7 @@ def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
         refused=tuple(_refused(row) for row in rows if row["outcome"] == "rejected"),
         margins=tuple(_margins(contest)),
         conditions=one_line(conditions_text(contest), _SENTENCE_LIMIT),
+        further=further_part(contest),
     )
 
 

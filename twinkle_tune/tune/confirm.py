@@ -43,14 +43,16 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
         if isinstance(event, RoundTimed):
             listener(event)
 
-    second = executor.confirm(replace(task, candidates=two, seed=task.seed + 1, tunes=False), rounds_alone)
-    return with_second(contest, second, executor.elsewhere)
+    again = replace(task, candidates=two, seed=task.seed + 1, tunes=False, further="all")
+    return with_second(contest, executor.confirm(again, rounds_alone), executor.elsewhere)
 
 
 def with_second(contest: Contest, second: Contest, where: str) -> Contest:
     """The contest with the figures of a second race of its winner against the original, held ``where``."""
     won, again = contest.selection, second.selection
-    contest = replace(contest, conditions=(*contest.conditions[:1], *second.conditions))
+    contest = replace(
+        contest, conditions=(*contest.conditions[:1], *second.conditions), timings=second.timings or contest.timings
+    )
     if again.winner == won.winner:
         reason = f"{again.reason}, timed again {where}; {1 - won.ratio:.1%} at first"
         return replace(contest, selection=replace(again, reason=reason), confirmation=second.trials)

@@ -25,6 +25,7 @@ from twinkle_tune.source.hub import commit_of
 from twinkle_tune.source.tried import config_of
 from twinkle_tune.tune.arena import Arena, Step, as_observed, renamed
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
+from twinkle_tune.tune.further import Timed, further_times
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
 from twinkle_tune.tune.tuned import Configs
 
@@ -41,7 +42,7 @@ class InProcess:
 
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
-        observation, ends_s = task.observation, _end_of(task)
+        observation, ends_s, began_s = task.observation, _end_of(task), time.monotonic()
         with as_observed(observation.workload.context, task.device):
             self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
@@ -63,6 +64,10 @@ class InProcess:
                 outcomes[name] = _refuse(listener, name, "parity", reason)
                 del steps[name]
             measured = {name: _measured(found, name, times_us, decision, clock) for name, found in steps.items()}
+            timed = _timed(task, decision.winner, steps, measured, arena)
+            timings = further_times(
+                timed, task.device, arena.clock, self._watch, began_s=began_s, ends_s=ends_s, seed=task.seed
+            )
         ended = {name: measured.get(name) or _rejection(found) for name, found in outcomes.items()}
         trials = tuple(self._trial(c, origin, ended[c.name], arena) for c, origin in entered)
         return Contest(
@@ -73,6 +78,7 @@ class InProcess:
             trials=trials,
             selection=_selection(decision, trials),
             conditions=tuple(filter(None, (watch.conditions for watch in watches[-1:]))),
+            timings=timings,
         )
 
     def confirm(self, task: Task, listener: Listener) -> Contest:
@@ -129,6 +135,7 @@ class _Ready:
     first_call_us: float
     verdict: Pass
     judged_again: Callable[[], Verdict] | None = None
+    forward: Step | None = None
 
 
 def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watch) -> _Ready | Rejection:
@@ -145,7 +152,8 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         step = arena.step(call)
         first_call_us = arena.clock.first_call_us(step)
         if candidate.name == ORIGINAL:
-            return _Ready(step=step, first_call_us=first_call_us, verdict=Pass(figures=(), deterministic=True))
+            right = Pass(figures=(), deterministic=True)
+            return _Ready(step=step, first_call_us=first_call_us, verdict=right, forward=arena.forward(call))
         stage = watch.begins(candidate.name, "parity")
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
         judged = torch.compile(renamed(implementation.call)) if task.mode.compiles else implementation.call
@@ -169,7 +177,13 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
             return _refuse(listener, candidate.name, "parity", in_words(verdict))
         case Inconclusive():
             return _refuse(listener, candidate.name, "parity", f"inconclusive: {verdict.reason}")
-    return _Ready(step=step, first_call_us=first_call_us, verdict=verdict, judged_again=judged_again)
+    return _Ready(
+        step=step,
+        first_call_us=first_call_us,
+        verdict=verdict,
+        judged_again=judged_again,
+        forward=arena.forward(call),
+    )
 
 
 def _race(
@@ -217,6 +231,23 @@ def _measured(
         notes=ready.verdict.notes,
         left_race=left,
     )
+
+
+def _timed(
+    task: Task, winner: str, steps: Mapping[str, _Ready], measured: Mapping[str, Outcome], arena: Arena
+) -> dict[str, Timed]:
+    """Whose further times are to be taken."""
+    kept = winner == ORIGINAL and task.further
+    names = (ORIGINAL,) if kept else (ORIGINAL, winner) if task.further == "all" else ()
+    return {
+        name: Timed(
+            step=steps[name].step,
+            hot_us=outcome.median_us,
+            forward=steps[name].forward if arena.gradients is not None else None,
+        )
+        for name in names
+        if isinstance(outcome := measured[name], Measurement)
+    }
 
 
 def _selection(decision: Decision, trials: Sequence[Trial]) -> Selection:

@@ -288,6 +288,7 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
         trials=everyone,
         selection=selection,
         conditions=found.conditions,
+        timings=found.timings,
     )
 
 

@@ -36,6 +36,10 @@ _BY_NAME = frozenset({"torch", "liger", "triton", "compile"})
 """Kinds of built-in candidates: the worker has the same catalog and finds them there by name."""
 
 
+_FIELDS = ("observation", "mode", "device", "settings", "seed", "tunes", "further")
+"""Of a task, what is the same for whoever runs it."""
+
+
 class Unportable(TuneError):
     """A contest cannot be run in another process: something of it exists in this one alone."""
 
@@ -67,7 +71,7 @@ def pack(task: Task, file: IO[bytes]) -> Header:
     observation = task.observation
     _check_module(observation.slot.target.partition(":")[0], modules)
     package = {
-        "task": {name: getattr(task, name) for name in ("observation", "mode", "device", "settings", "seed", "tunes")},
+        "task": {name: getattr(task, name) for name in _FIELDS},
         "candidates": [_candidate_data(c, portable) for c in task.candidates],
         "flags": flags_now(),
         "cuda": torch.cuda.current_device() if cuda_in_use() else None,

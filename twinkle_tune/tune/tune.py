@@ -255,6 +255,7 @@ def _contest(
         seed=run.seed,
         deadline_s=run.budget.contests_left_s,
         tunes=True,
+        further="kept",
     )
     contest = run.executor.run(task, run.tell)
     contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)

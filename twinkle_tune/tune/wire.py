@@ -21,6 +21,7 @@ from twinkle_tune.outcome import (
     Rejection,
     Selection,
     Stage,
+    Timings,
     Trial,
 )
 from twinkle_tune.profile.schema import Contest
@@ -46,6 +47,7 @@ class Found:
     trials: tuple[Trial, ...]
     selection: Selection
     conditions: tuple[Conditions, ...] = ()
+    timings: tuple[Timings, ...] = ()
 
 
 def send(connection: socket.socket, **message: Any) -> None:
@@ -73,6 +75,7 @@ def result_data(contest: Contest) -> dict[str, Any]:
         "trials": [asdict(trial) for trial in contest.trials],
         "selection": asdict(contest.selection),
         "conditions": [asdict(each) for each in contest.conditions],
+        "timings": [asdict(each) for each in contest.timings],
     }
 
 
@@ -105,6 +108,7 @@ def result_of(data: Mapping[str, Any]) -> Found:
         trials=trials,
         selection=selection,
         conditions=tuple(_conditions(each) for each in data["conditions"]),
+        timings=tuple(_timings(each) for each in data["timings"]),
     )
 
 
@@ -132,6 +136,18 @@ def _state(data: Mapping[str, Any]) -> DeviceState:
         temperature_c=_number(data["temperature_c"]),
         throttling=str(data["throttling"]),
         throttled=None if throttled is None else int(throttled),
+    )
+
+
+def _timings(data: Mapping[str, Any]) -> Timings:
+    return Timings(
+        candidate=str(data["candidate"]),
+        cold_us=tuple(float(time_us) for time_us in data["cold_us"]),
+        graph_us=tuple(float(time_us) for time_us in data["graph_us"]),
+        host_us=_number(data["host_us"]),
+        forward_us=_number(data["forward_us"]),
+        backward_us=_number(data["backward_us"]),
+        notes=tuple(str(note) for note in data["notes"]),
     )
 
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from time import monotonic as _now_s
 from typing import IO, Any, Never
 
@@ -181,15 +182,10 @@ class _Worker:
         if digest != message["original"]:
             raise Unportable("the original's code is another in the worker process (it was replaced in this one)")
         without = set(message["without"])
-        task = Task(
-            observation=task.observation,
+        task = replace(
+            task,
             candidates=tuple(c for c in task.candidates if c.name not in without),
-            mode=task.mode,
-            device=task.device,
-            settings=task.settings,
-            seed=task.seed,
             deadline_s=message["deadline_s"],
-            tunes=task.tunes,
         )
         self._watch = ProcessWatch(self._mark, self._limits, task)
         contest = InProcess(self._watch, self._configs).run(task, self._tell)
