@@ -129,7 +129,7 @@ def test_a_winner_and_its_original_have_them() -> None:
     (found,) = tuned(always_fast).contests
     assert [each.candidate for each in found.timings] == ["original", found.selection.winner]
     original, winner = found.timings
-    assert len(original.cold_us) == len(winner.cold_us) == ROUNDS
+    assert 1 <= len(original.cold_us) == len(winner.cold_us) <= ROUNDS
     assert min(original.cold_us) > 200
     assert (original.graph_us, original.host_us, original.forward_us) == ((), None, None)
 
