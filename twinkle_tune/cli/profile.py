@@ -53,6 +53,9 @@ def profile(
     attention: Annotated[
         bool, typer.Option("--attention", help="Let the model's attention implementations compete too.")
     ] = False,
+    no_optimizer: Annotated[
+        bool, typer.Option("--no-optimizer", help="Time training steps without the step of AdamW.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -104,6 +107,7 @@ def profile(
                         journal=journal,
                         store=store,
                         attention=attention,
+                        optimizer=not no_optimizer,
                     )
                 made = replace(made, command=command_line())
                 _save(made, path, journal)

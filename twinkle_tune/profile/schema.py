@@ -50,6 +50,8 @@ class StepResult:
             both empty where the original won everywhere and there was nothing to compare.
         ratio: tuned over original, median of the paired rounds; 1.0 where nothing was compared.
         low, high: interval of that median, at least 95% confidence.
+        optimizer: class of the optimizer whose step is part of a training step ("AdamW"); "" where there is none.
+        note: what is to be known of how it was timed ("without the optimizer's step: ..."); "" where there is nothing.
     """
 
     label: str
@@ -58,6 +60,8 @@ class StepResult:
     ratio: float = 1.0
     low: float = 1.0
     high: float = 1.0
+    optimizer: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

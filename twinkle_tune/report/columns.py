@@ -113,6 +113,8 @@ STEP_COLUMNS: Mapping[str, str] = {
     "low": "float64",
     "high": "float64",
     "rounds": "int64",
+    "optimizer": "string",  # whose step is part of a training step; missing where there is none
+    "note": "string",  # what is to be known of how it was timed
 }
 """Columns of :func:`twinkle_tune.report.frames.steps`."""
 

@@ -110,6 +110,8 @@ def steps(profile: Profile) -> pd.DataFrame:
             "low": step.low,
             "high": step.high,
             "rounds": min(len(step.original_us), len(step.tuned_us)),
+            "optimizer": step.optimizer or None,
+            "note": step.note or None,
         }
         for step in profile.steps
     ]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from twinkle_tune.capture.capture import Capture, Observation, capture
+from twinkle_tune.capture.optimizer import OptimizerFactory
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.device import is_available, parse_device, torch_type
 from twinkle_tune.environment import Environment, current_environment
@@ -19,7 +20,6 @@ from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.measure.roof import measured_roof
 from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.past import Question
@@ -37,10 +37,11 @@ from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import flags_kept
 from twinkle_tune.tune.journal import Header, Journal
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
-from twinkle_tune.tune.order import savings_us
+from twinkle_tune.tune.order import by_savings
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.tune.whole import optimizer_of, release_optimizers
 from twinkle_tune.workload import call_text
 
 
@@ -61,6 +62,7 @@ def tune_model(
     journal: Journal | None = None,
     store: Store | None = None,
     attention: bool = False,
+    optimizer: OptimizerFactory | bool = True,
 ) -> Profile:
     """Find out which kernels are right and faster on a model, and say so in a profile.
 
@@ -86,6 +88,9 @@ def tune_model(
         store: past outcomes of any model, which are taken where they answer the same question, and added to.
         attention: whether a transformers model's attention implementations compete too. Each of their calls is one of
             the whole model, and checking them takes room for a float64 copy of it (training: for gradients as well).
+        optimizer: in the train modes, what makes the optimizer whose step is part of the timed training step, of a list
+            of parameters; True for ``torch.optim.AdamW``, False for none. It works on copies of the parameters. Where
+            its state does not fit the memory, or it raises, the step is timed without it, and the profile says so.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
@@ -111,7 +116,7 @@ def tune_model(
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with flags_kept(model, run.mode):
-        steps = make_steps(model, example_inputs, run.mode, run.device)
+        steps = make_steps(model, example_inputs, run.mode, run.device, optimizer_of(optimizer, run.mode, run.device))
         return _tune(replace(run, budget=budget_of(budget_s, len(steps), settle.SECONDS)), steps)
 
 
@@ -136,6 +141,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     environment = current_environment(run.device)
     targets = find_slots(run.model, run.registry, attention=run.attention)
     seen = capture(run.model, steps, targets, run.device)
+    release_optimizers(steps)
     entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
     check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)
     questions = {
@@ -144,7 +150,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     }
     if run.memory.journal is not None:
         run.memory.journal.begin(_header(run, environment, tuple(questions.values())))
-    ordered = _by_savings(run, seen)
+    ordered = by_savings(run.model, run.device, seen)
     run.tell(
         Captured(
             candidates=tuple(len(entrants[id(o)]) for o in ordered),
@@ -285,15 +291,6 @@ def _profile(
         contests=ordered,
         uncalled=tuple(sorted(seen.uncalled)),
     )
-
-
-def _by_savings(run: _Run, seen: Capture) -> list[Observation]:
-    """The observations, those that can save most first: a budget that runs out then costs least."""
-    parameter = next(run.model.parameters(), None)
-    place = torch.device(torch_type(run.device)) if parameter is None else parameter.device
-    roof = measured_roof(place, torch.float32 if parameter is None else parameter.dtype)
-    step_us = dict(seen.step_us)
-    return sorted(seen.observations, key=lambda o: savings_us(o, step_us, roof), reverse=True)
 
 
 def _available(device: object, model: nn.Module) -> str:
