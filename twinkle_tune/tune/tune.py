@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import torch
@@ -29,7 +29,7 @@ from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
-from twinkle_tune.tune.confirm import confirmed
+from twinkle_tune.tune.confirm import confirmed, next_confirmed
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
 from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished, ContestStarted, Event, Listener
@@ -135,6 +135,7 @@ class _Run:
     executor: Executor
     memory: Memory
     attention: bool = False
+    tasks: dict[tuple[str, str], Task] = field(default_factory=dict)
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
@@ -174,6 +175,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             registry=run.registry,
             tell=run.tell,
             seed=run.seed,
+            runner_up=lambda contest: _runner_up(run, contest),
             ends_s=run.budget.ends_s,
         )
         return whole.settled(profile)
@@ -240,6 +242,17 @@ def _contest(
             candidates=tuple(candidate.name for candidate in entrants),
         )
     )
+    task = Task(
+        observation=observation,
+        candidates=entrants,
+        mode=run.mode,
+        device=run.device,
+        settings=run.settings,
+        seed=run.seed,
+        tunes=True,
+        further="kept",
+    )
+    run.tasks[observation.slot.name, observation.workload.key] = task
     known = run.memory.recall(question, observation)
     if known is not None:
         return known
@@ -252,23 +265,17 @@ def _contest(
             trials=(),
             selection=Selection(winner=ORIGINAL, reason="not tried: the time budget was used up"),
         )
-    task = Task(
-        observation=observation,
-        candidates=entrants,
-        mode=run.mode,
-        device=run.device,
-        settings=run.settings,
-        seed=run.seed,
-        deadline_s=run.budget.contests_left_s,
-        tunes=True,
-        further="kept",
-    )
-    contest = run.executor.run(task, run.tell)
+    contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), run.tell)
     contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
     # What the budget cut short is no outcome for another run, whose budget is another.
     if not run.budget.is_used_up:
         run.memory.keep(question, contest)
     return contest
+
+
+def _runner_up(run: _Run, contest: Contest) -> Contest | None:
+    task = run.tasks[contest.slot.name, contest.workload.key]
+    return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
 
 
 def _profile(
