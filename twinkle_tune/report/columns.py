@@ -113,6 +113,8 @@ STEP_COLUMNS: Mapping[str, str] = {
     "low": "float64",
     "high": "float64",
     "rounds": "int64",
+    "covered": "float64",  # share of the step inside its slots' calls, 0 to 1; a slot within another counts once
+    "promised": "float64",  # share of the step that the winners save by their own ratios
     "optimizer": "string",  # whose step is part of a training step; missing where there is none
     "note": "string",  # what is to be known of how it was timed
 }

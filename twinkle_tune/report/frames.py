@@ -17,6 +17,7 @@ from twinkle_tune.errors import ProfileError
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Timings, Trial
 from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.columns import (
     COLUMNS,
     PARITY_COLUMNS,
@@ -110,10 +111,13 @@ def steps(profile: Profile) -> pd.DataFrame:
             "low": step.low,
             "high": step.high,
             "rounds": min(len(step.original_us), len(step.tuned_us)),
+            "covered": found.covered,
+            "promised": found.promised,
             "optimizer": step.optimizer or None,
             "note": step.note or None,
         }
         for step in profile.steps
+        for found in [amdahl(profile, step)]
     ]
     return _frame(rows, STEP_COLUMNS)
 

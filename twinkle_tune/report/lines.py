@@ -24,7 +24,7 @@ class StepLine:
     """The whole model in one step, without and with the winners.
 
     ``tone`` is "gain", "loss" or "" for neither; ``number`` is the step's place in the profile, from 1; ``spark``
-    is the ratio round by round.
+    is the ratio round by round; ``amdahl`` is what the slots cover of the step, what was gained and what is left.
     """
 
     number: int
@@ -36,6 +36,7 @@ class StepLine:
     ratio: str
     reading: str
     spark: str
+    amdahl: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

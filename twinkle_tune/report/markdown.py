@@ -85,7 +85,9 @@ def _steps(shown: View) -> list[str]:
     rows = [[code(s.step), s.original, s.tuned, s.ratio, s.reading] for s in shown.steps if s.compared]
     made = [table(["Step", "Original", "Tuned", "Time ÷ original", "Result"], rows)] if rows else []
     rest = ", ".join(code(s.step) for s in shown.steps if not s.compared)
-    return ["## The whole model", *made, f"The original runs, nothing to compare: {rest}." if rest else ""]
+    lines = [f"{code(s.step)}: {escape(s.amdahl)}" for s in shown.steps if s.amdahl]
+    kept = f"The original runs, nothing to compare: {rest}." if rest else ""
+    return ["## The whole model", *made, kept, _list(lines) if lines else ""]
 
 
 def _selections(shown: View) -> list[str]:

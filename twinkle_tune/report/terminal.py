@@ -35,6 +35,9 @@ def print_report(profile: Profile, console: Console, path: str = "profile.json",
     rest = [step.step for step in shown.steps if not step.compared]
     if rest:
         console.print(Text(f"\nThe original runs, nothing to compare: {', '.join(rest)}"))
+    for step in shown.steps:
+        if step.amdahl and (details or step.compared):
+            console.print(Text(f"{step.step}: {step.amdahl}", style="dim"))
     if shown.selections:
         console.print("", _selections(shown, console.width), sep="\n")
     if not details:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.report import frames, head
+from twinkle_tune.report.amdahl import amdahl_text
 from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
 from twinkle_tune.report.frames import Row
@@ -47,7 +48,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         notes=tuple(head.notes(profile)),
         facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),
         steps=tuple(
-            _step(number, row, step)
+            _step(number, row, step, amdahl_text(profile, step))
             for number, (row, step) in enumerate(
                 zip(frames.records(frames.steps(profile)), profile.steps, strict=True), 1
             )
@@ -63,7 +64,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     )
 
 
-def _step(number: int, row: Row, step: StepResult) -> StepLine:
+def _step(number: int, row: Row, step: StepResult, amdahl: str) -> StepLine:
     compared = row["rounds"] > 0
     tone = "gain" if row["high"] < 1 else "loss" if row["low"] > 1 else ""
     return StepLine(
@@ -76,6 +77,7 @@ def _step(number: int, row: Row, step: StepResult) -> StepLine:
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if compared else NOTHING,
         reading=reading(row["ratio"], row["low"], row["high"]) if compared else "the original runs, nothing to compare",
         spark=_spark(step.tuned_us, step.original_us, 16),
+        amdahl=amdahl,
     )
 
 
