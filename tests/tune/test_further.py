@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tests.measure.test_clock import NEEDS_CUDA
+from tests.tune.hostile import late_hang
 from tests.tune.test_choose import contest
 from tests.tune.test_confirm import always_fast
 from tests.tune.toy import QUICK, Norm, norm_taking
@@ -26,6 +27,8 @@ from twinkle_tune.outcome import Stage, Timings
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.tune import further as further_module
 from twinkle_tune.tune.further import ROUNDS, Timed, further_times
+from twinkle_tune.tune.isolated import Isolated
+from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.task import Unwatched
 from twinkle_tune.tune.wire import result_data, result_of
 
@@ -158,6 +161,29 @@ def test_they_come_back_from_a_worker() -> None:
     sent["timings"][0]["cold_us"] = ["soon"]
     with pytest.raises(ValueError, match="soon"):
         result_of(sent)
+
+
+@pytest.mark.slow
+def test_who_hangs_there_is_caught_by_the_time_limits() -> None:
+    """A winner that never returns from its further times is ended with its process, and keeps nobody waiting."""
+    registry = Registry()
+    register_external_layer(Norm, "Norm", registry=registry)
+    register_layer_kernel("Norm", layer_impl=late_hang, device="cpu", registry=registry)
+    limits = Limits(import_s=30.0, first_call_s=30.0, call_s=3.0)
+    with Isolated(limits) as executor:
+        profile = tune_model(
+            nn.Sequential(Norm(16)),
+            torch.randn(8, 16),
+            registry=registry,
+            settings=QUICK,
+            candidates=["impl"],
+            executor=executor,
+        )
+    (found,) = profile.contests
+    assert found.selection.winner == "original"
+    assert "not confirmed" in found.selection.reason
+    assert "did not finish" in found.selection.reason
+    assert [each.candidate for each in found.timings] == ["original"]
 
 
 def test_forward_and_backward_take_a_few_calls_only() -> None:
