@@ -95,6 +95,68 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceState:
+    """A device at one moment; None or "" where the machine does not tell.
+
+    Attributes:
+        clock_mhz: rate of the device's clock; of the fastest processor on a CPU.
+        temperature_c: degrees Celsius; of the hottest sensor on a CPU.
+        throttling: why the device runs slower than it could, by heat or fault.
+        throttled: how often a processor was throttled since the machine was started.
+    """
+
+    clock_mhz: float | None = None
+    temperature_c: float | None = None
+    throttling: str = ""
+    throttled: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """The device around one race.
+
+    Attributes:
+        before, after: its state before the first round and after the last.
+        repeated: why, for each round that was timed again.
+    """
+
+    before: DeviceState
+    after: DeviceState
+    repeated: tuple[str, ...] = ()
+
+    @property
+    def throttled(self) -> str:
+        """Why the device was throttled at the end of the race, or in it; "" where nothing tells that it was."""
+        if self.after.throttling:
+            return self.after.throttling
+        known = self.before.throttled is not None and self.after.throttled is not None
+        return "the processor" if known and (self.after.throttled or 0) > (self.before.throttled or 0) else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Further times of one candidate, taken after the race. They decide nothing.
+
+    Attributes:
+        candidate: its name.
+        cold_us: microseconds of one call with cold caches, a figure a round; rounds pair by position with the other
+            candidate's. Empty where it was not timed so.
+        graph_us: device time of one call in a captured CUDA graph, likewise.
+        host_us: what the host needs to launch one call on a CUDA device.
+        forward_us, backward_us: in the train modes the forward alone, and what the backward takes beyond it.
+        notes: why a figure is missing.
+    """
+
+    candidate: str
+    cold_us: tuple[float, ...] = ()
+    graph_us: tuple[float, ...] = ()
+    host_us: float | None = None
+    forward_us: float | None = None
+    backward_us: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """What won, and why.
 

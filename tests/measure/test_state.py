@@ -12,6 +12,7 @@ from twinkle_tune.errors import DeviceError
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.run import run_race
 from twinkle_tune.measure.state import DeviceState, StateWatch, cpu_state, device_state, disturbed
+from twinkle_tune.outcome import Conditions
 
 CALM = DeviceState(clock_mhz=2000.0, temperature_c=60.0, throttled=3)
 HOT = DeviceState(clock_mhz=2000.0, throttling="hardware thermal slowdown")
@@ -57,6 +58,18 @@ def test_a_disturbed_round_is_timed_again() -> None:
     assert watch.repeated == ["the clock rate went from 2000 to 1000 MHz"]
     assert reads == 1 + 2 + decision.rounds + 1
     assert (watch.first, watch.last) == (CALM, DeviceState(clock_mhz=1000.0))
+
+
+def test_a_watch_tells_the_conditions_of_its_race() -> None:
+    """First and last state with the reasons of the repeats; None of a machine that tells nothing."""
+    states = iter([CALM, CALM, HOT])
+    watch = StateWatch(lambda: next(states))
+    assert [watch.repeats(), watch.repeats()] == [False, True]
+    why = "the device began to throttle: hardware thermal slowdown"
+    assert watch.conditions == Conditions(before=CALM, after=HOT, repeated=(why,))
+    silent = StateWatch(DeviceState)
+    silent.repeats()
+    assert silent.conditions is None
 
 
 def test_a_clock_that_never_rests_ends_the_repeating() -> None:

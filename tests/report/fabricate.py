@@ -6,7 +6,17 @@ from dataclasses import replace
 
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
-from twinkle_tune.outcome import Measurement, Outcome, ParityFigure, Rejection, Selection, Trial
+from twinkle_tune.outcome import (
+    Conditions,
+    DeviceState,
+    Measurement,
+    Outcome,
+    ParityFigure,
+    Rejection,
+    Selection,
+    Timings,
+    Trial,
+)
 from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, Seen, StepResult
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.workload import Context, Plain, TensorSpec, Workload
@@ -178,6 +188,27 @@ def one_sample() -> Profile:
     )
 
 
+def hot() -> Profile:
+    """On a GPU that grew hot in the second race of one of two contests."""
+    calm = Conditions(
+        before=DeviceState(clock_mhz=1980.0, temperature_c=51.0),
+        after=DeviceState(clock_mhz=1965.0, temperature_c=58.0),
+    )
+    throttled = Conditions(
+        before=calm.after,
+        after=DeviceState(clock_mhz=1410.0, temperature_c=88.0, throttling="hardware thermal slowdown"),
+        repeated=("the clock rate went from 1965 to 1410 MHz",) * 2,
+    )
+    again = (trial("original", measurement(100.0), "original"), trial("fused", measurement(80.0)))
+    return profile(
+        replace(won(), confirmation=again, conditions=(calm, throttled)),
+        replace(
+            kept(), conditions=(calm,), timings=(Timings(candidate="original", cold_us=(60.0, 61.0), host_us=9.0),)
+        ),
+        device="cuda",
+    )
+
+
 def hostile() -> Profile:
     """Every text that someone else can choose is an attack or endless."""
     original = won()
@@ -212,6 +243,7 @@ ALL = {
     "empty": empty(),
     "all rejected": all_rejected(),
     "one sample": one_sample(),
+    "hot": hot(),
     "hostile": hostile(),
 }
 """Every profile above, by name."""

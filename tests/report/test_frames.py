@@ -28,6 +28,8 @@ def test_columns_are_the_documented_ones(profile: Profile) -> None:
         (frames.samples(profile), frames.SAMPLE_COLUMNS),
         (frames.steps(profile), frames.STEP_COLUMNS),
         (frames.parity(profile), frames.PARITY_COLUMNS),
+        (frames.conditions(profile), frames.RACE_COLUMNS),
+        (frames.timings(profile), frames.TIMING_COLUMNS),
     ):
         assert {str(name): str(kind) for name, kind in frame.dtypes.items()} == dict(columns)
 

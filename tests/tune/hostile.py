@@ -249,3 +249,13 @@ def side_stream(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     with cuda.stream(cuda.Stream()):
         cuda._sleep(10_000_000)
     return norm(self, x)
+
+
+def late_hang(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Right and fast, until its further times are taken, when it comes back no more."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code.co_name == "further_times":
+            time.sleep(3600)
+    return norm(self, x)

@@ -12,9 +12,10 @@ from torch import nn
 from twinkle_tune.capture.inputs import Call
 from twinkle_tune.capture.kv_cache import PrefilledCache
 from twinkle_tune.capture.look import Look, look_at
+from twinkle_tune.capture.optimizer import OptimizerStep
 from twinkle_tune.capture.point import Point, read_points, tensors_in, unwrapped
 from twinkle_tune.capture.untouched import Untouched
-from twinkle_tune.errors import CaptureError
+from twinkle_tune.errors import CaptureError, in_a_line
 from twinkle_tune.mode import Mode
 
 
@@ -25,16 +26,22 @@ class Step:
     Attributes:
         label: "prefill 1x128", "decode 1x128", "train 2x64" (batch by sequence length), "forward", "train".
         run: runs the model once and returns its outputs; in the train modes forward and backward. It can be
-            repeated, keeps no outputs, and uses whatever kernels are bound at that moment.
-        look: runs the model once in the same way, and looks at what came out, gradients included.
+            repeated, keeps no outputs, and uses whatever kernels are bound at that moment. With an optimizer its
+            step comes after them.
+        look: runs the model once in the same way, and looks at what came out, gradients included. No optimizer's step:
+            that follows from the gradients.
+        optimizer: whose step is part of the run; None for none.
     """
 
     label: str
     run: Callable[[nn.Module], object]
     look: Callable[[nn.Module], Look]
+    optimizer: OptimizerStep | None = None
 
 
-def make_steps(model: nn.Module, example_inputs: object, mode: Mode, device: str) -> tuple[Step, ...]:
+def make_steps(
+    model: nn.Module, example_inputs: object, mode: Mode, device: str, optimizer: OptimizerStep | None = None
+) -> tuple[Step, ...]:
     """The steps in which to run ``model`` on its example inputs.
 
     Inference modes run the forward without gradients. A causal language model with ``input_ids`` (B, S) gives
@@ -52,6 +59,7 @@ def make_steps(model: nn.Module, example_inputs: object, mode: Mode, device: str
             these.
         mode: how the model will run.
         device: a device name; the inputs are copied there.
+        optimizer: whose step comes after the backward in the train modes, one for all steps; None for none.
 
     Raises:
         DeviceError: an unknown device name.
@@ -61,7 +69,8 @@ def make_steps(model: nn.Module, example_inputs: object, mode: Mode, device: str
     for point in read_points(model, example_inputs, device):
         is_language = _is_causal_language_model(model, point)
         if mode.trains:
-            steps.append(_step("train", point, _Train(_for_training(point, is_language))))
+            train = _Train(_for_training(point, is_language), optimizer)
+            steps.append(replace(_step("train", point, train), optimizer=optimizer))
         elif is_language:
             steps.append(_step("prefill", point, _Forward(_for_prefill(point))))
             if _is_extensible(point):
@@ -124,14 +133,28 @@ class _Decode:
 
 
 class _Train:
-    def __init__(self, point: Point) -> None:
+    def __init__(self, point: Point, optimizer: OptimizerStep | None) -> None:
         self._point = point
+        self._optimizer = optimizer
         self._untouched = Untouched(gradients=True)
         self._incoming: dict[tuple[object, ...], torch.Tensor] = {}
 
     def __call__(self, model: nn.Module) -> object:
+        try:
+            return self._run(model)
+        except torch.OutOfMemoryError as error:
+            if self._optimizer is None or not self._optimizer.holds:
+                raise
+            # What the optimizer keeps may be what the model has no room for.
+            self._optimizer.give_up(in_a_line(error, 200))
+        return self._run(model)
+
+    def _run(self, model: nn.Module) -> object:
         with self._untouched.around(model), torch.enable_grad():
-            return self._there_and_back(model)
+            outputs = self._there_and_back(model)
+            if self._optimizer is not None:
+                self._optimizer(model)
+            return outputs
 
     def look(self, model: nn.Module) -> Look:
         with self._untouched.around(model), torch.enable_grad():

@@ -66,6 +66,9 @@ def profile(
     try_compile: Annotated[
         bool, typer.Option("--try-compile", help="Time torch.compile of the whole model, too.")
     ] = False,
+    no_optimizer: Annotated[
+        bool, typer.Option("--no-optimizer", help="Time training steps without the step of AdamW.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -123,6 +126,7 @@ def profile(
                         try_compile=try_compile,
                         objective=aim.objective,
                         slowdown=aim.slowdown,
+                        optimizer=not no_optimizer,
                     )
                 made = replace(made, command=command_line())
                 _save(made, path, journal)

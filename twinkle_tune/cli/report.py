@@ -43,6 +43,8 @@ class TableName(StrEnum):
     SELECTIONS = "selections"
     STEPS = "steps"
     PARITY = "parity"
+    CONDITIONS = "conditions"
+    TIMINGS = "timings"
 
 
 _STRINGABLE = (ReportFormat.TERMINAL, ReportFormat.MD)

@@ -71,6 +71,7 @@ class GraphClock(CudaClock):
                 for _ in range(_WARM_CALLS):
                     call()
             self.synchronize()
+            drawn = torch.cuda.get_rng_state(self._device)
             graph = torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.graph(graph, stream=side):
@@ -78,9 +79,18 @@ class GraphClock(CudaClock):
                         call()
                 graph.replay()
                 self.synchronize()
-            except RuntimeError as error:
+            except Exception as error:
+                # Whatever a stranger's code raised within a capture, the capture is over, and not as it should be.
+                self._let_draw_again(drawn)
                 raise CaptureError(f"cannot be captured in a CUDA graph: {in_a_line(error)}") from error
             return graph
+
+    def _let_draw_again(self, drawn: torch.Tensor) -> None:
+        """Give the device's generator a new state: one that a capture ended badly for refuses to draw a number."""
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        generator = torch.cuda.default_generators[index]
+        generator.graphsafe_set_state(torch.Generator(self._device).graphsafe_get_state())
+        generator.set_state(drawn)
 
     def _replay_us(self, graph: torch.cuda.CUDAGraph) -> float:
         with torch.cuda.device(self._device):

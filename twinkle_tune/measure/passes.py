@@ -16,7 +16,7 @@ class Passes:
     backward_us: float
 
 
-def time_passes(forward: Call, both: Call, clock: Clock, rounds: int = 5) -> Passes:
+def time_passes(forward: Call, both: Call, clock: Clock, rounds: int = 5, block_calls: int | None = None) -> Passes:
     """Time the forward alone, and forward and backward together; the difference is the backward's.
 
     A backward by itself would have to run again and again over one kept graph, which kernels that reuse the
@@ -27,11 +27,12 @@ def time_passes(forward: Call, both: Call, clock: Clock, rounds: int = 5) -> Pas
         both: makes forward and backward.
         clock: of the device.
         rounds: pairs of bursts; the medians count.
+        block_calls: calls in a block of a burst; None for as many as the clock finds that it needs.
 
     Returns:
         The figures; ``backward_us`` is the median of the paired differences, and 0 where noise makes that negative.
     """
-    forward_calls, both_calls = clock.block_calls(forward), clock.block_calls(both)
+    forward_calls, both_calls = (block_calls or clock.block_calls(call) for call in (forward, both))
     forward_us, backward_us = [], []
     for _ in range(rounds):
         one_us = clock.burst_us(forward, forward_calls)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from twinkle_tune.device import parse_device, torch_type
+from twinkle_tune.outcome import Conditions, DeviceState
+
+__all__ = ["DeviceState", "StateWatch", "cpu_state", "device_state", "disturbed"]
 
 _Told = TypeVar("_Told")
 
@@ -26,23 +28,6 @@ _SLOWDOWNS = {
     0x80: "power brake",
 }
 """NVML's reasons for a lower clock that are no normal state. Idling, set clocks and the power cap are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceState:
-    """A device at one moment; None or "" where the machine does not tell.
-
-    Attributes:
-        clock_mhz: rate of the device's clock; of the fastest processor on a CPU.
-        temperature_c: degrees Celsius; of the hottest sensor on a CPU.
-        throttling: why the device runs slower than it could, by heat or fault.
-        throttled: how often a processor was throttled since the machine was started.
-    """
-
-    clock_mhz: float | None = None
-    temperature_c: float | None = None
-    throttling: str = ""
-    throttled: int | None = None
 
 
 def device_state(device: str) -> DeviceState:
@@ -96,6 +81,13 @@ class StateWatch:
             return False
         self.repeated.append(why)
         return True
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """What is known of the device around the race; None where the machine tells nothing."""
+        if self.first == self.last == DeviceState() and not self.repeated:
+            return None
+        return Conditions(before=self.first, after=self.last, repeated=tuple(self.repeated))
 
 
 def cpu_state(processors: Path, thermal: Path) -> DeviceState:

@@ -86,6 +86,12 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
             yield f"trial of {trial.candidate}: got the config {dict(trial.config)!r:.80}, expected names and values"
         if isinstance(trial.outcome, Measurement) and not _is_time(trial.outcome.first_call_us):
             yield f"trial of {trial.candidate}: got a first call of {trial.outcome.first_call_us} us, expected a time"
+    for timings in contest.timings:
+        known = [us for us in (timings.host_us, timings.forward_us) if us is not None]
+        if not all(map(_is_time, (*timings.cold_us, *timings.graph_us, *known))) or (timings.backward_us or 0) < 0:
+            yield f"further times of {timings.candidate}: got one that is not positive, expected positive times"
+        if timings.candidate not in names:
+            yield f"got further times of {timings.candidate!r}, expected one of its trials ({', '.join(names)})"
     chosen = contest.selection
     if chosen.winner not in names and (names or chosen.winner != ORIGINAL):
         yield f"got the winner {chosen.winner!r}, expected one of its trials ({', '.join(names)})"

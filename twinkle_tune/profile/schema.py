@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, Objective
-from twinkle_tune.outcome import Selection, Trial
+from twinkle_tune.outcome import Conditions, Selection, Timings, Trial
 from twinkle_tune.slot import Slot
 from twinkle_tune.workload import Workload
 
@@ -53,6 +53,8 @@ class StepResult:
         low, high: interval of that median, at least 95% confidence.
         original_peak_bytes, tuned_peak_bytes: memory of the device that the step takes beyond what was allocated
             before it, without and with the winners; None where that is not known, or nothing was compared.
+        optimizer: class of the optimizer whose step is part of a training step ("AdamW"); "" where there is none.
+        note: what is to be known of how it was timed ("without the optimizer's step: ..."); "" where there is nothing.
     """
 
     label: str
@@ -63,6 +65,8 @@ class StepResult:
     high: float = 1.0
     original_peak_bytes: int | None = None
     tuned_peak_bytes: int | None = None
+    optimizer: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,9 @@ class Contest:
         selection: the winner and why.
         confirmation: of a winner that was timed again: its trial and the original's, in a second race of the two.
             The selection's figures are of this one.
+        conditions: the device around each race, in their order: the first, then the second; empty where the machine
+            tells nothing of its device.
+        timings: further times of the original and the winner, which decide nothing; empty where there was no time.
     """
 
     slot: Slot
@@ -120,6 +127,8 @@ class Contest:
     trials: tuple[Trial, ...]
     selection: Selection
     confirmation: tuple[Trial, ...] = ()
+    conditions: tuple[Conditions, ...] = ()
+    timings: tuple[Timings, ...] = ()
 
     def trial(self, candidate: str) -> Trial:
         """The trial of the named candidate; KeyError if it was not tried."""
@@ -190,8 +199,8 @@ class Profile:
         """A pandas table of it: one row a raw sample, or a trial, a selection, a step or a parity figure.
 
         Args:
-            rows: "samples", "trials", "selections", "steps" or "parity"; the columns, with their units, are those
-                of :data:`twinkle_tune.report.frames.COLUMNS`.
+            rows: "samples", "trials", "selections", "steps", "parity", "conditions" or "timings"; the columns,
+                with their units, are those of :data:`twinkle_tune.report.frames.COLUMNS`.
 
         Raises:
             ProfileError: there is no such table.

@@ -65,6 +65,47 @@ SAMPLE_COLUMNS: Mapping[str, str] = {
 }
 """Columns of :func:`twinkle_tune.report.frames.samples`."""
 
+RACE_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "race": "int64",  # 1 the contest, 2 the winner and the original timed again
+    "clock_before_mhz": "float64",  # of the device; of the fastest processor on a CPU
+    "clock_after_mhz": "float64",
+    "temperature_before_c": "float64",  # degrees Celsius; of the hottest sensor on a CPU
+    "temperature_after_c": "float64",
+    "throttling_before": "string",  # why the device ran slower than it could; missing where it did not
+    "throttling_after": "string",
+    "throttled": "Int64",  # how often processors were throttled in the race
+    "repeated": "int64",  # rounds that were timed again because the device was disturbed
+    "repeated_reasons": "string",
+    "workload": "string",
+}
+"""Columns of :func:`twinkle_tune.report.frames.conditions`."""
+
+TIMING_COLUMNS: Mapping[str, str] = {
+    "contest": "int64",
+    "slot": "string",
+    "call": "string",
+    "candidate": "string",
+    "cold_us": "float64",  # median with cold caches
+    "cold_ratio": "float64",  # over the original's, median of the paired rounds
+    "cold_low": "float64",
+    "cold_high": "float64",
+    "cold_rounds": "int64",
+    "graph_us": "float64",  # median device time in a captured CUDA graph
+    "graph_ratio": "float64",
+    "graph_low": "float64",
+    "graph_high": "float64",
+    "graph_rounds": "int64",
+    "host_us": "float64",  # what the host needs to launch a call on a CUDA device
+    "forward_us": "float64",  # train modes: the forward alone
+    "backward_us": "float64",  # what the backward takes beyond it
+    "notes": "string",  # why a figure is missing
+    "workload": "string",
+}
+"""Columns of :func:`twinkle_tune.report.frames.timings`."""
+
 STEP_COLUMNS: Mapping[str, str] = {
     "step": "string",
     "original_us": "float64",  # median of the whole step; missing where nothing was compared
@@ -76,6 +117,10 @@ STEP_COLUMNS: Mapping[str, str] = {
     "tuned_peak_bytes": "Int64",
     "memory_ratio": "float64",  # tuned over original
     "rounds": "int64",
+    "covered": "float64",  # share of the step inside its slots' calls, 0 to 1; a slot within another counts once
+    "promised": "float64",  # share of the step that the winners save by their own ratios
+    "optimizer": "string",  # whose step is part of a training step; missing where there is none
+    "note": "string",  # what is to be known of how it was timed
 }
 """Columns of :func:`twinkle_tune.report.frames.steps`."""
 
@@ -93,12 +138,14 @@ PARITY_COLUMNS: Mapping[str, str] = {
 }
 """Columns of :func:`twinkle_tune.report.frames.parity`."""
 
-Table = Literal["samples", "trials", "selections", "steps", "parity"]
+Table = Literal["samples", "trials", "selections", "steps", "parity", "conditions", "timings"]
 COLUMNS: Mapping[Table, Mapping[str, str]] = {
     "samples": SAMPLE_COLUMNS,
     "trials": TRIAL_COLUMNS,
     "selections": SELECTION_COLUMNS,
     "steps": STEP_COLUMNS,
     "parity": PARITY_COLUMNS,
+    "conditions": RACE_COLUMNS,
+    "timings": TIMING_COLUMNS,
 }
 """The columns of each table and their pandas types, by the table's name."""

@@ -61,6 +61,8 @@ def json_text(profile: Profile) -> str:
         "selections": frames.records(frames.selections(profile)),
         "trials": frames.records(frames.trials(profile)),
         "parity": _finite(frames.records(frames.parity(profile))),
+        "conditions": frames.records(frames.conditions(profile)),
+        "timings": frames.records(frames.timings(profile)),
         "uncalled": list(profile.uncalled),
     }
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

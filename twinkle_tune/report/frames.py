@@ -16,30 +16,38 @@ import pandas as pd
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Trial
+from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Timings, Trial
 from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.columns import (
     COLUMNS,
     PARITY_COLUMNS,
+    RACE_COLUMNS,
     SAMPLE_COLUMNS,
     SELECTION_COLUMNS,
     STEP_COLUMNS,
+    TIMING_COLUMNS,
     TRIAL_COLUMNS,
     Table,
 )
+from twinkle_tune.report.conditions import times_throttled
+from twinkle_tune.report.further import against_original
 from twinkle_tune.report.text import call_text, is_figure
 from twinkle_tune.slot import ORIGINAL
 
 __all__ = [
     "COLUMNS",
     "PARITY_COLUMNS",
+    "RACE_COLUMNS",
     "SAMPLE_COLUMNS",
     "SELECTION_COLUMNS",
     "STEP_COLUMNS",
+    "TIMING_COLUMNS",
     "TRIAL_COLUMNS",
     "Frame",
     "Row",
     "Table",
+    "conditions",
     "decisive",
     "parity",
     "races",
@@ -49,6 +57,7 @@ __all__ = [
     "steps",
     "table",
     "times",
+    "timings",
     "trials",
 ]
 
@@ -106,8 +115,13 @@ def steps(profile: Profile) -> pd.DataFrame:
             "tuned_peak_bytes": step.tuned_peak_bytes,
             "memory_ratio": memory_ratio(step.tuned_peak_bytes, step.original_peak_bytes),
             "rounds": min(len(step.original_us), len(step.tuned_us)),
+            "covered": found.covered,
+            "promised": found.promised,
+            "optimizer": step.optimizer or None,
+            "note": step.note or None,
         }
         for step in profile.steps
+        for found in [amdahl(profile, step)]
     ]
     return _frame(rows, STEP_COLUMNS)
 
@@ -126,13 +140,66 @@ def parity(profile: Profile) -> pd.DataFrame:
     return _frame(rows, PARITY_COLUMNS)
 
 
+def conditions(profile: Profile) -> pd.DataFrame:
+    """One row a race of which the device's state is known. See :data:`RACE_COLUMNS`."""
+    rows = [
+        _place(number, contest)
+        | {
+            "race": race,
+            "clock_before_mhz": each.before.clock_mhz,
+            "clock_after_mhz": each.after.clock_mhz,
+            "temperature_before_c": each.before.temperature_c,
+            "temperature_after_c": each.after.temperature_c,
+            "throttling_before": each.before.throttling or None,
+            "throttling_after": each.after.throttling or None,
+            "throttled": times_throttled(each),
+            "repeated": len(each.repeated),
+            "repeated_reasons": "; ".join(each.repeated) or None,
+        }
+        for number, contest in enumerate(profile.contests, 1)
+        for race, each in enumerate(contest.conditions, 1)
+    ]
+    return _frame(rows, RACE_COLUMNS)
+
+
+def timings(profile: Profile) -> pd.DataFrame:
+    """One row a candidate whose further times were taken. See :data:`TIMING_COLUMNS`."""
+    rows = [
+        _place(number, contest)
+        | {"candidate": each.candidate, "host_us": each.host_us}
+        | {"forward_us": each.forward_us, "backward_us": each.backward_us, "notes": "; ".join(each.notes) or None}
+        | _further("cold", each, contest)
+        | _further("graph", each, contest)
+        for number, contest in enumerate(profile.contests, 1)
+        for each in contest.timings
+    ]
+    return _frame(rows, TIMING_COLUMNS)
+
+
+def _further(clock: str, each: Timings, contest: Contest) -> Row:
+    times_us = getattr(each, f"{clock}_us")
+    row: Row = {f"{clock}_us": _median(times_us), f"{clock}_rounds": len(times_us)}
+    ratio = against_original(f"{clock}_us", each, contest.timings)
+    if ratio is None:
+        return row
+    return row | {f"{clock}_ratio": ratio.ratio, f"{clock}_low": ratio.low, f"{clock}_high": ratio.high}
+
+
 def table(profile: Profile, name: Table = "samples") -> pd.DataFrame:
     """The table of that name.
 
     Raises:
         ProfileError: there is no such table.
     """
-    makers = {"samples": samples, "trials": trials, "selections": selections, "steps": steps, "parity": parity}
+    makers = {
+        "samples": samples,
+        "trials": trials,
+        "selections": selections,
+        "steps": steps,
+        "parity": parity,
+        "conditions": conditions,
+        "timings": timings,
+    }
     if name not in makers:
         raise ProfileError(f"table: got {name!r}, expected one of {', '.join(makers)}")
     return makers[name](profile)

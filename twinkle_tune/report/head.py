@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.report.conditions import disturbances
 from twinkle_tune.report.text import bytes_text, one_line, three_digits
 
 
@@ -15,6 +16,10 @@ def notes(profile: Profile) -> Iterable[str]:
     here = profile.environment
     if here.load > 0.5 * max(here.processors, 1):
         yield f"The machine was busy when the run began: load {here.load:.1f} on {here.processors} processors."
+    yield from disturbances(profile)
+    for step in profile.steps:
+        if step.note:
+            yield f"{step.label} was timed {step.note}."
     if not profile.complete:
         yield "The run was interrupted: what is here was finished, the rest is missing."
     if not profile.contests:
@@ -40,6 +45,7 @@ def facts(profile: Profile) -> Iterable[tuple[str, str]]:
     yield "Model", f"{model.name} ({model.target}), {_count(model.parameters)} parameters, {model.dtype}"
     yield "Mode", str(profile.mode)
     yield "Objective", str(profile.aim)
+    yield "Training step", _training(profile)
     capability = f", capability {here.capability}" if here.capability else ""
     memory = f", {bytes_text(here.memory_bytes)}" if here.memory_bytes else ""
     yield "Device", f"{profile.device}: {here.device_name}{capability}{memory}"
@@ -52,6 +58,14 @@ def facts(profile: Profile) -> Iterable[tuple[str, str]]:
     yield "Date", profile.created
     yield "Run", "complete" if profile.complete else "interrupted"
     yield "Made by", profile.tool
+
+
+def _training(profile: Profile) -> str:
+    """What a training step is made of; "" in the other modes."""
+    if not profile.mode.trains:
+        return ""
+    names = dict.fromkeys(step.optimizer for step in profile.steps if step.optimizer)
+    return f"forward, backward and the step of {', '.join(names)}" if names else "forward and backward"
 
 
 def _count(number: int) -> str:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import charts, frames
+from twinkle_tune.report.lines import FURTHER
 from twinkle_tune.report.plot import Plot
 from twinkle_tune.report.plots import plots
 from twinkle_tune.report.text import one_line
@@ -34,6 +35,7 @@ def html_text(profile: Profile, path: str = "profile.json") -> str:
         drawn,
         samples=_samples(profile),
         report=view(profile, path),
+        further=FURTHER,
         plots={plot.name: plot for plot in drawn},
         unfold=len(profile.contests) <= FOLDED_BEYOND,
     )

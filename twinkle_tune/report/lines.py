@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twinkle_tune.report.derive import Fate
+from twinkle_tune.report.further import FurtherPart
 
 LEGEND = (
     "Time ÷ original: median over paired rounds of the candidate's time over the original's, under 1 is "
@@ -14,12 +15,17 @@ LEGEND = (
 )
 
 
+FURTHER = "Further times, which decide nothing"
+"""Stands above them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLine:
     """The whole model in one step, without and with the winners.
 
     ``tone`` is "gain", "loss" or "" for neither; ``number`` is the step's place in the profile, from 1; ``spark``
-    is the ratio round by round; ``memory`` is the peak with the winners, and over that without.
+    is the ratio round by round; ``memory`` is the peak with the winners, and over that without; ``amdahl`` is what the
+    slots cover of the step, what was gained and what is left.
     """
 
     number: int
@@ -32,6 +38,7 @@ class StepLine:
     memory: str
     reading: str
     spark: str
+    amdahl: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +113,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContestPart:
-    """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones."""
+    """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones.
+
+    ``conditions`` is the device while it was timed; "" where the machine tells nothing. ``further`` has the times that
+    decide nothing; None where there are none.
+    """
 
     number: int
     slot: str
@@ -122,6 +133,8 @@ class ContestPart:
     runners: tuple[Runner, ...]
     refused: tuple[Refused, ...]
     margins: tuple[Margin, ...]
+    conditions: str = ""
+    further: FurtherPart | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.lines import ContestPart, View
+from twinkle_tune.report.lines import FURTHER, ContestPart, View
 from twinkle_tune.report.text import one_line
 from twinkle_tune.report.view import view
 
@@ -85,7 +85,9 @@ def _steps(shown: View) -> list[str]:
     rows = [[code(s.step), s.original, s.tuned, s.ratio, s.memory, s.reading] for s in shown.steps if s.compared]
     made = [table(["Step", "Original", "Tuned", "Time ÷ original", "Peak memory", "Result"], rows)] if rows else []
     rest = ", ".join(code(s.step) for s in shown.steps if not s.compared)
-    return ["## The whole model", *made, f"The original runs, nothing to compare: {rest}." if rest else ""]
+    lines = [f"{code(s.step)}: {escape(s.amdahl)}" for s in shown.steps if s.amdahl]
+    kept = f"The original runs, nothing to compare: {rest}." if rest else ""
+    return ["## The whole model", *made, kept, _list(lines) if lines else ""]
 
 
 def _selections(shown: View) -> list[str]:
@@ -132,6 +134,7 @@ def _rules(shown: View) -> list[str]:
 def _contest(contest: ContestPart) -> list[str]:
     told = [f"{name}: {text}" for name, text in (("Replaces", code(contest.target)), ("At", escape(contest.where)))]
     told += [f"Seen in {escape(contest.seen)}"] if contest.seen else []
+    told += [f"The device: {escape(contest.conditions)}"] if contest.conditions else []
     told += [
         f"**{code(contest.winner)}**: {escape(contest.reason)}" if contest.reason else f"**{code(contest.winner)}**"
     ]
@@ -163,6 +166,9 @@ def _contest(contest: ContestPart) -> list[str]:
             for r in contest.runners
         ]
         parts.append(table(heads, rows))
+    if contest.further is not None:
+        rows = [[code(row[0]), *map(escape, row[1:])] for row in contest.further.rows]
+        parts += [f"{FURTHER}:", table(contest.further.heads, rows), *map(escape, contest.further.words)]
     if contest.refused:
         rows = [[code(r.candidate), code(r.source), escape(r.stage), escape(r.reason)] for r in contest.refused]
         parts.append(table(["Refused", "Source", "Stage", "Reason"], rows))

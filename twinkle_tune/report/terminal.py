@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.lines import ContestPart, StepLine, View
+from twinkle_tune.report.lines import FURTHER, ContestPart, StepLine, View
 from twinkle_tune.report.text import NOTHING, one_line
 from twinkle_tune.report.view import view
 
@@ -35,6 +35,9 @@ def print_report(profile: Profile, console: Console, path: str = "profile.json",
     rest = [step.step for step in shown.steps if not step.compared]
     if rest:
         console.print(Text(f"\nThe original runs, nothing to compare: {', '.join(rest)}"))
+    for step in shown.steps:
+        if step.amdahl and (details or step.compared):
+            console.print(Text(f"{step.step}: {step.amdahl}", style="dim"))
     if shown.selections:
         console.print("", _selections(shown, console.width), sep="\n")
     if not details:
@@ -129,6 +132,7 @@ def _print_contest(contest: ContestPart, console: Console) -> None:
         f"Replaces {contest.target}",
         f"At {contest.where}",
         contest.seen and f"Seen in {contest.seen}",
+        contest.conditions and f"The device: {contest.conditions}",
     ):
         if line:
             console.print(_indented(Text(line, style="dim")))
@@ -161,6 +165,11 @@ def _print_contest(contest: ContestPart, console: Console) -> None:
             for runner in contest.runners
         ]
         console.print(_table(None, heads, rows))
+    if contest.further is not None:
+        console.print(_indented(Text(FURTHER, style="dim")))
+        console.print(_table(None, [f"{head}|" for head in contest.further.heads], contest.further.rows))
+        for words in contest.further.words:
+            console.print(_indented(Text(words, style="yellow")))
     for refused in contest.refused:
         told = Text(f"refused {refused.candidate} ({refused.source})", style="yellow")
         console.print(_indented(told.append(f", {refused.stage}: {refused.reason}", style="default")))

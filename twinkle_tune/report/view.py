@@ -8,8 +8,11 @@ from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.report import frames, head
+from twinkle_tune.report.amdahl import amdahl_text
+from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
 from twinkle_tune.report.frames import Row
+from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
 from twinkle_tune.report.text import (
     NOTHING,
@@ -48,7 +51,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         notes=tuple(head.notes(profile)),
         facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),
         steps=tuple(
-            _step(number, row, step, profile.aim)
+            _step(number, row, step, profile.aim, amdahl_text(profile, step))
             for number, (row, step) in enumerate(
                 zip(frames.records(frames.steps(profile)), profile.steps, strict=True), 1
             )
@@ -64,7 +67,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     )
 
 
-def _step(number: int, row: Row, step: StepResult, aim: Aim) -> StepLine:
+def _step(number: int, row: Row, step: StepResult, aim: Aim, amdahl: str) -> StepLine:
     compared, memory = row["rounds"] > 0, row["memory_ratio"]
     tone = "gain" if row["high"] < 1 else "loss" if row["low"] > 1 else ""
     told = reading(row["ratio"], row["low"], row["high"])
@@ -83,6 +86,7 @@ def _step(number: int, row: Row, step: StepResult, aim: Aim) -> StepLine:
         memory=f"{bytes_text(row['tuned_peak_bytes'])} ({ratio_text(memory)})" if is_figure(memory) else NOTHING,
         reading=told if compared else "the original runs, nothing to compare",
         spark=_spark(step.tuned_us, step.original_us, 16),
+        amdahl=amdahl,
     )
 
 
@@ -138,6 +142,8 @@ def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
         runners=tuple(_runner(row, contest.selection.winner) for row in timed),
         refused=tuple(_refused(row) for row in rows if row["outcome"] == "rejected"),
         margins=tuple(_margins(contest)),
+        conditions=one_line(conditions_text(contest), _SENTENCE_LIMIT),
+        further=further_part(contest),
     )
 
 

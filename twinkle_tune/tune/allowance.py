@@ -25,7 +25,7 @@ def limit_host(limits: Limits, device: str) -> int | None:
     if sys.platform != "linux":
         return None
     # What a driver reserves for a device is beyond what can be foretold: there only a limit that was asked for holds.
-    wanted = limits.host_bytes or (_free_bytes() if device == "cpu" else None)
+    wanted = limits.host_bytes or (free_bytes() if device == "cpu" else None)
     if wanted is None:
         return None
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
@@ -53,7 +53,7 @@ def device_allowance(limits: Limits, *, free: int, held: int, total: int) -> int
     return min(wanted, total)
 
 
-def _free_bytes() -> int | None:
+def free_bytes() -> int | None:
     """Nine tenths of what the machine, or the container, has free; None where the system does not tell."""
     free = []
     with contextlib.suppress(OSError, ValueError, IndexError):

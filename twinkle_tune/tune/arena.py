@@ -66,10 +66,14 @@ class Arena:
                 reason=f"the device has no room to check against float64 ({str(error).splitlines()[0]})"
             )
 
+    def forward(self, implementation: Callable[..., Any]) -> Step:
+        """One call of the forward, with gradients recorded where the call was seen so."""
+        first = () if self.module is None else (self.module,)
+        return functools.partial(implementation, *first, *self.call.args, **self.call.kwargs)
+
     def step(self, implementation: Callable[..., Any]) -> Step:
         """One timed call: forward, or forward and backward from a fixed incoming gradient."""
-        first = () if self.module is None else (self.module,)
-        forward = functools.partial(implementation, *first, *self.call.args, **self.call.kwargs)
+        forward = self.forward(implementation)
         wanted = self._wanted() if self.trains else []
         if not wanted:
             return forward

@@ -7,6 +7,7 @@ another process if there is one, and the figure that is reported is the second o
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from twinkle_tune.objective import BY_TIME, Aim
@@ -15,11 +16,14 @@ from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.tune.events import Listener, RoundTimed, WinnerTimedAgain
+from twinkle_tune.tune.runner_up import MOST, behind, in_the_place_of, runners_up, with_winner
 from twinkle_tune.tune.task import Executor, Task
 
 
 def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listener) -> Contest:
     """The contest with what became of its winner in a second race against the original alone.
+
+    A winner that does not win again gives way to the runner-up, at most twice; each must win such a race of its own.
 
     Args:
         contest: as it was held; without a winner it is returned as it is.
@@ -27,10 +31,42 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
         executor: where.
         listener: told of the rounds.
     """
-    won = contest.selection
-    if won.winner == ORIGINAL:
+    if contest.selection.winner == ORIGINAL:
         return contest
-    if task.deadline_s is not None and task.deadline_s <= 0:
+    ends_s = None if task.deadline_s is None else time.monotonic() + task.deadline_s
+    lost = _timed_again(contest, task, ends_s, executor, listener)
+    if lost.selection.winner != ORIGINAL:
+        return lost
+    # Who was nearly as fast says nothing of who is nearly as small.
+    for name in () if task.aim.is_memory else runners_up(contest, task.settings.min_gain)[:MOST]:
+        if ends_s is not None and time.monotonic() >= ends_s:
+            break
+        made = _timed_again(with_winner(contest, name), task, ends_s, executor, listener)
+        if made.selection.winner != ORIGINAL:
+            return in_the_place_of(made, lost)
+        reason = f"{lost.selection.reason}; {made.selection.reason}"
+        lost = replace(lost, selection=replace(lost.selection, reason=reason))
+    return lost
+
+
+def next_confirmed(contest: Contest, task: Task, executor: Executor, listener: Listener) -> Contest | None:
+    """The contest with the runner-up of a confirmed winner in its place; None where there is none, or it does not win.
+
+    Args:
+        contest: whose winner is to be replaced.
+        task, executor, listener: as of :func:`confirmed`.
+    """
+    for name in () if task.aim.is_memory else behind(contest, task.settings.min_gain)[:1]:
+        ends_s = None if task.deadline_s is None else time.monotonic() + task.deadline_s
+        made = _timed_again(with_winner(contest, name), task, ends_s, executor, listener)
+        return made if made.selection.winner != ORIGINAL else None
+    return None
+
+
+def _timed_again(contest: Contest, task: Task, ends_s: float | None, executor: Executor, listener: Listener) -> Contest:
+    won = contest.selection
+    left_s = None if ends_s is None else ends_s - time.monotonic()
+    if left_s is not None and left_s <= 0:
         return _not_confirmed(contest, "the time budget left none to time it again")
     listener(WinnerTimedAgain(candidate=won.winner))
     # As it was measured: the other process may find a branch moved, and would search another config.
@@ -44,13 +80,16 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
         if isinstance(event, RoundTimed):
             listener(event)
 
-    second = executor.confirm(replace(task, candidates=two, seed=task.seed + 1, tunes=False), rounds_alone)
-    return with_second(contest, second, executor.elsewhere, task.aim)
+    again = replace(task, candidates=two, seed=task.seed + 1, deadline_s=left_s, tunes=False, further="all")
+    return with_second(contest, executor.confirm(again, rounds_alone), executor.elsewhere, task.aim)
 
 
 def with_second(contest: Contest, second: Contest, where: str, aim: Aim = BY_TIME) -> Contest:
     """The contest with the figures of a second race of its winner against the original, held ``where``."""
     won, again = contest.selection, second.selection
+    contest = replace(
+        contest, conditions=(*contest.conditions[:1], *second.conditions), timings=second.timings or contest.timings
+    )
     if again.winner == won.winner:
         first = f"{won.ratio:.3f} of the time" if aim.is_memory else f"{1 - won.ratio:.1%}"
         reason = f"{again.reason}, timed again {where}; {first} at first"

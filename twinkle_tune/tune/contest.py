@@ -27,6 +27,7 @@ from twinkle_tune.source.hub import commit_of
 from twinkle_tune.source.tried import config_of
 from twinkle_tune.tune.arena import Arena, Step, as_observed, renamed
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
+from twinkle_tune.tune.further import Timed, further_times
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
 from twinkle_tune.tune.tuned import Configs
 
@@ -43,7 +44,7 @@ class InProcess:
 
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
-        observation, ends_s = task.observation, _end_of(task)
+        observation, ends_s, began_s = task.observation, _end_of(task), time.monotonic()
         with as_observed(observation.workload.context, task.device):
             self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
@@ -55,15 +56,20 @@ class InProcess:
                 outcomes[candidate.name] = self._prepared(entered[-1][0], arena, listener, ends_s)
             steps = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
             clock = WatchedClock(arena.clock, {name: found.step for name, found in steps.items()}, self._watch)
+            watches: list[StateWatch] = []
             decision, times_us, wrong = race_until_right(
                 tuple(steps),
-                lambda names: _race(task, {name: steps[name] for name in names}, clock, listener, ends_s),
+                lambda names: _race(task, {name: steps[name] for name in names}, clock, listener, ends_s, watches),
                 {name: self._again(name, found.judged_again) for name, found in steps.items() if found.judged_again},
             )
             for name, reason in wrong.items():
                 outcomes[name] = _refuse(listener, name, "parity", reason)
                 del steps[name]
             measured = {name: _measured(found, name, times_us, decision) for name, found in steps.items()}
+            timed = _timed(task, decision.winner, steps, measured, arena)
+            timings = further_times(
+                timed, task.device, arena.clock, self._watch, began_s=began_s, ends_s=ends_s, seed=task.seed
+            )
         ended = {name: measured.get(name) or _rejection(found) for name, found in outcomes.items()}
         trials = tuple(self._trial(c, origin, ended[c.name], arena) for c, origin in entered)
         return Contest(
@@ -73,6 +79,8 @@ class InProcess:
             workload=observation.workload,
             trials=trials,
             selection=_selection(decision, trials),
+            conditions=tuple(filter(None, (watch.conditions for watch in watches[-1:]))),
+            timings=timings,
         )
 
     def confirm(self, task: Task, listener: Listener) -> Contest:
@@ -130,6 +138,7 @@ class _Ready:
     peak_bytes: int | None
     verdict: Pass
     judged_again: Callable[[], Verdict] | None = None
+    forward: Step | None = None
 
 
 def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watch) -> _Ready | Rejection:
@@ -147,8 +156,13 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         first_call_us = arena.clock.first_call_us(step)
         if candidate.name == ORIGINAL:
             right = Pass(figures=(), deterministic=True)
-            peak_bytes = arena.clock.peak_bytes(step)
-            return _Ready(step=step, first_call_us=first_call_us, peak_bytes=peak_bytes, verdict=right)
+            return _Ready(
+                step=step,
+                first_call_us=first_call_us,
+                peak_bytes=arena.clock.peak_bytes(step),
+                verdict=right,
+                forward=arena.forward(call),
+            )
         stage = watch.begins(candidate.name, "parity")
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
         judged = torch.compile(renamed(implementation.call)) if task.mode.compiles else implementation.call
@@ -175,12 +189,22 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         case Inconclusive():
             return _refuse(listener, candidate.name, "parity", f"inconclusive: {verdict.reason}")
     return _Ready(
-        step=step, first_call_us=first_call_us, peak_bytes=peak_bytes, verdict=verdict, judged_again=judged_again
+        step=step,
+        first_call_us=first_call_us,
+        peak_bytes=peak_bytes,
+        verdict=verdict,
+        judged_again=judged_again,
+        forward=arena.forward(call),
     )
 
 
 def _race(
-    task: Task, steps: Mapping[str, _Ready], clock: Clock, listener: Listener, ends_s: float
+    task: Task,
+    steps: Mapping[str, _Ready],
+    clock: Clock,
+    listener: Listener,
+    ends_s: float,
+    watches: list[StateWatch],
 ) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
     def tell(race: Race | Rounds) -> None:
         best, ratio = race.leader
@@ -188,7 +212,7 @@ def _race(
 
     calls = {name: found.step for name, found in steps.items()}
     left_s = None if task.deadline_s is None else max(0.0, ends_s - time.monotonic())
-    watch = StateWatch(lambda: device_state(task.device))
+    watches.append(watch := StateWatch(lambda: device_state(task.device)))
     race: Race | Rounds = Race([name for name in calls if name != ORIGINAL], task.settings, seed=task.seed)
     if task.aim.is_memory:
         peaks = {name: found.peak_bytes for name, found in steps.items()}
@@ -219,6 +243,23 @@ def _measured(ready: _Ready, name: str, times_us: Mapping[str, tuple[float, ...]
         notes=ready.verdict.notes,
         left_race=left,
     )
+
+
+def _timed(
+    task: Task, winner: str, steps: Mapping[str, _Ready], measured: Mapping[str, Outcome], arena: Arena
+) -> dict[str, Timed]:
+    """Whose further times are to be taken."""
+    kept = winner == ORIGINAL and task.further
+    names = (ORIGINAL,) if kept else (ORIGINAL, winner) if task.further == "all" else ()
+    return {
+        name: Timed(
+            step=steps[name].step,
+            hot_us=outcome.median_us,
+            forward=steps[name].forward if arena.gradients is not None else None,
+        )
+        for name in names
+        if isinstance(outcome := measured[name], Measurement)
+    }
 
 
 def _selection(decision: Decision, trials: Sequence[Trial]) -> Selection:

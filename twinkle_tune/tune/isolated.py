@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from twinkle_tune.errors import TuneError
-from twinkle_tune.outcome import Rejection, Selection, Stage, Trial
+from twinkle_tune.outcome import Rejection, Stage, Trial
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
 from twinkle_tune.tune.contest import InProcess
@@ -21,7 +21,7 @@ from twinkle_tune.tune.mark import NOBODY
 from twinkle_tune.tune.package import Header, Unportable, original_of, pack
 from twinkle_tune.tune.process import WorkerLost
 from twinkle_tune.tune.task import Task, digest_of
-from twinkle_tune.tune.wire import event_of, result_of, stage_of
+from twinkle_tune.tune.wire import Found, event_of, result_of, stage_of
 
 
 class Isolated:
@@ -102,7 +102,7 @@ class Isolated:
         tries = 0
         while True:
             try:
-                trials, selection = self._attempt(job, tuple(job.refused))
+                found = self._attempt(job, tuple(job.refused))
             except Unportable as why:
                 self._held.stop()
                 return _here(task, listener, str(why))
@@ -125,7 +125,7 @@ class Isolated:
                 for each in guilty:
                     self._refuse(job, each)
                 continue
-            return _merged(task, trials, selection, job.refused)
+            return _merged(task, found, job.refused)
 
     def _refuse(self, job: _Job, lost: _Refused) -> None:
         rejection = Rejection(stage=lost.stage, reason=lost.reason)
@@ -167,7 +167,7 @@ class Isolated:
             job.told(TrialRefused(candidate=name, stage=rejection.stage, reason=rejection.reason))
         return known
 
-    def _attempt(self, job: _Job, without: tuple[str, ...]) -> tuple[tuple[Trial, ...], Selection]:
+    def _attempt(self, job: _Job, without: tuple[str, ...]) -> Found:
         worker, header, told = self._held.ready(self.limits, job.task.device), job.header, job.told
         told.last = ORIGINAL
         names = tuple(c.name for c in job.task.candidates if c.name not in without)
@@ -261,9 +261,10 @@ def _answered(answer: dict[str, Any], names: tuple[str, ...]) -> Exception | Non
     raise ValueError(f"no such answer: {answer!r:.80}")
 
 
-def _merged(task: Task, trials: tuple[Trial, ...], selection: Selection, refused: dict[str, Rejection]) -> Contest:
+def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
     """The worker's contest, with the trials of those that it was run without."""
-    found = {trial.candidate: trial for trial in trials}
+    there = {trial.candidate: trial for trial in found.trials}
+    selection = found.selection
     original = original_of(task)
     everyone = tuple(
         Trial(
@@ -273,7 +274,7 @@ def _merged(task: Task, trials: tuple[Trial, ...], selection: Selection, refused
             outcome=refused[c.name],
         )
         if c.name in refused
-        else found[c.name]
+        else there[c.name]
         for c in task.candidates
     )
     if refused and all(isinstance(t.outcome, Rejection) for t in everyone if t.candidate != ORIGINAL):
@@ -286,6 +287,8 @@ def _merged(task: Task, trials: tuple[Trial, ...], selection: Selection, refused
         workload=observation.workload,
         trials=everyone,
         selection=selection,
+        conditions=found.conditions,
+        timings=found.timings,
     )
 
 

@@ -1,14 +1,25 @@
-"""Which contests come first: those that can save most. Pure, but for the measured roof that it is given."""
+"""Which contests come first: those that can save most."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
-from twinkle_tune.capture.capture import Observation
-from twinkle_tune.measure.roof import Roof
+from twinkle_tune.capture.capture import Capture, Observation
+from twinkle_tune.device import torch_type
+from twinkle_tune.measure.roof import Roof, measured_roof
 from twinkle_tune.workload import TensorSpec
+
+
+def by_savings(model: nn.Module, device: str, seen: Capture) -> list[Observation]:
+    """The observations, those that can save most first: a budget that runs out then costs least."""
+    parameter = next(model.parameters(), None)
+    place = torch.device(torch_type(device)) if parameter is None else parameter.device
+    roof = measured_roof(place, torch.float32 if parameter is None else parameter.dtype)
+    step_us = dict(seen.step_us)
+    return sorted(seen.observations, key=lambda o: savings_us(o, step_us, roof), reverse=True)
 
 
 def savings_us(observation: Observation, step_us: Mapping[str, float], roof: Roof) -> float:

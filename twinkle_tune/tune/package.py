@@ -39,6 +39,10 @@ _FIELDS = ("observation", "mode", "device", "settings", "aim", "seed", "tunes")
 """What of a task travels as it is."""
 
 
+_FIELDS = ("observation", "mode", "device", "settings", "seed", "tunes", "further")
+"""Of a task, what is the same for whoever runs it."""
+
+
 class Unportable(TuneError):
     """A contest cannot be run in another process: something of it exists in this one alone."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -15,6 +15,7 @@ from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.smallest import MIN_BYTES
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.agree import disagreement
 from twinkle_tune.tune.choose import (
     costly,
@@ -30,6 +31,7 @@ from twinkle_tune.tune.choose import (
 from twinkle_tune.tune.events import Listener, StepChecked
 from twinkle_tune.tune.gain import gained
 from twinkle_tune.tune.refine import without_orphans
+from twinkle_tune.tune.runner_up import in_the_place_of
 from twinkle_tune.tune.whole import peaks_of, time_steps
 
 SECONDS = 6.0
@@ -47,6 +49,8 @@ class Whole:
         registry: where winners are found.
         tell: told of each step.
         seed: of the order of rounds, and of what the model draws.
+        runner_up: gives a contest with the runner-up of its winner in that one's place, timed again; None where there
+            is none. It is asked once for each contest whose winner made a step slower.
         ends_s: when time is out, on the monotonic clock; None for no limit. Each step gets the fewest rounds in any
             case: winners that nobody timed in the model would be kept unseen.
     """
@@ -57,6 +61,7 @@ class Whole:
     registry: Registry
     tell: Listener
     seed: int
+    runner_up: Callable[[Contest], Contest | None] = lambda contest: None
     ends_s: float | None = None
 
     def settled(self, profile: Profile) -> Profile:
@@ -66,6 +71,7 @@ class Whole:
             StaleProfileError: a winner could not be bound again, though it was just measured.
         """
         profile, plan = self._agreeing(replace(profile, contests=without_orphans(profile.contests)))
+        asked: set[int] = set()
         while True:
             results = self._timed(profile, self.steps, plan)
             timed = zip(self.steps, results, strict=True)
@@ -73,10 +79,12 @@ class Whole:
             needed = profile if slow else self._without_idle(profile, results)
             if not slow and needed is profile:
                 return replace(profile, steps=results, verdict=verdict_of(profile.contests, results, profile.aim))
-            together = {result.label: result for result in results}
+            together, before = {result.label: result for result in results}, profile.contests
             for step in slow:
                 needed = self._without_culprits(needed, step, together[step.label])
-            profile, plan = needed, self._plan(needed)
+            with_others = self._with_runners_up(before, needed, asked) if slow else needed
+            # A kernel that the whole model has not seen must be right there, too.
+            profile, plan = self._agreeing(with_others) if with_others != needed else (needed, self._plan(needed))
 
     def _agreeing(self, profile: Profile) -> tuple[Profile, Plan]:
         """The profile without the winners with which a step computes something else."""
@@ -121,6 +129,20 @@ class Whole:
             if all(peak is not None and peak < most_bytes[label] for label, peak in peaks.items()):
                 profile = without
         return profile
+
+    def _with_runners_up(self, before: Sequence[Contest], profile: Profile, asked: set[int]) -> Profile:
+        """The profile with runners-up in the places of winners that were just taken back; each place is asked once."""
+        contests = list(profile.contests)
+        for index, (then, now) in enumerate(zip(before, contests, strict=True)):
+            is_lost = then.selection.winner != ORIGINAL and now.selection.winner == ORIGINAL
+            # What lies between measured shapes follows from those.
+            if not (is_lost and now.seen) or index in asked or self._is_late:
+                continue
+            asked.add(index)
+            found = self.runner_up(then)
+            if found is not None:
+                contests[index] = in_the_place_of(found, now)
+        return replace(profile, contests=tuple(contests))
 
     def _timed(self, profile: Profile, steps: Sequence[Step], plan: Plan) -> tuple[StepResult, ...]:
         seconds = SECONDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.errors import TuneError
@@ -31,6 +31,8 @@ class Task:
         seed: of inputs and of the order of the rounds.
         deadline_s: seconds after which no candidate is begun and the race ends; None for no limit.
         tunes: whether a tunable candidate that has no config yet gets one for this call before it is judged.
+        further: whose further times are taken after the race: the original's where it won and nobody is to be timed
+            again ("kept"), the original's and the winner's ("all"), or nobody's ("").
     """
 
     observation: Observation
@@ -42,6 +44,7 @@ class Task:
     seed: int = 0
     deadline_s: float | None = None
     tunes: bool = False
+    further: Literal["", "kept", "all"] = ""
 
 
 def digest_of(candidate: Candidate, slot: Slot, original: Callable[..., Any]) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-import torch
 from torch import nn
 
 from twinkle_tune.capture.capture import Capture, Observation, capture
+from twinkle_tune.capture.optimizer import OptimizerFactory
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.catalog.block import BLOCK
-from twinkle_tune.device import torch_type
 from twinkle_tune.environment import Environment, current_environment
 from twinkle_tune.errors import TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import find_slots
@@ -20,7 +19,6 @@ from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.measure.roof import measured_roof
 from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.objective import BY_TIME, Aim, parse_aim
 from twinkle_tune.outcome import Selection
@@ -32,7 +30,7 @@ from twinkle_tune.tune import settle
 from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
 from twinkle_tune.tune.compiled import compiled_text, time_compiled
-from twinkle_tune.tune.confirm import confirmed
+from twinkle_tune.tune.confirm import confirmed, next_confirmed
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
 from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished, ContestStarted, Event, Listener
@@ -40,11 +38,12 @@ from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import flags_kept
 from twinkle_tune.tune.journal import Header, Journal
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
-from twinkle_tune.tune.order import savings_us
+from twinkle_tune.tune.order import by_savings
 from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.tune.whole import optimizer_of, release_optimizers
 from twinkle_tune.workload import call_text
 
 
@@ -69,6 +68,7 @@ def tune_model(
     try_compile: bool = False,
     objective: object = "time",
     slowdown: float | None = None,
+    optimizer: OptimizerFactory | bool = True,
 ) -> Profile:
     """Find out which kernels are right and faster, or smaller, on a model, and say so in a profile.
 
@@ -101,6 +101,9 @@ def tune_model(
         objective: "time": the fastest wins; "memory": the one with the smallest peak memory; "balanced": the smallest
             of those that take at most ``slowdown`` times the original's time.
         slowdown: of the objective "balanced" alone, at least 1; 1.1 (10% more time) by default.
+        optimizer: in the train modes, what makes the optimizer whose step is part of the timed training step, of a list
+            of parameters; True for ``torch.optim.AdamW``, False for none. It works on copies of the parameters. Where
+            its state does not fit the memory, or it raises, the step is timed without it, and the profile says so.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
@@ -131,7 +134,7 @@ def tune_model(
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with flags_kept(model, run.mode):
-        steps = make_steps(model, example_inputs, run.mode, run.device)
+        steps = make_steps(model, example_inputs, run.mode, run.device, optimizer_of(optimizer, run.mode, run.device))
         return _tune(replace(run, budget=budget_of(budget_s, len(steps), settle.SECONDS)), steps)
 
 
@@ -153,12 +156,14 @@ class _Run:
     head: bool = False
     try_compile: bool = False
     aim: Aim = BY_TIME
+    tasks: dict[tuple[str, str], Task] = field(default_factory=dict)
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     environment = current_environment(run.device)
     targets = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
     seen = capture(run.model, steps, targets, run.device)
+    release_optimizers(steps)
     entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
     # A block that nobody competes for is but the layers inside it, which are slots themselves.
     seen = replace(
@@ -171,7 +176,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     }
     if run.memory.journal is not None:
         run.memory.journal.begin(_header(run, environment, tuple(questions.values())))
-    ordered = _by_savings(run, seen)
+    ordered = by_savings(run.model, run.device, seen)
     run.tell(
         Captured(
             candidates=tuple(len(entrants[id(o)]) for o in ordered),
@@ -195,6 +200,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             registry=run.registry,
             tell=run.tell,
             seed=run.seed,
+            runner_up=lambda contest: _runner_up(run, contest),
             ends_s=run.budget.ends_s,
         )
         return _beside_compiled(run, whole.settled(profile), steps)
@@ -271,6 +277,18 @@ def _contest(
             candidates=tuple(candidate.name for candidate in entrants),
         )
     )
+    task = Task(
+        observation=observation,
+        candidates=entrants,
+        mode=run.mode,
+        device=run.device,
+        settings=run.settings,
+        aim=run.aim,
+        seed=run.seed,
+        tunes=True,
+        further="kept",
+    )
+    run.tasks[observation.slot.name, observation.workload.key] = task
     known = run.memory.recall(question, observation)
     if known is not None:
         return known
@@ -283,23 +301,17 @@ def _contest(
             trials=(),
             selection=Selection(winner=ORIGINAL, reason="not tried: the time budget was used up"),
         )
-    task = Task(
-        observation=observation,
-        candidates=entrants,
-        mode=run.mode,
-        device=run.device,
-        settings=run.settings,
-        aim=run.aim,
-        seed=run.seed,
-        deadline_s=run.budget.contests_left_s,
-        tunes=True,
-    )
-    contest = run.executor.run(task, run.tell)
+    contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), run.tell)
     contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
     # What the budget cut short is no outcome for another run, whose budget is another.
     if not run.budget.is_used_up:
         run.memory.keep(question, contest)
     return contest
+
+
+def _runner_up(run: _Run, contest: Contest) -> Contest | None:
+    task = run.tasks[contest.slot.name, contest.workload.key]
+    return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
 
 
 def _profile(
@@ -324,15 +336,6 @@ def _profile(
         contests=ordered,
         uncalled=tuple(sorted(seen.uncalled)),
     )
-
-
-def _by_savings(run: _Run, seen: Capture) -> list[Observation]:
-    """The observations, those that can save most first: a budget that runs out then costs least."""
-    parameter = next(run.model.parameters(), None)
-    place = torch.device(torch_type(run.device)) if parameter is None else parameter.device
-    roof = measured_roof(place, torch.float32 if parameter is None else parameter.dtype)
-    step_us = dict(seen.step_us)
-    return sorted(seen.observations, key=lambda o: savings_us(o, step_us, roof), reverse=True)
 
 
 def _nobody(event: Event) -> None:

@@ -6,17 +6,21 @@ import functools
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import nn
 
+from twinkle_tune.capture.optimizer import OptimizerFactory, OptimizerStep
 from twinkle_tune.capture.step import Step
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import paired_ratio
+from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile, StepResult
+from twinkle_tune.tune.allowance import free_bytes
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
 
 _ROUNDS = 400
@@ -54,7 +58,7 @@ def time_steps(
     try:
         for step in steps:
             if not any(seen.step == step.label for contest in profile.winners for seen in contest.seen):
-                results.append(StepResult(label=step.label))
+                results.append(with_optimizer(StepResult(label=step.label), step))
                 continue
             listener(StepStarted(label=step.label))
             result = _time_step(model, runner, step, plan, clock, seed, seconds)
@@ -62,6 +66,7 @@ def time_steps(
             listener(StepFinished(result=result))
     finally:
         restore_model(model)
+        release_optimizers(steps)
     return tuple(results)
 
 
@@ -84,6 +89,29 @@ def peaks_of(
     return peaks
 
 
+def optimizer_of(wanted: OptimizerFactory | bool, mode: Mode, device: str) -> OptimizerStep | None:
+    """The optimizer of a run's training steps: True for AdamW; None for none."""
+    if wanted is False or not mode.trains:
+        return None
+    # Where too much is asked of a CPU's memory nothing raises: the system ends a process.
+    room_bytes = free_bytes() if device == "cpu" else None
+    return OptimizerStep(room_bytes=room_bytes) if wanted is True else OptimizerStep(wanted, room_bytes=room_bytes)
+
+
+def with_optimizer(result: StepResult, step: Step) -> StepResult:
+    """The result, with the optimizer that was part of the step, or why there was none."""
+    if step.optimizer is None:
+        return result
+    return replace(result, optimizer=step.optimizer.name, note=step.optimizer.problem)
+
+
+def release_optimizers(steps: Sequence[Step]) -> None:
+    """Let go of what the steps' optimizers hold: contests need the memory."""
+    for step in steps:
+        if step.optimizer is not None:
+            step.optimizer.release()
+
+
 def _time_step(
     model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int, seconds: float
 ) -> StepResult:
@@ -91,7 +119,17 @@ def _time_step(
     if runner is not model:
         # What is compiled for one step counts towards torch.compile's limit for the next, beyond which it runs eagerly.
         torch.compiler.reset()
+    had = step.optimizer is not None and not step.optimizer.problem
+    result = _paired(model, runner, step, plan, clock, seed, seconds)
+    if had and step.optimizer is not None and step.optimizer.problem:
+        # It was lost on the way: some rounds were with it, some without.
+        result = _paired(model, runner, step, plan, clock, seed, seconds)
+    return with_optimizer(result, step)
 
+
+def _paired(
+    model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int, seconds: float
+) -> StepResult:
     def bind(tuned: bool) -> None:
         if tuned:
             bind_plan(model, plan)

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from twinkle_tune.outcome import Measurement, Outcome, ParityFigure, Rejection, Selection, Stage, Trial
+from twinkle_tune.outcome import (
+    Conditions,
+    DeviceState,
+    Measurement,
+    Outcome,
+    ParityFigure,
+    Rejection,
+    Selection,
+    Stage,
+    Timings,
+    Trial,
+)
+from twinkle_tune.profile.schema import Contest
 from twinkle_tune.tune.events import RoundTimed, TrialRefused, TrialStarted
 
 _EVENTS = {kind.__name__: kind for kind in (TrialStarted, TrialRefused, RoundTimed)}
@@ -26,6 +38,16 @@ _FIELDS = {
     "ratio": float,
 }
 LONGEST_LINE = 1 << 26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a contest has found: of a :class:`Contest` all that its run does not know."""
+
+    trials: tuple[Trial, ...]
+    selection: Selection
+    conditions: tuple[Conditions, ...] = ()
+    timings: tuple[Timings, ...] = ()
 
 
 def send(connection: socket.socket, **message: Any) -> None:
@@ -47,13 +69,18 @@ def event_of(data: Mapping[str, Any]) -> TrialStarted | TrialRefused | RoundTime
     return made
 
 
-def result_data(trials: Sequence[Trial], selection: Selection) -> dict[str, Any]:
+def result_data(contest: Contest) -> dict[str, Any]:
     """What a contest has found, as plain data."""
-    return {"trials": [asdict(trial) for trial in trials], "selection": asdict(selection)}
+    return {
+        "trials": [asdict(trial) for trial in contest.trials],
+        "selection": asdict(contest.selection),
+        "conditions": [asdict(each) for each in contest.conditions],
+        "timings": [asdict(each) for each in contest.timings],
+    }
 
 
-def result_of(data: Mapping[str, Any]) -> tuple[tuple[Trial, ...], Selection]:
-    """Trials and selection again. Raises ValueError, KeyError or TypeError where they are none."""
+def result_of(data: Mapping[str, Any]) -> Found:
+    """What was found again. Raises ValueError, KeyError or TypeError where it is none."""
     trials = tuple(
         Trial(
             candidate=str(each["candidate"]),
@@ -78,7 +105,12 @@ def result_of(data: Mapping[str, Any]) -> tuple[tuple[Trial, ...], Selection]:
     )
     if selection.winner not in {trial.candidate for trial in trials}:
         raise ValueError(f"the winner {selection.winner!r} is none of the candidates")
-    return trials, selection
+    return Found(
+        trials=trials,
+        selection=selection,
+        conditions=tuple(_conditions(each) for each in data["conditions"]),
+        timings=tuple(_timings(each) for each in data["timings"]),
+    )
 
 
 def stage_of(name: object) -> Stage:
@@ -88,6 +120,40 @@ def stage_of(name: object) -> Stage:
             found: Stage = stage
             return found
     raise ValueError(f"{name!r} is no stage")
+
+
+def _conditions(data: Mapping[str, Any]) -> Conditions:
+    return Conditions(
+        before=_state(data["before"]),
+        after=_state(data["after"]),
+        repeated=tuple(str(why) for why in data["repeated"]),
+    )
+
+
+def _state(data: Mapping[str, Any]) -> DeviceState:
+    throttled = data["throttled"]
+    return DeviceState(
+        clock_mhz=_number(data["clock_mhz"]),
+        temperature_c=_number(data["temperature_c"]),
+        throttling=str(data["throttling"]),
+        throttled=None if throttled is None else int(throttled),
+    )
+
+
+def _timings(data: Mapping[str, Any]) -> Timings:
+    return Timings(
+        candidate=str(data["candidate"]),
+        cold_us=tuple(float(time_us) for time_us in data["cold_us"]),
+        graph_us=tuple(float(time_us) for time_us in data["graph_us"]),
+        host_us=_number(data["host_us"]),
+        forward_us=_number(data["forward_us"]),
+        backward_us=_number(data["backward_us"]),
+        notes=tuple(str(note) for note in data["notes"]),
+    )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _config(data: Mapping[str, Any] | None) -> dict[str, int] | None:

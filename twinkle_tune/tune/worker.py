@@ -194,7 +194,7 @@ class _Worker:
         if cuda_in_use():
             gc.collect()
             torch.cuda.empty_cache()
-        return {"is": "result", **result_data(contest.trials, contest.selection)}
+        return {"is": "result", **result_data(contest)}
 
     def _read(self, files: Any) -> Task:
         try:

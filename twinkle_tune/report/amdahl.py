@@ -1,0 +1,82 @@
+"""How much of a step its slots cover, what their winners gained of it, and what is left.
+
+After Amdahl's law ("Validity of the single processor approach to achieving large scale computing capabilities", AFIPS
+1967): who makes a part of a whole faster saves at most that part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.report.text import percent, reading
+from twinkle_tune.slot import OF_THE_MODEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amdahl:
+    """Shares of the original step's time, 0 to 1.
+
+    Attributes:
+        covered: inside the calls of its slots, a slot within another counted once: no kernel for a slot saves more.
+        promised: what the winners save by their own ratios.
+        gained: what was measured with all of them, negative for a loss; None where nothing was compared.
+    """
+
+    covered: float
+    promised: float
+    gained: float | None
+
+    @property
+    def left(self) -> float:
+        """What still passes inside the slots, by the winners' own ratios."""
+        return max(0.0, self.covered - self.promised)
+
+
+def amdahl(profile: Profile, step: StepResult) -> Amdahl:
+    """The shares of one step of a profile.
+
+    A layer's slot inside another one is known by its path. A function that is called inside a layer's slot is not, and
+    counts beside it. A slot that is the whole model covers nothing by itself.
+    """
+    here = [contest for contest in profile.contests if any(seen.step == step.label for seen in contest.seen)]
+    layers = [contest for contest in here if contest.slot.name not in OF_THE_MODEL]
+    covered = sum(_share(contest, step.label) * (1 - _inside(contest, layers)) for contest in layers)
+    promised = sum(_share(contest, step.label) * (1 - contest.selection.ratio) for contest in here)
+    return Amdahl(
+        covered=min(1.0, covered),
+        promised=promised,
+        gained=1 - step.ratio if step.tuned_us else None,
+    )
+
+
+def amdahl_text(profile: Profile, step: StepResult) -> str:
+    """The line of a report; "" where no slot was seen in the step."""
+    found = amdahl(profile, step)
+    if not found.covered:
+        return ""
+    of = " (by the time of their forwards alone)" if profile.mode.trains else ""
+    covers = f"Slots cover {percent(found.covered)} of the step{of}: no kernel for them can save more."
+    if found.gained is None:
+        return f"{covers} The original runs in all of them."
+    measured = reading(step.ratio, step.low, step.high)
+    return (
+        f"{covers} The winners save {percent(found.promised)} by themselves; measured: {measured}. "
+        f"Left: {percent(found.left)} in slots, {percent(1 - found.covered)} outside of them."
+    )
+
+
+def _share(contest: Contest, step: str) -> float:
+    return sum(seen.share for seen in contest.seen if seen.step == step)
+
+
+def _inside(contest: Contest, others: Sequence[Contest]) -> float:
+    """The part of a contest's instances that lie inside an instance of another contest."""
+    outer = {path for other in others if other is not contest for path in other.instances}
+    inside = sum(any(_lies_in(path, place) for place in outer) for path in contest.instances)
+    return inside / len(contest.instances) if contest.instances else 0.0
+
+
+def _lies_in(path: str, place: str) -> bool:
+    return path != place and (not place or path.startswith(f"{place}."))
