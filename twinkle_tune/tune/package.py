@@ -35,11 +35,7 @@ from twinkle_tune.workload import Workload
 _BY_NAME = frozenset({"torch", "liger", "triton", "compile"})
 """Kinds of built-in candidates: the worker has the same catalog and finds them there by name."""
 
-_FIELDS = ("observation", "mode", "device", "settings", "aim", "seed", "tunes")
-"""What of a task travels as it is."""
-
-
-_FIELDS = ("observation", "mode", "device", "settings", "seed", "tunes", "further")
+_FIELDS = ("observation", "mode", "device", "settings", "aim", "seed", "tunes", "further")
 """Of a task, what is the same for whoever runs it."""
 
 
