@@ -15,6 +15,7 @@ from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.profile.schema import CompiledStep
+from twinkle_tune.tune.whole import release_optimizers
 
 _ROUNDS = 200
 _FEWEST_ROUNDS = 6
@@ -40,6 +41,7 @@ def time_compiled(
         return tuple(_time_step(model, step, clock, seed, seconds) for step in steps)
     finally:
         torch.compiler.reset()
+        release_optimizers(steps)
 
 
 def compiled_text(steps: Sequence[CompiledStep]) -> str:

@@ -86,6 +86,7 @@ def peaks_of(
             peaks[step.label] = clock.peak_bytes(functools.partial(step.run, runner))
     finally:
         restore_model(model)
+        release_optimizers(steps)
     return peaks
 
 
