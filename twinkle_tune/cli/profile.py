@@ -53,6 +53,12 @@ def profile(
     attention: Annotated[
         bool, typer.Option("--attention", help="Let the model's attention implementations compete too.")
     ] = False,
+    dynamic: Annotated[
+        bool | None,
+        typer.Option(
+            "--dynamic/--no-dynamic", help="Compile modes: torch.compile's dynamic shapes.  [default: torch's]"
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -104,6 +110,7 @@ def profile(
                         journal=journal,
                         store=store,
                         attention=attention,
+                        dynamic=dynamic,
                     )
                 made = replace(made, command=command_line())
                 _save(made, path, journal)

@@ -22,6 +22,9 @@ Replacement = Callable[..., Any] | Sequence[Family]
 
 _lock = threading.RLock()
 _patches: dict[str, _Patch] = {}
+_dispatchers: list[tuple[tuple[Family, ...], Callable[..., Any], Callable[..., Any]]] = []
+_DISPATCHERS_KEPT = 16
+"""The last so many: a model is bound and restored by turns while it is timed."""
 _PROCESS = 0
 """The owner of what was applied without a model."""
 
@@ -56,9 +59,21 @@ class _Patch:
                 fallback = replacement
                 break
             families += [f for f in replacement if not any(f.same_calls(known) for known in families)]
-        call = function_dispatcher(families, fallback) if families else fallback
+        call = _dispatcher(families, fallback) if families else fallback
         self.place.put(call)
         self.current = call
+
+
+def _dispatcher(families: list[Family], fallback: Callable[..., Any]) -> Callable[..., Any]:
+    """The dispatcher, the very same for the same families: torch.compile compiles anew where a function is another."""
+    for known, last, call in _dispatchers:
+        same = len(known) == len(families) and all(a is b for a, b in zip(known, families, strict=True))
+        if same and last is fallback:
+            return call
+    call = function_dispatcher(families, fallback)
+    _dispatchers.append((tuple(families), fallback, call))
+    del _dispatchers[:-_DISPATCHERS_KEPT]
+    return call
 
 
 def original_function(target: str) -> Callable[..., Any]:

@@ -70,6 +70,24 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOn:
+    """What the times of a contest in a compile mode are of.
+
+    Attributes:
+        block: class of the part of the model around the slot that was compiled and timed with each candidate in it
+            ("Qwen3DecoderLayer"); "" where the slot was compiled and timed alone.
+        path: of the instance ("model.layers.0").
+        calls: calls of the slot, all with the candidate, in one timed call.
+        why_alone: why the slot was timed alone; "" for a block.
+    """
+
+    block: str = ""
+    path: str = ""
+    calls: int = 1
+    why_alone: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
     """All trials of one workload, and what was chosen.
 
@@ -83,6 +101,7 @@ class Contest:
         selection: the winner and why.
         confirmation: of a winner that was timed again: its trial and the original's, in a second race of the two.
             The selection's figures are of this one.
+        timed_on: what the times are of in a compile mode; None for the slot's call, in the other modes.
     """
 
     slot: Slot
@@ -92,6 +111,12 @@ class Contest:
     trials: tuple[Trial, ...]
     selection: Selection
     confirmation: tuple[Trial, ...] = ()
+    timed_on: TimedOn | None = None
+
+    @property
+    def block(self) -> str:
+        """The class of the block that was timed; "" for the slot alone."""
+        return "" if self.timed_on is None else self.timed_on.block
 
     def trial(self, candidate: str) -> Trial:
         """The trial of the named candidate; KeyError if it was not tried."""
@@ -112,6 +137,7 @@ class Profile:
         command: the command line that made it; "" where it was made from Python.
         complete: False where the run was interrupted: what is there was finished.
         model, mode, device, environment: what was profiled, how and where.
+        dynamic: what torch.compile was given for its dynamic shapes in a compile mode; None for its default.
         verdict: one sentence: what the winners gain end to end, or why the original stays.
         steps: the whole model with and without the winners.
         contests: ordered by slot name, then workload key.
@@ -131,6 +157,7 @@ class Profile:
     steps: tuple[StepResult, ...]
     contests: tuple[Contest, ...]
     uncalled: tuple[str, ...]
+    dynamic: bool | None = None
 
     @property
     def winners(self) -> tuple[Contest, ...]:

@@ -23,7 +23,8 @@ from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.source.hub import commit_of
 from twinkle_tune.source.tried import config_of
-from twinkle_tune.tune.arena import Arena, Step, as_observed, renamed
+from twinkle_tune.tune.arena import Arena, Step, as_observed
+from twinkle_tune.tune.compiling import renamed, uncapped
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
 from twinkle_tune.tune.tuned import Configs
@@ -42,7 +43,7 @@ class InProcess:
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
         observation, ends_s = task.observation, _end_of(task)
-        with as_observed(observation.workload.context, task.device):
+        with as_observed(observation.workload.context, task.device), uncapped(compiles=task.mode.compiles):
             self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
             self._watch.ends(ORIGINAL)
@@ -61,7 +62,10 @@ class InProcess:
             for name, reason in wrong.items():
                 outcomes[name] = _refuse(listener, name, "parity", reason)
                 del steps[name]
-            measured = {name: _measured(found, name, times_us, decision, clock) for name, found in steps.items()}
+            measured = {
+                name: _compiled(_measured(found, name, times_us, decision, clock), arena.counted(found.step))
+                for name, found in steps.items()
+            }
         ended = {name: measured.get(name) or _rejection(found) for name, found in outcomes.items()}
         trials = tuple(self._trial(c, origin, ended[c.name], arena) for c, origin in entered)
         return Contest(
@@ -71,6 +75,7 @@ class InProcess:
             workload=observation.workload,
             trials=trials,
             selection=_selection(decision, trials),
+            timed_on=arena.timed_on,
         )
 
     def confirm(self, task: Task, listener: Listener) -> Contest:
@@ -138,15 +143,14 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         if unfit:
             return _refuse(listener, candidate.name, "capability", unfit)
         stage = watch.begins(candidate.name, "first call")
-        call = implementation.call if candidate.name == ORIGINAL else arena.as_bound(implementation)
-        call = torch.compile(renamed(call)) if task.mode.compiles else call
-        step = arena.step(call)
-        first_call_us = arena.clock.first_call_us(step)
+        step, first_call_us = arena.first_call(candidate.name, implementation)
         if candidate.name == ORIGINAL:
             return _Ready(step=step, first_call_us=first_call_us, verdict=Pass(figures=(), deterministic=True))
         stage = watch.begins(candidate.name, "parity")
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
-        judged = torch.compile(renamed(implementation.call)) if task.mode.compiles else implementation.call
+        judged = implementation.call
+        if task.mode.compiles:
+            judged = torch.compile(renamed(judged), dynamic=task.dynamic)
         if isinstance(arena.judge, Inconclusive):
             return _refuse(listener, candidate.name, "parity", f"inconclusive: {arena.judge.reason}")
         verdict = arena.judge.judge(judged, for_kin=implementation.call)
@@ -210,6 +214,12 @@ def _measured(
         notes=ready.verdict.notes,
         left_race=left,
     )
+
+
+def _compiled(outcome: Outcome, counted: tuple[int, int]) -> Outcome:
+    if isinstance(outcome, Rejection):
+        return outcome
+    return replace(outcome, graph_breaks=counted[0], recompilations=counted[1])
 
 
 def _selection(decision: Decision, trials: Sequence[Trial]) -> Selection:

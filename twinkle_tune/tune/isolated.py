@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Rejection, Selection, Stage, Trial
-from twinkle_tune.profile.schema import Contest
+from twinkle_tune.profile.schema import Contest, TimedOn
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Listener, TrialRefused, TrialStarted
@@ -102,7 +102,7 @@ class Isolated:
         tries = 0
         while True:
             try:
-                trials, selection = self._attempt(job, tuple(job.refused))
+                found = self._attempt(job, tuple(job.refused))
             except Unportable as why:
                 self._held.stop()
                 return _here(task, listener, str(why))
@@ -125,7 +125,7 @@ class Isolated:
                 for each in guilty:
                     self._refuse(job, each)
                 continue
-            return _merged(task, trials, selection, job.refused)
+            return _merged(task, found, job.refused)
 
     def _refuse(self, job: _Job, lost: _Refused) -> None:
         rejection = Rejection(stage=lost.stage, reason=lost.reason)
@@ -167,7 +167,7 @@ class Isolated:
             job.told(TrialRefused(candidate=name, stage=rejection.stage, reason=rejection.reason))
         return known
 
-    def _attempt(self, job: _Job, without: tuple[str, ...]) -> tuple[tuple[Trial, ...], Selection]:
+    def _attempt(self, job: _Job, without: tuple[str, ...]) -> _Found:
         worker, header, told = self._held.ready(self.limits, job.task.device), job.header, job.told
         told.last = ORIGINAL
         names = tuple(c.name for c in job.task.candidates if c.name not in without)
@@ -220,6 +220,9 @@ class _Job:
         return None if deadline_s is None else max(0.0, deadline_s - (time.monotonic() - self.began_s))
 
 
+_Found = tuple[tuple[Trial, ...], Selection, TimedOn | None]
+
+
 class _Refused(Exception):
     """A candidate, or the original, after which the worker process is to be replaced."""
 
@@ -261,8 +264,9 @@ def _answered(answer: dict[str, Any], names: tuple[str, ...]) -> Exception | Non
     raise ValueError(f"no such answer: {answer!r:.80}")
 
 
-def _merged(task: Task, trials: tuple[Trial, ...], selection: Selection, refused: dict[str, Rejection]) -> Contest:
+def _merged(task: Task, worked_out: _Found, refused: dict[str, Rejection]) -> Contest:
     """The worker's contest, with the trials of those that it was run without."""
+    trials, selection, timed_on = worked_out
     found = {trial.candidate: trial for trial in trials}
     original = original_of(task)
     everyone = tuple(
@@ -286,6 +290,7 @@ def _merged(task: Task, trials: tuple[Trial, ...], selection: Selection, refused
         workload=observation.workload,
         trials=everyone,
         selection=selection,
+        timed_on=timed_on,
     )
 
 

@@ -45,6 +45,7 @@ class Header:
         settings: of the race, by name.
         seed: of the run.
         contests: the contests that the run was to hold, for the reader: each is checked again by its own key.
+        dynamic: as in a profile.
     """
 
     journal: int = JOURNAL_SCHEMA
@@ -57,6 +58,7 @@ class Header:
     settings: tuple[tuple[str, float], ...]
     seed: int
     contests: tuple[Question, ...] = ()
+    dynamic: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +228,7 @@ def differences(then: Header, now: Header) -> list[str]:
         "mode": (then.mode, now.mode),
         "device": (then.device, now.device),
         "seed": (then.seed, now.seed),
+        "dynamic": (then.dynamic, now.dynamic),
     }
     settings_then, settings_now = dict(then.settings), dict(now.settings)
     for name in sorted(settings_then.keys() | settings_now.keys()):

@@ -36,6 +36,9 @@ _BY_NAME = frozenset({"torch", "liger", "triton", "compile"})
 """Kinds of built-in candidates: the worker has the same catalog and finds them there by name."""
 
 
+_SENT = ("observation", "mode", "device", "settings", "seed", "tunes", "dynamic")
+
+
 class Unportable(TuneError):
     """A contest cannot be run in another process: something of it exists in this one alone."""
 
@@ -56,18 +59,28 @@ class Header:
 
 
 def pack(task: Task, file: IO[bytes]) -> Header:
-    """Write a task to a file from its beginning.
+    """Write a task to a file from its beginning; without its block where that is known to this process alone.
 
     Raises:
         Unportable: a part of it is known to this process alone (a lambda, a class of ``__main__`` or of a notebook).
         OSError: the file cannot be written (a full disk).
     """
+    try:
+        return _pack(task, file)
+    except Unportable as why:
+        if task.observation.block is None:
+            raise
+        alone = replace(task.observation, block=None, why_alone=f"the part of the model around it: {why}")
+        return _pack(replace(task, observation=alone), file)
+
+
+def _pack(task: Task, file: IO[bytes]) -> Header:
     modules: set[str] = set()
     portable = _pickling(modules)
     observation = task.observation
     _check_module(observation.slot.target.partition(":")[0], modules)
     package = {
-        "task": {name: getattr(task, name) for name in ("observation", "mode", "device", "settings", "seed", "tunes")},
+        "task": {name: getattr(task, name) for name in _SENT},
         "candidates": [_candidate_data(c, portable) for c in task.candidates],
         "flags": flags_now(),
         "cuda": torch.cuda.current_device() if cuda_in_use() else None,

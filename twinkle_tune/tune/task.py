@@ -29,6 +29,7 @@ class Task:
         seed: of inputs and of the order of the rounds.
         deadline_s: seconds after which no candidate is begun and the race ends; None for no limit.
         tunes: whether a tunable candidate that has no config yet gets one for this call before it is judged.
+        dynamic: what torch.compile is given for its dynamic shapes in the compile modes; None for its default.
     """
 
     observation: Observation
@@ -39,6 +40,7 @@ class Task:
     seed: int = 0
     deadline_s: float | None = None
     tunes: bool = False
+    dynamic: bool | None = None
 
 
 def digest_of(candidate: Candidate, slot: Slot, original: Callable[..., Any]) -> str:

@@ -13,7 +13,7 @@ from twinkle_tune.capture.capture import Capture, Observation, capture
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.device import is_available, parse_device, torch_type
 from twinkle_tune.environment import Environment, current_environment
-from twinkle_tune.errors import DeviceError, TuneError, TuneInterrupted
+from twinkle_tune.errors import DeviceError, ModeError, TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
@@ -61,6 +61,7 @@ def tune_model(
     journal: Journal | None = None,
     store: Store | None = None,
     attention: bool = False,
+    dynamic: bool | None = None,
 ) -> Profile:
     """Find out which kernels are right and faster on a model, and say so in a profile.
 
@@ -86,6 +87,7 @@ def tune_model(
         store: past outcomes of any model, which are taken where they answer the same question, and added to.
         attention: whether a transformers model's attention implementations compete too. Each of their calls is one of
             the whole model, and checking them takes room for a float64 copy of it (training: for gradients as well).
+        dynamic: in the compile modes torch.compile's argument of that name, as the model will run.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
@@ -95,7 +97,7 @@ def tune_model(
     """
     run = _Run(
         model=model,
-        mode=parse_mode(mode),
+        mode=_mode_of(mode, dynamic),
         device=_available(device, model),
         name=name or type(model).__name__,
         wanted=candidates,
@@ -107,6 +109,7 @@ def tune_model(
         executor=executor or InProcess(),
         memory=Memory(journal, store),
         attention=attention,
+        dynamic=dynamic,
     )
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
@@ -130,18 +133,21 @@ class _Run:
     executor: Executor
     memory: Memory
     attention: bool = False
+    dynamic: bool | None = None
+
+    def question(self, observation: Observation, entrants: Sequence[Candidate], environment: Environment) -> Question:
+        """What a contest of this run would answer."""
+        here = environment.fingerprint
+        return question_of(observation, entrants, self.mode, self.device, here, self.settings, self.dynamic)
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     environment = current_environment(run.device)
     targets = find_slots(run.model, run.registry, attention=run.attention)
-    seen = capture(run.model, steps, targets, run.device)
+    seen = capture(run.model, steps, targets, run.device, blocks=run.mode.compiles)
     entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
     check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)
-    questions = {
-        id(o): question_of(o, entrants[id(o)], run.mode, run.device, environment.fingerprint, run.settings)
-        for o in seen.observations
-    }
+    questions = {id(o): run.question(o, entrants[id(o)], environment) for o in seen.observations}
     if run.memory.journal is not None:
         run.memory.journal.begin(_header(run, environment, tuple(questions.values())))
     ordered = _by_savings(run, seen)
@@ -185,6 +191,8 @@ def _look_between(
     placed: list[Placed],
 ) -> None:
     """Hold a few contests more, between shapes with different winners, and add them to ``placed``."""
+    if run.mode.compiles:
+        return  # the slot's call can be cut to fewer rows, that of the block around it cannot
     known = {(o.slot.name, o.workload.key): (o, entrants[id(o)]) for o in observations}
     without: set[Between] = set()
     while not run.budget.is_used_up:
@@ -198,7 +206,7 @@ def _look_between(
             continue
         known[gap.slot, found.workload.key] = found, competing
         chosen = tuple(c for c in competing if c.name in gap.names)
-        question = question_of(found, chosen, run.mode, run.device, environment.fingerprint, run.settings)
+        question = run.question(found, chosen, environment)
         run.tell(ContestAdded(candidates=len(chosen)))
         contest = _contest(run, len(placed) + 1, found, chosen, question)
         placed.append(Placed(contest=contest, inside=found.inside))
@@ -220,6 +228,7 @@ def _header(run: _Run, environment: Environment, questions: tuple[Question, ...]
         settings=settings_of(run.settings),
         seed=run.seed,
         contests=questions,
+        dynamic=run.dynamic,
     )
 
 
@@ -255,6 +264,7 @@ def _contest(
         seed=run.seed,
         deadline_s=run.budget.contests_left_s,
         tunes=True,
+        dynamic=run.dynamic,
     )
     contest = run.executor.run(task, run.tell)
     contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
@@ -283,6 +293,7 @@ def _profile(
         steps=tuple(StepResult(label=label) for label, _ in seen.step_us),
         contests=ordered,
         uncalled=tuple(sorted(seen.uncalled)),
+        dynamic=run.dynamic,
     )
 
 
@@ -293,6 +304,13 @@ def _by_savings(run: _Run, seen: Capture) -> list[Observation]:
     roof = measured_roof(place, torch.float32 if parameter is None else parameter.dtype)
     step_us = dict(seen.step_us)
     return sorted(seen.observations, key=lambda o: savings_us(o, step_us, roof), reverse=True)
+
+
+def _mode_of(mode: object, dynamic: bool | None) -> Mode:
+    parsed = parse_mode(mode)
+    if dynamic is not None and not parsed.compiles:
+        raise ModeError(f"dynamic: got {dynamic} in mode {parsed}, expected a mode that compiles; leave dynamic out")
+    return parsed
 
 
 def _available(device: object, model: nn.Module) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-import torch
 from torch import nn
 
+from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.capture.step import Step
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.profile.schema import Profile, StepResult
+from twinkle_tune.tune.compiling import Backend, compiled, uncapped
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
 
 _ROUNDS = 400
@@ -48,9 +50,9 @@ def time_steps(
         seed: of the order within the rounds.
         seconds: that a step is given, unless the fewest rounds take longer.
     """
-    runner = cast("nn.Module", torch.compile(model)) if profile.mode.compiles else model
+    runner = _Compiled(model, profile.dynamic) if profile.mode.compiles else model
     results = []
-    try:
+    with _restored(model), uncapped(compiles=profile.mode.compiles):
         for step in steps:
             if not any(seen.step == step.label for contest in profile.winners for seen in contest.seen):
                 results.append(StepResult(label=step.label))
@@ -59,9 +61,27 @@ def time_steps(
             result = _time_step(model, runner, step, plan, clock, seed, seconds)
             results.append(result)
             listener(StepFinished(result=result))
+    return tuple(results)
+
+
+class _Compiled(nn.Module):
+    """A model under torch.compile, apart from what the user may have compiled of it."""
+
+    def __init__(self, model: nn.Module, dynamic: bool | None) -> None:
+        super().__init__()
+        self.model = unwrapped(model)
+        self._run = compiled(self.model, Backend(gives_up=False), dynamic)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(*args, **kwargs)
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    try:
+        yield
     finally:
         restore_model(model)
-    return tuple(results)
 
 
 def _time_step(

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from twinkle_tune.outcome import Measurement, Outcome, ParityFigure, Rejection, Selection, Stage, Trial
+from twinkle_tune.profile.schema import TimedOn
 from twinkle_tune.tune.events import RoundTimed, TrialRefused, TrialStarted
 
 _EVENTS = {kind.__name__: kind for kind in (TrialStarted, TrialRefused, RoundTimed)}
@@ -47,13 +48,14 @@ def event_of(data: Mapping[str, Any]) -> TrialStarted | TrialRefused | RoundTime
     return made
 
 
-def result_data(trials: Sequence[Trial], selection: Selection) -> dict[str, Any]:
+def result_data(trials: Sequence[Trial], selection: Selection, timed_on: TimedOn | None) -> dict[str, Any]:
     """What a contest has found, as plain data."""
-    return {"trials": [asdict(trial) for trial in trials], "selection": asdict(selection)}
+    told = None if timed_on is None else asdict(timed_on)
+    return {"trials": [asdict(trial) for trial in trials], "selection": asdict(selection), "timed_on": told}
 
 
-def result_of(data: Mapping[str, Any]) -> tuple[tuple[Trial, ...], Selection]:
-    """Trials and selection again. Raises ValueError, KeyError or TypeError where they are none."""
+def result_of(data: Mapping[str, Any]) -> tuple[tuple[Trial, ...], Selection, TimedOn | None]:
+    """Trials, selection and what was timed. Raises ValueError, KeyError or TypeError where they are none."""
     trials = tuple(
         Trial(
             candidate=str(each["candidate"]),
@@ -77,7 +79,7 @@ def result_of(data: Mapping[str, Any]) -> tuple[tuple[Trial, ...], Selection]:
     )
     if selection.winner not in {trial.candidate for trial in trials}:
         raise ValueError(f"the winner {selection.winner!r} is none of the candidates")
-    return trials, selection
+    return trials, selection, _timed_on(data["timed_on"])
 
 
 def stage_of(name: object) -> Stage:
@@ -87,6 +89,17 @@ def stage_of(name: object) -> Stage:
             found: Stage = stage
             return found
     raise ValueError(f"{name!r} is no stage")
+
+
+def _timed_on(data: Mapping[str, Any] | None) -> TimedOn | None:
+    if data is None:
+        return None
+    return TimedOn(
+        block=str(data["block"]),
+        path=str(data["path"]),
+        calls=int(data["calls"]),
+        why_alone=str(data["why_alone"]),
+    )
 
 
 def _config(data: Mapping[str, Any] | None) -> dict[str, int] | None:
@@ -113,4 +126,6 @@ def _outcome(data: Mapping[str, Any]) -> Outcome:
         deterministic=bool(data["deterministic"]),
         notes=tuple(str(note) for note in data["notes"]),
         left_race=str(data["left_race"]),
+        graph_breaks=int(data["graph_breaks"]),
+        recompilations=int(data["recompilations"]),
     )

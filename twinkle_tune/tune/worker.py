@@ -190,6 +190,7 @@ class _Worker:
             seed=task.seed,
             deadline_s=message["deadline_s"],
             tunes=task.tunes,
+            dynamic=task.dynamic,
         )
         self._watch = ProcessWatch(self._mark, self._limits, task)
         contest = InProcess(self._watch, self._configs).run(task, self._tell)
@@ -197,11 +198,14 @@ class _Worker:
         for trial in contest.trials:
             if isinstance(trial.outcome, Rejection) and self._is_memory(trial.outcome.reason):
                 raise Fault(trial.candidate, trial.outcome.stage, self._memory(trial.outcome.reason))
+        compiles = task.mode.compiles
         del task
+        if compiles:
+            torch._dynamo.reset()  # nobody else in this process has compiled code, and the next contest has its own
         if cuda_in_use():
             gc.collect()
             torch.cuda.empty_cache()
-        return {"is": "result", **result_data(contest.trials, contest.selection)}
+        return {"is": "result", **result_data(contest.trials, contest.selection, contest.timed_on)}
 
     def _read(self, files: Any) -> Task:
         try:
