@@ -45,7 +45,7 @@ class Block:
     @property
     def name(self) -> str:
         """The class's name: "Qwen3DecoderLayer"."""
-        return target_of(type(self.module)).rpartition(":")[2]
+        return target_of(type(self.module)).replace(":", ".").rpartition(".")[2]
 
 
 Visit = tuple[str, int]

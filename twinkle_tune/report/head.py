@@ -33,6 +33,7 @@ def facts(profile: Profile) -> Iterable[tuple[str, str]]:
     model, here = profile.model, profile.environment
     yield "Model", f"{model.name} ({model.target}), {_count(model.parameters)} parameters, {model.dtype}"
     yield "Mode", str(profile.mode)
+    yield "Dynamic shapes", "" if profile.dynamic is None else "on" if profile.dynamic else "off"
     capability = f", capability {here.capability}" if here.capability else ""
     memory = f", {bytes_text(here.memory_bytes)}" if here.memory_bytes else ""
     yield "Device", f"{profile.device}: {here.device_name}{capability}{memory}"
@@ -59,6 +60,7 @@ def again(profile: Profile) -> str:
     if profile.command:
         return one_line(profile.command)
     call = f"mode={str(profile.mode)!r}, device={one_line(profile.device)!r}, name={one_line(profile.model.name)!r}"
+    call += "" if profile.dynamic is None else f", dynamic={profile.dynamic}"
     return f"from twinkle_tune import tune_model\n\nprofile = tune_model(model, example_inputs, {call})"
 
 

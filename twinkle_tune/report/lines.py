@@ -103,7 +103,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContestPart:
-    """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones."""
+    """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones.
+
+    ``timed`` says what the times are of where that is not just the slot's call.
+    """
 
     number: int
     slot: str
@@ -116,6 +119,7 @@ class ContestPart:
     fate: Fate
     ratio: str
     reason: str
+    timed: str
     runners: tuple[Runner, ...]
     refused: tuple[Refused, ...]
     margins: tuple[Margin, ...]

@@ -125,6 +125,7 @@ def _print_contest(contest: ContestPart, console: Console) -> None:
         f"Replaces {contest.target}",
         f"At {contest.where}",
         contest.seen and f"Seen in {contest.seen}",
+        contest.timed,
     ):
         if line:
             console.print(_indented(Text(line, style="dim")))

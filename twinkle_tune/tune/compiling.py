@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from twinkle_tune.errors import TuneError
+from twinkle_tune.errors import ModeError, TuneError
 from twinkle_tune.measure.clock import Call, Clock
+from twinkle_tune.mode import Mode, parse_mode
 
 MOST_AGAIN = 8
 """Compilations anew at calls that are alike before we give up, as torch.compile does by default."""
@@ -22,6 +23,14 @@ _numbers = itertools.count()
 
 class CompiledAnewError(TuneError):
     """A contestant is compiled again and again at calls that are alike."""
+
+
+def mode_with(mode: object, dynamic: bool | None) -> Mode:
+    """The mode of a run with torch.compile's ``dynamic``; ModeError where there is no such mode, or it compiles not."""
+    parsed = parse_mode(mode)
+    if dynamic is not None and not parsed.compiles:
+        raise ModeError(f"dynamic: got {dynamic} in mode {parsed}, expected a mode that compiles; leave dynamic out")
+    return parsed
 
 
 class Backend:
@@ -172,7 +181,7 @@ class CompilingClock:
         contestant = self.of(call)
         if contestant is None:
             return self._clock.first_call_us(call)
-        with contestant.standing():
+        with self._standing(call):
             before = _break_reasons()
             time_us = self._clock.first_call_us(call)
             contestant.reasons = {reason for reason, count in _break_reasons().items() if count > before.get(reason, 0)}
@@ -188,9 +197,15 @@ class CompilingClock:
         """As :meth:`Clock.synchronize`."""
         self._clock.synchronize()
 
-    def _standing(self, call: Call) -> AbstractContextManager[object]:
+    @contextmanager
+    def _standing(self, call: Call) -> Iterator[None]:
         contestant = self.of(call)
-        return nullcontext() if contestant is None else contestant.standing()
+        try:
+            with nullcontext() if contestant is None else contestant.standing():
+                yield
+        except Exception as error:
+            inner = getattr(error, "inner_exception", None)  # torch wraps what a backend raises
+            raise (inner if isinstance(inner, Exception) else error) from None
 
 
 def _break_reasons() -> dict[str, int]:

@@ -13,14 +13,14 @@ from twinkle_tune.capture.capture import Capture, Observation, capture
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.device import is_available, parse_device, torch_type
 from twinkle_tune.environment import Environment, current_environment
-from twinkle_tune.errors import DeviceError, ModeError, TuneError, TuneInterrupted
+from twinkle_tune.errors import DeviceError, TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.roof import measured_roof
-from twinkle_tune.mode import Mode, parse_mode
+from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.past import Question
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
@@ -29,6 +29,7 @@ from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
+from twinkle_tune.tune.compiling import mode_with
 from twinkle_tune.tune.confirm import confirmed
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
@@ -97,7 +98,7 @@ def tune_model(
     """
     run = _Run(
         model=model,
-        mode=_mode_of(mode, dynamic),
+        mode=mode_with(mode, dynamic),
         device=_available(device, model),
         name=name or type(model).__name__,
         wanted=candidates,
@@ -304,13 +305,6 @@ def _by_savings(run: _Run, seen: Capture) -> list[Observation]:
     roof = measured_roof(place, torch.float32 if parameter is None else parameter.dtype)
     step_us = dict(seen.step_us)
     return sorted(seen.observations, key=lambda o: savings_us(o, step_us, roof), reverse=True)
-
-
-def _mode_of(mode: object, dynamic: bool | None) -> Mode:
-    parsed = parse_mode(mode)
-    if dynamic is not None and not parsed.compiles:
-        raise ModeError(f"dynamic: got {dynamic} in mode {parsed}, expected a mode that compiles; leave dynamic out")
-    return parsed
 
 
 def _available(device: object, model: nn.Module) -> str:
