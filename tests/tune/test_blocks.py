@@ -27,10 +27,9 @@ X = torch.ones(4, 8)
 
 
 @pytest.fixture(autouse=True)
-def no_inductor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Graphs are run as they are: dynamo does all that these tests are of, and Inductor takes seconds a graph."""
-    if "inductor" not in request.keywords:
-        monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, inputs, **options: graph.forward)
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, inputs, **options: graph.forward)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -80,7 +79,7 @@ def test_graph_breaks_are_counted() -> None:
 
     def breaking(self: Any, x: torch.Tensor) -> torch.Tensor:
         torch._dynamo.graph_break()
-        return blocks.spun(x, 0.0) * self.weight
+        return torch.mul(blocks.spun(x, 0.0), self.weight)
 
     registry = registry_of(breaking)
     contest = run(task_of(inside(observed(Stack(), X, registry)), registry))
@@ -99,11 +98,11 @@ def test_compiling_anew_is_counted_and_without_end_refused() -> None:
         known = min(len(count), 3)
         if not torch.compiler.is_compiling() or known < 3:
             count.append(1)
-        return x * self.weight + 0.0 * known
+        return torch.mul(x, self.weight) + 0.0 * known
 
     def always(self: Any, x: torch.Tensor) -> torch.Tensor:
         count.append(1)
-        return x * self.weight + 0.0 * len(count)
+        return torch.mul(x, self.weight) + 0.0 * len(count)
 
     registry = registry_of(twice)
     contest = run(task_of(inside(observed(Stack(), X, registry)), registry))
@@ -206,7 +205,7 @@ def test_what_we_compile_does_not_count_for_the_user() -> None:
 
     def breaking(self: Any, x: torch.Tensor) -> torch.Tensor:
         torch._dynamo.graph_break()
-        return blocks.spun(x, 0.0) * self.weight
+        return torch.mul(blocks.spun(x, 0.0), self.weight)
 
     registry = registry_of(breaking)
     run(task_of(inside(observed(Stack(), X, registry)), registry))
@@ -244,7 +243,7 @@ class Growing(nn.Module):
     def forward(self, x: torch.Tensor, cache: Any = None) -> torch.Tensor:
         """(rows, width) to the same."""
         cache.keys = torch.cat([cache.keys, x])
-        return self.scale(x) + cache.keys.shape[0]
+        return torch.add(self.scale(x), cache.keys.shape[0])
 
 
 class Cache:
@@ -277,7 +276,7 @@ class Writing(Growing):
     def forward(self, x: torch.Tensor, cache: Any = None) -> torch.Tensor:
         """(rows, width) to the same."""
         cache.keys.add_(1)
-        return self.scale(x)
+        return self.scale(x)  # type: ignore[no-any-return]
 
 
 def test_a_cache_is_put_back_after_each_call() -> None:
@@ -331,7 +330,7 @@ def test_training_goes_both_ways_through_the_block() -> None:
             return self.second(self.first(x))  # type: ignore[no-any-return]
 
     def fast(self: Any, x: torch.Tensor) -> torch.Tensor:
-        return x * self.weight
+        return torch.mul(x, self.weight)
 
     class Quick(Scale):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -375,7 +374,7 @@ def test_a_block_of_this_process_alone_stays_at_home() -> None:
     registry = registry_of(opaque)
     model = Stack()
     for layer in model.layers:
-        layer.hook = lambda x: x
+        layer.hook = lambda x: x  # type: ignore[assignment]
     with io.BytesIO() as file:
         pack(task_of(inside(observed(model, X, registry)), registry), file)
         task = unpack(file)

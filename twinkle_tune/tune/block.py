@@ -132,7 +132,7 @@ class _Saved:
 class _Rewind:
     """Puts the caches among a call's arguments back to what they were: a call makes them longer.
 
-    Only what the first call changed is put back, which costs less than a microsecond: tensors are not copied, since a
+    Only what the first call changed is put back, since that is timed along with the block: and no tensor is copied, for a
     block that writes into them was refused when it was captured.
     """
 
