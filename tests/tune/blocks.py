@@ -58,6 +58,11 @@ def shifted(x: torch.Tensor) -> torch.Tensor:
     return x + 1
 
 
+def shifted_too(x: torch.Tensor) -> torch.Tensor:
+    """Another implementation of it."""
+    return 1 + x
+
+
 class Layer(nn.Module):
     """A block with two gains and a function; what is around them takes longer where a gain has been replaced.
 

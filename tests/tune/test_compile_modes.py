@@ -73,7 +73,7 @@ def qwen3() -> Any:
 
 
 def test_a_decoder_s_slots_lie_in_its_layers() -> None:
-    """Norms, MLPs and the rotary embedding of a layer are timed on it, whose call can be repeated; the last norm is not."""
+    """Norms, MLPs and rotary embedding of a layer are timed on it, whose call can be repeated; the last norm is not."""
     loaded = qwen3()
     steps = make_steps(loaded.model, loaded.inputs, Mode.COMPILE, "cpu")
     found = capture(loaded.model, steps, find_slots(loaded.model, default_registry), "cpu", blocks=True).observations
@@ -231,11 +231,18 @@ def test_contests_that_their_block_alone_tells_apart_stay_apart() -> None:
 @pytest.mark.slow
 def test_a_worker_process_times_the_block() -> None:
     """Apart from this process, compiled by Inductor, the contest is of the block as well, and says so."""
-    registry = registry_of(opaque)
-    task = task_of(inside(observed(Stack(), X, registry)), registry)
+    registry = registry_of(opaque, functions=(blocks.shifted_too,))
+    function, gain = (
+        task_of(o, registry)
+        for o in sorted(observed(Stack(), X, registry), key=lambda o: (len(o.instances), o.module is not None))
+        if o.block is not None
+    )
     with Isolated() as executor:
-        first = executor.run(task, lambda event: None)
-        second = executor.confirm(task, lambda event: None)
+        first = executor.run(gain, lambda event: None)
+        second = executor.confirm(gain, lambda event: None)
+        third = executor.run(function, lambda event: None)
+    assert third.timed_on == replace(BLOCK, calls=1)
+    assert all(isinstance(trial.outcome, Measurement) for trial in third.trials)
     for contest in (first, second):
         assert contest.timed_on == BLOCK
         assert contest.selection.winner == "original"

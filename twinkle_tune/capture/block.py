@@ -17,7 +17,7 @@ from twinkle_tune.capture.inputs import Call, snapshot
 from twinkle_tune.capture.kv_cache import forked, has_state, leaves
 from twinkle_tune.capture.sites import Site
 from twinkle_tune.slot import Slot, SlotKind
-from twinkle_tune.workload import target_of
+from twinkle_tune.workload import Context, observe, target_of
 
 OUTSIDE = "no part of the model that repeats is around it"
 MIXED = "most of its calls lie outside of every part of the model that repeats"
@@ -79,6 +79,7 @@ class BlockLog:
         self._running: list[tuple[Site, Visit]] = []
         self._count: Counter[str] = Counter()
         self._calls: dict[Visit, Call | str] = {}
+        self._contexts: dict[Visit, Context] = {}
 
     def around(self, site: Site) -> Visit | None:
         """The innermost block that is running around a slot's call."""
@@ -121,6 +122,7 @@ class BlockLog:
                 if visit not in wanted or self._visited[visit] is not site:
                     return original(*args, **kwargs)
                 call = kept_call(args, kwargs)
+                self._contexts[visit] = observe(site.target, args, kwargs, site.module).context
                 before = _versions(call)
                 result = original(*args, **kwargs)
                 self._calls[visit] = call if _versions(call) == before else WRITTEN
@@ -142,14 +144,17 @@ class BlockLog:
         usual = counts.most_common(1)[0][0]
         return next(v for v, count in calls.visits.items() if count == usual and self.kind_of(v) == kind)
 
-    def block(self, calls: Calls) -> Block | str:
-        """The block of one slot's calls, or why there is none."""
+    def block(self, calls: Calls, context: Context) -> Block | str:
+        """The block of one slot's calls, made in a state of the process; or why there is none."""
         visit = self.wanted(calls)
         if visit is None:
             return OUTSIDE if set(calls.visits) == {None} else MIXED
         site, call = self._visited[visit], self._calls.get(visit, "the model ran another way when it was run again")
         if isinstance(call, str):
             return call
+        around = self._contexts[visit]
+        if (around.grad, around.autocast) != (context.grad, context.autocast):
+            return "the part of the model around it runs with other gradients or another autocast"
         assert site.module is not None
         inside = {id(part): path for path, part in site.module.named_modules()}
         found = [inside.get(id(place.module), "") for place in calls.places[visit] if place.module is not None]

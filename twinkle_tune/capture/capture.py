@@ -232,7 +232,7 @@ def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tu
         if entry.slot.name == ATTENTION and continues(entry.workload):
             continue  # a cache that each call makes longer: no two calls would be the same
         paths = [site.path for site in sites if site in entry.sites and site.module is not None]
-        block = None if log.blocks is None else log.blocks.block(entry.within)
+        block = None if log.blocks is None else log.blocks.block(entry.within, entry.workload.context)
         observations.append(
             Observation(
                 slot=entry.slot,

@@ -132,8 +132,8 @@ class _Saved:
 class _Rewind:
     """Puts the caches among a call's arguments back to what they were: a call makes them longer.
 
-    Only what the first call changed is put back, since that is timed along with the block: and no tensor is copied, for a
-    block that writes into them was refused when it was captured.
+    Only what the first call changed is put back, for that is timed along with the block. No tensor is copied: a block
+    that writes into them was refused when it was captured.
     """
 
     def __init__(self, call: Call) -> None:

@@ -19,6 +19,8 @@ MOST_AGAIN = 8
 """Compilations anew at calls that are alike before we give up, as torch.compile does by default."""
 _UNCAPPED = 1 << 20
 _numbers = itertools.count()
+_open: list[bool] = []
+"""Holds something while :func:`uncapped` is open: what is opened inside of it ends with the outer one."""
 
 
 class CompiledAnewError(TuneError):
@@ -123,16 +125,18 @@ def uncapped(*, compiles: bool = True) -> Iterator[None]:
     Its limit counts by code object, whoever caused them: the ninth contestant would be timed uncompiled. Afterwards
     what was compiled meanwhile is gone, where there was nothing before: it would count when the user compiles.
     """
-    if not compiles:
+    if not compiles or _open:
         yield
         return
     import torch._dynamo.config as settings
 
+    _open.append(True)
     taken = {id(code) for code in _known_codes() if _has_compiled(code)}
     try:
         with settings.patch(recompile_limit=_UNCAPPED, accumulated_recompile_limit=_UNCAPPED):
             yield
     finally:
+        _open.clear()
         for code in _known_codes():
             if id(code) not in taken:
                 torch._C._dynamo.eval_frame.reset_code(code)

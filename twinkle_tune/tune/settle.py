@@ -45,6 +45,7 @@ class Whole:
         seed: of the order of rounds, and of what the model draws.
         ends_s: when time is out, on the monotonic clock; None for no limit. Each step gets the fewest rounds in any
             case: winners that nobody timed in the model would be kept unseen.
+        runner: the model as it runs, compiled in the compile modes; None where that is made for each timing.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Whole:
     tell: Listener
     seed: int
     ends_s: float | None = None
+    runner: nn.Module | None = None
 
     def settled(self, profile: Profile) -> Profile:
         """The profile with each step timed, and without the winners that make a step wrong or gain it nothing.
@@ -110,7 +112,10 @@ class Whole:
         if self.ends_s is not None:
             # Half of what is left: winners that are taken back are timed without again.
             seconds = min(SECONDS, max(0.0, self.ends_s - time.monotonic()) / (2 * len(steps)))
-        return time_steps(self.model, steps, profile, plan, self.clock, self.tell, seed=self.seed, seconds=seconds)
+        return time_steps(
+            self.model, steps, profile, plan, self.clock, self.tell,
+            seed=self.seed, seconds=seconds, runner=self.runner,
+        )  # fmt: skip
 
     def _plan(self, profile: Profile) -> Plan:
         if not profile.winners:

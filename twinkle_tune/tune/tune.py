@@ -29,7 +29,7 @@ from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
-from twinkle_tune.tune.compiling import mode_with
+from twinkle_tune.tune.compiling import mode_with, uncapped
 from twinkle_tune.tune.confirm import confirmed
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
@@ -42,6 +42,7 @@ from twinkle_tune.tune.order import savings_us
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.tune.whole import runner_of
 from twinkle_tune.workload import call_text
 
 
@@ -176,8 +177,10 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             tell=run.tell,
             seed=run.seed,
             ends_s=run.budget.ends_s,
+            runner=runner_of(run.model, run.mode, run.dynamic),
         )
-        return whole.settled(profile)
+        with uncapped(compiles=run.mode.compiles):
+            return whole.settled(profile)
     except KeyboardInterrupt as error:
         chosen = choose_nested(_ordered(placed))
         partial = _profile(run, environment, seen, chosen, complete=False) if placed else None

@@ -16,6 +16,7 @@ from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import paired_ratio
+from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.tune.compiling import Backend, compiled, uncapped
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
@@ -35,6 +36,7 @@ def time_steps(
     *,
     seed: int,
     seconds: float,
+    runner: nn.Module | None = None,
 ) -> tuple[StepResult, ...]:
     """Time each step with a plan bound and without. The model is left restored.
 
@@ -49,8 +51,9 @@ def time_steps(
         listener: told of each step.
         seed: of the order within the rounds.
         seconds: that a step is given, unless the fewest rounds take longer.
+        runner: the model as it runs, from :func:`runner_of`; made for this call where there is none.
     """
-    runner = _Compiled(model, profile.dynamic) if profile.mode.compiles else model
+    runner = runner or runner_of(model, profile.mode, profile.dynamic)
     results = []
     with _restored(model), uncapped(compiles=profile.mode.compiles):
         for step in steps:
@@ -62,6 +65,11 @@ def time_steps(
             results.append(result)
             listener(StepFinished(result=result))
     return tuple(results)
+
+
+def runner_of(model: nn.Module, mode: Mode, dynamic: bool | None) -> nn.Module:
+    """The model as it runs in a mode: itself, or compiled when it is called."""
+    return _Compiled(model, dynamic) if mode.compiles else model
 
 
 class _Compiled(nn.Module):
