@@ -186,7 +186,8 @@ def test_options_in_the_prose_exist(page: Path) -> None:
     from twinkle_tune.cli.app import app
 
     group: Any = typer.main.get_command(app)
-    known = {text for each in (group, *group.commands.values()) for option in each.params for text in option.opts}
+    options = [option for each in (group, *group.commands.values()) for option in each.params]
+    known = {text for option in options for text in (*option.opts, *option.secondary_opts)}
     # Without the programs that are not ours.
     own = re.sub(r"`(?:git|pip|pytest)[^`]*`", "", prose(page))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", own)) <= known

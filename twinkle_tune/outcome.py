@@ -40,6 +40,8 @@ class Measurement:
         deterministic: whether two calls on the same inputs gave the same bits.
         notes: what the parity check saw and did not refuse ("point 5, output: ...").
         left_race: why the candidate stopped being timed; "" for the winner and the original.
+        graph_breaks: how often the first call under torch.compile left compiled code; 0 in the other modes.
+        recompilations: graphs that were compiled anew at later calls, though all were alike.
     """
 
     kind: Literal["measurement"] = "measurement"
@@ -50,6 +52,8 @@ class Measurement:
     deterministic: bool = True
     notes: tuple[str, ...] = ()
     left_race: str = ""
+    graph_breaks: int = 0
+    recompilations: int = 0
 
     @property
     def median_us(self) -> float:

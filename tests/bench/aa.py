@@ -27,7 +27,7 @@ from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.run import run_race
 from twinkle_tune.slot import ORIGINAL
-from twinkle_tune.tune.arena import renamed
+from twinkle_tune.tune.compiling import renamed
 
 GOAL = 0.01
 _COLUMNS = 256

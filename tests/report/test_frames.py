@@ -52,6 +52,7 @@ def test_selection_row_says_what_won() -> None:
         "instances": 4,
         "calls": 8,
         "share": 0.125,
+        "timed_on": None,
         "winner": "fused",
         "ratio": 0.8,
         "low": 0.79,

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from twinkle_tune.capture.block import Block, BlockLog, Calls
 from twinkle_tune.capture.inputs import Call, snapshot
 from twinkle_tune.capture.sites import Site, replaced, sites_of
 from twinkle_tune.capture.step import Step
@@ -27,7 +28,7 @@ from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.errors import CaptureError, TuneError
 from twinkle_tune.kernel.target import Target
 from twinkle_tune.profile.schema import Seen
-from twinkle_tune.slot import OF_THE_MODEL, Slot
+from twinkle_tune.slot import OF_THE_MODEL, Slot, SlotKind
 from twinkle_tune.workload import Workload, observe
 
 _TIMED_RUNS = 3
@@ -47,6 +48,8 @@ class Observation:
         call: the arguments of one call. A method's begin with its object, a classmethod's with its class.
         inside: where it was called from, over all calls: paths of instances of other layer slots, and names
             of other function slots, that were running.
+        block: what the contest is held on where the model is compiled; None for the slot alone.
+        why_alone: why there is no block where one was looked for; "" otherwise.
     """
 
     slot: Slot
@@ -56,6 +59,8 @@ class Observation:
     module: nn.Module | None
     call: Call
     inside: tuple[str, ...]
+    block: Block | None = None
+    why_alone: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +78,9 @@ class Capture:
     step_us: tuple[tuple[str, float], ...]
 
 
-def capture(model: nn.Module, steps: Sequence[Step], targets: Sequence[Target], device: str) -> Capture:
+def capture(
+    model: nn.Module, steps: Sequence[Step], targets: Sequence[Target], device: str, *, blocks: bool = False
+) -> Capture:
     """Run each step and write down every call of the targets. Model and functions are left as they were.
 
     Compiled code runs eagerly while it is observed; the times of the whole steps are of the model as it is.
@@ -83,6 +90,8 @@ def capture(model: nn.Module, steps: Sequence[Step], targets: Sequence[Target], 
         steps: from :func:`twinkle_tune.capture.step.make_steps`.
         targets: the slots of the model.
         device: a device name, to wait for before a clock is read.
+        blocks: whether the part of the model that repeats around each call is wanted. Calls of a layer slot that lie
+            in different classes of such parts, or in none, are then different observations.
 
     Raises:
         DeviceError: an unknown device name.
@@ -91,18 +100,19 @@ def capture(model: nn.Module, steps: Sequence[Step], targets: Sequence[Target], 
     """
     device_type = torch_type(parse_device(device))
     sites = sites_of(targets)
-    log = _Log()
+    log = _Log(blocks=BlockLog(model) if blocks else None)
     step_us: list[tuple[str, float]] = []
     for step in steps:
         _run(step, model)
         elapsed_us = [_run_timed(step, model, device_type) for _ in range(_TIMED_RUNS)]
         step_us.append((step.label, median(elapsed_us)))
         recorder = _Recorder(log=log, step=step.label)
-        with _eagerly(), replaced(sites, recorder.wrap):
+        with _eagerly(), _blocks_recorded(log, step.label), replaced(sites, recorder.wrap):
             _run(step, model)
         timer = _Timer(log=log, step=step.label, device_type=device_type, keys=recorder.keys)
         with _eagerly(), replaced(sites, timer.wrap):
             log.observed_us[step.label] = _run_timed(step, model, device_type)
+    _keep_blocks(log, steps, model)
     return Capture(
         observations=_observations(log, sites, [step.label for step in steps]),
         uncalled=tuple(site.title for site in sites if site not in log.called),
@@ -122,13 +132,16 @@ class _Entry:
     calls: Counter[str] = field(default_factory=Counter)
     inside_us: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     inside: dict[str, None] = field(default_factory=dict)
+    within: Calls = field(default_factory=Calls)
 
 
-_Key = tuple[Slot, str]
+_Key = tuple[Slot, str, str]
+"""Slot, key of the workload, and the class of the block around a layer's call ("" for none, or if none is wanted)."""
 
 
 @dataclass(slots=True)
 class _Log:
+    blocks: BlockLog | None = None
     entries: dict[_Key, _Entry] = field(default_factory=dict)
     called: set[Site] = field(default_factory=set)
     observed_us: dict[str, float] = field(default_factory=dict)
@@ -163,7 +176,10 @@ class _Recorder:
 
     def _write(self, site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         workload = observe(site.target, args, kwargs, site.module)
-        key = (site.slot, workload.key)
+        blocks, is_layer = self.log.blocks, site.slot.kind is SlotKind.LAYER
+        visit = None if blocks is None else blocks.around(site)
+        # A function has one dispatcher for the whole process: its calls are told apart by nothing but themselves.
+        key = (site.slot, workload.key, blocks.kind_of(visit) if blocks is not None and is_layer else "")
         entry = self.log.entries.get(key)
         if entry is None:
             call = snapshot(args, kwargs)
@@ -171,6 +187,7 @@ class _Recorder:
             self.log.entries[key] = entry
         entry.sites.add(site)
         entry.calls[self.step] += 1
+        entry.within.add(visit, site)
         # Such a slot is the whole model and replaces nothing in it.
         outside = (outer for outer in self.running if outer.slot != site.slot and outer.slot.name not in OF_THE_MODEL)
         entry.inside.update((_whereabouts(outer), None) for outer in outside)
@@ -218,6 +235,7 @@ def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tu
         if entry.slot.name == BLOCK and not repeats(entry.workload):
             continue
         paths = [site.path for site in sites if site in entry.sites and site.module is not None]
+        block = None if log.blocks is None else log.blocks.block(entry.within, entry.workload.context)
         observations.append(
             Observation(
                 slot=entry.slot,
@@ -227,9 +245,11 @@ def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tu
                 module=entry.module,
                 call=entry.call,
                 inside=tuple(entry.inside),
+                block=block if isinstance(block, Block) else None,
+                why_alone=block if isinstance(block, str) else "",
             )
         )
-    return tuple(sorted(observations, key=lambda o: (o.slot.name, o.workload.key)))
+    return tuple(sorted(observations, key=lambda o: (o.slot.name, o.workload.key, o.block.path if o.block else "")))
 
 
 def _seen(log: _Log, entry: _Entry, label: str) -> Seen:
@@ -240,6 +260,22 @@ def _seen(log: _Log, entry: _Entry, label: str) -> Seen:
 
 def _whereabouts(site: Site) -> str:
     return site.slot.name if site.module is None else site.path
+
+
+def _blocks_recorded(log: _Log, step: str) -> AbstractContextManager[object]:
+    return nullcontext() if log.blocks is None else replaced(log.blocks.sites, log.blocks.recorder(step))
+
+
+def _keep_blocks(log: _Log, steps: Sequence[Step], model: nn.Module) -> None:
+    """Run each step once more for the arguments of the blocks that contests are to be held on."""
+    if log.blocks is None:
+        return
+    wanted = {visit for entry in log.entries.values() if (visit := log.blocks.wanted(entry.within)) is not None}
+    for step in steps:
+        here = {visit for visit in wanted if visit[0] == step.label}
+        if here:
+            with _eagerly(), replaced(log.blocks.sites, log.blocks.keeper(step.label, here)):
+                _run(step, model)
 
 
 def _run(step: Step, model: nn.Module) -> None:

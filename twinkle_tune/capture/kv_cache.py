@@ -31,7 +31,7 @@ class PrefilledCache:
 
     def take(self) -> object:
         """The cache, as it was after the prefill."""
-        return _fork(self._cache) if self._shares else copy.deepcopy(self._cache)
+        return forked(self._cache) if self._shares else copy.deepcopy(self._cache)
 
     def settle(self) -> None:
         """To be called after the first use of what :meth:`take` gave: were the shared tensors written to?"""
@@ -43,39 +43,42 @@ class PrefilledCache:
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, (list, tuple)) or _has_state(value)
+    return isinstance(value, (list, tuple)) or has_state(value)
 
 
-def _has_state(value: object) -> bool:
+def has_state(value: object) -> bool:
+    """Whether a value is a cache, or a layer of one: a plain object that can be reset."""
     is_data = not isinstance(value, (type, torch.Tensor, nn.Module))
     return is_data and hasattr(value, "__dict__") and callable(getattr(type(value), "reset", None))
 
 
-def _fork(value: Any) -> Any:
+def forked(value: Any) -> Any:
+    """A new cache around the same tensors; anything that is none is given back as it is."""
     if type(value) in (list, tuple):
-        return type(value)(_fork(item) for item in value)
+        return type(value)(forked(item) for item in value)
     if type(value) is dict:
-        return {key: _fork(item) for key, item in value.items()}
-    if _has_state(value):
+        return {key: forked(item) for key, item in value.items()}
+    if has_state(value):
         twin = object.__new__(type(value))
-        twin.__dict__.update({name: _fork(item) for name, item in value.__dict__.items()})
+        twin.__dict__.update({name: forked(item) for name, item in value.__dict__.items()})
         return twin
     return value
 
 
 def _same(left: object, right: object) -> bool:
-    pairs = zip(_leaves(left), _leaves(right), strict=True)
+    pairs = zip(leaves(left), leaves(right), strict=True)
     return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> Iterator[Any]:
+    """The tensors and plain values in a cache."""
     if isinstance(value, (list, tuple)):
         for item in value:
-            yield from _leaves(item)
+            yield from leaves(item)
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _leaves(item)
-    elif _has_state(value):
-        yield from _leaves(value.__dict__)
+            yield from leaves(item)
+    elif has_state(value):
+        yield from leaves(value.__dict__)
     elif isinstance(value, (torch.Tensor, bool, int, float, str)):
         yield value

@@ -69,6 +69,12 @@ def profile(
     no_optimizer: Annotated[
         bool, typer.Option("--no-optimizer", help="Time training steps without the step of AdamW.")
     ] = False,
+    dynamic: Annotated[
+        bool | None,
+        typer.Option(
+            "--dynamic/--no-dynamic", help="Compile modes: torch.compile's dynamic shapes.  [default: torch's]"
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
@@ -127,6 +133,7 @@ def profile(
                         objective=aim.objective,
                         slowdown=aim.slowdown,
                         optimizer=not no_optimizer,
+                        dynamic=dynamic,
                     )
                 made = replace(made, command=command_line())
                 _save(made, path, journal)

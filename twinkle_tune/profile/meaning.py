@@ -84,6 +84,8 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
             yield f"trial of {trial.candidate}: got the commit {trial.commit!r:.60}, expected 40 hexadecimal digits"
         if trial.config is not None and not (trial.config and all(map(_PARAMETER.fullmatch, trial.config))):
             yield f"trial of {trial.candidate}: got the config {dict(trial.config)!r:.80}, expected names and values"
+        if isinstance(trial.outcome, Measurement) and min(trial.outcome.graph_breaks, trial.outcome.recompilations) < 0:
+            yield f"trial of {trial.candidate}: got a negative count of graph breaks or recompilations"
         if isinstance(trial.outcome, Measurement) and not _is_time(trial.outcome.first_call_us):
             yield f"trial of {trial.candidate}: got a first call of {trial.outcome.first_call_us} us, expected a time"
     for timings in contest.timings:
@@ -92,6 +94,8 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
             yield f"further times of {timings.candidate}: got one that is not positive, expected positive times"
         if timings.candidate not in names:
             yield f"got further times of {timings.candidate!r}, expected one of its trials ({', '.join(names)})"
+    if contest.timed_on is not None and contest.timed_on.calls < 1:
+        yield f"got {contest.timed_on.calls} calls of the slot in a timed call, expected at least 1"
     chosen = contest.selection
     if chosen.winner not in names and (names or chosen.winner != ORIGINAL):
         yield f"got the winner {chosen.winner!r}, expected one of its trials ({', '.join(names)})"

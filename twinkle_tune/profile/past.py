@@ -33,6 +33,8 @@ class Question:
         settings: of the race, by name.
         objective: what decides, in words ("balanced, at most 1.1x the time").
         tool: name and version of this package: the rules of checking and timing are part of it.
+        block: digest of the part of the model that is timed with each candidate in it; "" for the slot alone.
+        dynamic: what torch.compile is given for its dynamic shapes; None for its default.
     """
 
     slot: str
@@ -44,11 +46,18 @@ class Question:
     settings: tuple[tuple[str, float], ...]
     objective: str = "time"
     tool: str
+    block: str = ""
+    dynamic: bool | None = None
 
     @property
     def key(self) -> str:
         """16 hexadecimal digits, equal where an outcome of one is an outcome of the other."""
-        return digest_of(asdict(self) | {"candidates": sorted(self.candidates), "settings": sorted(self.settings)})
+        told = asdict(self) | {"candidates": sorted(self.candidates), "settings": sorted(self.settings)}
+        # What does not apply is left out: those questions have the keys that they had before it was asked.
+        for name in ("block", "dynamic"):
+            if told[name] in ("", None):
+                del told[name]
+        return digest_of(told)
 
 
 def is_lasting(contest: Contest) -> bool:

@@ -102,6 +102,24 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOn:
+    """What the times of a contest in a compile mode are of.
+
+    Attributes:
+        block: class of the part of the model around the slot that was compiled and timed with each candidate in it
+            ("Qwen3DecoderLayer"); "" where the slot was compiled and timed alone.
+        path: of the instance ("model.layers.0").
+        calls: calls of the slot, all with the candidate, in one timed call.
+        why_alone: why the slot was timed alone; "" for a block.
+    """
+
+    block: str = ""
+    path: str = ""
+    calls: int = 1
+    why_alone: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
     """All trials of one workload, and what was chosen.
 
@@ -118,6 +136,7 @@ class Contest:
         conditions: the device around each race, in their order: the first, then the second; empty where the machine
             tells nothing of its device.
         timings: further times of the original and the winner, which decide nothing; empty where there was no time.
+        timed_on: what the times are of in a compile mode; None for the slot's call, in the other modes.
     """
 
     slot: Slot
@@ -129,6 +148,12 @@ class Contest:
     confirmation: tuple[Trial, ...] = ()
     conditions: tuple[Conditions, ...] = ()
     timings: tuple[Timings, ...] = ()
+    timed_on: TimedOn | None = None
+
+    @property
+    def block(self) -> str:
+        """The class of the block that was timed; "" for the slot alone."""
+        return "" if self.timed_on is None else self.timed_on.block
 
     def trial(self, candidate: str) -> Trial:
         """The trial of the named candidate; KeyError if it was not tried."""
@@ -151,6 +176,7 @@ class Profile:
         model, mode, device, environment: what was profiled, how and where.
         objective: what winners had to be better at.
         slowdown: of the objective "balanced": time over the original's that a winner may take at most.
+        dynamic: what torch.compile was given for its dynamic shapes in a compile mode; None for its default.
         verdict: one sentence: what the winners gain end to end, or why the original stays.
         steps: the whole model with and without the winners.
         contests: ordered by slot name, then workload key.
@@ -174,6 +200,7 @@ class Profile:
     contests: tuple[Contest, ...]
     uncalled: tuple[str, ...]
     compiled: tuple[CompiledStep, ...] = ()
+    dynamic: bool | None = None
 
     @property
     def aim(self) -> Aim:

@@ -13,6 +13,7 @@ SELECTION_COLUMNS: Mapping[str, str] = {
     "instances": "int64",  # module instances called like this; 0 for a function
     "calls": "int64",  # over all steps of the profile, one run of each
     "share": "float64",  # of the step's time, 0 to 1: the largest of the steps
+    "timed_on": "string",  # class of the block that times and ratios are of; missing for the slot's own call
     "winner": "string",
     "ratio": "float64",  # the winner's time over the original's; 1.0 for the original
     "low": "float64",  # the ratio's interval, at least 95% confidence
@@ -42,6 +43,8 @@ TRIAL_COLUMNS: Mapping[str, str] = {
     "first_call_us": "float64",  # compilation included
     "peak_bytes": "Int64",  # beyond what was allocated before; missing where unknown
     "deterministic": "boolean",  # two calls on the same inputs gave the same bits
+    "graph_breaks": "Int64",  # of the first call under torch.compile
+    "recompilations": "Int64",  # at later calls, all alike
     "stage": "string",  # of a rejection
     "reason": "string",  # of a rejection, or why a measured candidate stopped being timed
     "parity_margin": "float64",  # error / limit of the tensor that came closest to its limit; up to 1 passes

@@ -73,8 +73,8 @@ class Line:
 def changes(before: Profile, after: Profile) -> tuple[Change, ...]:
     """What changed, in the order of :data:`KINDS`: regressions first; of one kind, steps before contests.
 
-    A contest is known by slot and workload key, a step by its label; what a run did not come to is not there. Where
-    both environments are equal, the tuned step's times are compared as well as the ratios.
+    A contest is known by slot, workload key and what was timed, a step by its label; what a run did not come to is not
+    there. Where both environments are equal, the tuned step's times are compared as well as the ratios.
     """
     found = [*_steps(before, after), *_contests(before, after)]
     return tuple(sorted(found, key=lambda change: KINDS.index(change.kind)))
@@ -124,8 +124,8 @@ def _steps(before: Profile, after: Profile) -> list[Change]:
 
 
 def _contests(before: Profile, after: Profile) -> list[Change]:
-    old = {(c.slot.name, c.workload.key): c for c in before.contests}
-    new = {(c.slot.name, c.workload.key): c for c in after.contests}
+    old = {(c.slot.name, c.workload.key, c.block): c for c in before.contests}
+    new = {(c.slot.name, c.workload.key, c.block): c for c in after.contests}
     found = []
     for key in dict.fromkeys([*old, *new]):
         was, now = old.get(key), new.get(key)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 import pandas as pd
 
 from twinkle_tune.kernel.dispatch import Rule, family_of, rules_of
 from twinkle_tune.outcome import Measurement
-from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.profile.schema import Contest, Profile, Seen
 from twinkle_tune.slot import ORIGINAL, SlotKind
 
 Fate = Literal["won", "kept", "no clear winner", "all refused", "not tried"]
@@ -38,12 +39,18 @@ def parts(profile: Profile) -> pd.DataFrame:
 
     Columns: ``step``; ``slot``; ``before``, its share of the original step's time (0 to 1); ``after``, what that
     share becomes with the winners' ratios, in the original step's time too. The whole step's ``after`` is measured.
+    Where the times are of the block around a slot, the slot's share shrinks by what a winner saves in the block.
     A slot inside another one counts in both, so shares need not add up to 1.
     """
+    whole_us = {step.label: median(step.original_us) for step in profile.steps if step.original_us}
     rows = [
-        {"step": seen.step, "slot": contest.slot.name, "before": seen.share, "after": seen.share * ratio}
+        {
+            "step": seen.step,
+            "slot": contest.slot.name,
+            "before": seen.share,
+            "after": _share_after(contest, seen, whole_us),
+        }
         for contest in profile.contests
-        for ratio in [contest.selection.ratio]
         for seen in contest.seen
     ]
     whole = [{"step": step.label, "slot": WHOLE, "before": 1.0, "after": step.ratio} for step in profile.steps]
@@ -56,6 +63,16 @@ def parts(profile: Profile) -> pd.DataFrame:
         .drop(columns=["place", "rest"])
         .reset_index(drop=True)
     )
+
+
+def _share_after(contest: Contest, seen: Seen, whole_us: Mapping[str, float]) -> float:
+    if contest.timed_on is None or not contest.block:
+        return seen.share * contest.selection.ratio
+    original = contest.trial(ORIGINAL).outcome if contest.trials else None
+    if not isinstance(original, Measurement) or seen.step not in whole_us:
+        return seen.share
+    saved_us = (1 - contest.selection.ratio) * original.median_us * seen.calls / contest.timed_on.calls
+    return max(0.0, seen.share - saved_us / whole_us[seen.step])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -236,6 +236,7 @@ def _selection(number: int, contest: Contest) -> Row:
         "instances": len(contest.instances),
         "calls": sum(seen.calls for seen in contest.seen),
         "share": max((seen.share for seen in contest.seen), default=None),
+        "timed_on": contest.block or None,
         "winner": chosen.winner,
         "ratio": chosen.ratio,
         "low": chosen.low,
@@ -260,6 +261,8 @@ def _outcome(slot: str, trial: Trial, original_us: Sequence[float]) -> Row:
                 "first_call_us": measured.first_call_us,
                 "peak_bytes": measured.peak_bytes,
                 "deterministic": measured.deterministic,
+                "graph_breaks": measured.graph_breaks,
+                "recompilations": measured.recompilations,
                 "reason": measured.left_race or None,
                 "parity_notes": "; ".join(measured.notes) or None,
             }

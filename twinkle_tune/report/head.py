@@ -46,6 +46,7 @@ def facts(profile: Profile) -> Iterable[tuple[str, str]]:
     yield "Mode", str(profile.mode)
     yield "Objective", str(profile.aim)
     yield "Training step", _training(profile)
+    yield "Dynamic shapes", "" if profile.dynamic is None else "on" if profile.dynamic else "off"
     capability = f", capability {here.capability}" if here.capability else ""
     memory = f", {bytes_text(here.memory_bytes)}" if here.memory_bytes else ""
     yield "Device", f"{profile.device}: {here.device_name}{capability}{memory}"
@@ -84,6 +85,7 @@ def again(profile: Profile) -> str:
         call += f", objective={str(profile.objective)!r}"
     if profile.slowdown is not None:
         call += f", slowdown={profile.slowdown:g}"
+    call += "" if profile.dynamic is None else f", dynamic={profile.dynamic}"
     return f"from twinkle_tune import tune_model\n\nprofile = tune_model(model, example_inputs, {call})"
 
 

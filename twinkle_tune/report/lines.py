@@ -116,7 +116,8 @@ class ContestPart:
     """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones.
 
     ``conditions`` is the device while it was timed; "" where the machine tells nothing. ``further`` has the times that
-    decide nothing; None where there are none.
+    decide nothing; None where there are none. ``timed`` says what the times are of where that is not just the slot's
+    call.
     """
 
     number: int
@@ -130,6 +131,7 @@ class ContestPart:
     fate: Fate
     ratio: str
     reason: str
+    timed: str
     runners: tuple[Runner, ...]
     refused: tuple[Refused, ...]
     margins: tuple[Margin, ...]

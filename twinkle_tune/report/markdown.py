@@ -135,6 +135,7 @@ def _contest(contest: ContestPart) -> list[str]:
     told = [f"{name}: {text}" for name, text in (("Replaces", code(contest.target)), ("At", escape(contest.where)))]
     told += [f"Seen in {escape(contest.seen)}"] if contest.seen else []
     told += [f"The device: {escape(contest.conditions)}"] if contest.conditions else []
+    told += [escape(contest.timed)] if contest.timed else []
     told += [
         f"**{code(contest.winner)}**: {escape(contest.reason)}" if contest.reason else f"**{code(contest.winner)}**"
     ]

@@ -133,6 +133,7 @@ def _print_contest(contest: ContestPart, console: Console) -> None:
         f"At {contest.where}",
         contest.seen and f"Seen in {contest.seen}",
         contest.conditions and f"The device: {contest.conditions}",
+        contest.timed,
     ):
         if line:
             console.print(_indented(Text(line, style="dim")))

@@ -170,7 +170,7 @@ def _step_cell(step: StepResult, aim: Aim) -> Cell:
 
 
 def _contests(profiles: Sequence[Profile]) -> Iterator[Matched]:
-    tables = [{(c.slot.name, c.workload.key): c for c in profile.contests} for profile in profiles]
+    tables = [{(c.slot.name, c.workload.key, c.block): c for c in profile.contests} for profile in profiles]
     for key in dict.fromkeys(key for table in tables for key in table):
         cells = []
         for table in tables:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Measurement
-from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
+from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult, TimedOn
 from twinkle_tune.report import frames, head
 from twinkle_tune.report.amdahl import amdahl_text
 from twinkle_tune.report.conditions import conditions_text
@@ -105,8 +105,8 @@ def _selection(row: Row, contest: Contest) -> SelectionLine:
         order=tuple(
             row[name] for name in ("calls", "share", "original_us", "winner_us", "ratio", "speedup", "memory_ratio")
         ),
-        original=time_text(row["original_us"]),
-        time=time_text(row["winner_us"]),
+        original=_time(row["original_us"], contest),
+        time=_time(row["winner_us"], contest),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if gained else ratio_text(row["ratio"]),
         speedup=speedup_text(row["ratio"]),
         memory=ratio_text(row["memory_ratio"]),
@@ -139,7 +139,8 @@ def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
         fate=fate(contest),
         ratio=ratio_text(contest.selection.ratio, contest.selection.low, contest.selection.high),
         reason=one_line(contest.selection.reason, _SENTENCE_LIMIT),
-        runners=tuple(_runner(row, contest.selection.winner) for row in timed),
+        timed=_timed(contest.timed_on),
+        runners=tuple(_runner(row, contest) for row in timed),
         refused=tuple(_refused(row) for row in rows if row["outcome"] == "rejected"),
         margins=tuple(_margins(contest)),
         conditions=one_line(conditions_text(contest), _SENTENCE_LIMIT),
@@ -147,16 +148,45 @@ def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
     )
 
 
-def _runner(row: Row, winner: str) -> Runner:
+def _time(time_us: object, contest: Contest) -> str:
+    """A time of the slot's call, or of the block that was timed: never the one for the other."""
+    text = time_text(time_us)
+    return f"{text} (block)" if contest.block and text != NOTHING else text
+
+
+def _timed(timed: TimedOn | None) -> str:
+    if timed is None:
+        return ""
+    if not timed.block:
+        why = one_line(timed.why_alone, _SENTENCE_LIMIT)
+        return f"Compiled and timed alone: {why}" if why else "Compiled and timed alone"
+    name, path = one_line(timed.block, _NAME_LIMIT), one_line(timed.path, _NAME_LIMIT)
+    calls = "1 call" if timed.calls == 1 else f"{timed.calls} calls"
+    return f"Times and ratios are of {name} ({path}), compiled with the candidate in it; it makes {calls} of the slot"
+
+
+def _counts(row: Row, contest: Contest) -> Iterator[str]:
+    """What torch.compile came to, where that is more than for the original."""
+    own = contest.trial(ORIGINAL).outcome
+    breaks, again = (own.graph_breaks, own.recompilations) if isinstance(own, Measurement) else (0, 0)
+    if row["graph_breaks"] > breaks:
+        yield f"{row['graph_breaks']} graph breaks, the original {breaks}"
+    if row["recompilations"] > again:
+        yield f"compiled anew {row['recompilations']} times at calls that are alike, the original {again}"
+
+
+def _runner(row: Row, contest: Contest) -> Runner:
+    winner = contest.selection.winner
     name, again = row["candidate"], row["race"] == 2
     mark = "" if name != winner else "kept" if name == ORIGINAL else "winner"
     note = [one_line(row["reason"] or "", _SENTENCE_LIMIT)]
     note += [] if row["deterministic"] else ["two calls gave different bits"]
+    note += _counts(row, contest)
     return Runner(
         candidate=one_line(name, _NAME_LIMIT),
         source=one_line(row["source"], _NAME_LIMIT),
         mark="timed again" if again else mark,
-        time=time_text(row["median_us"]),
+        time=_time(row["median_us"], contest),
         ratio=ratio_text(row["ratio"]) if name == ORIGINAL else ratio_text(row["ratio"], row["low"], row["high"]),
         rounds=str(row["rounds"]),
         first_call=time_text(row["first_call_us"]),

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from twinkle_tune.capture.inputs import fresh
+from twinkle_tune.capture.inputs import Call, fresh
 from twinkle_tune.capture.step import loss_of
 from twinkle_tune.device import torch_type
+from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.dispatch import family_of
 from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.functions import original_function
@@ -24,7 +25,10 @@ from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive
-from twinkle_tune.slot import OF_THE_MODEL, Implementation
+from twinkle_tune.profile.schema import TimedOn
+from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Implementation
+from twinkle_tune.tune.block import BlockStage, NoBlockError, in_place_of
+from twinkle_tune.tune.compiling import Backend, CompilingClock, Contestant, compiled
 from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import Context
 
@@ -38,6 +42,9 @@ class Arena:
         observation = task.observation
         self.task = task
         self.clock: Clock = slot_clock(task.device)
+        self._compiling = CompilingClock(self.clock) if task.mode.compiles else None
+        if self._compiling is not None:
+            self.clock = self._compiling
         self.module = observation.module
         self.original: Callable[..., Any] = (
             type(observation.module).forward
@@ -49,6 +56,8 @@ class Arena:
         # One set of buffers for all: with buffers of its own each candidate would be timed on another placement.
         self.call = fresh(observation.call)
         self.gradients: tuple[Tensor, ...] | None = None
+        self._why_alone = observation.why_alone
+        self._stage = self._block_stage() if task.mode.compiles else None
 
     def _judge(self) -> Judge | Inconclusive:
         """The judge; inconclusive for everybody where the device has no room for the float64 results."""
@@ -66,16 +75,100 @@ class Arena:
                 reason=f"the device has no room to check against float64 ({str(error).splitlines()[0]})"
             )
 
-    def forward(self, implementation: Callable[..., Any]) -> Step:
-        """One call of the forward, with gradients recorded where the call was seen so."""
+    @property
+    def timed_on(self) -> TimedOn | None:
+        """What the times are of in a compile mode."""
+        block = self.task.observation.block
+        if not self.task.mode.compiles:
+            return None
+        if self._stage is None or block is None:
+            return TimedOn(why_alone=self._why_alone)
+        return TimedOn(block=block.name, path=block.path, calls=block.calls)
+
+    def first_call(self, name: str, implementation: Implementation) -> tuple[Step, float]:
+        """The step of a candidate, and the microseconds of its first call. The original's must be the first of all.
+
+        Where the original's block cannot be compiled and timed, the slot is from then on.
+        """
+        if self._stage is None or name != ORIGINAL:
+            step = self._entered(name, implementation)
+            return step, self.clock.first_call_us(step)
+        try:
+            step = self._entered(name, implementation)
+            first_us = self.clock.first_call_us(step)
+            self._see_alike(step)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self._stage, self.gradients = None, None
+            self._why_alone = f"the part of the model around it cannot be compiled and timed: {in_a_line(error)}"
+            return self.first_call(name, implementation)
+        return step, first_us
+
+    def counted(self, step: Step) -> tuple[int, int]:
+        """Graph breaks and recompilations of a step so far."""
+        found = None if self._compiling is None else self._compiling.of(step)
+        return (0, 0) if found is None else (found.breaks, found.recompilations)
+
+    def _block_stage(self) -> BlockStage | None:
+        observation = self.task.observation
+        if observation.block is None:
+            return None
+        if observation.module is None and family_of(observation.workload, self.task.device) is None:
+            self._why_alone = (
+                "its arguments are not only tensors and plain values, so no dispatcher can be bound for it"
+            )
+            return None
+        try:
+            return BlockStage(observation.block, observation.slot)
+        except NoBlockError as error:
+            self._why_alone = str(error)
+            return None
+
+    def _entered(self, name: str, implementation: Implementation) -> Step:
+        is_original = name == ORIGINAL
+        call = implementation.call if is_original else self.as_bound(implementation)
+        if self._compiling is None:
+            return self.step(call)
+        backend, slot, dynamic = Backend(gives_up=not is_original), self.task.observation.slot, self.task.dynamic
+        if self._stage is None:
+            step = self.step(compiled(call, backend, dynamic))
+            self._compiling.enter(Contestant(step=step, backend=backend))
+            return step
+        if self.module is None:
+            forward = self._stage.forward(name, None, backend, dynamic)
+            standing = in_place_of(slot, None if is_original else call)
+        else:
+            forward = self._stage.forward(name, None if is_original else implementation.call, backend, dynamic)
+            standing = in_place_of(slot, None)
+        step = self._there_and_back(forward, self._wanted_of(self._stage.call, self._stage.parameters))
+        self._compiling.enter(Contestant(step=step, backend=backend, standing=standing))
+        return step
+
+    def _see_alike(self, step: Step) -> None:
+        """Call the original's block twice more: compiled anew each time it would be no block to time others on."""
+        for _ in range(2):
+            step()
+        if self.counted(step)[1] > 1:
+            raise NoBlockError("it is compiled anew at each call, though all are alike")
+
+    def forward_alone(self, implementation: Implementation, *, original: bool = False) -> Step | None:
+        """The forward of a step whose further times are taken; None in the compile modes, whose clock is another."""
+        if self.task.mode.compiles:
+            return None
+        return self._forward(implementation.call if original else self.as_bound(implementation))
+
+    def _forward(self, implementation: Callable[..., Any]) -> Step:
         first = () if self.module is None else (self.module,)
         return functools.partial(implementation, *first, *self.call.args, **self.call.kwargs)
 
     def step(self, implementation: Callable[..., Any]) -> Step:
         """One timed call: forward, or forward and backward from a fixed incoming gradient."""
-        forward = self.forward(implementation)
-        wanted = self._wanted() if self.trains else []
-        if not wanted:
+        parameters = [] if self.module is None else [p for p in self.module.parameters() if p.requires_grad]
+        return self._there_and_back(self._forward(implementation), self._wanted_of(self.call, parameters))
+
+    def _there_and_back(self, forward: Step, wanted: list[Tensor]) -> Step:
+        if not self.trains or not wanted:
             return forward
 
         def forward_and_backward() -> object:
@@ -103,20 +196,9 @@ class Arena:
         steps = ((0, sys.maxsize, implementation.call),)
         return function_dispatcher([replace(family, steps=steps)], self.original)
 
-    def _wanted(self) -> list[Tensor]:
-        inputs = [t for t in _tensors((self.call.args, dict(self.call.kwargs))) if t.requires_grad]
-        parameters = [] if self.module is None else [p for p in self.module.parameters() if p.requires_grad]
-        return inputs + parameters
-
-
-def renamed(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of its own around a call, so that torch.compile keeps the contestants' caches apart."""
-
-    def contestant(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **kwargs)
-
-    contestant.__code__ = contestant.__code__.replace()
-    return contestant
+    @staticmethod
+    def _wanted_of(call: Call, parameters: list[nn.Parameter]) -> list[Tensor]:
+        return [*(t for t in _tensors((call.args, dict(call.kwargs))) if t.requires_grad), *parameters]
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

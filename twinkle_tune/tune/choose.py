@@ -69,11 +69,15 @@ def saved_bytes(contest: Contest) -> int:
 
 
 def saved_us(contest: Contest) -> float:
-    """Microseconds that the winner saves, over all steps in which the contest's calls were seen."""
+    """Microseconds that the winner saves, over all steps in which the contest's calls were seen.
+
+    Times of a block count as often as the block is called, not the slot, which it may call more than once.
+    """
     original, winner = (contest.trial(name).outcome for name in (ORIGINAL, contest.selection.winner))
     if not (isinstance(original, Measurement) and isinstance(winner, Measurement)):
         return 0.0
-    return (1 - contest.selection.ratio) * median(original.times_us) * sum(seen.calls for seen in contest.seen)
+    timed = sum(seen.calls for seen in contest.seen) / (1 if contest.timed_on is None else contest.timed_on.calls)
+    return (1 - contest.selection.ratio) * median(original.times_us) * timed
 
 
 def keep_original(contest: Contest, why: str) -> Contest:

@@ -25,7 +25,8 @@ from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.source.hub import commit_of
 from twinkle_tune.source.tried import config_of
-from twinkle_tune.tune.arena import Arena, Step, as_observed, renamed
+from twinkle_tune.tune.arena import Arena, Step, as_observed
+from twinkle_tune.tune.compiling import renamed, uncapped
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.tune.further import Timed, further_times
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
@@ -45,7 +46,7 @@ class InProcess:
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
         observation, ends_s, began_s = task.observation, _end_of(task), time.monotonic()
-        with as_observed(observation.workload.context, task.device):
+        with as_observed(observation.workload.context, task.device), uncapped(compiles=task.mode.compiles):
             self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
             self._watch.ends(ORIGINAL)
@@ -65,7 +66,10 @@ class InProcess:
             for name, reason in wrong.items():
                 outcomes[name] = _refuse(listener, name, "parity", reason)
                 del steps[name]
-            measured = {name: _measured(found, name, times_us, decision) for name, found in steps.items()}
+            measured = {
+                name: _compiled(_measured(found, name, times_us, decision), arena.counted(found.step))
+                for name, found in steps.items()
+            }
             timed = _timed(task, decision.winner, steps, measured, arena)
             timings = further_times(
                 timed, task.device, arena.clock, self._watch, began_s=began_s, ends_s=ends_s, seed=task.seed
@@ -81,6 +85,7 @@ class InProcess:
             selection=_selection(decision, trials),
             conditions=tuple(filter(None, (watch.conditions for watch in watches[-1:]))),
             timings=timings,
+            timed_on=arena.timed_on,
         )
 
     def confirm(self, task: Task, listener: Listener) -> Contest:
@@ -150,10 +155,7 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         if unfit:
             return _refuse(listener, candidate.name, "capability", unfit)
         stage = watch.begins(candidate.name, "first call")
-        call = implementation.call if candidate.name == ORIGINAL else arena.as_bound(implementation)
-        call = torch.compile(renamed(call)) if task.mode.compiles else call
-        step = arena.step(call)
-        first_call_us = arena.clock.first_call_us(step)
+        step, first_call_us = arena.first_call(candidate.name, implementation)
         if candidate.name == ORIGINAL:
             right = Pass(figures=(), deterministic=True)
             return _Ready(
@@ -161,11 +163,13 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
                 first_call_us=first_call_us,
                 peak_bytes=arena.clock.peak_bytes(step),
                 verdict=right,
-                forward=arena.forward(call),
+                forward=arena.forward_alone(implementation, original=True),
             )
         stage = watch.begins(candidate.name, "parity")
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
-        judged = torch.compile(renamed(implementation.call)) if task.mode.compiles else implementation.call
+        judged = implementation.call
+        if task.mode.compiles:
+            judged = torch.compile(renamed(judged), dynamic=task.dynamic)
         if isinstance(arena.judge, Inconclusive):
             return _refuse(listener, candidate.name, "parity", f"inconclusive: {arena.judge.reason}")
         verdict = arena.judge.judge(judged, for_kin=implementation.call)
@@ -194,7 +198,7 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         peak_bytes=peak_bytes,
         verdict=verdict,
         judged_again=judged_again,
-        forward=arena.forward(call),
+        forward=arena.forward_alone(implementation),
     )
 
 
@@ -248,7 +252,9 @@ def _measured(ready: _Ready, name: str, times_us: Mapping[str, tuple[float, ...]
 def _timed(
     task: Task, winner: str, steps: Mapping[str, _Ready], measured: Mapping[str, Outcome], arena: Arena
 ) -> dict[str, Timed]:
-    """Whose further times are to be taken."""
+    """Whose further times are to be taken; nobody's in the compile modes, where the call stands in another's block."""
+    if task.mode.compiles:
+        return {}
     kept = winner == ORIGINAL and task.further
     names = (ORIGINAL,) if kept else (ORIGINAL, winner) if task.further == "all" else ()
     return {
@@ -260,6 +266,12 @@ def _timed(
         for name in names
         if isinstance(outcome := measured[name], Measurement)
     }
+
+
+def _compiled(outcome: Outcome, counted: tuple[int, int]) -> Outcome:
+    if isinstance(outcome, Rejection):
+        return outcome
+    return replace(outcome, graph_breaks=counted[0], recompilations=counted[1])
 
 
 def _selection(decision: Decision, trials: Sequence[Trial]) -> Selection:

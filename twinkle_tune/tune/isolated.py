@@ -289,6 +289,7 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
         selection=selection,
         conditions=found.conditions,
         timings=found.timings,
+        timed_on=found.timed_on,
     )
 
 

@@ -46,6 +46,7 @@ class Header:
         objective: what decides, in words.
         seed: of the run.
         contests: the contests that the run was to hold, for the reader: each is checked again by its own key.
+        dynamic: as in a profile.
     """
 
     journal: int = JOURNAL_SCHEMA
@@ -59,6 +60,7 @@ class Header:
     objective: str = "time"
     seed: int
     contests: tuple[Question, ...] = ()
+    dynamic: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +231,7 @@ def differences(then: Header, now: Header) -> list[str]:
         "device": (then.device, now.device),
         "objective": (then.objective, now.objective),
         "seed": (then.seed, now.seed),
+        "dynamic": (then.dynamic, now.dynamic),
     }
     settings_then, settings_now = dict(then.settings), dict(now.settings)
     for name in sorted(settings_then.keys() | settings_now.keys()):

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from twinkle_tune import __version__
+from twinkle_tune.capture.block import Block
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.measure.race import RaceSettings
@@ -18,9 +19,11 @@ from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
 from twinkle_tune.slot import Candidate
+from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.tune.journal import Journal
 from twinkle_tune.tune.task import digest_of
 from twinkle_tune.tune.tuned import TIMINGS
+from twinkle_tune.workload import observe, target_of
 
 TOOL = f"twinkle_tune {__version__}"
 
@@ -97,6 +100,7 @@ def question_of(
     environment: str,
     settings: RaceSettings,
     aim: Aim,
+    dynamic: bool | None = None,
 ) -> Question:
     """The question that a contest answers; ``environment`` is the fingerprint."""
     original: Callable[..., Any] = (
@@ -114,7 +118,16 @@ def question_of(
         settings=settings_of(settings),
         objective=str(aim),
         tool=TOOL,
+        block=_block_digest(observation.block) if mode.compiles and observation.block is not None else "",
+        dynamic=dynamic,
     )
+
+
+def _block_digest(block: Block) -> str:
+    """Of its code, its modules, the form of its call, and where the slot lies in it."""
+    call = observe(target_of(type(block.module)), block.call.args, block.call.kwargs, block.module)
+    codes = sorted({digest_code(type(part)) for part in block.module.modules()})
+    return digest_text(call.key, repr(block.module), *codes, *block.places, str(block.calls))
 
 
 def settings_of(settings: RaceSettings) -> tuple[tuple[str, float], ...]:

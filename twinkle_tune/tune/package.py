@@ -6,6 +6,7 @@ file without a name that only the two of them have open. Nothing of it is ever r
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 import pickle
@@ -16,6 +17,7 @@ from types import FunctionType, ModuleType
 from typing import IO, Any
 
 import torch
+from torch import nn
 
 from twinkle_tune.errors import SourceError, TuneError
 from twinkle_tune.kernel.find import contestants
@@ -35,7 +37,7 @@ from twinkle_tune.workload import Workload
 _BY_NAME = frozenset({"torch", "liger", "triton", "compile"})
 """Kinds of built-in candidates: the worker has the same catalog and finds them there by name."""
 
-_FIELDS = ("observation", "mode", "device", "settings", "aim", "seed", "tunes", "further")
+_FIELDS = ("observation", "mode", "device", "settings", "aim", "seed", "tunes", "further", "dynamic")
 """Of a task, what is the same for whoever runs it."""
 
 
@@ -59,12 +61,22 @@ class Header:
 
 
 def pack(task: Task, file: IO[bytes]) -> Header:
-    """Write a task to a file from its beginning.
+    """Write a task to a file from its beginning; without its block where that is known to this process alone.
 
     Raises:
         Unportable: a part of it is known to this process alone (a lambda, a class of ``__main__`` or of a notebook).
         OSError: the file cannot be written (a full disk).
     """
+    try:
+        return _pack(task, file)
+    except Unportable as why:
+        if task.observation.block is None:
+            raise
+        alone = replace(task.observation, block=None, why_alone=f"the part of the model around it: {why}")
+        return _pack(replace(task, observation=alone), file)
+
+
+def _pack(task: Task, file: IO[bytes]) -> Header:
     modules: set[str] = set()
     portable = _pickling(modules)
     observation = task.observation
@@ -229,11 +241,32 @@ def _pickling(modules: set[str]) -> ModuleType:
         def reducer_override(self, obj: object) -> Any:
             if isinstance(obj, (type, FunctionType)):
                 _check_module(obj.__module__, modules)
+            if isinstance(obj, nn.Module) and "<locals>" in type(obj).__qualname__ and (found := _hanging(obj)):
+                _check_module(found[0], modules)
+                return find_attribute, found
             return NotImplemented
 
     made = ModuleType("twinkle_tune_pickling")
     made.__dict__["Pickler"] = Pickler
     return made
+
+
+def _hanging(function: nn.Module) -> tuple[str, str] | None:
+    """Module and name of a function that a decorator made an nn.Module of, which hangs in the function's own place.
+
+    transformers' layers keep such ones (the ``kernels`` package makes them), and their classes have no name.
+    """
+    for cell in getattr(type(function).forward, "__closure__", None) or ():
+        inner = cell.cell_contents
+        place = (getattr(inner, "__module__", ""), getattr(inner, "__qualname__", ""))
+        if isinstance(inner, FunctionType) and getattr(sys.modules.get(place[0]), place[1], None) is function:
+            return place
+    return None
+
+
+def find_attribute(module: str, name: str) -> Any:
+    """What hangs in a module under a name, in the process that reads a package."""
+    return getattr(importlib.import_module(module), name)
 
 
 def _check_module(name: str, modules: set[str]) -> None:

@@ -53,6 +53,7 @@ class Whole:
             is none. It is asked once for each contest whose winner made a step slower.
         ends_s: when time is out, on the monotonic clock; None for no limit. Each step gets the fewest rounds in any
             case: winners that nobody timed in the model would be kept unseen.
+        runner: the model as it runs, compiled in the compile modes; None where that is made for each timing.
     """
 
     model: nn.Module
@@ -63,6 +64,7 @@ class Whole:
     seed: int
     runner_up: Callable[[Contest], Contest | None] = lambda contest: None
     ends_s: float | None = None
+    runner: nn.Module | None = None
 
     def settled(self, profile: Profile) -> Profile:
         """The profile with each step timed, and without the winners that make a step wrong or gain it nothing.
@@ -125,7 +127,7 @@ class Whole:
         steps = [step for step in self.steps if step.label in most_bytes]
         for slot in costly(profile.contests) if profile.aim.is_memory and not self._is_late else ():
             without = _left(profile, take_back_idle(profile.contests, slot))
-            peaks = peaks_of(self.model, steps, without, self._plan(without), self.clock)
+            peaks = peaks_of(self.model, steps, without, self._plan(without), self.clock, self.runner)
             if all(peak is not None and peak < most_bytes[label] for label, peak in peaks.items()):
                 profile = without
         return profile
@@ -149,7 +151,10 @@ class Whole:
         if self.ends_s is not None:
             # Half of what is left: winners that are taken back are timed without again.
             seconds = min(SECONDS, max(0.0, self.ends_s - time.monotonic()) / (2 * len(steps)))
-        return time_steps(self.model, steps, profile, plan, self.clock, self.tell, seed=self.seed, seconds=seconds)
+        return time_steps(
+            self.model, steps, profile, plan, self.clock, self.tell,
+            seed=self.seed, seconds=seconds, runner=self.runner,
+        )  # fmt: skip
 
     def _plan(self, profile: Profile) -> Plan:
         if not profile.winners:

@@ -33,6 +33,7 @@ class Task:
         tunes: whether a tunable candidate that has no config yet gets one for this call before it is judged.
         further: whose further times are taken after the race: the original's where it won and nobody is to be timed
             again ("kept"), the original's and the winner's ("all"), or nobody's ("").
+        dynamic: what torch.compile is given for its dynamic shapes in the compile modes; None for its default.
     """
 
     observation: Observation
@@ -45,6 +46,7 @@ class Task:
     deadline_s: float | None = None
     tunes: bool = False
     further: Literal["", "kept", "all"] = ""
+    dynamic: bool | None = None
 
 
 def digest_of(candidate: Candidate, slot: Slot, original: Callable[..., Any]) -> str:

@@ -19,7 +19,7 @@ from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.mode import Mode, parse_mode
+from twinkle_tune.mode import Mode
 from twinkle_tune.objective import BY_TIME, Aim, parse_aim
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.past import Question
@@ -30,6 +30,7 @@ from twinkle_tune.tune import settle
 from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
 from twinkle_tune.tune.compiled import compiled_text, time_compiled
+from twinkle_tune.tune.compiling import mode_with, uncapped
 from twinkle_tune.tune.confirm import confirmed, next_confirmed
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
@@ -43,7 +44,7 @@ from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor, Task
-from twinkle_tune.tune.whole import optimizer_of, release_optimizers
+from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 from twinkle_tune.workload import call_text
 
 
@@ -69,6 +70,7 @@ def tune_model(
     objective: object = "time",
     slowdown: float | None = None,
     optimizer: OptimizerFactory | bool = True,
+    dynamic: bool | None = None,
 ) -> Profile:
     """Find out which kernels are right and faster, or smaller, on a model, and say so in a profile.
 
@@ -104,6 +106,7 @@ def tune_model(
         optimizer: in the train modes, what makes the optimizer whose step is part of the timed training step, of a list
             of parameters; True for ``torch.optim.AdamW``, False for none. It works on copies of the parameters. Where
             its state does not fit the memory, or it raises, the step is timed without it, and the profile says so.
+        dynamic: in the compile modes torch.compile's argument of that name, as the model will run.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
@@ -114,7 +117,7 @@ def tune_model(
     """
     run = _Run(
         model=model,
-        mode=parse_mode(mode),
+        mode=mode_with(mode, dynamic),
         device=available(device, model),
         name=name or type(model).__name__,
         wanted=candidates,
@@ -129,6 +132,7 @@ def tune_model(
         head=head,
         try_compile=try_compile,
         aim=parse_aim(objective, slowdown),
+        dynamic=dynamic,
     )
     check_memory_is_told(run.aim, run.device)
     if kernelize_report(model).bound:
@@ -156,13 +160,19 @@ class _Run:
     head: bool = False
     try_compile: bool = False
     aim: Aim = BY_TIME
-    tasks: dict[tuple[str, str], Task] = field(default_factory=dict)
+    tasks: dict[tuple[str, str, tuple[str, ...]], Task] = field(default_factory=dict)
+    dynamic: bool | None = None
+
+    def question(self, observation: Observation, entrants: Sequence[Candidate], environment: Environment) -> Question:
+        """What a contest of this run would answer."""
+        here = environment.fingerprint
+        return question_of(observation, entrants, self.mode, self.device, here, self.settings, self.aim, self.dynamic)
 
 
 def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     environment = current_environment(run.device)
     targets = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
-    seen = capture(run.model, steps, targets, run.device)
+    seen = capture(run.model, steps, targets, run.device, blocks=run.mode.compiles)
     release_optimizers(steps)
     entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
     # A block that nobody competes for is but the layers inside it, which are slots themselves.
@@ -170,10 +180,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
         seen, observations=tuple(o for o in seen.observations if o.slot.name != BLOCK or len(entrants[id(o)]) > 1)
     )
     check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)
-    questions = {
-        id(o): question_of(o, entrants[id(o)], run.mode, run.device, environment.fingerprint, run.settings, run.aim)
-        for o in seen.observations
-    }
+    questions = {id(o): run.question(o, entrants[id(o)], environment) for o in seen.observations}
     if run.memory.journal is not None:
         run.memory.journal.begin(_header(run, environment, tuple(questions.values())))
     ordered = by_savings(run.model, run.device, seen)
@@ -202,8 +209,11 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             seed=run.seed,
             runner_up=lambda contest: _runner_up(run, contest),
             ends_s=run.budget.ends_s,
+            runner=runner_of(run.model, run.mode, run.dynamic),
         )
-        return _beside_compiled(run, whole.settled(profile), steps)
+        with uncapped(compiles=run.mode.compiles):
+            settled = whole.settled(profile)
+        return _beside_compiled(run, settled, steps)
     except KeyboardInterrupt as error:
         chosen = choose_nested(_ordered(placed), run.aim)
         partial = _profile(run, environment, seen, chosen, complete=False) if placed else None
@@ -227,6 +237,8 @@ def _look_between(
     placed: list[Placed],
 ) -> None:
     """Hold a few contests more, between shapes with different winners, and add them to ``placed``."""
+    if run.mode.compiles:
+        return  # the slot's call can be cut to fewer rows, that of the block around it cannot
     known = {(o.slot.name, o.workload.key): (o, entrants[id(o)]) for o in observations}
     without: set[Between] = set()
     while not run.budget.is_used_up:
@@ -240,7 +252,7 @@ def _look_between(
             continue
         known[gap.slot, found.workload.key] = found, competing
         chosen = tuple(c for c in competing if c.name in gap.names)
-        question = question_of(found, chosen, run.mode, run.device, environment.fingerprint, run.settings, run.aim)
+        question = run.question(found, chosen, environment)
         run.tell(ContestAdded(candidates=len(chosen)))
         contest = _contest(run, len(placed) + 1, found, chosen, question)
         placed.append(Placed(contest=contest, inside=found.inside))
@@ -263,6 +275,7 @@ def _header(run: _Run, environment: Environment, questions: tuple[Question, ...]
         objective=str(run.aim),
         seed=run.seed,
         contests=questions,
+        dynamic=run.dynamic,
     )
 
 
@@ -287,8 +300,9 @@ def _contest(
         seed=run.seed,
         tunes=True,
         further="kept",
+        dynamic=run.dynamic,
     )
-    run.tasks[observation.slot.name, observation.workload.key] = task
+    run.tasks[observation.slot.name, observation.workload.key, observation.instances] = task
     known = run.memory.recall(question, observation)
     if known is not None:
         return known
@@ -310,7 +324,7 @@ def _contest(
 
 
 def _runner_up(run: _Run, contest: Contest) -> Contest | None:
-    task = run.tasks[contest.slot.name, contest.workload.key]
+    task = run.tasks[contest.slot.name, contest.workload.key, contest.instances]
     return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
 
 
@@ -335,6 +349,7 @@ def _profile(
         steps=tuple(StepResult(label=label) for label, _ in seen.step_us),
         contests=ordered,
         uncalled=tuple(sorted(seen.uncalled)),
+        dynamic=run.dynamic,
     )
 
 

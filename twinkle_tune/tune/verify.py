@@ -129,13 +129,16 @@ def verify_profile(
         steps = make_steps(model, example_inputs, profile.mode, profile.device)
         won = {contest.slot.name for contest in profile.winners}
         targets = find_slots(model, registry, attention=ATTENTION in won, head=HEAD in won)
-        seen = capture(model, steps, targets, profile.device)
+        seen = capture(model, steps, targets, profile.device, blocks=profile.mode.compiles)
         by_key = {(o.slot, o.workload.key): o for o in seen.observations}
+        # Of those that only the block around them tells apart, the one that the profile's contest was held on.
+        by_block = {(o.slot, o.workload.key, "" if o.block is None else o.block.name): o for o in seen.observations}
         labels = tuple(step.label for step in steps)
         tell(Captured(candidates=(2,) * len(profile.winners), steps=labels, uncalled=(), whole_s=0.0))
         checks = []
         for index, contest in enumerate(profile.winners, start=1):
-            observation = by_key.get((contest.slot, contest.workload.key))
+            key = contest.slot, contest.workload.key
+            observation = by_block.get((*key, contest.block), by_key.get(key))
             entrants = () if observation is None else _entrants(profile, contest, observation, registry)
             run = _Run(profile, settings or SETTINGS, seed, tell, executor or InProcess(), index)
             checks.append(run.check(contest, observation, entrants))
@@ -175,6 +178,7 @@ class _Run:
             settings=self.settings,
             aim=self.profile.aim,
             seed=self.seed,
+            dynamic=self.profile.dynamic,
         )
         now = self.executor.run(task, self.tell)
         self.tell(ContestFinished(index=self.index, contest=now))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
+from typing import Any
 
-import torch
 from torch import nn
 
 from twinkle_tune.capture.optimizer import OptimizerFactory, OptimizerStep
+from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.capture.step import Step
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
@@ -21,6 +22,7 @@ from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.tune.allowance import free_bytes
+from twinkle_tune.tune.compiling import Backend, compiled, uncapped
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
 
 _ROUNDS = 400
@@ -38,6 +40,7 @@ def time_steps(
     *,
     seed: int,
     seconds: float,
+    runner: nn.Module | None = None,
 ) -> tuple[StepResult, ...]:
     """Time each step with a plan bound and without. The model is left restored.
 
@@ -52,10 +55,11 @@ def time_steps(
         listener: told of each step.
         seed: of the order within the rounds.
         seconds: that a step is given, unless the fewest rounds take longer.
+        runner: the model as it runs, from :func:`runner_of`; made for this call where there is none.
     """
-    runner = cast("nn.Module", torch.compile(model)) if profile.mode.compiles else model
+    runner = runner or runner_of(model, profile.mode, profile.dynamic)
     results = []
-    try:
+    with _restored(model, steps), uncapped(compiles=profile.mode.compiles):
         for step in steps:
             if not any(seen.step == step.label for contest in profile.winners for seen in contest.seen):
                 results.append(with_optimizer(StepResult(label=step.label), step))
@@ -64,29 +68,54 @@ def time_steps(
             result = _time_step(model, runner, step, plan, clock, seed, seconds)
             results.append(result)
             listener(StepFinished(result=result))
-    finally:
-        restore_model(model)
-        release_optimizers(steps)
     return tuple(results)
 
 
-def peaks_of(
-    model: nn.Module, steps: Sequence[Step], profile: Profile, plan: Plan, clock: Clock
-) -> dict[str, int | None]:
-    """Peak memory of each step with a plan bound, in bytes, by label. The model is left restored."""
-    runner = cast("nn.Module", torch.compile(model)) if profile.mode.compiles else model
-    peaks = {}
+def runner_of(model: nn.Module, mode: Mode, dynamic: bool | None) -> nn.Module:
+    """The model as it runs in a mode: itself, or compiled when it is called."""
+    return _Compiled(model, dynamic) if mode.compiles else model
+
+
+class _Compiled(nn.Module):
+    """A model under torch.compile, apart from what the user may have compiled of it."""
+
+    def __init__(self, model: nn.Module, dynamic: bool | None) -> None:
+        super().__init__()
+        self.model = unwrapped(model)
+        self._run = compiled(self.model, Backend(gives_up=False), dynamic)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(*args, **kwargs)
+
+
+@contextmanager
+def _restored(model: nn.Module, steps: Sequence[Step]) -> Iterator[None]:
     try:
-        bind_plan(model, plan)
-        for step in steps:
-            if runner is not model:
-                # Compiled anew: what was compiled before counts towards a limit, beyond which it would run eagerly.
-                torch.compiler.reset()
-            step.run(runner)
-            peaks[step.label] = clock.peak_bytes(functools.partial(step.run, runner))
+        yield
     finally:
         restore_model(model)
         release_optimizers(steps)
+
+
+def peaks_of(
+    model: nn.Module,
+    steps: Sequence[Step],
+    profile: Profile,
+    plan: Plan,
+    clock: Clock,
+    runner: nn.Module | None = None,
+) -> dict[str, int | None]:
+    """Peak memory of each step with a plan bound, in bytes, by label. The model is left restored.
+
+    ``runner`` is as of :func:`time_steps`.
+    """
+    runner = runner or runner_of(model, profile.mode, profile.dynamic)
+    peaks = {}
+    with _restored(model, steps), uncapped(compiles=profile.mode.compiles):
+        bind_plan(model, plan)
+        for step in steps:
+            step.run(runner)
+            peaks[step.label] = clock.peak_bytes(functools.partial(step.run, runner))
     return peaks
 
 
@@ -117,9 +146,6 @@ def _time_step(
     model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int, seconds: float
 ) -> StepResult:
     """``runner`` is the model as it will run: itself, or compiled."""
-    if runner is not model:
-        # What is compiled for one step counts towards torch.compile's limit for the next, beyond which it runs eagerly.
-        torch.compiler.reset()
     had = step.optimizer is not None and not step.optimizer.problem
     result = _paired(model, runner, step, plan, clock, seed, seconds)
     if had and step.optimizer is not None and step.optimizer.problem:

@@ -24,7 +24,7 @@ from twinkle_tune.outcome import (
     Timings,
     Trial,
 )
-from twinkle_tune.profile.schema import Contest
+from twinkle_tune.profile.schema import Contest, TimedOn
 from twinkle_tune.tune.events import RoundTimed, TrialRefused, TrialStarted
 
 _EVENTS = {kind.__name__: kind for kind in (TrialStarted, TrialRefused, RoundTimed)}
@@ -48,6 +48,7 @@ class Found:
     selection: Selection
     conditions: tuple[Conditions, ...] = ()
     timings: tuple[Timings, ...] = ()
+    timed_on: TimedOn | None = None
 
 
 def send(connection: socket.socket, **message: Any) -> None:
@@ -76,6 +77,7 @@ def result_data(contest: Contest) -> dict[str, Any]:
         "selection": asdict(contest.selection),
         "conditions": [asdict(each) for each in contest.conditions],
         "timings": [asdict(each) for each in contest.timings],
+        "timed_on": None if contest.timed_on is None else asdict(contest.timed_on),
     }
 
 
@@ -110,6 +112,7 @@ def result_of(data: Mapping[str, Any]) -> Found:
         selection=selection,
         conditions=tuple(_conditions(each) for each in data["conditions"]),
         timings=tuple(_timings(each) for each in data["timings"]),
+        timed_on=_timed_on(data["timed_on"]),
     )
 
 
@@ -156,6 +159,17 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
+def _timed_on(data: Mapping[str, Any] | None) -> TimedOn | None:
+    if data is None:
+        return None
+    return TimedOn(
+        block=str(data["block"]),
+        path=str(data["path"]),
+        calls=int(data["calls"]),
+        why_alone=str(data["why_alone"]),
+    )
+
+
 def _config(data: Mapping[str, Any] | None) -> dict[str, int] | None:
     return None if data is None else {str(name): int(value) for name, value in data.items()}
 
@@ -180,4 +194,6 @@ def _outcome(data: Mapping[str, Any]) -> Outcome:
         deterministic=bool(data["deterministic"]),
         notes=tuple(str(note) for note in data["notes"]),
         left_race=str(data["left_race"]),
+        graph_breaks=int(data["graph_breaks"]),
+        recompilations=int(data["recompilations"]),
     )

@@ -190,7 +190,10 @@ class _Worker:
         for trial in contest.trials:
             if isinstance(trial.outcome, Rejection) and self._is_memory(trial.outcome.reason):
                 raise Fault(trial.candidate, trial.outcome.stage, self._memory(trial.outcome.reason))
+        compiles = task.mode.compiles
         del task
+        if compiles:
+            torch._dynamo.reset()  # nobody else in this process has compiled code, and the next contest has its own
         if cuda_in_use():
             gc.collect()
             torch.cuda.empty_cache()

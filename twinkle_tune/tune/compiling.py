@@ -1,0 +1,218 @@
+"""Contestants under torch.compile: each with compiled code of its own, and a count of what compiling came to."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+import torch
+
+from twinkle_tune.errors import ModeError, TuneError
+from twinkle_tune.measure.clock import Call, Clock
+from twinkle_tune.mode import Mode, parse_mode
+
+MOST_AGAIN = 8
+"""Compilations anew at calls that are alike before we give up, as torch.compile does by default."""
+_UNCAPPED = 1 << 20
+_numbers = itertools.count()
+_open: list[bool] = []
+"""Holds something while :func:`uncapped` is open: what is opened inside of it ends with the outer one."""
+
+
+class CompiledAnewError(TuneError):
+    """A contestant is compiled again and again at calls that are alike."""
+
+
+def mode_with(mode: object, dynamic: bool | None) -> Mode:
+    """The mode of a run with torch.compile's ``dynamic``; ModeError where there is no such mode, or it compiles not."""
+    parsed = parse_mode(mode)
+    if dynamic is not None and not parsed.compiles:
+        raise ModeError(f"dynamic: got {dynamic} in mode {parsed}, expected a mode that compiles; leave dynamic out")
+    return parsed
+
+
+class Backend:
+    """Inductor, for one contestant alone.
+
+    torch.compile keeps compiled code by code object and compares the backend: where a graph breaks, the functions
+    inside are compiled by themselves, and those the contestants share. An object of its own keeps them apart there
+    too, and counts each one's graphs, which torch's own counters do not tell apart.
+    """
+
+    compiler_name = "inductor"
+
+    def __init__(self, *, gives_up: bool) -> None:
+        """``gives_up``: whether it raises where code is compiled again and again; else it then stays uncompiled."""
+        self.graphs = 0
+        self.most: int | None = None
+        self._gives_up = gives_up
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        """Compile one graph."""
+        from torch._inductor.compile_fx import compile_fx
+
+        self.graphs += 1
+        if self.most is not None and self.graphs > self.most:
+            if self._gives_up:
+                raise CompiledAnewError(
+                    f"it was compiled anew {MOST_AGAIN} times at calls that are alike, expected once; torch.compile "
+                    "would run it uncompiled"
+                )
+            return graph.forward
+        made: Any = compile_fx(graph, inputs)
+        return made  # type: ignore[no-any-return]
+
+
+@dataclass(slots=True, kw_only=True)
+class Contestant:
+    """One candidate's compiled call.
+
+    Attributes:
+        step: makes the call.
+        backend: compiled it.
+        standing: what must be in place while it is called: a function slot's dispatcher.
+        graphs: how many graphs the first call was compiled to; 0 before it.
+        breaks: how often the first call left compiled code.
+    """
+
+    step: Call
+    backend: Backend
+    standing: Callable[[], AbstractContextManager[object]] = nullcontext
+    graphs: int = 0
+    breaks: int = 0
+    reasons: set[str] = field(default_factory=set)
+
+    @property
+    def recompilations(self) -> int:
+        """Graphs that were compiled at calls after the first."""
+        return max(0, self.backend.graphs - self.graphs) if self.graphs else 0
+
+    def settle(self) -> None:
+        """To be called after the first call: what is compiled from now on is compiled anew."""
+        self.graphs = self.backend.graphs
+        # Of two breaks with nothing to compute between them one shows only as its reason.
+        self.breaks = max(self.graphs - 1, len(self.reasons))
+        self.backend.most = self.graphs * (1 + MOST_AGAIN)
+
+
+def compiled(call: Callable[..., Any], backend: Backend, dynamic: bool | None) -> Callable[..., Any]:
+    """A call under torch.compile, apart from all others."""
+    made: Callable[..., Any] = torch.compile(renamed(call), backend=backend, dynamic=dynamic)
+    return made
+
+
+def renamed(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of its own around a call, so that torch.compile keeps what it knows of the contestants apart.
+
+    Compiled code is kept by code object; which sizes were seen to change, by the function's name and line.
+    """
+
+    def contestant(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    contestant.__code__ = contestant.__code__.replace(co_name=f"contestant_{next(_numbers)}")
+    return contestant
+
+
+@contextmanager
+def uncapped(*, compiles: bool = True) -> Iterator[None]:
+    """While this is open torch.compile never turns to uncompiled code because there were too many compilations.
+
+    Its limit counts by code object, whoever caused them: the ninth contestant would be timed uncompiled. Afterwards
+    what was compiled meanwhile is gone, where there was nothing before: it would count when the user compiles.
+    """
+    if not compiles or _open:
+        yield
+        return
+    import torch._dynamo.config as settings
+
+    _open.append(True)
+    taken = {id(code) for code in _known_codes() if _has_compiled(code)}
+    try:
+        with settings.patch(recompile_limit=_UNCAPPED, accumulated_recompile_limit=_UNCAPPED):
+            yield
+    finally:
+        _open.clear()
+        for code in _known_codes():
+            if id(code) not in taken:
+                torch._C._dynamo.eval_frame.reset_code(code)
+
+
+def _known_codes() -> list[CodeType]:
+    from torch._dynamo.convert_frame import input_codes, output_codes
+
+    found = (weak() for weak in (*input_codes.seen, *output_codes.seen))
+    return [code for code in found if code is not None]
+
+
+def _has_compiled(code: CodeType) -> bool:
+    return bool(torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code))
+
+
+class CompilingClock:
+    """A clock that puts in place what a contestant's call needs, outside of what is timed."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Of a clock; calls that nobody has entered pass through."""
+        self._clock = clock
+        self._known: dict[int, Contestant] = {}
+        self.name = clock.name
+
+    def enter(self, contestant: Contestant) -> None:
+        """Know a contestant by its step."""
+        self._known[id(contestant.step)] = contestant
+
+    def of(self, call: Call) -> Contestant | None:
+        """The contestant whose step a call is."""
+        return self._known.get(id(call))
+
+    def block_calls(self, call: Call) -> int:
+        """As :meth:`Clock.block_calls`."""
+        with self._standing(call):
+            return self._clock.block_calls(call)
+
+    def burst_us(self, call: Call, block_calls: int) -> float:
+        """As :meth:`Clock.burst_us`."""
+        with self._standing(call):
+            return self._clock.burst_us(call, block_calls)
+
+    def first_call_us(self, call: Call) -> float:
+        """As :meth:`Clock.first_call_us`; of a contestant it is where breaks are counted."""
+        contestant = self.of(call)
+        if contestant is None:
+            return self._clock.first_call_us(call)
+        with self._standing(call):
+            before = _break_reasons()
+            time_us = self._clock.first_call_us(call)
+            contestant.reasons = {reason for reason, count in _break_reasons().items() if count > before.get(reason, 0)}
+            contestant.settle()
+        return time_us
+
+    def peak_bytes(self, call: Call) -> int | None:
+        """As :meth:`Clock.peak_bytes`."""
+        with self._standing(call):
+            return self._clock.peak_bytes(call)
+
+    def synchronize(self) -> None:
+        """As :meth:`Clock.synchronize`."""
+        self._clock.synchronize()
+
+    @contextmanager
+    def _standing(self, call: Call) -> Iterator[None]:
+        contestant = self.of(call)
+        try:
+            with nullcontext() if contestant is None else contestant.standing():
+                yield
+        except Exception as error:
+            inner = getattr(error, "inner_exception", None)  # torch wraps what a backend raises
+            raise (inner if isinstance(inner, Exception) else error) from None
+
+
+def _break_reasons() -> dict[str, int]:
+    from torch._dynamo.utils import counters
+
+    return dict(counters["graph_break"])
