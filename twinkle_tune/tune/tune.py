@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from torch import nn
 
-from twinkle_tune.capture.capture import Capture, Observation, capture
+from twinkle_tune.capture.capture import Capture, capture
 from twinkle_tune.capture.optimizer import OptimizerFactory
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.catalog.block import BLOCK
@@ -19,33 +19,27 @@ from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.mode import Mode
-from twinkle_tune.objective import BY_TIME, Aim, parse_aim
-from twinkle_tune.outcome import Selection
-from twinkle_tune.profile.past import Question
+from twinkle_tune.objective import parse_aim
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
-from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
 from twinkle_tune.tune.compiled import compiled_text, time_compiled
 from twinkle_tune.tune.compiling import mode_with, uncapped
-from twinkle_tune.tune.confirm import confirmed, next_confirmed
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
-from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished, ContestStarted, Event, Listener
+from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import flags_kept
-from twinkle_tune.tune.journal import Header, Journal
-from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
+from twinkle_tune.tune.journal import Journal
+from twinkle_tune.tune.memory import TOOL, Memory
 from twinkle_tune.tune.order import by_savings
 from twinkle_tune.tune.place import available, check_memory_is_told
-from twinkle_tune.tune.refine import Between, next_between, observed_at
+from twinkle_tune.tune.run import Run, header_of, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
-from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.tune.task import Executor
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
-from twinkle_tune.workload import call_text
 
 
 def tune_model(
@@ -115,7 +109,7 @@ def tune_model(
         JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
     """
-    run = _Run(
+    run = Run(
         model=model,
         mode=mode_with(mode, dynamic),
         device=available(device, model),
@@ -142,34 +136,7 @@ def tune_model(
         return _tune(replace(run, budget=budget_of(budget_s, len(steps), settle.SECONDS)), steps)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    model: nn.Module
-    mode: Mode
-    device: str
-    name: str
-    wanted: Sequence[str] | None
-    budget: Budget
-    settings: RaceSettings
-    seed: int
-    tell: Listener
-    registry: Registry
-    executor: Executor
-    memory: Memory
-    attention: bool = False
-    head: bool = False
-    try_compile: bool = False
-    aim: Aim = BY_TIME
-    tasks: dict[tuple[str, str, tuple[str, ...]], Task] = field(default_factory=dict)
-    dynamic: bool | None = None
-
-    def question(self, observation: Observation, entrants: Sequence[Candidate], environment: Environment) -> Question:
-        """What a contest of this run would answer."""
-        here = environment.fingerprint
-        return question_of(observation, entrants, self.mode, self.device, here, self.settings, self.aim, self.dynamic)
-
-
-def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
+def _tune(run: Run, steps: Sequence[Step]) -> Profile:
     environment = current_environment(run.device)
     targets = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
     seen = capture(run.model, steps, targets, run.device, blocks=run.mode.compiles)
@@ -182,7 +149,7 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)
     questions = {id(o): run.question(o, entrants[id(o)], environment) for o in seen.observations}
     if run.memory.journal is not None:
-        run.memory.journal.begin(_header(run, environment, tuple(questions.values())))
+        run.memory.journal.begin(header_of(run, environment, tuple(questions.values())))
     ordered = by_savings(run.model, run.device, seen)
     run.tell(
         Captured(
@@ -195,10 +162,10 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
     placed: list[Placed] = []
     try:
         for index, observation in enumerate(ordered, start=1):
-            contest = _contest(run, index, observation, entrants[id(observation)], questions[id(observation)])
+            contest = hold(run, index, observation, entrants[id(observation)], questions[id(observation)])
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
-        _look_between(run, environment, ordered, entrants, placed)
+        look_between(run, environment, ordered, entrants, placed)
         profile = _profile(run, environment, seen, choose_nested(_ordered(placed), run.aim), complete=True)
         whole = Whole(
             model=run.model,
@@ -207,56 +174,29 @@ def _tune(run: _Run, steps: Sequence[Step]) -> Profile:
             registry=run.registry,
             tell=run.tell,
             seed=run.seed,
-            runner_up=lambda contest: _runner_up(run, contest),
+            runner_up=lambda contest: runner_up(run, contest),
             ends_s=run.budget.ends_s,
             runner=runner_of(run.model, run.mode, run.dynamic),
         )
         with uncapped(compiles=run.mode.compiles):
             settled = whole.settled(profile)
-        return _beside_compiled(run, settled, steps)
     except KeyboardInterrupt as error:
         chosen = choose_nested(_ordered(placed), run.aim)
         partial = _profile(run, environment, seen, chosen, complete=False) if placed else None
         raise TuneInterrupted(partial) from error
+    return _beside_compiled(run, settled, steps)
 
 
-def _beside_compiled(run: _Run, profile: Profile, steps: Sequence[Step]) -> Profile:
+def _beside_compiled(run: Run, profile: Profile, steps: Sequence[Step]) -> Profile:
     """With the figures of the compiled model, if they were asked for and there is time left."""
     left_s = run.budget.left_s
     if not run.try_compile or run.mode.compiles or (left_s is not None and left_s <= 0):
         return profile
-    found = time_compiled(run.model, steps, clock_for(run.device), seed=run.seed, seconds=settle.SECONDS)
+    try:
+        found = time_compiled(run.model, steps, clock_for(run.device), seed=run.seed, seconds=settle.SECONDS)
+    except KeyboardInterrupt as error:
+        raise TuneInterrupted(profile) from error
     return replace(profile, compiled=found, verdict=f"{profile.verdict} {compiled_text(found)}")
-
-
-def _look_between(
-    run: _Run,
-    environment: Environment,
-    observations: Sequence[Observation],
-    entrants: Mapping[int, tuple[Candidate, ...]],
-    placed: list[Placed],
-) -> None:
-    """Hold a few contests more, between shapes with different winners, and add them to ``placed``."""
-    if run.mode.compiles:
-        return  # the slot's call can be cut to fewer rows, that of the block around it cannot
-    known = {(o.slot.name, o.workload.key): (o, entrants[id(o)]) for o in observations}
-    without: set[Between] = set()
-    while not run.budget.is_used_up:
-        gap = next_between([each.contest for each in placed], without)
-        if gap is None:
-            return
-        larger, competing = known[gap.slot, gap.larger]
-        found = observed_at(larger, gap.rows)
-        if found is None or (gap.slot, found.workload.key) in known:
-            without.add(gap)
-            continue
-        known[gap.slot, found.workload.key] = found, competing
-        chosen = tuple(c for c in competing if c.name in gap.names)
-        question = run.question(found, chosen, environment)
-        run.tell(ContestAdded(candidates=len(chosen)))
-        contest = _contest(run, len(placed) + 1, found, chosen, question)
-        placed.append(Placed(contest=contest, inside=found.inside))
-        run.tell(ContestFinished(index=len(placed), contest=contest))
 
 
 def _ordered(placed: Sequence[Placed]) -> list[Placed]:
@@ -264,72 +204,8 @@ def _ordered(placed: Sequence[Placed]) -> list[Placed]:
     return sorted(placed, key=lambda p: (p.contest.slot.name, p.contest.workload.key))
 
 
-def _header(run: _Run, environment: Environment, questions: tuple[Question, ...]) -> Header:
-    return Header(
-        tool=TOOL,
-        model=model_facts(run.model, run.name),
-        mode=run.mode,
-        device=run.device,
-        environment=environment,
-        settings=settings_of(run.settings),
-        objective=str(run.aim),
-        seed=run.seed,
-        contests=questions,
-        dynamic=run.dynamic,
-    )
-
-
-def _contest(
-    run: _Run, index: int, observation: Observation, entrants: tuple[Candidate, ...], question: Question
-) -> Contest:
-    run.tell(
-        ContestStarted(
-            index=index,
-            slot=observation.slot.name,
-            call=call_text(observation.workload),
-            candidates=tuple(candidate.name for candidate in entrants),
-        )
-    )
-    task = Task(
-        observation=observation,
-        candidates=entrants,
-        mode=run.mode,
-        device=run.device,
-        settings=run.settings,
-        aim=run.aim,
-        seed=run.seed,
-        tunes=True,
-        further="kept",
-        dynamic=run.dynamic,
-    )
-    run.tasks[observation.slot.name, observation.workload.key, observation.instances] = task
-    known = run.memory.recall(question, observation)
-    if known is not None:
-        return known
-    if run.budget.is_used_up:
-        return Contest(
-            slot=observation.slot,
-            instances=observation.instances,
-            seen=observation.seen,
-            workload=observation.workload,
-            trials=(),
-            selection=Selection(winner=ORIGINAL, reason="not tried: the time budget was used up"),
-        )
-    contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), run.tell)
-    contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
-    # What the budget cut short is no outcome for another run, whose budget is another.
-    if not run.budget.is_used_up:
-        run.memory.keep(question, contest)
-    return contest
-
-
-def _runner_up(run: _Run, contest: Contest) -> Contest | None:
-    task = run.tasks[contest.slot.name, contest.workload.key, contest.instances]
-    return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
-
-
 def _profile(
-    run: _Run, environment: Environment, seen: Capture, contests: Sequence[Contest], *, complete: bool
+    run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest], *, complete: bool
 ) -> Profile:
     ordered = tuple(sorted(contests, key=lambda c: (c.slot.name, c.workload.rows, c.workload.key)))
     verdict = verdict_of(ordered, (), run.aim)

@@ -1,0 +1,158 @@
+"""A run: what it was asked for, and how it holds its contests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from twinkle_tune.capture.capture import Observation
+from twinkle_tune.environment import Environment
+from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.mode import Mode
+from twinkle_tune.objective import BY_TIME, Aim
+from twinkle_tune.outcome import Selection
+from twinkle_tune.profile.past import Question
+from twinkle_tune.profile.schema import Contest
+from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.tune.budget import Budget
+from twinkle_tune.tune.choose import Placed
+from twinkle_tune.tune.confirm import confirmed, next_confirmed
+from twinkle_tune.tune.events import ContestAdded, ContestFinished, ContestStarted, Listener
+from twinkle_tune.tune.facts import model_facts
+from twinkle_tune.tune.journal import Header
+from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
+from twinkle_tune.tune.refine import Between, next_between, observed_at
+from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.workload import call_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What :func:`twinkle_tune.tune.tune.tune_model` was asked for.
+
+    ``tasks`` are the contests that were held, by slot, workload and instances: for whoever has another turn in one.
+    """
+
+    model: nn.Module
+    mode: Mode
+    device: str
+    name: str
+    wanted: Sequence[str] | None
+    budget: Budget
+    settings: RaceSettings
+    seed: int
+    tell: Listener
+    registry: Registry
+    executor: Executor
+    memory: Memory
+    attention: bool = False
+    head: bool = False
+    try_compile: bool = False
+    aim: Aim = BY_TIME
+    tasks: dict[tuple[str, str, tuple[str, ...]], Task] = field(default_factory=dict)
+    dynamic: bool | None = None
+
+    def question(self, observation: Observation, entrants: Sequence[Candidate], environment: Environment) -> Question:
+        """What a contest of this run would answer."""
+        here = environment.fingerprint
+        return question_of(observation, entrants, self.mode, self.device, here, self.settings, self.aim, self.dynamic)
+
+
+def hold(
+    run: Run, index: int, observation: Observation, entrants: tuple[Candidate, ...], question: Question
+) -> Contest:
+    """Hold a contest, and time its winner again; or take what is known of it."""
+    run.tell(
+        ContestStarted(
+            index=index,
+            slot=observation.slot.name,
+            call=call_text(observation.workload),
+            candidates=tuple(candidate.name for candidate in entrants),
+        )
+    )
+    task = Task(
+        observation=observation,
+        candidates=entrants,
+        mode=run.mode,
+        device=run.device,
+        settings=run.settings,
+        aim=run.aim,
+        seed=run.seed,
+        tunes=True,
+        further="kept",
+        dynamic=run.dynamic,
+    )
+    run.tasks[observation.slot.name, observation.workload.key, observation.instances] = task
+    known = run.memory.recall(question, observation)
+    if known is not None:
+        return known
+    if run.budget.is_used_up:
+        return Contest(
+            slot=observation.slot,
+            instances=observation.instances,
+            seen=observation.seen,
+            workload=observation.workload,
+            trials=(),
+            selection=Selection(winner=ORIGINAL, reason="not tried: the time budget was used up"),
+        )
+    contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), run.tell)
+    contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
+    # What the budget cut short is no outcome for another run, whose budget is another.
+    if not run.budget.is_used_up:
+        run.memory.keep(question, contest)
+    return contest
+
+
+def runner_up(run: Run, contest: Contest) -> Contest | None:
+    """The contest with the runner-up of its winner in that one's place; None where there is none."""
+    task = run.tasks[contest.slot.name, contest.workload.key, contest.instances]
+    return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
+
+
+def look_between(
+    run: Run,
+    environment: Environment,
+    observations: Sequence[Observation],
+    entrants: Mapping[int, tuple[Candidate, ...]],
+    placed: list[Placed],
+) -> None:
+    """Hold a few contests more, between shapes with different winners, and add them to ``placed``."""
+    if run.mode.compiles:
+        return  # the slot's call can be cut to fewer rows, that of the block around it cannot
+    known = {(o.slot.name, o.workload.key): (o, entrants[id(o)]) for o in observations}
+    without: set[Between] = set()
+    while not run.budget.is_used_up:
+        gap = next_between([each.contest for each in placed], without)
+        if gap is None:
+            return
+        larger, competing = known[gap.slot, gap.larger]
+        found = observed_at(larger, gap.rows)
+        if found is None or (gap.slot, found.workload.key) in known:
+            without.add(gap)
+            continue
+        known[gap.slot, found.workload.key] = found, competing
+        chosen = tuple(c for c in competing if c.name in gap.names)
+        question = run.question(found, chosen, environment)
+        run.tell(ContestAdded(candidates=len(chosen)))
+        contest = hold(run, len(placed) + 1, found, chosen, question)
+        placed.append(Placed(contest=contest, inside=found.inside))
+        run.tell(ContestFinished(index=len(placed), contest=contest))
+
+
+def header_of(run: Run, environment: Environment, questions: tuple[Question, ...]) -> Header:
+    """What a journal of the run begins with."""
+    return Header(
+        tool=TOOL,
+        model=model_facts(run.model, run.name),
+        mode=run.mode,
+        device=run.device,
+        environment=environment,
+        settings=settings_of(run.settings),
+        objective=str(run.aim),
+        seed=run.seed,
+        contests=questions,
+        dynamic=run.dynamic,
+    )
