@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
-from transformers import PhiConfig, PhiForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalLM
 from transformers.loss import loss_utils
 
 from tests.coexistence.tiny import tiny_llama
@@ -248,3 +248,43 @@ def test_contested_applied_and_restored(tmp_path: Path, monkeypatch: pytest.Monk
     restore_model(model)
     assert torch.equal(step(model)[0], loss)
     assert len(ran) == 2
+
+
+def test_by_memory_the_pieces_make_the_step_smaller() -> None:
+    """Training by memory takes them, and the whole step's peak is smaller."""
+    config = LlamaConfig(
+        vocab_size=4096, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    model: Any = LlamaForCausalLM(config)
+    inputs = {"input_ids": torch.randint(0, 4096, (4, 64), generator=torch.Generator().manual_seed(0))}
+
+    made = tune_model(
+        model, inputs, mode="train", objective="memory", registry=Registry(), settings=QUICK,
+        candidates=["torch.chunked"],
+    )  # fmt: skip
+    (won,) = made.winners
+    assert (won.slot.name, won.selection.winner) == (HEAD, "torch.chunked")
+    assert won.selection.memory_ratio is not None
+    assert won.selection.memory_ratio < 0.7
+    (step,) = made.steps
+    assert step.tuned_peak_bytes is not None
+    assert step.original_peak_bytes is not None
+    assert step.tuned_peak_bytes < 0.7 * step.original_peak_bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [
+        ({"mode": "train", "objective": "memory"}, True),
+        ({"mode": "train", "objective": "memory", "head": False}, False),
+        ({"mode": "train"}, False),
+        ({"mode": "inference", "objective": "memory"}, False),
+    ],
+)
+def test_it_competes_unasked_by_memory_in_training_alone(options: dict[str, Any], there: bool) -> None:
+    """Else it has to be asked for."""
+    made = tune_model(
+        tiny_llama(), {"input_ids": ids()}, registry=Registry(), settings=QUICK, candidates=["original"], **options
+    )
+    assert (HEAD in {contest.slot.name for contest in made.contests}) is there

@@ -61,8 +61,11 @@ def profile(
         bool, typer.Option("--attention", help="Let the model's attention implementations compete too.")
     ] = False,
     head: Annotated[
-        bool, typer.Option("--head", help="Let the last layer and the loss compete as one (train).")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--head/--no-head", help="train: let the last layer and the loss compete as one.  [default: by memory]"
+        ),
+    ] = None,
     try_compile: Annotated[
         bool, typer.Option("--try-compile", help="Time torch.compile of the whole model, too.")
     ] = False,

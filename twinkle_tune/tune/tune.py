@@ -12,6 +12,7 @@ from twinkle_tune.capture.capture import Capture, capture
 from twinkle_tune.capture.optimizer import OptimizerFactory
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.catalog.block import BLOCK
+from twinkle_tune.catalog.head import head_place
 from twinkle_tune.environment import Environment, current_environment
 from twinkle_tune.errors import TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import find_slots
@@ -19,6 +20,7 @@ from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.mode import Mode
 from twinkle_tune.objective import parse_aim
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
@@ -59,7 +61,7 @@ def tune_model(
     journal: Journal | None = None,
     store: Store | None = None,
     attention: bool = False,
-    head: bool = False,
+    head: bool | None = None,
     try_compile: bool = False,
     objective: object = "time",
     slowdown: float | None = None,
@@ -91,7 +93,8 @@ def tune_model(
         attention: whether a transformers model's attention implementations compete too. Each of their calls is one of
             the whole model, and checking them takes room for a float64 copy of it (training: for gradients as well).
         head: whether in the mode "train" the last layer and the loss of a transformers language model compete as one
-            (:mod:`twinkle_tune.catalog.head`). Each of its calls is one of the whole model, too.
+            (:mod:`twinkle_tune.catalog.head`). Each of its calls is one of the whole model, too. By default they do
+            where the objective is one by memory and the model has such a head.
         try_compile: whether torch.compile of the whole model is timed as well, in the modes "inference" and "train":
             a figure that tells whether another mode would pay.
         objective: "time": the fastest wins; "memory": the one with the smallest peak memory; "balanced": the smallest
@@ -109,9 +112,10 @@ def tune_model(
         JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
     """
+    aim, parsed = parse_aim(objective, slowdown), mode_with(mode, dynamic)
     run = Run(
         model=model,
-        mode=mode_with(mode, dynamic),
+        mode=parsed,
         device=available(device, model),
         name=name or type(model).__name__,
         wanted=candidates,
@@ -123,9 +127,9 @@ def tune_model(
         executor=executor or InProcess(),
         memory=Memory(journal, store),
         attention=attention,
-        head=head,
+        head=aim.is_memory and parsed is Mode.TRAIN and head_place(model) is not None if head is None else head,
         try_compile=try_compile,
-        aim=parse_aim(objective, slowdown),
+        aim=aim,
         dynamic=dynamic,
     )
     check_memory_is_told(run.aim, run.device)
