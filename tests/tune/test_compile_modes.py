@@ -130,6 +130,7 @@ def tuned(model: Stack, registry: Any, **options: Any) -> Profile:
     return tune_model(model, X, mode="compile", registry=registry, settings=SHORT, candidates=["impl"], **options)
 
 
+@pytest.mark.slow
 def test_a_winner_is_bound_timed_and_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """A winner on its block wins the whole compiled model, is saved with what was timed, and holds when verified."""
     monkeypatch.setattr(blocks, "SPLIT_US", blocks.REST_US)
