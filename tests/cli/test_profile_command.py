@@ -72,15 +72,6 @@ def test_options_reach_the_tuner(tuner: Tuner) -> None:
     assert str(given["model"].dtype) == "torch.bfloat16"
 
 
-@pytest.mark.parametrize(("option", "expected"), [("--dynamic", True), ("--no-dynamic", False)])
-def test_dynamic_shapes_reach_the_tuner(tuner: Tuner, option: str, *, expected: bool) -> None:
-    """Both forms of the option are told apart, and from leaving it out."""
-    assert profile("--mode", "compile", "--out", "p.json", option) == 0
-    assert tuner.given["dynamic"] is expected
-    assert profile("--mode", "compile", "--out", "p.json") == 0
-    assert tuner.given["dynamic"] is None
-
-
 def test_profile_and_reports_are_written(tuner: Tuner, capsys: pytest.CaptureFixture[str]) -> None:
     """The profile that was made is saved, each report is rendered, and it is said where they are."""
     assert profile("--out", "deep/p.json", "--report", "r.md", "--report", "pages/r.html") == 0
@@ -91,6 +82,15 @@ def test_profile_and_reports_are_written(tuner: Tuner, capsys: pytest.CaptureFix
     assert "<html" in Path("pages/r.html").read_text(encoding="utf-8")
     out = capsys.readouterr().out
     assert all(f"wrote {path}\n" in out for path in ("deep/p.json", "r.md", "pages/r.html"))
+
+
+@pytest.mark.parametrize(("option", "expected"), [("--dynamic", True), ("--no-dynamic", False)])
+def test_dynamic_shapes_reach_the_tuner(tuner: Tuner, option: str, *, expected: bool) -> None:
+    """Both forms of the option are told apart, and from leaving it out."""
+    assert profile("--mode", "compile", "--out", "p.json", option) == 0
+    assert tuner.given["dynamic"] is expected
+    assert profile("--mode", "compile", "--out", "p.json") == 0
+    assert tuner.given["dynamic"] is None
 
 
 def test_profiles_are_filed_by_device(tuner: Tuner) -> None:
