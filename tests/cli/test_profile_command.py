@@ -115,6 +115,15 @@ def test_profile_and_reports_are_written(tuner: Tuner, capsys: pytest.CaptureFix
     assert all(f"wrote {path}\n" in out for path in ("deep/p.json", "r.md", "pages/r.html"))
 
 
+@pytest.mark.parametrize(("option", "expected"), [("--dynamic", True), ("--no-dynamic", False)])
+def test_dynamic_shapes_reach_the_tuner(tuner: Tuner, option: str, *, expected: bool) -> None:
+    """Both forms of the option are told apart, and from leaving it out."""
+    assert profile("--mode", "compile", "--out", "p.json", option) == 0
+    assert tuner.given["dynamic"] is expected
+    assert profile("--mode", "compile", "--out", "p.json") == 0
+    assert tuner.given["dynamic"] is None
+
+
 def test_profiles_are_filed_by_device(tuner: Tuner) -> None:
     """Without --out, profile and report are filed by device and named after model and mode."""
     assert profile("--report", "md") == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from twinkle_tune.objective import BY_TIME
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Contest, Profile, Seen, TimedOn
+from twinkle_tune.profile.store import Store
 from twinkle_tune.report.compare import changes
 from twinkle_tune.report.derive import parts
 from twinkle_tune.report.markdown import markdown_text
@@ -36,7 +38,7 @@ from twinkle_tune.tune.block import BlockStage
 from twinkle_tune.tune.choose import saved_us
 from twinkle_tune.tune.compiling import Backend
 from twinkle_tune.tune.isolated import Isolated
-from twinkle_tune.tune.memory import question_of
+from twinkle_tune.tune.memory import Memory, question_of
 from twinkle_tune.tune.tune import tune_model
 from twinkle_tune.tune.verify import verify_profile
 from twinkle_tune.tune.whole import time_steps
@@ -131,6 +133,7 @@ def tuned(model: Stack, registry: Any, **options: Any) -> Profile:
     return tune_model(model, X, mode="compile", registry=registry, settings=SHORT, candidates=["impl"], **options)
 
 
+@pytest.mark.slow
 def test_a_winner_is_bound_timed_and_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """A winner on its block wins the whole compiled model, is saved with what was timed, and holds when verified."""
     monkeypatch.setattr(blocks, "SPLIT_US", blocks.REST_US)
@@ -188,6 +191,25 @@ def test_dynamic_is_part_of_the_question() -> None:
     assert len(set(keys)) == len(keys)
     assert key(seen) == key(inside(observed(Stack(), X, registry)))
     assert key(seen, Mode.INFERENCE) == key(alone, Mode.INFERENCE)
+
+
+def test_the_store_keeps_what_was_timed(tmp_path: Path) -> None:
+    """An outcome on a block serves equal blocks of other models; one that fell back to the slot alone is not kept."""
+    registry = registry_of(opaque)
+    seen = inside(observed(Stack(), X, registry))
+    assert seen.block is not None
+    candidates = task_of(seen, registry).candidates
+    moved = replace(seen, block=replace(seen.block, path="encoder.layers.0"))
+    question = question_of(seen, candidates, Mode.COMPILE, "cpu", "here", SHORT)
+    assert question_of(moved, candidates, Mode.COMPILE, "cpu", "here", SHORT).key == question.key
+    memory = Memory(None, Store(tmp_path / "store"))
+    won = replace(fabricate.won(), trials=fabricate.won().trials[:2])
+    memory.keep(question, replace(won, timed_on=TimedOn(why_alone="no memory")))
+    assert memory.recall(question, moved) is None
+    memory.keep(question, on_block(won))
+    found = memory.recall(question, moved)
+    assert found is not None
+    assert found.timed_on == replace(BLOCK, path="encoder.layers.0")
 
 
 def test_dynamic_without_compiling_is_an_error() -> None:

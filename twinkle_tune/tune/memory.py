@@ -54,8 +54,12 @@ class Memory:
                     self.journal.keep(question, found)
         if found is None:
             return None
+        timed_on = found.timed_on
+        if timed_on is not None and timed_on.block and observation.block is not None:
+            timed_on = replace(timed_on, path=observation.block.path)
         return replace(
             found,
+            timed_on=timed_on,
             slot=observation.slot,
             instances=observation.instances,
             seen=observation.seen,
@@ -70,7 +74,8 @@ class Memory:
         """
         if self.journal is not None:
             self.journal.keep(question, contest)
-        if self.store is not None and is_lasting(contest):
+        # A block that was to be timed and could not be may be timed another time.
+        if self.store is not None and is_lasting(contest) and not (question.block and not contest.block):
             try:
                 self.store.keep(question, contest)
             except StoreError as error:
