@@ -200,8 +200,8 @@ def test_the_store_keeps_what_was_timed(tmp_path: Path) -> None:
     assert seen.block is not None
     candidates = task_of(seen, registry).candidates
     moved = replace(seen, block=replace(seen.block, path="encoder.layers.0"))
-    question = question_of(seen, candidates, Mode.COMPILE, "cpu", "here", SHORT)
-    assert question_of(moved, candidates, Mode.COMPILE, "cpu", "here", SHORT).key == question.key
+    question = question_of(seen, candidates, Mode.COMPILE, "cpu", "here", SHORT, BY_TIME)
+    assert question_of(moved, candidates, Mode.COMPILE, "cpu", "here", SHORT, BY_TIME).key == question.key
     memory = Memory(None, Store(tmp_path / "store"))
     won = replace(fabricate.won(), trials=fabricate.won().trials[:2])
     memory.keep(question, replace(won, timed_on=TimedOn(why_alone="no memory")))
