@@ -12,11 +12,11 @@ from torch import nn
 
 from tests.tune import losses
 from tests.tune.losses import LOGITS_BYTES, Tagger, chunked, inputs, linear_cross_entropy
-from tests.tune.toy import QUICK
 from twinkle_tune import kernelized, tune_model
 from twinkle_tune.errors import ObjectiveError
 from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
 from twinkle_tune.measure import cpu_memory
+from twinkle_tune.measure.settings import RaceSettings
 from twinkle_tune.objective import Objective
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.io import load_profile
@@ -29,6 +29,7 @@ from twinkle_tune.tune import settle
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.verify import Verification, verify_profile
 
+FEW = RaceSettings(max_rounds=10, warmup_rounds=0)
 SLOT = "tests.tune.losses.linear_cross_entropy"
 
 
@@ -51,7 +52,7 @@ def tuned(known: Registry | None = None, **options: Any) -> Profile:
     """A profile of a training step."""
     torch.manual_seed(0)
     known = known or registry()
-    return tune_model(Tagger(), inputs(), mode="train", registry=known, candidates=["impl"], settings=QUICK, **options)
+    return tune_model(Tagger(), inputs(), mode="train", registry=known, candidates=["impl"], settings=FEW, **options)
 
 
 def loss_of(profile: Profile) -> Contest:
@@ -160,7 +161,7 @@ def test_by_memory_the_chunks_win_on_a_gpu() -> None:
         mode="train",
         registry=registry(),
         candidates=["impl"],
-        settings=QUICK,
+        settings=FEW,
         objective="memory",
     )
     chosen, (step,) = loss_of(made).selection, made.steps
