@@ -12,7 +12,7 @@ from tests.tune.toy import QUICK
 from twinkle_tune import load_profile, tune_model
 from twinkle_tune.kernel import Registry
 from twinkle_tune.profile.schema import CompiledStep
-from twinkle_tune.tune import compiled
+from twinkle_tune.tune import whole
 from twinkle_tune.tune.compiled import compiled_text
 
 STEP = CompiledStep(label="prefill 1x8", ratio=0.5, low=0.4, high=0.6, compile_s=20)
@@ -20,7 +20,7 @@ STEP = CompiledStep(label="prefill 1x8", ratio=0.5, low=0.4, high=0.6, compile_s
 
 def test_the_compiled_model_is_timed_where_it_is_asked_for(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its figures are in the profile and its verdict, survive saving, and select nothing."""
-    monkeypatch.setattr(compiled, "_ROUNDS", 8)
+    monkeypatch.setattr(whole, "_ROUNDS", 8)
     model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), torch.randn(4, 8)
     without = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"])
     made = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"], try_compile=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 from typing import cast
@@ -15,11 +14,7 @@ from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.profile.schema import CompiledStep
-from twinkle_tune.tune.whole import release_optimizers
-
-_ROUNDS = 200
-_FEWEST_ROUNDS = 6
-"""Below this no interval reaches 95%."""
+from twinkle_tune.tune.whole import paired_times, release_optimizers
 
 
 def time_compiled(
@@ -72,13 +67,7 @@ def _time_step(model: nn.Module, step: Step, clock: Clock, seed: int, seconds: f
         return CompiledStep(label=step.label, problem=in_a_line(error, 200))
     compile_s = time.monotonic() - began_s
     blocks = {compiled: clock.block_calls(call) for compiled, call in calls.items()}
-    times_us: dict[bool, list[float]] = {False: [], True: []}
-    chance, began_s = random.Random(seed), time.monotonic()
-    for done in range(_ROUNDS):
-        if done >= _FEWEST_ROUNDS and time.monotonic() - began_s > seconds:
-            break
-        for compiled in chance.sample((False, True), 2):
-            times_us[compiled].append(clock.burst_us(calls[compiled], blocks[compiled]))
+    times_us = paired_times(calls.__getitem__, clock, blocks, seed=seed, seconds=seconds)
     figure = paired_ratio(times_us[True], times_us[False])
     return CompiledStep(
         label=step.label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.capture.step import Step
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
-from twinkle_tune.measure.clock import Clock
+from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile, StepResult
@@ -154,6 +154,28 @@ def _time_step(
     return with_optimizer(result, step)
 
 
+def paired_times(
+    call_of: Callable[[bool], Call], clock: Clock, block_calls: Mapping[bool, int], *, seed: int, seconds: float
+) -> dict[bool, list[float]]:
+    """Microseconds of two sides, the original (False) and the other (True), one figure a round, paired by position.
+
+    Args:
+        call_of: puts a side in place and gives its call.
+        clock: of the device.
+        block_calls: of each side, how many calls a timed block has.
+        seed: of the order within the rounds.
+        seconds: that the rounds may take, unless the fewest take longer.
+    """
+    times_us: dict[bool, list[float]] = {False: [], True: []}
+    chance, began_s = random.Random(seed), time.monotonic()
+    for done in range(_ROUNDS):
+        if done >= _FEWEST_ROUNDS and time.monotonic() - began_s > seconds:
+            break
+        for side in chance.sample((False, True), 2):
+            times_us[side].append(clock.burst_us(call_of(side), block_calls[side]))
+    return times_us
+
+
 def _paired(
     model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int, seconds: float
 ) -> StepResult:
@@ -166,7 +188,10 @@ def _paired(
     def call() -> object:
         return step.run(runner)
 
-    chance = random.Random(seed)
+    def bound(tuned: bool) -> Call:
+        bind(tuned)
+        return call
+
     block_calls: dict[bool, int] = {}
     peak_bytes: dict[bool, int | None] = {}
     for tuned in (False, True):
@@ -174,14 +199,7 @@ def _paired(
         call()
         block_calls[tuned] = clock.block_calls(call)
         peak_bytes[tuned] = clock.peak_bytes(call)
-    times_us: dict[bool, list[float]] = {False: [], True: []}
-    began_s = time.monotonic()
-    for done in range(_ROUNDS):
-        if done >= _FEWEST_ROUNDS and time.monotonic() - began_s > seconds:
-            break
-        for tuned in chance.sample((False, True), 2):
-            bind(tuned)
-            times_us[tuned].append(clock.burst_us(call, block_calls[tuned]))
+    times_us = paired_times(bound, clock, block_calls, seed=seed, seconds=seconds)
     figure = paired_ratio(times_us[True], times_us[False])
     return StepResult(
         label=step.label,
