@@ -161,7 +161,7 @@ def test_what_was_not_asked_for_is_refused() -> None:
     with pytest.raises(ValueError, match="fault of the clock"):
         rounds.feed({"original": 1.0, "small": 0.0})
     rounds.stop("enough")
-    with pytest.raises(RuntimeError, match="rounds are over"):
+    with pytest.raises(RuntimeError, match="the race is over"):
         rounds.next_order()
     with pytest.raises(ValueError, match="'original' among them"):
         Rounds({"small": MIB}, MEMORY)

@@ -22,13 +22,12 @@ Google Benchmark's random interleaving; for the e-value see
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
 
+from twinkle_tune.measure.paired import Decision, PairedRounds
 from twinkle_tune.measure.settings import FIRST_ACCEPT, RaceSettings
-from twinkle_tune.measure.statistics import require_time, sign_e_value
+from twinkle_tune.measure.statistics import sign_e_value
 from twinkle_tune.slot import ORIGINAL
 
 __all__ = ["Decision", "Race", "RaceSettings"]
@@ -40,27 +39,7 @@ _DROP_EVIDENCE = 20
 """E-value at which a challenger leaves. A wrong drop costs speed, never correctness, so 5% is enough."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """How a race ended.
-
-    Attributes:
-        winner: a challenger's name, or "original".
-        reason: why it won, or why the original stayed.
-        left: for every challenger but the winner, in the order in which they entered: its name, and why it
-            left.
-        rounds: counted rounds.
-        failed: those of ``left`` that could not be timed any more: their times are no basis for anything.
-    """
-
-    winner: str
-    reason: str
-    left: tuple[tuple[str, str], ...]
-    rounds: int
-    failed: tuple[str, ...] = ()
-
-
-class Race:
+class Race(PairedRounds):
     """The original against its challengers.
 
     Ask :meth:`next_order` who is to be timed and in which order, time them, :meth:`feed` the times; repeat
@@ -80,49 +59,11 @@ class Race:
         Raises:
             ValueError: a name occurs twice, or is the original's.
         """
-        if ORIGINAL in challengers or len(set(challengers)) != len(challengers):
-            raise ValueError(
-                f"challengers: got {list(challengers)}, expected each name once and not {ORIGINAL!r}, "
-                "which always takes part"
-            )
         self.settings = settings if settings is not None else RaceSettings()
-        self._entered = tuple(challengers)
-        self._alive = list(challengers)
-        self._left: dict[str, str] = {}
-        self._failed: list[str] = []
+        super().__init__(challengers, self.settings.warmup_rounds, seed)
         self._proven: set[str] = set()
-        self._times_us: dict[str, list[float]] = {name: [] for name in (ORIGINAL, *challengers)}
         self._logs: dict[str, list[float]] = {name: [] for name in challengers}
-        self._order: tuple[str, ...] = ()
-        self._warmups_to_go = self.settings.warmup_rounds
-        self._random = random.Random(seed)
-        self._decision: Decision | None = None
         self._settle()
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is a decision."""
-        return self._decision is not None
-
-    @property
-    def decision(self) -> Decision | None:
-        """How the race ended; None while it goes on."""
-        return self._decision
-
-    @property
-    def rounds(self) -> int:
-        """Counted rounds so far, without the warm-up."""
-        return len(self._times_us[ORIGINAL])
-
-    @property
-    def alive(self) -> tuple[str, ...]:
-        """The challengers that have not left."""
-        return tuple(self._alive)
-
-    @property
-    def times_us(self) -> Mapping[str, tuple[float, ...]]:
-        """Microseconds of the counted rounds by name; from the first round on, so they pair by position."""
-        return {name: tuple(times) for name, times in self._times_us.items()}
 
     @property
     def leader(self) -> tuple[str, float]:
@@ -136,61 +77,14 @@ class Race:
         ratio = math.exp(self._median(best))
         return (best, ratio) if ratio < 1 else (ORIGINAL, 1.0)
 
-    def next_order(self) -> tuple[str, ...]:
-        """Who is to be timed in the next round: the original and all that are alive, in fresh random order.
-
-        The order must be random: between equals each one is then as likely as the other to come out ahead in
-        a round, whatever the machine does meanwhile.
-
-        Raises:
-            RuntimeError: the race is over.
-        """
-        if self.finished:
-            raise RuntimeError("next_order: the race is over; read Race.decision")
-        order = [ORIGINAL, *self._alive]
-        self._random.shuffle(order)
-        self._order = tuple(order)
-        return self._order
-
-    def feed(self, times_us: Mapping[str, float]) -> None:
-        """Take the times of one round, in microseconds a call, for exactly the names of the last order.
-
-        Raises:
-            ValueError: other names, or a time that is not a positive number; the race stays as it was.
-        """
-        if not self._order or set(times_us) != set(self._order):
-            expected = f"those of {sorted(self._order)}" if self._order else "a call of next_order first"
-            raise ValueError(
-                f"feed: got times of {sorted(times_us)}, expected {expected}; time one order, feed it once"
-            )
+    def _look(self, times_us: Mapping[str, float]) -> None:
         for name, time_us in times_us.items():
-            require_time(time_us, f"feed: {name!r}")
-        self._order = ()
-        if self._warmups_to_go > 0:
-            self._warmups_to_go -= 1
-            return
-        for name, time_us in times_us.items():
-            self._times_us[name].append(time_us)
             if name != ORIGINAL:
                 self._logs[name].append(math.log(time_us / times_us[ORIGINAL]))
         self._drop_hopeless()
         self._accept()
         self._drop_futile()
         self._drop_indifferent()
-        self._settle()
-
-    def withdraw(self, name: str, reason: str) -> None:
-        """Take a challenger out that cannot be timed any more; within a round, also out of what to feed.
-
-        Raises:
-            ValueError: the name is not that of a challenger still alive.
-        """
-        if name not in self._alive:
-            raise ValueError(f"withdraw: got {name!r}, expected one that is alive: {self._alive}")
-        self._order = tuple(other for other in self._order if other != name)
-        self._drop(name, reason)
-        self._failed.append(name)
-        self._settle()
 
     def stop(self, why: str) -> None:
         """End the race now, unless it is over: the best accepted challenger wins, else the original.
@@ -301,10 +195,6 @@ class Race:
             return f"not clearly faster than {winner} after {self.rounds} rounds"
         gain = _percent(self.settings.min_gain)
         return f"not clearly {gain} faster than the original after {self.rounds} rounds"
-
-    def _drop(self, name: str, reason: str) -> None:
-        self._alive.remove(name)
-        self._left[name] = reason
 
     def _median(self, name: str) -> float:
         return median(self._logs[name]) if self._logs[name] else 0.0

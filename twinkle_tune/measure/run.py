@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.clock import Call, Clock
-from twinkle_tune.measure.race import Decision, Race, RaceSettings
+from twinkle_tune.measure.paired import Decision, PairedRounds
+from twinkle_tune.measure.race import Race, RaceSettings
 from twinkle_tune.measure.state import StateWatch
 from twinkle_tune.slot import ORIGINAL
 
@@ -17,39 +18,7 @@ _ALIKE = 3
 """Up to this factor between block sizes a challenger gets the original's: equals must be timed in the same way."""
 
 
-class Rounded(Protocol):
-    """What is held in rounds: a race, or :class:`~twinkle_tune.measure.rounds.Rounds`."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is a decision."""
-
-    @property
-    def decision(self) -> Decision | None:
-        """How it ended; None while it goes on."""
-
-    @property
-    def rounds(self) -> int:
-        """Counted rounds so far."""
-
-    @property
-    def times_us(self) -> Mapping[str, tuple[float, ...]]:
-        """Microseconds of the counted rounds by name."""
-
-    def next_order(self) -> tuple[str, ...]:
-        """Who is to be timed in the next round, in order."""
-
-    def feed(self, times_us: Mapping[str, float]) -> None:
-        """Take the times of that round."""
-
-    def withdraw(self, name: str, reason: str) -> None:
-        """Take one out that cannot be timed any more."""
-
-    def stop(self, why: str) -> None:
-        """End it now."""
-
-
-Held = TypeVar("Held", bound=Rounded)
+Held = TypeVar("Held", bound=PairedRounds)
 
 
 def run_race(
@@ -116,7 +85,7 @@ def hold(
 
 
 def _time_round(
-    race: Rounded, calls: Mapping[str, Call], block_calls: dict[str, int], clock: Clock, ends_s: float
+    race: PairedRounds, calls: Mapping[str, Call], block_calls: dict[str, int], clock: Clock, ends_s: float
 ) -> dict[str, float] | None:
     # None when time is up. Challengers that raise are out of the race and of the round.
     times_us: dict[str, float] = {}
