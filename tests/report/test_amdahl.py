@@ -80,6 +80,8 @@ def test_the_line_says_covered_gained_and_left() -> None:
     assert amdahl_text(of(contest("MLP", 0.4, paths=("a.mlp",)), step=kept), kept) == (
         "Slots cover 40.0% of the step: no kernel for them can save more. The original runs in all of them."
     )
+    slower = of(contest("Norm", 0.2, 1.25, ("a.norm",)))
+    assert "The winners cost 5.0% by themselves" in amdahl_text(slower, STEP)
     assert "(by the time of their forwards alone)" in amdahl_text(replace(profile, mode=Mode.TRAIN), STEP)
 
 

@@ -61,8 +61,10 @@ def amdahl_text(profile: Profile, step: StepResult) -> str:
     if found.gained is None:
         return f"{covers} The original runs in all of them."
     measured = reading(step.ratio, step.low, step.high)
+    # Winners by memory may take more time than the originals.
+    does = "save" if found.promised >= 0 else "cost"
     return (
-        f"{covers} The winners save {percent(found.promised)} by themselves; measured: {measured}. "
+        f"{covers} The winners {does} {percent(abs(found.promised))} by themselves; measured: {measured}. "
         f"Left: {percent(found.left)} in slots, {percent(1 - found.covered)} outside of them."
     )
 
