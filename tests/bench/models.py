@@ -138,8 +138,8 @@ def _page(made: dict[str, object], rows: Sequence[dict[str, object]]) -> str:
         "",
         "Made by `python -m tests.bench.models`. A figure is a step's time over the original's: the median of rounds "
         "in which all rivals were timed one after the other in random order, with its interval (at least 95%). In the "
-        "compile modes the original is the compiled original. *The original*: the profile has no winner for the step, so "
-        "that two copies of the same model are compared, and what differs is noise.",
+        "compile modes the original is the compiled original. *The original*: the profile has no winner for the step, "
+        "so that two copies of the same model are compared, and what differs is noise.",
         "",
         f"{made['date']}, {made['device']}, torch {made['torch']}, {made['threads']} CPU threads, load "
         f"{made['load']} at the end. {what}".strip(),

@@ -14,10 +14,17 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 from tests.coexistence.tiny import tiny_llama, tokens
 from tests.tune.toy import QUICK, spin
 from twinkle_tune import kernelize_model, kernelize_report, restore_model, tune_model
+from twinkle_tune.capture.capture import capture
+from twinkle_tune.capture.step import make_steps
 from twinkle_tune.catalog.block import BLOCK, blocks_of, repeats
 from twinkle_tune.kernel import Registry, register_layer_kernel
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.kernel.patch import Binding, bind_forward
+from twinkle_tune.mode import Mode
+from twinkle_tune.outcome import Rejection
+from twinkle_tune.tune.contest import InProcess
+from twinkle_tune.tune.entrants import entrants_of
+from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import observe
 
 mlp_forward = LlamaMLP.forward
@@ -106,6 +113,21 @@ def test_nobody_to_compete_for_a_block_is_no_contest() -> None:
         tiny_llama(), {"input_ids": tokens()}, mode="train", registry=Registry(), settings=QUICK, candidates=["torch"]
     )
     assert BLOCK not in {contest.slot.name for contest in profile.contests}
+
+
+def test_a_small_budget_does_not_begin_to_compile_a_block() -> None:
+    """Nobody interrupts a compiler: with less than a minute left it is not tried, and the reason says so."""
+    model = tiny_llama()
+    steps = make_steps(model, {"input_ids": tokens()}, Mode.TRAIN, "cpu")
+    seen = capture(model, steps, find_slots(model, Registry()), "cpu")
+    (observation,) = [each for each in seen.observations if each.slot.name == BLOCK]
+    entrants = entrants_of(observation, "cpu", Mode.TRAIN, Registry(), None)
+    task = Task(
+        observation=observation, candidates=entrants, mode=Mode.TRAIN, device="cpu", settings=QUICK, deadline_s=50
+    )  # fmt: skip
+    outcome = InProcess().run(task, lambda event: None).trial("compile").outcome
+    assert isinstance(outcome, Rejection)
+    assert outcome.reason == "not tried: the time budget leaves less than the 60 s that compiling a block may take"
 
 
 def test_all_blocks_share_what_is_compiled() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.errors import SignatureError, TuneError, in_a_line
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.race import Decision, Race
@@ -31,6 +32,9 @@ from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialSt
 from twinkle_tune.tune.further import Timed, further_times
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
 from twinkle_tune.tune.tuned import Configs
+
+_BLOCK_S = 60.0
+"""A block of a tiny model took 20 to 40 s to compile and judge on a CPU, and what has begun is not interrupted."""
 
 
 class InProcess:
@@ -106,8 +110,12 @@ class InProcess:
         )
 
     def _prepared(self, candidate: Candidate, arena: Arena, listener: Listener, ends_s: float) -> _Ready | Rejection:
-        if candidate.name != ORIGINAL and time.monotonic() >= ends_s:
+        left_s = ends_s - time.monotonic()
+        if candidate.name != ORIGINAL and left_s <= 0:
             return _refuse(listener, candidate.name, "load", "not tried: the time budget was used up")
+        if left_s < _BLOCK_S and candidate.source.kind == "compile" and arena.task.observation.slot.name == BLOCK:
+            why = f"not tried: the time budget leaves less than the {_BLOCK_S:g} s that compiling a block may take"
+            return _refuse(listener, candidate.name, "load", why)
         found = _prepare(candidate, arena, listener, self._watch)
         self._watch.ends(candidate.name)
         return found
