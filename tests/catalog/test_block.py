@@ -44,6 +44,9 @@ def test_decoder_layers_are_blocks() -> None:
     assert blocks_of(experts) == set(experts.model.layers)
     assert not blocks_of(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]))
     assert not blocks_of(nn.Sequential(nn.Linear(2, 2)))
+    assert not blocks_of(nn.Sequential(nn.Sequential(nn.Sequential(nn.Linear(2, 2)))))
+    layers = [nn.TransformerEncoderLayer(8, 2, 8), nn.TransformerEncoderLayer(8, 2, 8)]
+    assert blocks_of(nn.Sequential(*layers)) == set(layers)
 
 
 def test_a_call_with_a_cache_cannot_be_repeated() -> None:

@@ -15,15 +15,16 @@ from twinkle_tune.workload import Entries, Items, Named, Node, Workload
 
 BLOCK = "Block"
 """The slot's name."""
+_LISTS = (nn.ModuleList, nn.Sequential)
 
 
 def blocks_of(model: nn.Module) -> frozenset[nn.Module]:
-    """The elements of lists of modules that are of one class and hold layers which hold layers themselves."""
+    """The elements of lists and sequences of modules that are of one class and hold layers which hold layers."""
     found = set()
     for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len({type(part) for part in module}) == 1:
+        if isinstance(module, _LISTS) and len({type(part) for part in module}) == 1:
             found |= {part for part in module if any(child._modules for child in part.children())}
-    return frozenset(found)
+    return frozenset(part for part in found if not isinstance(part, _LISTS))
 
 
 def repeats(workload: Workload) -> bool:
