@@ -207,6 +207,8 @@ def test_only_models_with_such_a_head_have_the_slot() -> None:
     assert head_place(phi) is None
     with pytest.raises(RegistrationError, match=r"PhiForCausalLM has no head and loss that can be one, .* leave the h"):
         find_slots(phi, Registry(), head=True)
+    with pytest.raises(RegistrationError, match="attention, head: got both, expected one of them"):
+        find_slots(tiny_llama(), Registry(), attention=True, head=True)
     assert HEAD in [target.slot.name for target in find_slots(tiny_llama(), Registry(), head=True)]
     assert HEAD not in [target.slot.name for target in find_slots(tiny_llama(), Registry())]
     assert [candidate.name for candidate in head_contestants(tiny_llama(), "cpu")] == ["torch.chunked"]
@@ -279,6 +281,7 @@ def test_by_memory_the_pieces_make_the_step_smaller() -> None:
         ({"mode": "train", "objective": "memory"}, True),
         ({"mode": "train", "objective": "memory", "head": False}, False),
         ({"mode": "train"}, False),
+        ({"mode": "train", "objective": "memory", "attention": True}, False),
         ({"mode": "inference", "objective": "memory"}, False),
     ],
 )

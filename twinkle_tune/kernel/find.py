@@ -24,6 +24,14 @@ from twinkle_tune.source.direct import OriginalSource
 from twinkle_tune.workload import target_of
 
 _ORIGINAL = Candidate(name=ORIGINAL, source=OriginalSource())
+_NO_SWITCH = (
+    "attention: {} has no attention implementation that can be switched, expected a model of transformers with one "
+    "configuration; leave attention out"
+)
+_NO_HEAD = (
+    "head: {} has no head and loss that can be one, expected a causal language model of transformers whose lm_head is a "
+    "Linear without bias; leave the head out"
+)
 
 
 def find_slots(
@@ -39,7 +47,7 @@ def find_slots(
 
     Raises:
         RegistrationError: a function was registered for a module that cannot be imported or lacks it; the attention
-            or the head is asked for, and the model has no switch, or no such head and loss.
+            or the head is asked for, and the model has no switch, or no such head and loss; both are asked for.
     """
     registry = registry or default_registry
     instances: dict[Slot, list[tuple[str, nn.Module]]] = {}
@@ -49,23 +57,19 @@ def find_slots(
         if name is not None:
             slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
             instances.setdefault(slot, []).append((path, module))
-    if attention:
-        place = attention_place(model)
-        if place is None:
-            raise RegistrationError(
-                f"attention: {type(model).__name__} has no attention implementation that can be switched, expected a "
-                "model of transformers with one configuration; leave attention out"
-            )
-        slot = Slot(name=ATTENTION, kind=SlotKind.LAYER, target=target_of(type(place[1])))
-        instances[slot] = [place]
-    if head:
-        place = head_place(model)
-        if place is None:
-            raise RegistrationError(
-                f"head: {type(model).__name__} has no head and loss that can be one, expected a causal language "
-                "model of transformers whose lm_head is a Linear without bias; leave the head out"
-            )
-        instances[Slot(name=HEAD, kind=SlotKind.LAYER, target=target_of(type(place[1])))] = [place]
+    if attention and head:
+        raise RegistrationError(
+            "attention, head: got both, expected one of them: each is a forward of the same module; profile them apart"
+        )
+    for name, wanted, place_of, problem in (
+        (ATTENTION, attention, attention_place, _NO_SWITCH),
+        (HEAD, head, head_place, _NO_HEAD),
+    ):
+        place = place_of(model) if wanted else None
+        if place is not None:
+            instances[Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(place[1])))] = [place]
+        elif wanted:
+            raise RegistrationError(problem.format(type(model).__name__))
     layers = tuple(Target(slot=slot, instances=tuple(found)) for slot, found in instances.items())
     functions = {slot.target: slot for slot in (*functions_of(model), *mapped_functions(model))}
     for module_name, function in registry.functions:

@@ -21,7 +21,7 @@ from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
-from twinkle_tune.objective import parse_aim
+from twinkle_tune.objective import Aim, parse_aim
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.store import Store
 from twinkle_tune.tune import settle
@@ -94,7 +94,7 @@ def tune_model(
             the whole model, and checking them takes room for a float64 copy of it (training: for gradients as well).
         head: whether in the mode "train" the last layer and the loss of a transformers language model compete as one
             (:mod:`twinkle_tune.catalog.head`). Each of its calls is one of the whole model, too. By default they do
-            where the objective is one by memory and the model has such a head.
+            where the objective is one by memory and the model has such a head, but not beside ``attention``.
         try_compile: whether torch.compile of the whole model is timed as well, in the modes "inference" and "train":
             a figure that tells whether another mode would pay.
         objective: "time": the fastest wins; "memory": the one with the smallest peak memory; "balanced": the smallest
@@ -127,7 +127,7 @@ def tune_model(
         executor=executor or InProcess(),
         memory=Memory(journal, store),
         attention=attention,
-        head=aim.is_memory and parsed is Mode.TRAIN and head_place(model) is not None if head is None else head,
+        head=_competes_unasked(model, parsed, aim, attention=attention) if head is None else head,
         try_compile=try_compile,
         aim=aim,
         dynamic=dynamic,
@@ -231,6 +231,11 @@ def _profile(
         uncalled=tuple(sorted(seen.uncalled)),
         dynamic=run.dynamic,
     )
+
+
+def _competes_unasked(model: nn.Module, mode: Mode, aim: Aim, *, attention: bool) -> bool:
+    """Whether the head and the loss do. Beside the attention they cannot: both are forwards of the same module."""
+    return aim.is_memory and mode is Mode.TRAIN and not attention and head_place(model) is not None
 
 
 def _nobody(event: Event) -> None:
