@@ -29,8 +29,8 @@ _NO_SWITCH = (
     "configuration; leave attention out"
 )
 _NO_HEAD = (
-    "head: {} has no head and loss that can be one, expected a causal language model of transformers whose lm_head is a "
-    "Linear without bias; leave the head out"
+    "head: {} has no head and loss that can be one, expected a causal language model of transformers whose lm_head is "
+    "a Linear without bias; leave the head out"
 )
 
 
