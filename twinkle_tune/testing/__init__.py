@@ -1,21 +1,23 @@
-"""For kernel authors: hold a kernel against what it replaces, by the rule that decides in a profiling run.
+"""For kernel authors: hold a kernel against what it replaces, and put a given winner into a profile.
 
 Importing this imports no torch, so that the pytest plugin costs a test session nothing.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from twinkle_tune.testing.parity import assert_parity
+    from twinkle_tune.testing.winner import with_winner
 
-__all__ = ["assert_parity"]
+__all__ = ["assert_parity", "with_winner"]
+
+_FILES = {"assert_parity": "parity", "with_winner": "winner"}
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from twinkle_tune.testing import parity
-
-    return getattr(parity, name)
+    return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
