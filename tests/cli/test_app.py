@@ -41,6 +41,15 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
     assert f"Usage: twinkle-tune {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("group", [[], ["store"]])
+def test_each_line_of_help_is_whole_in_80_columns(group: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No description of a command is cut off in a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = started(*group, "--help").stdout.partition("Commands:")[2].splitlines()
+    assert len(lines) > 2
+    assert all(line.endswith(".") and not line.endswith("..") for line in lines if line)
+
+
 def test_version() -> None:
     """``--version`` is the package's version."""
     done = started("--version")

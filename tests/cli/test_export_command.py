@@ -25,6 +25,17 @@ def test_what_is_exported_and_what_is_left_out_is_told(tmp_path: Path, capsys: p
     assert names == ["_1_p_hf_kernels.json", "_1_p_hf_kernels.py"]
 
 
+def test_without_a_hub_winner_nothing_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No Hub kernel won: one line says so, the exit code is 1, and no file is written."""
+    made = profile(mlps("impl:mine", source="impl")).save(tmp_path / "p.json")
+    for form in ("hf-kernels", "transformers", "twinkle"):
+        assert run(["export", str(made), "--to", form, "-o", str(tmp_path / "out")]) == 1
+        told = capsys.readouterr()
+        assert told.err == "Nothing to export: no Hub kernel won\n"
+        assert "impl:mine: it was given in Python" in told.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A missing profile, an unknown target or a folder that cannot be written is one error, and nothing is written."""
     made = profile(norms(hub())).save(tmp_path / "p.json")

@@ -53,11 +53,11 @@ def test_only_intervals_apart_are_a_change(before: float, after: float, kind: st
     assert [change.kind for change in found] == [kind]
 
 
-def test_a_lost_gain_is_a_regression() -> None:
-    """A slot that goes back to its original, or a step that gains nothing any more, got slower."""
+def test_a_lost_winner_is_no_regression() -> None:
+    """A slot that goes back to its original has lost its winner: whether the model is slower, its steps say."""
     kept = _with_selection(Selection(winner="original", rounds=8, reason="no candidate was at least 2% faster"))
     (change,) = changes(_with_selection(fabricate.won().selection), kept)
-    assert (change.kind, change.winner_before, change.winner_after) == ("regression", "fused", "original")
+    assert (change.kind, change.winner_before, change.winner_after) == ("lost winner", "fused", "original")
 
 
 def test_another_winner_as_fast_is_told() -> None:

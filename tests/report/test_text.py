@@ -11,6 +11,7 @@ from twinkle_tune.report.text import (
     NOTHING,
     bytes_text,
     call_text,
+    gain_text,
     one_line,
     percent,
     ratio_text,
@@ -54,15 +55,30 @@ def test_ratio_text() -> None:
 def test_other_figures() -> None:
     """Percentages, speed-ups and bytes read as people write them; a missing one never as a number."""
     assert (percent(0.1234), percent(None)) == ("12.3%", NOTHING)
-    assert (speedup_text(0.8), speedup_text(0.0), speedup_text(None)) == ("1.25x", NOTHING, NOTHING)
+    assert (speedup_text(0.8), speedup_text(0.0), speedup_text(None)) == ("1.25×", NOTHING, NOTHING)
     assert (bytes_text(512), bytes_text(3 << 19), bytes_text(None)) == ("512 B", "1.50 MiB", NOTHING)
 
 
 def test_reading_claims_no_more_than_the_interval() -> None:
     """An interval that holds 1 is no difference, whatever the median."""
-    assert reading(0.9, 0.8, 0.95) == "10.0% less time"
+    assert reading(0.9, 0.8, 0.95) == "10.0% faster"
     assert reading(0.9, 0.8, 1.0) == "no clear difference"
-    assert reading(1.1, 1.05, 1.2) == "10.0% more time"
+    assert reading(1.1, 1.05, 1.2) == "10.0% slower"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (0.972, "2.8% faster"),
+        (0.4, "2.50× as fast"),
+        (1.0, "0.0% faster"),
+        (1.44, "44.0% slower"),
+        (13.2, "13.2 times as slow"),
+    ],
+)
+def test_gains_are_told_as_people_say_them(ratio: float, text: str) -> None:
+    """Percentages of the original's time up to twice as fast or as slow, then how many times."""
+    assert gain_text(ratio) == text
 
 
 def test_call_text_of_tensors() -> None:

@@ -28,7 +28,7 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="twinkle-tune",
-    help="Find, for each layer and function of a PyTorch model, the kernel that is fastest here and right.",
+    help="Find the fastest right kernel for each part of a PyTorch model.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain help: rich takes longer to import than the rest of the start

@@ -31,9 +31,9 @@ class Ability:
 
 
 def env(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Show the machine, the libraries, and what is missing for what."""
+    """Show the machine, the libraries, and what is missing."""
     from twinkle_tune.device import DEVICES, is_available
     from twinkle_tune.environment import ENVIRONMENT_PACKAGES, current_environment, package_version
 

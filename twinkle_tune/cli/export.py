@@ -19,15 +19,20 @@ def export(
     to: Annotated[Form, typer.Option("--to", help="For whom the mapping is.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the two files.")] = Path(),
 ) -> None:
-    """Write a profile's winners as a Python module and a JSON file that run without twinkle_tune.
+    """Write Hub winners as a mapping that needs no twinkle_tune.
 
-    What such a mapping cannot express is listed: in both files and here.
+    It is a Python module and a JSON file. Both list what such a mapping cannot express, and so does the output. If no
+    Hub kernel won, nothing is written and the exit code is 1.
     """
     from twinkle_tune.cli.write import write_together
     from twinkle_tune.export.mapping import export as exported_from
     from twinkle_tune.profile.io import load_profile
 
     found = exported_from(load_profile(profile), to, profile.name)
+    if not any(entry.kernel for entry in found.choice.entries):
+        _tell(found.choice)
+        typer.echo("Nothing to export: no Hub kernel won", err=True)
+        raise typer.Exit(1)
     stem = out / _module_name(profile.stem, to)
     files = {stem.with_suffix(".py"): found.module, stem.with_suffix(".json"): found.json}
     write_together(files)

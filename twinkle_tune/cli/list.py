@@ -25,9 +25,12 @@ def list_slots(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...  [default: cuda if present]")] = None,
     layers: Annotated[str | None, typer.Option(metavar="N", help="Keep only the first N layers.")] = None,
     register: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Show the slots of MODEL and the candidates that would compete. Loads no weights, times nothing."""
+    """Show what of MODEL is replaceable, and by what.
+
+    It loads no weights and times nothing.
+    """
     from twinkle_tune.device import parse_device
     from twinkle_tune.mode import parse_mode
     from twinkle_tune.models import outline

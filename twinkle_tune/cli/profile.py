@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from twinkle_tune.tune.task import Executor
 
 MODEL_HELP = "A preset, a Hub id, a local directory, or package.module:factory."
-IN_PROCESS_HELP = "Run contests in this process: a candidate that crashes or hangs then ends the run."
+IN_PROCESS_HELP = "Try candidates in this process; a crash then ends the run."
 
 
 def profile(
@@ -46,48 +46,48 @@ def profile(
     seq_len: Annotated[str | None, typer.Option(metavar="128,2048", help="Tokens in a sequence.")] = None,
     layers: Annotated[str | None, typer.Option(metavar="N", help="Keep only the first N layers.")] = None,
     register: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml.")] = None,
-    candidates: Annotated[str | None, typer.Option(metavar="A,B", help="Only these compete.")] = None,
+    candidates: Annotated[str | None, typer.Option(metavar="A,B", help="Let only these candidates compete.")] = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="5m", help="Time for the run, once the model is loaded.")
+        str | None, typer.Option(metavar="5m", help="Stop after this time. Under 1m little gets done.")
     ] = None,
-    objective: Annotated[
-        str, typer.Option(help="time, memory (the smallest wins) or balanced (the smallest within a slowdown).")
-    ] = "time",
+    objective: Annotated[str, typer.Option(help="time (the fastest wins), memory or balanced.")] = "time",
     slowdown: Annotated[
-        str | None, typer.Option(metavar="1.1", help="Of balanced: at most so many times the time.  [default: 1.1]")
+        str | None,
+        typer.Option(metavar="1.1", help="balanced: up to this many times the original's time.  [default: 1.1]"),
     ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help=IN_PROCESS_HELP)] = False,
     attention: Annotated[
-        bool, typer.Option("--attention", help="Let the model's attention implementations compete too.")
+        bool, typer.Option("--attention", help="Let the model's attention implementations compete, too.")
     ] = False,
     head: Annotated[
         bool | None,
-        typer.Option(
-            "--head/--no-head", help="train: let the last layer and the loss compete as one.  [default: by memory]"
-        ),
+        typer.Option("--head/--no-head", help="train: let last layer and loss compete as one.  [default: by memory]"),
     ] = None,
     try_compile: Annotated[
-        bool, typer.Option("--try-compile", help="Time torch.compile of the whole model, too.")
+        bool, typer.Option("--try-compile", help="Also time torch.compile of the whole model.")
     ] = False,
     no_optimizer: Annotated[
-        bool, typer.Option("--no-optimizer", help="Time training steps without the step of AdamW.")
+        bool, typer.Option("--no-optimizer", help="Leave the AdamW step out of training steps.")
     ] = False,
     dynamic: Annotated[
         bool | None,
-        typer.Option(
-            "--dynamic/--no-dynamic", help="Compile modes: torch.compile's dynamic shapes.  [default: torch's]"
-        ),
+        typer.Option("--dynamic/--no-dynamic", help="compile: torch.compile's dynamic shapes.  [default: torch's]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The profile.  [default: profiles/<device>/<model>-<mode>.json]")
+        Path | None, typer.Option(help="Where the profile goes.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
-    report: Annotated[list[str] | None, typer.Option(help="PATH.html, .md, .csv or .json, or one of these.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was not finished.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Hold every contest anew; drop an unfinished run.")] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="An error if another run has the device.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the profile itself, and nothing else.")] = False,
+    report: Annotated[
+        list[str] | None, typer.Option(help="A file (.html, .md, .csv, .json), or a format alone.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything again; drop an unfinished run.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if another run uses the device.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the profile itself and nothing else.")] = False,
 ) -> None:
-    """Time every candidate of every slot of MODEL, and keep those that are faster (or smaller) and right."""
+    """Find the fastest right kernel for each part of MODEL.
+
+    Each candidate for each slot is checked against the original, and then timed. The winners go into the profile.
+    """
     batches, seq_lens = parse_sizes("--batch", batch), parse_sizes("--seq-len", seq_len)
     depth, budget_s = parse_count("--layers", layers), parse_budget(budget)
     names, most = parse_names("--candidates", candidates), parse_slowdown(slowdown)

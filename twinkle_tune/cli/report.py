@@ -68,7 +68,10 @@ def report(
     table: Annotated[TableName, typer.Option(help="What csv and parquet hold, a line each.")] = TableName.SAMPLES,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Show what profiles say: the verdict, what won and by how much, and why the rest did not."""
+    """Show what a profile says, or compare several.
+
+    The report begins with the verdict, then says which kernels won and by how much, and why the others did not.
+    """
     from twinkle_tune.profile.io import load_profile
 
     form = ReportFormat.JSON if as_json else format

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 store = typer.Typer(
     name="store",
-    help="Past outcomes: what is there, as a file, and away with it.",
+    help="List, export or delete cached results.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -23,9 +23,9 @@ store = typer.Typer(
 
 @store.command("list")
 def list_outcomes(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Show the outcomes in the store, newest first."""
+    """List the cached results, newest first."""
     import json
     from dataclasses import asdict
 
@@ -41,7 +41,7 @@ def list_outcomes(
 
 @store.command()
 def export(path: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")]) -> None:
-    """Write every outcome to a file, with its question and evidence."""
+    """Write all cached results to a file, with their evidence."""
     from twinkle_tune.errors import TuneError
 
     found = _open()
@@ -60,10 +60,10 @@ def export(path: Annotated[Path, typer.Argument(help="The file to write, JSON li
 @store.command()
 def prune(
     older_than: Annotated[
-        str | None, typer.Option(metavar="30d", help="Only outcomes older than that: 12h, 30d.  [default: all]")
+        str | None, typer.Option(metavar="30d", help="Delete only results older than this.  [default: all]")
     ] = None,
 ) -> None:
-    """Remove outcomes from the store."""
+    """Delete cached results."""
     age_s = parse_age("--older-than", older_than)
     found = _open()
     gone = 0 if found is None else found.prune(age_s or 0.0)

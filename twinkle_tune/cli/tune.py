@@ -30,19 +30,20 @@ def tune(
     shape: Annotated[str, typer.Option(metavar="2048x4096", help="Sizes of the call, in the op's order.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "bfloat16",
     mode: Annotated[str, typer.Option(help="inference (forward) or train (forward and backward).")] = "train",
-    variant: Annotated[str, typer.Option(help="Of the op, by name.  [default: the plain one]")] = "",
+    variant: Annotated[str, typer.Option(help="A variant of the op.  [default: the plain one]")] = "",
     device: Annotated[str | None, typer.Option(help="cuda, cuda:1, ...  [default: cuda]")] = None,
-    budget: Annotated[
-        str, typer.Option(metavar="60", help="Configs that are timed at most, forward and backward each.")
-    ] = "60",
+    budget: Annotated[str, typer.Option(metavar="60", help="Time at most this many configs a direction.")] = "60",
     out: Annotated[
-        Path | None, typer.Option(help="The evidence, with a plot beside it.  [default: reports/<device>/tune/...json]")
+        Path | None, typer.Option(help="Where results and plot go.  [default: reports/<device>/tune/...json]")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Put the winner into profiles/<device>/ops/OP.json.")] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="An error if another run has the device.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the evidence, and nothing else.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Save the winner in profiles/<device>/ops/OP.json.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if another run uses the device.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results and nothing else.")] = False,
 ) -> None:
-    """Search the configs of OP for the fastest that is right. A killed search goes on when it is repeated."""
+    """Find the fastest right config of one Triton op.
+
+    A search that was killed continues when you repeat the command.
+    """
     from twinkle_tune.ops.all import op_named
 
     found = op_named(op)

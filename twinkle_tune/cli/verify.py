@@ -28,18 +28,28 @@ def verify(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help=f"{MODEL_HELP} [default: the profile's preset or Hub id]")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="As of profile.  [default: as the profile was made]")] = None,
-    batch: Annotated[str | None, typer.Option(metavar="1,8", help="The same.")] = None,
-    seq_len: Annotated[str | None, typer.Option(metavar="128,2048", help="The same.")] = None,
-    layers: Annotated[str | None, typer.Option(metavar="N", help="The same.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="As in profile.  [default: that of the profile]")] = None,
+    batch: Annotated[
+        str | None, typer.Option(metavar="1,8", help="Batch sizes.  [default: those of the profile]")
+    ] = None,
+    seq_len: Annotated[
+        str | None, typer.Option(metavar="128,2048", help="Tokens.  [default: those of the profile]")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="N", help="Layers kept.  [default: those of the profile]")
+    ] = None,
     register: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Your kernels: .py or .toml. Never taken from a profile.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Your kernels; a profile never names them.")
     ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help=IN_PROCESS_HELP)] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="An error if another run has the device.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if another run uses the device.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Check each winner of PROFILE again: is it what it was, right, and faster or smaller? Exit code 1 if not."""
+    """Check that the winners of PROFILE still hold.
+
+    Each winner is checked again: whether its code is the same, whether it is right, and whether it is still faster or
+    smaller. The exit code is 1 if one is not.
+    """
     from twinkle_tune.models import load_model
     from twinkle_tune.profile.io import load_profile
 

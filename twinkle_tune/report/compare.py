@@ -1,6 +1,8 @@
 """What changed from one profile to another, and which profiles are one line of versions.
 
-The rule: something got slower, or faster, only where the intervals of the two figures lie apart. All figures are
+The rule: something got slower, or faster, only where the intervals of the two figures lie apart. A slot whose winner
+was faster before and whose original runs now has lost a winner: nothing in the model need be slower for it, because a
+busy machine may only have failed to prove the gain again; the steps tell whether it is. All figures are
 ratios to the original of the same run, so that two machines or library versions may be compared. The times
 themselves are compared as well, but only where the environments are equal.
 
@@ -22,10 +24,13 @@ from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report.text import call_text, ratio_text, time_text
 from twinkle_tune.slot import ORIGINAL
 
-ChangeKind = Literal["regression", "gain", "winner changed", "new", "gone", "same"]
+ChangeKind = Literal["regression", "lost winner", "gain", "winner changed", "new", "gone", "same"]
 """From what a reader must see first to what may be left out."""
 
-KINDS: tuple[ChangeKind, ...] = ("regression", "gain", "winner changed", "new", "gone", "same")
+STEP = "step "
+"""Begins the place of a figure of the whole model."""
+
+KINDS: tuple[ChangeKind, ...] = ("regression", "lost winner", "gain", "winner changed", "new", "gone", "same")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,7 @@ class Change:
         before, after: the figures with their intervals; None where a profile has none.
         winner_before, winner_after: of a contest; "" for a step.
         kind: what became of it.
+        is_called: whether the model makes such calls; False for a contest of a size that was only probed.
     """
 
     where: str
@@ -48,6 +54,20 @@ class Change:
     winner_before: str = ""
     winner_after: str = ""
     kind: ChangeKind
+    is_called: bool = True
+
+    @property
+    def is_step(self) -> bool:
+        """Whether the figures are of the whole model."""
+        return self.where.startswith(STEP)
+
+    @property
+    def is_news(self) -> bool:
+        """Whether a reviewer wants to read it: no size that was only probed, no new or gone contest without winner."""
+        if not self.is_called or self.kind == "same":
+            return False
+        found = {self.winner_before, self.winner_after} - {"", ORIGINAL}
+        return self.is_step or self.kind not in ("new", "gone") or bool(found)
 
     @property
     def text(self) -> str:
@@ -108,7 +128,7 @@ def _steps(before: Profile, after: Profile) -> list[Change]:
     same_machine = before.environment.fingerprint == after.environment.fingerprint
     found = []
     for label in dict.fromkeys([*old, *new]):
-        where = f"step {label}"
+        where = f"{STEP}{label}"
         was, now = _ratio_of(old.get(label), before), _ratio_of(new.get(label), after)
         found.append(Change(where=where, before=was, after=now, kind=_kind(was, now, after.aim)))
         if after.aim.is_memory:
@@ -133,7 +153,9 @@ def _contests(before: Profile, after: Profile) -> list[Change]:
         figures = (_selected(was), _selected(now))
         kind = _kind(*figures, after.aim)
         names = tuple(c.selection.winner if c is not None else "" for c in (was, now))
-        if kind == "same" and names[0] != names[1]:
+        if None not in figures and names[0] != ORIGINAL and names[1] == ORIGINAL:
+            kind = "lost winner"
+        elif kind == "same" and names[0] != names[1]:
             kind = "winner changed"
         found.append(
             Change(
@@ -143,11 +165,12 @@ def _contests(before: Profile, after: Profile) -> list[Change]:
                 winner_before=names[0],
                 winner_after=names[1],
                 kind=kind,
+                is_called=any(contest is not None and contest.seen for contest in (was, now)),
             )
         )
         if after.aim.is_memory:
             change = _memory_change(found[-1].where, _selected_memory(was), _selected_memory(now))
-            found.append(replace(change, winner_before=names[0], winner_after=names[1]))
+            found.append(replace(change, winner_before=names[0], winner_after=names[1], is_called=found[-1].is_called))
     return found
 
 
@@ -214,6 +237,8 @@ def _figure(figure: Ratio | None, measure: str) -> str:
         return "nothing"
     if measure == "memory":
         return ratio_text(figure.ratio)
+    if measure == "ratio" and figure.low == figure.high == 1:
+        return "the original"  # by definition, not by measurement
     if measure == "ratio":
         return ratio_text(figure.ratio, figure.low, figure.high)
     return f"{time_text(figure.ratio)} ({time_text(figure.low)} to {time_text(figure.high)})"

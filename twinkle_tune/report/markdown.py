@@ -24,12 +24,10 @@ def markdown_text(profile: Profile, path: str = "profile.json") -> str:
     parts = [*_head(shown), *_steps(shown), *_selections(shown), *_refused(shown), *_rules(shown)]
     if shown.contests:
         parts.append(escape(shown.legend))
-        parts += _folded(
-            "Every contest, candidate by candidate", [part for c in shown.contests for part in _contest(c)]
-        )
+        parts += folded("Every contest, candidate by candidate", [part for c in shown.contests for part in _contest(c)])
     if shown.uncalled:
-        parts += _folded("Slots that no step called", [_list(code(name) for name in shown.uncalled)])
-    parts += _folded("Environment", [_list(f"{label}: {escape(value)}" for label, value in shown.facts)])
+        parts += folded("Slots that no step called", [_list(code(name) for name in shown.uncalled)])
+    parts += folded("Environment", [_list(f"{label}: {escape(value)}" for label, value in shown.facts)])
     parts += [
         "## Apply it",
         fenced(shown.apply, "python"),
@@ -39,7 +37,7 @@ def markdown_text(profile: Profile, path: str = "profile.json") -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _folded(title: str, parts: list[str]) -> list[str]:
+def folded(title: str, parts: list[str]) -> list[str]:
     """Parts that a reader unfolds; the one place with HTML of our own, which code hosts let through."""
     return [f"<details>\n<summary>{title}</summary>", *parts, "</details>"]
 

@@ -14,6 +14,7 @@ __all__ = [
     "NOTHING",
     "bytes_text",
     "call_text",
+    "gain_text",
     "is_figure",
     "memory_reading",
     "one_line",
@@ -31,6 +32,8 @@ __all__ = [
 NOTHING = "-"
 """Stands where there is no figure."""
 
+_TIMES_FROM = 0.5
+"""At this share of the original's time, percentages give way to "times as fast"."""
 _SPARKS = "▁▂▃▄▅▆▇█"
 _TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"), (1e-3, "ns"))
 _BYTE_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -84,19 +87,25 @@ def ratio_text(ratio: object, low: object = None, high: object = None) -> str:
 
 
 def speedup_text(ratio: object) -> str:
-    """How many times as fast, from a time over the original's: "1.23x"."""
+    """How many times as fast, from a time over the original's: "1.23×"."""
     if not is_figure(ratio) or float(cast("SupportsFloat", ratio)) <= 0:
         return NOTHING
-    return f"{three_digits(1 / float(cast('SupportsFloat', ratio)))}x"
+    return f"{three_digits(1 / float(cast('SupportsFloat', ratio)))}×"
 
 
 def reading(ratio: float, low: float, high: float) -> str:
-    """What an interval of a ratio allows to say."""
-    if high < 1:
-        return f"{percent(1 - ratio)} less time"
-    if low > 1:
-        return f"{percent(ratio - 1)} more time"
-    return "no clear difference"
+    """What an interval of a ratio allows to say, in words: "2.8% faster" where 2.8% of the time is saved."""
+    return gain_text(ratio) if high < 1 or low > 1 else "no clear difference"
+
+
+def gain_text(ratio: float) -> str:
+    """A time over the original's in words: "2.8% faster", "2.50× as fast", "44.0% slower", "13.2 times as slow".
+
+    Percentages are of the original's time. Beyond half as much time, or twice as much, people count in times.
+    """
+    if ratio <= 1:
+        return f"{percent(1 - ratio)} faster" if ratio > _TIMES_FROM else f"{speedup_text(ratio)} as fast"
+    return f"{percent(ratio - 1)} slower" if ratio < 1 / _TIMES_FROM else f"{three_digits(ratio)} times as slow"
 
 
 def memory_reading(ratio: object) -> str:

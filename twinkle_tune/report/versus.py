@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from twinkle_tune.environment import changes as environment_changes
 from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.objective import Aim
 from twinkle_tune.profile.schema import Profile, StepResult
@@ -63,11 +64,16 @@ class ChangeLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versus:
-    """A whole comparison. ``changes`` are those between neighbouring versions, regressions first, none "same"."""
+    """A whole comparison.
+
+    ``elsewhere`` says which neighbouring versions were measured under different conditions; ``changes`` are those
+    between them, regressions first, without what is no news.
+    """
 
     title: str
     verdict: str
     columns: tuple[Column, ...]
+    elsewhere: tuple[str, ...]
     alarms: tuple[ChangeLine, ...]
     changes: tuple[ChangeLine, ...]
     same: int
@@ -79,7 +85,7 @@ class Versus:
 def versus(profiles: Sequence[Profile], paths: Sequence[str]) -> Versus:
     """What there is to say of several profiles; ``paths`` are where the reader finds them."""
     pairs = [pair for line in lines(profiles) for pair in successive(line)]
-    told = [_change(old, new, change) for old, new, found in pairs for change in found if change.kind != "same"]
+    told = [_change(old, new, change) for old, new, found in pairs for change in found if change.is_news]
     told.sort(key=lambda line: (KINDS.index(line.kind), line.new))
     alarms = tuple(line for line in told if line.kind == "regression")
     return Versus(
@@ -88,6 +94,7 @@ def versus(profiles: Sequence[Profile], paths: Sequence[str]) -> Versus:
         columns=tuple(
             _column(n, profile, path) for n, (profile, path) in enumerate(zip(profiles, paths, strict=True), 1)
         ),
+        elsewhere=tuple(_elsewhere(profiles, pairs)),
         alarms=alarms,
         changes=tuple(told),
         same=sum(change.kind == "same" for _, _, found in pairs for change in found),
@@ -114,6 +121,14 @@ def _verdict(pairs: Sequence[tuple[int, int, tuple[Change, ...]]]) -> str:
     compared = "from one version to the next" if len(pairs) == 1 else f"in {len(pairs)} changes of version"
     worse = f"{count} regression{'' if count == 1 else 's'}" if count else "No regression"
     return f"{worse} and {gains} gain{'' if gains == 1 else 's'} {compared}."
+
+
+def _elsewhere(profiles: Sequence[Profile], pairs: Sequence[tuple[int, int, tuple[Change, ...]]]) -> Iterator[str]:
+    for old, new, _ in pairs:
+        found = environment_changes(profiles[old - 1].environment, profiles[new - 1].environment)
+        if found:
+            told = one_line("; ".join(found), 4 * _NAME_LIMIT)
+            yield f"Profiles {old} and {new} were measured differently: {told}. Compare their ratios, not their times."
 
 
 def _column(number: int, profile: Profile, path: str) -> Column:
@@ -155,7 +170,7 @@ def _steps(profiles: Sequence[Profile]) -> Iterator[Matched]:
             if step is None:
                 cells.append(Cell(text=NOTHING))
             elif not step.tuned_us:
-                cells.append(Cell(text="1.000", detail="the original runs"))
+                cells.append(Cell(text=NOTHING, detail="the original runs"))
             else:
                 cells.append(_step_cell(step, profile.aim))
         yield Matched(where=one_line(label, _NAME_LIMIT), cells=tuple(cells))
@@ -170,7 +185,8 @@ def _step_cell(step: StepResult, aim: Aim) -> Cell:
 
 
 def _contests(profiles: Sequence[Profile]) -> Iterator[Matched]:
-    tables = [{(c.slot.name, c.workload.key, c.block): c for c in profile.contests} for profile in profiles]
+    # Sizes that the model never calls were only probed: they are in each profile's own report.
+    tables = [{(c.slot.name, c.workload.key, c.block): c for c in p.contests if c.seen} for p in profiles]
     for key in dict.fromkeys(key for table in tables for key in table):
         cells = []
         for table in tables:
