@@ -19,8 +19,9 @@ from transformers.loss import loss_utils
 from tests.coexistence.tiny import tiny_llama
 from tests.tune.toy import QUICK, spin
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model, tune_model
-from twinkle_tune.catalog.head import head_contestants, head_place, in_pieces, with_loss
+from twinkle_tune.catalog.head import head_contestants, head_place, with_loss
 from twinkle_tune.catalog.late_logits import with_late_logits
+from twinkle_tune.catalog.pieces import in_pieces
 from twinkle_tune.errors import BindError, RegistrationError
 from twinkle_tune.kernel import Registry
 from twinkle_tune.kernel.find import find_slots
@@ -138,6 +139,54 @@ def test_pieces_give_the_loss_of_the_whole(reduction: str, ignored: int) -> None
             torch.autograd.grad(found * 3, (x, weight)), torch.autograd.grad(expected * 3, (x, weight)), strict=True
         ):
             torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**15, 65536.0, 2.0**20, 2.0**-10])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("spread", [0.05, 40.0], ids=["usual weights", "large weights"])
+def test_a_scaled_loss_has_the_gradients_of_the_original(scale: float, dtype: torch.dtype, spread: float) -> None:
+    """Whatever the loss is multiplied with: as near to the exact ones as the original's, and finite where those are."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(128, 16, generator=generator) / spread, torch.randn(3000, 16, generator=generator) * spread
+    target = torch.randint(0, 3000, (128,), generator=generator)
+
+    def gradients(loss_of: Callable[..., Tensor], wanted: torch.dtype) -> list[Tensor]:
+        given = [t.to(dtype).to(wanted, copy=True).requires_grad_() for t in (x, weight)]
+        torch.autograd.backward(loss_of(*given) * scale)
+        return [t.grad.double() for t in given if t.grad is not None]
+
+    def plain(a: Tensor, b: Tensor) -> Tensor:
+        return F.cross_entropy((a @ b.T).to(torch.promote_types(a.dtype, torch.float32)), target)
+
+    def pieces(a: Tensor, b: Tensor) -> Tensor:
+        return in_pieces(a, b, target, -100, "mean")
+
+    right, theirs, ours = gradients(plain, torch.float64), gradients(plain, dtype), gradients(pieces, dtype)
+    for exact, original, mine in zip(right, theirs, ours, strict=True):
+        known = original.isfinite()
+        assert torch.equal(mine.isfinite(), known)
+        assert (mine - exact)[known].norm() <= 2 * (original - exact)[known].norm()
+
+
+def test_gradients_of_gradients_are_refused() -> None:
+    """A gradient penalty would go without the part of the head in silence: it is an error."""
+    model: Any = tiny_llama()
+    for penalised in (model.model.norm.weight, model.lm_head.weight):
+        loss = with_loss(in_pieces)(model, input_ids=ids(), labels=ids(), use_cache=False).loss
+        (slope,) = torch.autograd.grad(loss, penalised, create_graph=True)
+        with pytest.raises(RuntimeError, match="gradient of gradients"):
+            torch.autograd.backward(slope.square().sum())
+
+
+def test_pieces_under_autocast() -> None:
+    """Called by itself on float32 it takes autocast's dtype, as the linear layer does."""
+    x, weight, target = torch.randn(70, 8).requires_grad_(), torch.randn(9, 8).requires_grad_(), torch.arange(70) % 9
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        right, found = F.cross_entropy(F.linear(x, weight), target), in_pieces(x, weight, target, -100, "mean")
+    torch.testing.assert_close(found, right, atol=1e-3, rtol=1e-3)
+    pairs = zip(torch.autograd.grad(found, (x, weight)), torch.autograd.grad(right, (x, weight)), strict=True)
+    for mine, expected in pairs:
+        torch.testing.assert_close(mine, expected, atol=1e-3, rtol=2e-2)
 
 
 @pytest.mark.parametrize(

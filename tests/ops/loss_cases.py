@@ -34,6 +34,12 @@ def cases() -> Iterator[Case]:
     yield "the linear layer without one of the gradients", one_gradient_alone
     yield "the linear layer without gradients", no_gradients_no_products
     yield "small shares in float16", small_gradients_survive_in_float16
+    for scale in (1.0, 2.0**15, 2.0**20, 2.0**-10):
+        yield f"the linear layer under a loss scale of {scale:g}", partial(scaled_as_the_original, scale)
+    yield "the linear layer with large weights in float16", large_weights_stay_finite
+    yield "the linear layer under autocast", under_autocast_as_torchs_linear
+    for loss in (cross_entropy, _identity_linear):
+        yield f"{loss.__name__} twice differentiated", partial(second_order_is_refused, loss)
 
 
 def _identity_linear(logits: Tensor, target: Tensor, **settings: Any) -> Tensor:
@@ -174,6 +180,67 @@ def small_gradients_survive_in_float16() -> None:
     loss = fused_linear_cross_entropy(x, weight, target)
     (got,) = torch.autograd.grad(loss, weight, scale)
     assert (got - expected).square().mean().sqrt() <= 1e-3 * expected.square().mean().sqrt()
+
+
+def scaled_as_the_original(scale: float) -> None:
+    """Whatever the loss is multiplied with, the gradients are about as exact as those of the plain formula."""
+    rows, classes, width = 48, 3000, 16
+    x, weight = torch.randn(rows, width).half(), (torch.randn(classes, width) * 0.05).half()
+    target = torch.randint(classes, (rows,))
+
+    def plain(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy((x @ weight.T).to(torch.promote_types(x.dtype, torch.float32)), target)
+
+    def gradients(loss: Loss, dtype: torch.dtype) -> list[Tensor]:
+        given = [t.to(dtype, copy=True).requires_grad_() for t in (x, weight)]
+        found = loss(*given, target)
+        return [t.double() for t in torch.autograd.grad(found, given, torch.tensor(scale, dtype=found.dtype))]
+
+    trials = zip(
+        gradients(plain, torch.float64),
+        gradients(plain, torch.float16),
+        gradients(fused_linear_cross_entropy, torch.float16),
+        strict=True,
+    )
+    for right, theirs, ours in trials:
+        assert (ours - right).norm() <= 2 * (theirs - right).norm()
+
+
+def large_weights_stay_finite() -> None:
+    """Where a slope times the weight is far beyond one, what is held on the way forward does not overflow."""
+    x, target = torch.randn(8, 4).half() / 1000, torch.randint(50, (8,))
+    weight = (300 * torch.randn(50, 4)).half().requires_grad_()
+    x.requires_grad_()
+    (ours,) = torch.autograd.grad(fused_linear_cross_entropy(x, weight, target), x)
+    (right,) = torch.autograd.grad(F.cross_entropy(x.double() @ weight.double().T, target), x)
+    assert (ours - right).double().norm() <= 2e-3 * right.double().norm()
+
+
+def under_autocast_as_torchs_linear() -> None:
+    """Inputs of any floating dtype are taken in autocast's; the gradients come in the inputs' own; float64 stays."""
+    target = torch.randint(9, (5,))
+    for dtypes in ((torch.float32,) * 2, (torch.bfloat16, torch.float32), (torch.float64,) * 2):
+        x, weight = (torch.randn(n, 4).to(dtype).requires_grad_() for n, dtype in zip((5, 9), dtypes, strict=True))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            ours = fused_linear_cross_entropy(x, weight, target)
+            theirs = F.cross_entropy(F.linear(x, weight), target)
+        torch.testing.assert_close(ours, theirs)
+        pairs = zip(torch.autograd.grad(ours, (x, weight)), torch.autograd.grad(theirs, (x, weight)), strict=True)
+        for mine, right in pairs:
+            assert mine.dtype == right.dtype
+            torch.testing.assert_close(mine, right, atol=1e-2, rtol=1e-2)
+
+
+def second_order_is_refused(loss: Loss) -> None:
+    """Gradients of gradients are an error, never missing."""
+    logits, target = made()
+    (slope,) = torch.autograd.grad(loss(logits, target), logits, create_graph=True)
+    try:
+        torch.autograd.backward(slope.square().sum())
+    except RuntimeError as error:
+        assert "gradient of gradients" in str(error)  # noqa: PT017
+    else:
+        raise AssertionError("no error")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from twinkle_tune.catalog import liger, op_calls, triton
 from twinkle_tune.catalog.late_logits import with_late_logits
+from twinkle_tune.catalog.pieces import in_pieces
 from twinkle_tune.catalog.probe import generator, holds, random_like, same
 from twinkle_tune.mode import Mode
+from twinkle_tune.ops.fused_linear_cross_entropy.held import under_autocast
 from twinkle_tune.ops.space import Config
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.direct import ImplSource
@@ -29,7 +31,6 @@ LossOf = Callable[[Tensor, Tensor, Tensor, int, str], Tensor]
 
 _MODES = frozenset({Mode.TRAIN})
 _IGNORED = -100
-_FEWEST_ROWS = 64
 
 
 def head_place(model: nn.Module) -> tuple[str, nn.Module] | None:
@@ -71,16 +72,6 @@ def with_loss(loss_of: LossOf) -> Callable[..., Any]:
     return forward
 
 
-def in_pieces(x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Tensor:
-    """The loss by torch's own operations, some rows at a time; the gradients are made on the way forward.
-
-    A piece has so many rows that its logits are about as large as x. For each row i with the target t, the loss is
-    logsumexp(z_i) - z_it for z = x W^T, its gradient by z is softmax(z_i) - onehot(t), and from that those by x and W.
-    """
-    loss: Tensor = _InPieces.apply(x, weight, target, ignore_index, reduction)  # type: ignore[no-untyped-call]
-    return loss
-
-
 def by_liger(x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Any:
     """Liger's kernel, adding up the weight's gradient in float32 as the other candidates do."""
     return liger.fused_linear_cross_entropy(x, weight, target, ignore_index, reduction)
@@ -97,46 +88,9 @@ def _ours(config: Config | None) -> Callable[..., Any]:
     return with_loss(loss_of)
 
 
-class _InPieces(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Tensor:
-        needs_x, needs_weight = ctx.needs_input_grad[:2]
-        exact = torch.promote_types(x.dtype, torch.float32)
-        total = x.new_zeros((), dtype=exact)
-        dx = torch.empty_like(x) if needs_x else None
-        dweight = torch.zeros_like(weight, dtype=exact) if needs_weight else None
-        kept = target != ignore_index
-        scale = kept.sum().clamp(min=1).to(exact).reciprocal() if reduction == "mean" else total.new_ones(())
-        rows = max(_FEWEST_ROWS, x.shape[0] * x.shape[1] // weight.shape[0])
-        for first in range(0, x.shape[0], rows):
-            piece = slice(first, first + rows)
-            at, counts = target[piece].where(kept[piece], 0).unsqueeze(1), kept[piece].unsqueeze(1)
-            logits = (x[piece] @ weight.T).to(exact)
-            highest = torch.logsumexp(logits, 1, keepdim=True)
-            total += (highest - logits.gather(1, at)).where(counts, 0.0).sum()
-            if dx is None and dweight is None:
-                continue
-            slope = logits.sub_(highest).exp_().scatter_add_(1, at, logits.new_full(at.shape, -1.0))
-            slope = slope.mul_(counts * scale).to(x.dtype)
-            if dx is not None:
-                torch.mm(slope, weight, out=dx[piece])
-            if dweight is not None:
-                dweight += slope.T @ x[piece]
-        ctx.save_for_backward(dx, None if dweight is None else dweight.to(weight.dtype))
-        # Where no row counts the mean is 0 / 0, as torch's.
-        return total * scale if reduction == "sum" else total / kept.sum()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        dx, dweight = (None if t is None else t * gradients[0].to(t.dtype) for t in ctx.saved_tensors)
-        return dx, dweight, None, None, None
-
-
 def _loss(loss_of: LossOf, head: nn.Linear, hidden: Tensor, target: Tensor, items: Any) -> Tensor:
     weight, rows = head.weight, hidden.reshape(-1, hidden.shape[-1])
-    if torch.is_autocast_enabled(hidden.device.type):
-        dtype = torch.get_autocast_dtype(hidden.device.type)
-        weight, rows = weight.to(dtype), rows.to(dtype)
+    rows, weight = under_autocast(rows, weight)
     with torch.autocast(hidden.device.type, enabled=False):
         loss = loss_of(rows, weight, target.reshape(-1), _IGNORED, "mean" if items is None else "sum").float()
     if items is None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twinkle_tune.ops.once import differentiable_once
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.direct import ImplSource
 
@@ -106,7 +107,10 @@ def _ops(file: str) -> Any:
 
 @cache
 def _function(file: str, name: str) -> Any:
-    return getattr(_ops(file), name).apply
+    made = getattr(_ops(file), name)
+    guarded = {"backward": staticmethod(differentiable_once(made.backward))}
+    once: Any = type(name, (made,), guarded)
+    return once.apply
 
 
 class _Gated(torch.autograd.Function):
@@ -119,6 +123,7 @@ class _Gated(torch.autograd.Function):
         return result
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         gate, up = ctx.saved_tensors
         backward = getattr(_ops(ctx.name), f"{ctx.name}_backward")
@@ -135,6 +140,7 @@ class _Rotate(torch.autograd.Function):
         return q, k
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
         dq, dk = _ops("rope").rope_backward(gradients[0].clone(), gradients[1].clone(), cos, sin)
@@ -157,6 +163,7 @@ class _CrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
         return gradient * gradients[0], None, None, None

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from twinkle_tune.ops import launch
+from twinkle_tune.ops.once import differentiable_once
 
 Tensors = tuple[Tensor, ...]
 _PLAIN = (Tensor, nn.Parameter)
@@ -139,7 +139,7 @@ class _Eager(torch.autograd.Function):
         return node._of(made)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *gradients: Any) -> Any:
         node = ctx.node
         return (None, *_gradients(node, node.backward, ctx, gradients, ctx.needs_input_grad[1:]))

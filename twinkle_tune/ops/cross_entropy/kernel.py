@@ -190,12 +190,16 @@ def in_place_kernel(
     ignore_index,
     smoothing,
     z,
+    gain,
     GRADIENT: tl.constexpr,
+    SCALED: tl.constexpr,
     SMOOTHED: tl.constexpr,
     SQUARED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """l of each row, and where GRADIENT its logits turned into dl/dx while the row is in the cache. A grid of R.
+
+    Where SCALED, dl/dx is multiplied with the scalar at ``gain`` before it is rounded to the logits' dtype.
 
     Only for logits that nobody else holds.
     """
@@ -211,9 +215,12 @@ def in_place_kernel(
     loss = row_loss(top, rest, x_target, plain, classes, smoothing, z, SMOOTHED, SQUARED)
     tl.store(losses + row, tl.where(kept, loss, 0.0))
     if GRADIENT:
+        share = 1.0
+        if SCALED:
+            share = tl.load(gain)
         for start in range(0, classes, BLOCK):
             column = start + tl.arange(0, BLOCK)
             inside = column < classes
             x = tl.load(x_row + column, mask=inside, other=0.0).to(tl.float32)
-            d = slope(x, column, index, top, rest, classes, smoothing, z, SMOOTHED, SQUARED)
+            d = share * slope(x, column, index, top, rest, classes, smoothing, z, SMOOTHED, SQUARED)
             tl.store(x_row + column, tl.where(kept, d, 0.0).to(logits.dtype.element_ty), mask=inside)

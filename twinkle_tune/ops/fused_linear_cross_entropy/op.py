@@ -11,6 +11,7 @@ from twinkle_tune.errors import ShapeError
 from twinkle_tune.ops import launch
 from twinkle_tune.ops.cross_entropy.op import VARIANTS, check, slope, some_targets
 from twinkle_tune.ops.cross_entropy.op import reference as cross_entropy_reference
+from twinkle_tune.ops.fused_linear_cross_entropy.held import add_product, gain_for, sent_back, under_autocast
 from twinkle_tune.ops.fused_linear_cross_entropy.space import NAMES, default, space
 from twinkle_tune.ops.node import Node, no_gradient
 from twinkle_tune.ops.op import Op
@@ -34,7 +35,7 @@ def fused_linear_cross_entropy(
 
     Args:
         x: (rows, width).
-        weight: (classes, width), in x's dtype.
+        weight: (classes, width), in x's dtype; under autocast both are taken in its dtype, as a linear layer would.
         target: (rows), int64.
         ignore_index: as in cross_entropy, like the three that follow.
         label_smoothing: see there.
@@ -49,6 +50,7 @@ def fused_linear_cross_entropy(
         ShapeError: the tensors do not fit together.
         ConfigError: the config is not one of this op's, or the reduction is another.
     """
+    x, weight = under_autocast(x, weight)
     check(x.dim() == 2 and x.shape[0] == target.numel(), "fused_linear_cross_entropy", x, target, reduction)
     if weight.dim() != 2 or weight.shape[1] != x.shape[1] or weight.dtype != x.dtype:
         raise ShapeError(
@@ -58,7 +60,8 @@ def fused_linear_cross_entropy(
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     values = launch.values(config, NAMES)
     settings = (ignore_index, label_smoothing, z_loss, reduction == "mean")
-    result: Tensor = _node(x, weight, target, *settings, wanted, values)
+    with torch.autocast(x.device.type, enabled=False):
+        result: Tensor = _node(x, weight, target, *settings, wanted, values)
     return result
 
 
@@ -110,31 +113,26 @@ def _forward(
     usual = _default(rows, x.shape[1], classes, launch.architecture(x.device))
     chosen = launch.named(config, NAMES, usual)
     kernel = launch.kernels("cross_entropy").in_place_kernel
+    gain = gain_for(weight) if wanted else None
     for first in range(0, rows if classes else 0, chosen["chunk"]):
         part = slice(first, min(first + chosen["chunk"], rows))
         logits = x[part] @ weight.T
         with launch.on(x):
             kernel[(logits.shape[0],)](
                 logits, target[part], losses[part], classes, logits.stride(0), ignore_index, smoothing, z,
-                GRADIENT=wanted, SMOOTHED=smoothing != 0.0, SQUARED=z != 0.0,
-                BLOCK=chosen["block"], num_warps=chosen["warps"],
+                scale if gain is None else gain, GRADIENT=wanted, SCALED=gain is not None,
+                SMOOTHED=smoothing != 0.0, SQUARED=z != 0.0, BLOCK=chosen["block"], num_warps=chosen["warps"],
             )  # fmt: skip
         if wanted:
             torch.mm(logits, weight, out=dx[part])
-            _add_product(dweight, logits, x[part])
+            add_product(dweight, logits, x[part])
         del logits  # before the next chunk's are made
     counted = (target != ignore_index).sum() if mean else torch.ones((), device=x.device)
     torch.div(losses.sum(), counted, out=loss)
     scale.copy_(counted.clamp(min=1).reciprocal())
+    if gain is not None:
+        scale.div_(gain)
     return made
-
-
-def _add_product(total: Tensor, logits: Tensor, x: Tensor) -> None:
-    """Add ``logits.T @ x`` to a float32 total, unrounded."""
-    if logits.is_cuda and logits.dtype != total.dtype:
-        torch.addmm(total, logits.T, x, out_dtype=total.dtype, out=total)
-    else:
-        total.addmm_(logits.T.to(total.dtype), x.to(total.dtype))  # a CPU has no product of one dtype into another
 
 
 def _allocate_backward(
@@ -153,7 +151,7 @@ def _backward(
     ignore_index: int, smoothing: float, z: float, mean: bool, wanted: bool, config: list[int] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     factor = dloss * scale
-    made = [(held * factor).to(dx.dtype) if need else no_gradient(dx)
+    made = [sent_back(held, factor, dx.dtype) if need else no_gradient(dx)
             for held, need in zip((dx, dweight), needs, strict=False)]  # fmt: skip
     return made[0], made[1], no_gradient(dx)
 
