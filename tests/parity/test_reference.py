@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from tests.parity.zoo.ops import OPS, normal
 from twinkle_tune.capture.inputs import Call
-from twinkle_tune.parity.reference import float64, references
+from twinkle_tune.parity.check import Judge
+from twinkle_tune.parity.reference import NoReferenceError, float64, references
 from twinkle_tune.parity.run import Run, Subject, execute
 
 
@@ -159,3 +160,46 @@ def test_in_place_code_works() -> None:
     expected[:, 0] = 1
     assert note == ""
     assert torch.equal(run.outputs["output"], expected)
+
+
+def _knows_one_dtype(garbage: float, known: tuple[torch.dtype, ...]) -> Callable[[Tensor], Tensor]:
+    """Doubles its input in the dtypes that it knows, as a quantised layer's kernel does; else it gives garbage."""
+    return lambda x: x * 2 if x.dtype in known else torch.full_like(x, garbage)
+
+
+@pytest.mark.parametrize("garbage", [0.0, 5e34, 2.7e122, 1e300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_reference_far_from_the_original_is_none(garbage: float, dtype: torch.dtype) -> None:
+    """Where float64 gives memory nobody wrote, float32 is taken, or the original's own result."""
+    original = _knows_one_dtype(garbage, (torch.float32, torch.bfloat16))
+    run, note = reference_of(original, (normal(8, 16, dtype=dtype),))
+    assert "no reference" in note
+    assert run.outputs["output"].dtype is torch.float32
+    assert float(run.outputs["output"].abs().max()) < 20
+
+
+@pytest.mark.parametrize("garbage", [0.0, 1e30, 2.7e122])
+def test_no_reference_at_all_is_inconclusive(garbage: float) -> None:
+    """Where both wider dtypes give garbage the judge says so, of every candidate."""
+    original, call = (
+        _knows_one_dtype(garbage, (torch.bfloat16,)),
+        Call(args=(normal(8, 16, dtype=torch.bfloat16),), kwargs={}),
+    )
+    with pytest.raises(NoReferenceError, match="nor is there one in float32"):
+        reference_of(original, call.args)
+    judge = Judge(original, [call], module=None, trains=False)
+    assert judge.inconclusive is not None
+    assert "no reference" in judge.inconclusive.reason
+    assert judge.judge(original) is judge.inconclusive
+
+
+@pytest.mark.parametrize("garbage", [1e122, 1e160, 1e308])
+def test_no_size_of_a_reference_raises(garbage: float) -> None:
+    """Values whose squares no Python float holds make a contest inconclusive at most."""
+
+    def original(x: Tensor) -> tuple[Tensor, Tensor]:
+        big = torch.full((4,), 1e30) if x.dtype is torch.float32 else torch.full((4,), garbage, dtype=torch.float64)
+        return x * 2, torch.cat([x.reshape(-1)[:4].to(big.dtype), big])
+
+    judge = Judge(original, [Call(args=(normal(8, 16, dtype=torch.float32),), kwargs={})], module=None, trains=False)
+    judge.judge(original)

@@ -22,6 +22,7 @@ from twinkle_tune.capture.block import Block, BlockLog, Calls
 from twinkle_tune.capture.inputs import Call, snapshot
 from twinkle_tune.capture.sites import Site, replaced, sites_of
 from twinkle_tune.capture.step import Step
+from twinkle_tune.capture.taken import taken
 from twinkle_tune.catalog.attention import continues
 from twinkle_tune.catalog.block import BLOCK, repeats
 from twinkle_tune.device import parse_device, torch_type
@@ -71,11 +72,15 @@ class Capture:
         observations: ordered by slot name, then workload key.
         uncalled: places that no step called ("RMSNorm model.norm", or a function slot's name).
         step_us: label and microseconds of each step without observation, median of three runs.
+        steps: those that the model was run in.
+        left_out: label of each made-up step that the model does not take, and why.
     """
 
     observations: tuple[Observation, ...]
     uncalled: tuple[str, ...]
     step_us: tuple[tuple[str, float], ...]
+    steps: tuple[Step, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 def capture(
@@ -83,7 +88,8 @@ def capture(
 ) -> Capture:
     """Run each step and write down every call of the targets. Model and functions are left as they were.
 
-    Compiled code runs eagerly while it is observed; the times of the whole steps are of the model as it is.
+    Compiled code runs eagerly while it is observed; the times of the whole steps are of the model as it is. A made-up
+    step that the model does not take is left out, or run as the user's inputs say.
 
     Args:
         model: on ``device``.
@@ -102,8 +108,8 @@ def capture(
     sites = sites_of(targets)
     log = _Log(blocks=BlockLog(model) if blocks else None)
     step_us: list[tuple[str, float]] = []
+    steps, left_out = taken(steps, lambda step: _run(step, model))
     for step in steps:
-        _run(step, model)
         elapsed_us = [_run_timed(step, model, device_type) for _ in range(_TIMED_RUNS)]
         step_us.append((step.label, median(elapsed_us)))
         recorder = _Recorder(log=log, step=step.label)
@@ -117,6 +123,8 @@ def capture(
         observations=_observations(log, sites, [step.label for step in steps]),
         uncalled=tuple(site.title for site in sites if site not in log.called),
         step_us=tuple(step_us),
+        steps=steps,
+        left_out=left_out,
     )
 
 

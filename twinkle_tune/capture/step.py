@@ -31,12 +31,16 @@ class Step:
         look: runs the model once in the same way, and looks at what came out, gradients included. No optimizer's step:
             that follows from the gradients.
         optimizer: whose step is part of the run; None for none.
+        is_made_up: whether the model is given something else than the user's inputs, which it may not take.
+        instead: of a made-up step, how the model is run where it does not take it; None to leave it out.
     """
 
     label: str
     run: Callable[[nn.Module], object]
     look: Callable[[nn.Module], Look]
     optimizer: OptimizerStep | None = None
+    is_made_up: bool = False
+    instead: Step | None = None
 
 
 def make_steps(
@@ -46,7 +50,8 @@ def make_steps(
 
     Inference modes run the forward without gradients. A causal language model with ``input_ids`` (B, S) gives
     two steps for each set of inputs: "prefill", a forward that makes a cache and the last token's logits, as
-    generation does, and "decode", one new token on a cache of S tokens. Labels are left out there. Train
+    generation does, and "decode", one new token on a cache of S tokens. Labels are left out there. Such steps are
+    made up: :func:`twinkle_tune.capture.taken.taken` finds out whether the model takes them. Train
     modes run forward and backward: from ``outputs.loss`` where there is one (labels of a causal language
     model default to its ``input_ids``), else from fixed random gradients (standard normal) of every floating
     output that requires one.
@@ -69,12 +74,15 @@ def make_steps(
     for point in read_points(model, example_inputs, device):
         is_language = _is_causal_language_model(model, point)
         if mode.trains:
-            train = _Train(_for_training(point, is_language), optimizer)
-            steps.append(replace(_step("train", point, train), optimizer=optimizer))
+            made = _for_training(point, is_language)
+            given = replace(_step("train", point, _Train(point, optimizer)), optimizer=optimizer)
+            train = replace(_step("train", point, _Train(made, optimizer)), optimizer=optimizer)
+            steps.append(given if made is point else _made_up(train, instead=given))
         elif is_language:
-            steps.append(_step("prefill", point, _Forward(_for_prefill(point))))
+            given = _step("forward", point, _Forward(point))
+            steps.append(_made_up(_step("prefill", point, _Forward(_for_prefill(point))), instead=given))
             if _is_extensible(point):
-                steps.append(_step("decode", point, _Decode(point)))
+                steps.append(_made_up(_step("decode", point, _Decode(point))))
         else:
             steps.append(_step("forward", point, _Forward(point)))
     return _numbered(steps)
@@ -82,6 +90,10 @@ def make_steps(
 
 def _step(kind: str, point: Point, way: _Forward | _Decode | _Train) -> Step:
     return Step(label=_label(kind, point), run=way, look=way.look)
+
+
+def _made_up(step: Step, instead: Step | None = None) -> Step:
+    return replace(step, is_made_up=True, instead=instead)
 
 
 class _Forward:
@@ -235,7 +247,17 @@ def _for_decode(point: Point) -> Point:
     positions = prefill.get("position_ids")
     if positions is not None:
         named["position_ids"] = positions[..., -1:] + 1
+    elif "position_ids" in point.names:
+        # As generation does: not every model can tell by the cache alone where it is.
+        named["position_ids"] = _next_position(prefill["input_ids"], mask)
     return _keyword_point(point, named)
+
+
+def _next_position(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The position of the next token of each row (B, 1): how many tokens there were that count."""
+    if mask is None:
+        return torch.full((ids.shape[0], 1), ids.shape[1], dtype=torch.long, device=ids.device)
+    return (mask != 0).sum(dim=1, keepdim=True)
 
 
 def _is_extensible(point: Point) -> bool:

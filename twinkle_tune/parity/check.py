@@ -22,7 +22,7 @@ from twinkle_tune.parity.calls import Kin
 from twinkle_tune.parity.compare import SMALL, Noise, compare, noise_of, pooled
 from twinkle_tune.parity.conduct import misconduct, overwriting, remarks, reused, same_results
 from twinkle_tune.parity.controls import fakes, lower_run
-from twinkle_tune.parity.reference import references
+from twinkle_tune.parity.reference import NoReferenceError, references
 from twinkle_tune.parity.run import Run, Subject, execute
 from twinkle_tune.parity.sheet import Sheet, on_call, raised_on
 from twinkle_tune.parity.verdict import (
@@ -113,13 +113,21 @@ class Judge:
         self._copied, self._original = copied, original
         self._anew: dict[int, Mapping[str, Sequence[Slices]]] = {}
         baselines = [self._run(original, call) for call in calls]
-        precise, self.note = references(original, calls, baselines, module=copied, trains=trains, seed=seed)
+        self.inconclusive: Inconclusive | None = None
+        self.left_out: dict[str, str] = {}
+        try:
+            precise, self.note = references(original, calls, baselines, module=copied, trains=trains, seed=seed)
+        except NoReferenceError as error:
+            self._cases, self.note = [], str(error)
+            self.inconclusive = Inconclusive(reason=str(error))
+            return
         self._cases = [
             _Case(call=call, reference=r, baseline=b) for call, r, b in zip(calls, precise, baselines, strict=True)
         ]
         self._seen = _noises(self._cases)
         self.inconclusive = self._control(original)
-        self.left_out: dict[str, str] = {}
+        if self.inconclusive is not None and self.note:
+            self.inconclusive = replace(self.inconclusive, reason=f"{self.inconclusive.reason} ({self.note})")
         if self.inconclusive is None:
             self._cases += [case for each in kin if (case := self._kin_case(each)) is not None]
 
@@ -300,6 +308,8 @@ def _with_varied_constants(module: nn.Module, seed: int) -> nn.Module:
     """``module`` itself, its constant floating parameters spread by 0.25 around their value."""
     for offset, parameter in enumerate(module.parameters()):
         values = parameter.detach()
+        if type(values) is not torch.Tensor or values.layout is not torch.strided:
+            continue  # of a quantised or sparse weight one cannot tell what its values are, nor set them
         if not values.is_floating_point() or values.numel() == 0 or bool((values != values.reshape(-1)[0]).any()):
             continue
         generator = torch.Generator(values.device).manual_seed(seed + offset)

@@ -125,7 +125,7 @@ def noise_of(reference: Tensor, baseline: Tensor) -> Noise:
 
 def pooled(noises: list[Noise]) -> Noise:
     """The noise over several calls: RMS of the relative noises."""
-    mean = sum(noise.relative**2 for noise in noises) / len(noises)
+    mean = sum(noise.relative * noise.relative for noise in noises) / len(noises)
     return Noise(relative=math.sqrt(mean), count=sum(noise.count for noise in noises))
 
 
@@ -203,7 +203,7 @@ def _worst_band(tally: Tally, tensor: str) -> Finding:
     relative_sq = max(tally.totals[1:3]) / tally.totals[3] if tally.totals[3] else 0.0
     worst = ParityFigure(tensor=tensor, point=5, error=0.0, limit=tally.tiny or 1.0)
     for first, last, (wrong, noise, rounding, magnitude, count, fourth) in _joined_bands(tally):
-        effective = noise**2 / fourth if fourth else count
+        effective = noise * noise / fourth if fourth else count
         noise_sq = max(noise, rounding, relative_sq * magnitude)
         floor = max(SLICE_FLOOR * tally.magnitude, tally.tiny)
         limit = SLICE_FACTOR * max(math.sqrt(noise_sq / count), floor) * (1 + WIDENING / effective)

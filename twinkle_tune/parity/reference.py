@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from twinkle_tune.capture.inputs import Call, map_tensors
+from twinkle_tune.errors import TuneError
 from twinkle_tune.parity.run import Run, Subject, execute
 
 _CASTS = frozenset({"float", "half", "bfloat16", "double"})
@@ -22,6 +24,14 @@ _WIDE = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
+
+
+_FAR = 0.5
+"""Of the size of the original's own outputs; half precision came to a few percent in the worst layers met."""
+
+
+class NoReferenceError(TuneError):
+    """There is nothing more precise than the original's own result to hold rivals against."""
 
 
 class Float64Mode(TorchFunctionMode):
@@ -66,19 +76,51 @@ def references(
 
     Returns:
         The runs, and "" or why they are not in float64: then they are in float32, or where that is no gain or
-        fails as well, the baselines themselves. The comparison sees it by the dtype.
+        fails as well, the baselines themselves. The comparison sees it by the dtype. Results that lie far from the
+        baselines are no reference: a layer whose kernel knows one dtype may return memory that nobody wrote.
+
+    Raises:
+        NoReferenceError: half-precision results lie far from those in a wider dtype, and no other is to be had.
     """
-    note = ""
+    note, is_far = "", False
     for dtype, around in ((torch.float64, float64), (torch.float32, nullcontext)):
         if dtype is torch.float32 and not any(_is_half(t) for run in baselines for t in run.tensors.values()):
             break
         try:
-            return _precise(original, calls, baselines, dtype, around, module, trains=trains, seed=seed), note
+            runs = _precise(original, calls, baselines, dtype, around, module, trains=trains, seed=seed)
         # Any error may come of a dtype that the original's author never thought of; the original itself ran.
         except Exception as error:
             text = f"{type(error).__name__}: {str(error).strip()[:200]}"
             note = note or f"the original cannot be run in float64 ({text})"
+            continue
+        how = next(filter(None, (far(run, baseline) for run, baseline in zip(runs, baselines, strict=True))), "")
+        if not how:
+            return runs, note
+        name, is_far = str(dtype).removeprefix("torch."), True
+        note = note or f"the original in {name} is no reference for the original in its own dtype: {how}"
+    if is_far and any(_is_half(t) for run in baselines for t in run.outputs.values()):
+        raise NoReferenceError(f"{note}, nor is there one in float32")
     return list(baselines), note
+
+
+def far(run: Run, baseline: Run) -> str:
+    """How the outputs of a run lie too far from a baseline's for one to be a rounding of the other; "" if they do not.
+
+    Over all outputs together, for a single one may be nothing but rounding. Few infinite values do not count.
+    """
+    apart = size = 0.0
+    for name, output in baseline.outputs.items():
+        if not output.is_floating_point() or not output.numel():
+            continue
+        right, found = output.detach().double(), run.outputs[name].detach().double()
+        usable = torch.isfinite(right) & torch.isfinite(found)
+        if 2 * int(usable.sum()) < int(torch.isfinite(right).sum()):
+            return f"most of {name} is not finite"
+        apart = math.hypot(apart, float(torch.linalg.vector_norm((found - right)[usable])))
+        size = math.hypot(size, float(torch.linalg.vector_norm(right[usable])))
+    if apart <= _FAR * size:
+        return ""
+    return f"their outputs lie {apart:.3g} apart, which is more than {_FAR:g} of the size of the latter ({size:.3g})"
 
 
 def _precise(

@@ -66,7 +66,7 @@ class Tally:
     def effective(self) -> float:
         """How many errors of b count: all where they are alike, few where a few are most of their energy."""
         fourth = float(self.bands[5].sum())
-        return self.totals[1] ** 2 / fourth if fourth else float(self.count)
+        return self.totals[1] * self.totals[1] / fourth if fourth else float(self.count)
 
     @property
     def magnitude(self) -> float:

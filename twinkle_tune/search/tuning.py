@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twinkle_tune.capture.drawn import drawn_like
 from twinkle_tune.capture.inputs import fresh, snapshot
 from twinkle_tune.device import parse_device
 from twinkle_tune.environment import current_environment
@@ -103,7 +104,7 @@ class OpBench:
             made = forward(*self._inputs)
             outputs = [t for t in (made if isinstance(made, tuple) else (made,)) if t.requires_grad]
             if self._gradients is None:
-                self._gradients = tuple(torch.randn_like(t) for t in outputs)
+                self._gradients = tuple(drawn_like(t, index) for index, t in enumerate(outputs))
             return torch.autograd.grad(outputs, wanted, self._gradients, allow_unused=True)
 
         return forward_and_backward if wanted else forward_alone

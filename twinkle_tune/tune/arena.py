@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twinkle_tune.capture.drawn import drawn_like
 from twinkle_tune.capture.inputs import Call, fresh
 from twinkle_tune.capture.step import loss_of
 from twinkle_tune.device import torch_type
@@ -60,7 +61,10 @@ class Arena:
         self._stage = self._block_stage() if task.mode.compiles else None
 
     def _judge(self) -> Judge | Inconclusive:
-        """The judge; inconclusive for everybody where the device has no room for the float64 results."""
+        """The judge; inconclusive for everybody where there is no room to check, or the original cannot be run for it.
+
+        It is run on copies, on made-up inputs and in other dtypes, and what it makes of these is not known beforehand.
+        """
         observation, seed = self.task.observation, self.task.seed
         try:
             return Judge(
@@ -74,6 +78,8 @@ class Arena:
             return Inconclusive(
                 reason=f"the device has no room to check against float64 ({str(error).splitlines()[0]})"
             )
+        except Exception as error:
+            return Inconclusive(reason=f"the original cannot be run to check against ({in_a_line(error)})")
 
     @property
     def timed_on(self) -> TimedOn | None:
@@ -177,7 +183,7 @@ class Arena:
             loss = loss_of(result)
             outputs = [t for t in _tensors(result) if t.requires_grad] if loss is None else [loss]
             if self.gradients is None:
-                self.gradients = tuple(torch.randn_like(t) for t in outputs)
+                self.gradients = tuple(drawn_like(t, self.task.seed + index) for index, t in enumerate(outputs))
             return torch.autograd.grad(outputs, wanted, self.gradients, allow_unused=True)
 
         return forward_and_backward

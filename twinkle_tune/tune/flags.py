@@ -7,14 +7,21 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.mode import Mode
 
 
 @contextmanager
 def flags_kept(model: nn.Module, mode: Mode) -> Iterator[None]:
-    """The model in train or eval mode, and every module's own flag back afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.train(mode.trains)
+    """The model in train or eval mode, and every module's own flag back afterwards.
+
+    A model that is in the mode already runs as it is, modules of it that are in the other one included: a batch norm
+    that is frozen while the rest trains would compute something else, or raise, with its flag turned.
+    """
+    inner = unwrapped(model)
+    flags = [(module, module.training) for module in inner.modules()]
+    if inner.training != mode.trains:
+        inner.train(mode.trains)
     try:
         yield
     finally:

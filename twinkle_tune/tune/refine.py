@@ -66,7 +66,8 @@ def observed_at(observation: Observation, rows: int) -> Observation | None:
     call = with_rows(observation.call, rows)
     if call is None:
         return None
-    original = observation.module or original_function(observation.slot.target)
+    module = observation.module
+    original = original_function(observation.slot.target) if module is None else module
     made = fresh(call)
     try:
         with torch.no_grad():

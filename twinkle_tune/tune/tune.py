@@ -144,6 +144,7 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
     environment = current_environment(run.device)
     targets = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
     seen = capture(run.model, steps, targets, run.device, blocks=run.mode.compiles)
+    steps = seen.steps
     release_optimizers(steps)
     entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
     # A block that nobody competes for is but the layers inside it, which are slots themselves.
@@ -188,7 +189,15 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
         chosen = choose_nested(_ordered(placed), run.aim)
         partial = _profile(run, environment, seen, chosen, complete=False) if placed else None
         raise TuneInterrupted(partial) from error
-    return _beside_compiled(run, settled, steps)
+    return _with_left_out(_beside_compiled(run, settled, steps), seen.left_out)
+
+
+def _with_left_out(profile: Profile, left_out: Sequence[tuple[str, str]]) -> Profile:
+    """The profile, with the steps that the model does not take as we make them."""
+    results = (
+        StepResult(label=label, note=f"not at all: the model does not take it ({why})") for label, why in left_out
+    )
+    return replace(profile, steps=(*profile.steps, *results))
 
 
 def _beside_compiled(run: Run, profile: Profile, steps: Sequence[Step]) -> Profile:

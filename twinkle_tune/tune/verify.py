@@ -133,7 +133,7 @@ def verify_profile(
         by_key = {(o.slot, o.workload.key): o for o in seen.observations}
         # Of those that only the block around them tells apart, the one that the profile's contest was held on.
         by_block = {(o.slot, o.workload.key, "" if o.block is None else o.block.name): o for o in seen.observations}
-        labels = tuple(step.label for step in steps)
+        labels = tuple(step.label for step in seen.steps)
         tell(Captured(candidates=(2,) * len(profile.winners), steps=labels, uncalled=(), whole_s=0.0))
         checks = []
         for index, contest in enumerate(profile.winners, start=1):

@@ -57,7 +57,7 @@ def time_steps(
         seconds: that a step is given, unless the fewest rounds take longer.
         runner: the model as it runs, from :func:`runner_of`; made for this call where there is none.
     """
-    runner = runner or runner_of(model, profile.mode, profile.dynamic)
+    runner = runner_of(model, profile.mode, profile.dynamic) if runner is None else runner
     results = []
     with _restored(model, steps), uncapped(compiles=profile.mode.compiles):
         for step in steps:
@@ -109,7 +109,7 @@ def peaks_of(
 
     ``runner`` is as of :func:`time_steps`.
     """
-    runner = runner or runner_of(model, profile.mode, profile.dynamic)
+    runner = runner_of(model, profile.mode, profile.dynamic) if runner is None else runner
     peaks = {}
     with _restored(model, steps), uncapped(compiles=profile.mode.compiles):
         bind_plan(model, plan)
