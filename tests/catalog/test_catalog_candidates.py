@@ -278,7 +278,8 @@ def test_in_place_gated_mlp_reads_the_activation_from_the_module() -> None:
     outputs = []
     for act in ("silu", "gelu", "gelu_pytorch_tanh", "relu", "tanh", "quick_gelu"):
         module = next(m for m in tiny("llama", hidden_act=act).modules() if type(m).__name__ == "LlamaMLP")
-        (candidate,) = ready_made(layer_contestants("GatedMLP", module, "cpu"))
+        candidate = ready_made(layer_contestants("GatedMLP", module, "cpu"))[0]
+        assert candidate.name == "torch.inplace"
         slot = Slot(name="GatedMLP", kind=SlotKind.LAYER, target=target_of(type(module)))
         x = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():

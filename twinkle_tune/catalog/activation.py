@@ -92,17 +92,17 @@ def contestants(flavour: ActivationFlavour, module: nn.Module, device: str) -> l
     """torch's own operation, where the module takes several to do the same."""
     if flavour.function not in _FUSED:
         return []
-    forward = fused_activation(KNOWN[flavour.function])
+    forward = fused_activation(KNOWN[flavour.function], widens=holds(lambda: _widens(module)))
     if adds_nothing(module, forward, grid()):
         return []
     return [Candidate(name=f"torch.{flavour.function}", source=ImplSource(kind="torch", impl=forward))]
 
 
-def fused_activation(function: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
-    """A forward that is one of the functions above."""
+def fused_activation(function: Callable[[Tensor], Tensor], widens: bool = False) -> Callable[..., Any]:
+    """A forward that is one of the functions above; ``widens``: whether half precision gives float32."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        return function(x)
+        return function(x.float() if widens and x.dtype in (torch.float16, torch.bfloat16) else x)
 
     return forward
 
@@ -110,6 +110,11 @@ def fused_activation(function: Callable[[Tensor], Tensor]) -> Callable[..., Any]
 def grid() -> Tensor:
     """Points (6, 40) from -12 to 12."""
     return torch.linspace(-12.0, 12.0, 240, device="cpu", dtype=torch.float32).reshape(6, 40)
+
+
+def _widens(module: nn.Module) -> bool:
+    given = run(stand_in(module), grid().bfloat16())
+    return isinstance(given, Tensor) and given.dtype == torch.float32
 
 
 def _is_elementwise(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twinkle_tune.catalog import liger, op_calls, triton
-from twinkle_tune.catalog.norm import NormFlavour, norm_flavour, sample
+from twinkle_tune.catalog.norm import NormFlavour, given_dtype, norm_flavour, sample
 from twinkle_tune.catalog.probe import adds_nothing
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.direct import ImplSource
@@ -26,20 +26,21 @@ def flavour_of(module: nn.Module) -> NormFlavour | None:
 def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Candidate]:
     """Candidates for this flavour of LayerNorm."""
     found = []
-    fused = fused_layer_norm(flavour.weight, flavour.bias, flavour.eps, flavour.offset, flavour.casts_last)
+    settings = (flavour.weight, flavour.bias, flavour.eps, flavour.offset, flavour.casts_last, flavour.to_weight)
+    fused = fused_layer_norm(*settings)
     if not adds_nothing(module, fused, sample(flavour.wide)):
         found.append(Candidate(name="torch.layer_norm", source=ImplSource(kind="torch", impl=fused)))
     if liger.offered(device) and flavour.weight and flavour.bias and not flavour.offset:
         found.append(liger.candidate(liger.layer_norm(flavour.weight, flavour.bias, flavour.eps)))
     if triton.offered(device):
-        make = triton.layer_norm(flavour.weight, flavour.bias, flavour.eps, flavour.offset, flavour.casts_last)
+        make = triton.layer_norm(*settings)
         call_of = op_calls.of_layer_norm(flavour.weight, flavour.bias)
         found.append(triton.candidate(make, "layer_norm", call_of=call_of))
     return found
 
 
 def fused_layer_norm(
-    weight: str | None, bias: str | None, eps: str, offset: float, casts_last: bool
+    weight: str | None, bias: str | None, eps: str, offset: float, casts_last: bool, to_weight: bool = False
 ) -> Callable[..., Any]:
     """A forward made of ``torch.nn.functional.layer_norm``."""
 
@@ -53,7 +54,7 @@ def fused_layer_norm(
         exact = torch.promote_types(dtype, torch.float32)
         shift = None if shift is None else shift.to(exact)
         normed = F.layer_norm(x.to(exact), x.shape[-1:], scale.to(exact) + offset, shift, getattr(self, eps))
-        return normed.to(x.dtype if casts_last else dtype)
+        return normed.to(given_dtype(x.dtype, scale.dtype, casts_last, to_weight))
 
     return forward
 

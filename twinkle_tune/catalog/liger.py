@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from twinkle_tune.catalog.norm import HALVES
 from twinkle_tune.ops.once import differentiable_once
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.direct import ImplSource
@@ -40,14 +41,19 @@ def candidate(impl: Callable[..., Any]) -> Candidate:
     return Candidate(name="liger", source=source, device="cuda")
 
 
-def rms_norm(weight: str | None, eps: str, offset: float, casting: str) -> Callable[..., Any]:
-    """RMSNorm; ``casting`` is "llama" (rounded before the weight is applied) or "gemma" (rounded last)."""
+def rms_norm(weight: str | None, eps: str, offset: float, casting: str, to_weight: bool = False) -> Callable[..., Any]:
+    """RMSNorm; ``casting`` is "llama" (rounded before the weight is applied) or "gemma" (rounded last).
+
+    Args:
+        to_weight: whether the result gets the dtype of a weight in half precision, whatever the input's.
+    """
 
     def forward(self: Any, x: Tensor) -> Any:
         scale = getattr(self, weight) if weight else None
         apply = _function("rms_norm", "LigerRMSNormFunction")
         # False, not in place: the incoming gradient is not written over.
-        return apply(x, scale, getattr(self, eps), offset, casting, False)
+        given = apply(x, scale, getattr(self, eps), offset, casting, False)
+        return given.to(scale.dtype) if to_weight and scale is not None and scale.dtype in HALVES else given
 
     return forward
 

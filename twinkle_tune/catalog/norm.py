@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from twinkle_tune.catalog.probe import generator, holds, random_like, run, same, stand_in, takes_one_input
 
+HALVES = (torch.float16, torch.bfloat16)
+"""The half precisions."""
+
 Formula = Callable[[nn.Module, Tensor, "NormFlavour"], Tensor]
 
 
@@ -22,6 +25,8 @@ class NormFlavour:
         eps: name of the attribute.
         offset: what is added to the weight (1.0 where the weight is stored as its distance from one).
         casts_last: whether the result has the input's dtype even where the weight's is wider.
+        to_weight: whether a weight in half precision gives its dtype to what it multiplies, also where the input is
+            wider (T5).
         wide: the norm's width, last dimension of the input.
     """
 
@@ -30,6 +35,7 @@ class NormFlavour:
     eps: str
     offset: float
     casts_last: bool = False
+    to_weight: bool = False
     wide: int
 
 
@@ -39,8 +45,19 @@ def norm_flavour(module: nn.Module, formula: Formula) -> NormFlavour | None:
         return None
     for flavour in _readings(module):
         if holds(lambda flavour=flavour: _computes(module, formula, flavour)):  # type: ignore[misc]
-            return replace(flavour, casts_last=holds(lambda: _casts_last(module, flavour)))  # noqa: B023
+            casts_last = holds(lambda flavour=flavour: _gives(module, flavour, torch.bfloat16, torch.float32))  # type: ignore[misc]
+            to_weight = holds(lambda flavour=flavour: _gives(module, flavour, torch.float32, torch.bfloat16))  # type: ignore[misc]
+            return replace(flavour, casts_last=casts_last, to_weight=to_weight)
     return None
+
+
+def given_dtype(x: torch.dtype, weight: torch.dtype, casts_last: bool, to_weight: bool) -> torch.dtype:
+    """The dtype that a norm gives for an input and a weight of these dtypes."""
+    if casts_last:
+        return x
+    if to_weight and weight in HALVES:
+        return weight
+    return torch.promote_types(x, weight)
 
 
 def sample(wide: int) -> Tensor:
@@ -82,6 +99,7 @@ def _computes(module: nn.Module, formula: Formula, flavour: NormFlavour) -> bool
     return same(run(double, x.clone()), formula(double, x, flavour))
 
 
-def _casts_last(module: nn.Module, flavour: NormFlavour) -> bool:
-    given = run(stand_in(module), sample(flavour.wide).bfloat16())
+def _gives(module: nn.Module, flavour: NormFlavour, dtype: torch.dtype, weights: torch.dtype) -> bool:
+    """Whether an input of a dtype gives bfloat16 with weights of another."""
+    given = run(stand_in(module).to(weights), sample(flavour.wide).to(dtype))
     return isinstance(given, Tensor) and given.dtype == torch.bfloat16

@@ -29,12 +29,17 @@ def random_like(shape: tuple[int, ...], source: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=source, device="cpu", dtype=torch.float32) + 0.5
 
 
-def stand_in(module: nn.Module, children: dict[str, nn.Module] | None = None) -> nn.Module:
+def stand_in(
+    module: nn.Module,
+    children: dict[str, nn.Module] | None = None,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> nn.Module:
     """A copy of the module on the CPU in float32, with random parameters, evaluating, and without any hook.
 
     Args:
         module: a module without buffers; its parameters' values are not read (it may be on the meta device).
         children: the children that the copy gets in place of the module's own.
+        shapes: of parameters that the copy gets in other shapes than the module's.
     """
     double = type(module).__new__(type(module))
     nn.Module.__init__(double)
@@ -43,7 +48,8 @@ def stand_in(module: nn.Module, children: dict[str, nn.Module] | None = None) ->
             double.__dict__[name] = copy.deepcopy(value)
     source = generator()
     for name, parameter in module._parameters.items():
-        value = None if parameter is None else nn.Parameter(random_like(tuple(parameter.shape), source))
+        shape = (shapes or {}).get(name, () if parameter is None else tuple(parameter.shape))
+        value = None if parameter is None else nn.Parameter(random_like(shape, source))
         double._parameters[name] = value
     double._modules.update(children or {})
     double.training = False

@@ -16,7 +16,7 @@ from twinkle_tune.slot import Candidate
 
 __all__ = ["LAYERS", "LayerKind", "flavour_of", "functions_of", "layer_name"]
 
-_MOST_CHILDREN = 4
+_MOST_CHILDREN = 6
 _BOOKKEEPING = frozenset(nn.Module().__dict__) | {"training", "layer_idx"} | PATCHES
 _TELLING = (bool, int, float, str, torch.dtype, type(None))
 
@@ -41,6 +41,7 @@ LAYERS = (
     LayerKind(name="LayerNorm", flavour_of=layer_norm.flavour_of, contestants=layer_norm.contestants),
     LayerKind(name="GatedMLP", flavour_of=mlp.gated_flavour_of, contestants=mlp.gated_contestants),
     LayerKind(name="MLP", flavour_of=mlp.mlp_flavour_of, contestants=mlp.mlp_contestants),
+    LayerKind(name="LinearAct", flavour_of=mlp.linear_act_flavour_of, contestants=mlp.mlp_contestants),
     LayerKind(name="Activation", flavour_of=activation.flavour_of, contestants=activation.contestants),
 )
 """In the order in which they are tried. A new layer slot is a file of its own and a line here."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from twinkle_tune.catalog import liger, op_calls, triton
-from twinkle_tune.catalog.norm import NormFlavour, norm_flavour, sample
+from twinkle_tune.catalog.norm import HALVES, NormFlavour, given_dtype, norm_flavour, sample
 from twinkle_tune.catalog.probe import adds_nothing
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.direct import ImplSource
@@ -25,13 +25,12 @@ def flavour_of(module: nn.Module) -> NormFlavour | None:
 def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Candidate]:
     """Candidates for this flavour of RMSNorm."""
     x = sample(flavour.wide)
-    fused = fused_rms_norm(flavour.weight, flavour.eps, flavour.offset, flavour.casts_last)
+    settings = (flavour.weight, flavour.eps, flavour.offset, flavour.casts_last, flavour.to_weight)
+    fused = fused_rms_norm(*settings)
     found = [
         Candidate(
             name="torch.vector_norm",
-            source=ImplSource(
-                kind="torch", impl=vector_norm_rms_norm(flavour.weight, flavour.eps, flavour.offset, flavour.casts_last)
-            ),
+            source=ImplSource(kind="torch", impl=vector_norm_rms_norm(*settings)),
         )
     ]
     if not adds_nothing(module, fused, x):
@@ -39,16 +38,18 @@ def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Ca
     # Liger takes eps as a number.
     if liger.offered(device) and isinstance(getattr(module, flavour.eps), float):
         casting = "gemma" if flavour.casts_last else "llama"
-        impl = liger.rms_norm(flavour.weight, flavour.eps, flavour.offset, casting)
+        impl = liger.rms_norm(flavour.weight, flavour.eps, flavour.offset, casting, flavour.to_weight)
         found.append(liger.candidate(impl))
     if triton.offered(device):
-        make = triton.rms_norm(flavour.weight, flavour.eps, flavour.offset, flavour.casts_last)
+        make = triton.rms_norm(*settings)
         call_of = op_calls.of_rms_norm(flavour.weight, flavour.offset, flavour.casts_last)
         found.append(triton.candidate(make, "rms_norm", call_of=call_of))
     return found
 
 
-def fused_rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool) -> Callable[..., Any]:
+def fused_rms_norm(
+    weight: str | None, eps: str, offset: float, casts_last: bool, to_weight: bool = False
+) -> Callable[..., Any]:
     """A forward made of ``torch.nn.functional.rms_norm``."""
     if weight is None:
 
@@ -62,8 +63,12 @@ def fused_rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool
             if scale.dtype == x.dtype:
                 return F.rms_norm(x, scale.shape, scale, getattr(self, eps))
             # With two dtypes torch leaves its fused kernel, and says so in a warning.
-            normed = F.rms_norm(x, scale.shape, None, getattr(self, eps)) * scale
-            return normed.to(x.dtype) if casts_last else normed
+            # A norm that goes by its weight's dtype does not round to its input's before.
+            wide = x.to(torch.promote_types(x.dtype, scale.dtype)) if to_weight else x
+            normed = F.rms_norm(wide, scale.shape, None, getattr(self, eps))
+            if to_weight and scale.dtype in HALVES:
+                normed = normed.to(scale.dtype)
+            return (normed * scale).to(given_dtype(x.dtype, scale.dtype, casts_last, to_weight))
 
     else:
 
@@ -73,12 +78,14 @@ def fused_rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool
             # One plus a small weight is not a number that half precision can hold.
             exact = torch.promote_types(dtype, torch.float32)
             normed = F.rms_norm(x.to(exact), scale.shape, scale.to(exact) + offset, getattr(self, eps))
-            return normed.to(x.dtype if casts_last else dtype)
+            return normed.to(given_dtype(x.dtype, scale.dtype, casts_last, to_weight))
 
     return forward
 
 
-def vector_norm_rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool) -> Callable[..., Any]:
+def vector_norm_rms_norm(
+    weight: str | None, eps: str, offset: float, casts_last: bool, to_weight: bool = False
+) -> Callable[..., Any]:
     """A forward whose mean of squares is one reduction, without a tensor of squares; float32 inside."""
 
     def forward(self: Any, x: Tensor) -> Any:
@@ -91,7 +98,7 @@ def vector_norm_rms_norm(weight: str | None, eps: str, offset: float, casts_last
         if weight is None:
             return normed.to(x.dtype)
         scale = getattr(self, weight)
-        dtype = x.dtype if casts_last else torch.promote_types(x.dtype, scale.dtype)
+        dtype = given_dtype(x.dtype, scale.dtype, casts_last, to_weight)
         if offset:
             scale = scale.to(exact) + offset
         return (normed * scale).to(dtype)

@@ -38,18 +38,18 @@ def contestants(function: Callable[..., Any], parameters: list[inspect.Parameter
     takes_positions = _TRAILING[trailing]
     if not holds(lambda: _turns(function, rotate)):
         return _of_neighbours(function, takes_positions, device)
+    form = partial(as_function, takes_positions=takes_positions, casts_back=holds(lambda: _casts_back(function)))
     found = [
-        Candidate(name="torch.rotary", source=ImplSource(kind="torch", impl=as_function(rotate, takes_positions))),
+        Candidate(name="torch.rotary", source=ImplSource(kind="torch", impl=form(rotate))),
         Candidate(
             name="torch.rotary_inplace",
-            source=ImplSource(kind="torch", impl=as_function(rotate_in_place, takes_positions)),
+            source=ImplSource(kind="torch", impl=form(rotate_in_place)),
             modes=frozenset({Mode.INFERENCE}),
         ),
     ]
     if liger.offered(device):
-        found.append(liger.candidate(as_function(rotate_by_liger, takes_positions)))
+        found.append(liger.candidate(form(rotate_by_liger)))
     if triton.offered(device):
-        form = partial(as_function, takes_positions=takes_positions)
         make = triton_functions.rotary(False, rotate, form)
         found.append(triton.candidate(make, "rope", call_of=op_calls.of_rope(False)))
     return found
@@ -67,21 +67,34 @@ def _of_neighbours(function: Callable[..., Any], takes_positions: bool, device: 
     return [triton.candidate(make, "rope", call_of=op_calls.of_rope(True))]
 
 
-def as_function(rotate: Rotate, takes_positions: bool) -> Callable[..., Any]:
-    """A function with the parameters of the original."""
+def as_function(rotate: Rotate, takes_positions: bool, casts_back: bool = False) -> Callable[..., Any]:
+    """A function with the parameters of the original.
+
+    Args:
+        casts_back: whether the results get the dtypes of q and k, where cos and sin are wider.
+    """
+    turn = _cast_back(rotate) if casts_back else rotate
     if takes_positions:
 
         def with_positions(
             q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, position_ids: Any = None, unsqueeze_dim: int = 1
         ) -> Any:
-            return rotate(q, k, cos, sin, unsqueeze_dim)
+            return turn(q, k, cos, sin, unsqueeze_dim)
 
         return with_positions
 
     def without_positions(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
-        return rotate(q, k, cos, sin, unsqueeze_dim)
+        return turn(q, k, cos, sin, unsqueeze_dim)
 
     return without_positions
+
+
+def _cast_back(rotate: Rotate) -> Rotate:
+    def cast(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> tuple[Tensor, Tensor]:
+        turned_q, turned_k = rotate(q, k, cos, sin, unsqueeze_dim)
+        return turned_q.to(q.dtype), turned_k.to(k.dtype)
+
+    return cast
 
 
 def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> tuple[Tensor, Tensor]:
@@ -143,3 +156,11 @@ def _turns(function: Callable[..., Any], formula: Rotate) -> bool:
     cos, sin = random_like((1, 3, 8), source), random_like((1, 3, 8), source)
     given, expected = function(q.clone(), k.clone(), cos, sin), formula(q, k, cos, sin, 1)
     return isinstance(given, tuple) and len(given) == 2 and all(map(same, given, expected))
+
+
+def _casts_back(function: Callable[..., Any]) -> bool:
+    """Whether q and k in bfloat16 stay so with cos and sin in float32."""
+    source = generator()
+    q, cos = random_like((1, 2, 3, 8), source).bfloat16(), random_like((1, 3, 8), source)
+    given = function(q, q.clone(), cos, cos.clone())
+    return [each.dtype for each in given] == [torch.bfloat16] * 2

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from twinkle_tune.catalog import op_calls
+from twinkle_tune.catalog.mlp_forms import Lowering, lowered
+from twinkle_tune.catalog.norm import HALVES
 from twinkle_tune.catalog.op_calls import CallOf
 from twinkle_tune.errors import SourceError
 from twinkle_tune.ops import launch
@@ -87,7 +89,7 @@ def candidate(make: Maker, *folders: str, call_of: CallOf = _untold) -> Candidat
     return Candidate(name="triton", source=TritonSource(folders=folders, make=make, call_of=call_of), device="cuda")
 
 
-def rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool) -> Maker:
+def rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool, to_weight: bool = False) -> Maker:
     """RMSNorm of a module with these attributes."""
 
     def make(config: Config | None) -> Callable[..., Any]:
@@ -96,14 +98,17 @@ def rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool) -> M
         def forward(self: Any, x: Tensor) -> Any:
             small = getattr(self, eps)
             small = torch.finfo(x.dtype).eps if small is None else small
-            return apply(x, getattr(self, weight) if weight else None, eps=small, config=config)
+            scale = getattr(self, weight) if weight else None
+            return _as_weight(apply(x, scale, eps=small, config=config), scale, to_weight)
 
         return forward
 
     return make
 
 
-def layer_norm(weight: str | None, bias: str | None, eps: str, offset: float, casts_last: bool) -> Maker:
+def layer_norm(
+    weight: str | None, bias: str | None, eps: str, offset: float, casts_last: bool, to_weight: bool = False
+) -> Maker:
     """LayerNorm of a module with these attributes."""
 
     def make(config: Config | None) -> Callable[..., Any]:
@@ -112,11 +117,16 @@ def layer_norm(weight: str | None, bias: str | None, eps: str, offset: float, ca
         def forward(self: Any, x: Tensor) -> Any:
             scale = getattr(self, weight) if weight else None
             shift = getattr(self, bias) if bias else None
-            return apply(x, scale, shift, eps=getattr(self, eps), config=config)
+            return _as_weight(apply(x, scale, shift, eps=getattr(self, eps), config=config), scale, to_weight)
 
         return forward
 
     return make
+
+
+def _as_weight(given: Tensor, scale: Tensor | None, to_weight: bool) -> Tensor:
+    """The result in the dtype of a weight in half precision, where the norm gives that."""
+    return given.to(scale.dtype) if to_weight and scale is not None and scale.dtype in HALVES else given
 
 
 _GATED: dict[str, tuple[str, dict[str, str]]] = {
@@ -138,7 +148,7 @@ def gated_call(function: str, packed: bool, down: str) -> CallOf:
     return op_calls.of_gated(op, "_".join(filter(None, words)), down)
 
 
-def gated(function: str, gate: str, up: str | None, down: str, gate_first: bool) -> Maker:
+def gated(function: str, gate: str, up: str | None, gate_first: bool, lowering: Lowering) -> Maker:
     """A gated MLP of a module with these children; where one Linear gives gate and up, its output is taken whole."""
 
     def make(config: Config | None) -> Callable[..., Any]:
@@ -148,7 +158,7 @@ def gated(function: str, gate: str, up: str | None, down: str, gate_first: bool)
         def forward(self: Any, x: Tensor) -> Any:
             left = getattr(self, gate)(x)
             right = getattr(self, up)(x) if up else None
-            return getattr(self, down)(apply(left, right, config=config))
+            return lowered(self, apply(left, right, config=config), lowering)
 
         return forward
 
