@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from tests.report import fabricate
 from twinkle_tune.cli.report import report
 from twinkle_tune.errors import ProfileError, TuneError
+from twinkle_tune.mode import Mode
 
 app = typer.Typer()
 app.command()(report)
@@ -61,6 +63,28 @@ def test_several_profiles_one_after_another(saved: Path, tmp_path: Path) -> None
     result = runner.invoke(app, [str(saved), str(other), "--format", "md"])
     assert result.exit_code == 0, result.output
     assert result.stdout.index("2 of 4 slots") < result.stdout.index("Nothing was finished")
+
+
+def test_two_profiles_are_compared_in_the_terminal(saved: Path, tmp_path: Path) -> None:
+    """Two of one thing are compared as diff does; two of different things stand side by side, not one after another."""
+    first, *rest = fabricate.normal().steps
+    slower = replace(fabricate.normal(), steps=(replace(first, ratio=1.2, low=1.19, high=1.21), *rest))
+    result = runner.invoke(app, [str(saved), str(slower.save(tmp_path / "two.json"))])
+    assert result.exit_code == 0, result.output
+    assert "prefill 1x128: 8.0% faster, 0.920 (0.910 to 0.930) → 20.0% slower" in result.stdout
+    other = replace(slower, mode=Mode.TRAIN).save(tmp_path / "three.json")
+    result = runner.invoke(app, [str(saved), str(other)])
+    assert result.stdout.startswith("2 profiles compared")
+    assert "1.200 (1.190 to 1.210)" in result.stdout
+
+
+def test_piped_output_is_as_wide_as_columns_says(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """COLUMNS is honoured where stdout is no terminal; --full has every contest, --contest one of them."""
+    monkeypatch.setenv("COLUMNS", "60")
+    for options in ([], ["--full"], ["--contest", "1"]):
+        lines = runner.invoke(app, [str(saved), *options]).stdout.splitlines()
+        assert max(map(len, lines)) <= 60
+        assert any("25% behind the leader" in line for line in lines) == bool(options)
 
 
 def test_several_profiles_into_a_folder(saved: Path, tmp_path: Path) -> None:

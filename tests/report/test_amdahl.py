@@ -73,16 +73,16 @@ def test_the_line_says_covered_gained_and_left() -> None:
     """In words, with the measured interval's reading; in training it says whose time the shares are."""
     profile = of(contest("Norm", 0.2, 0.75, ("a.norm",)), contest("MLP", 0.4, paths=("a.mlp",)))
     assert amdahl_text(profile, STEP) == (
-        "Slots cover 60.0% of the step: no kernel for them can save more. The winners save 5.0% by themselves; "
-        "measured: 7.0% less time. Left: 55.0% in slots, 40.0% outside of them."
+        "60.0% of this step is replaceable. The winners should save 5.0% of the step; measured on the whole model: "
+        "7.0% faster."
     )
     kept = StepResult(label="s")
     assert amdahl_text(of(contest("MLP", 0.4, paths=("a.mlp",)), step=kept), kept) == (
-        "Slots cover 40.0% of the step: no kernel for them can save more. The original runs in all of them."
+        "40.0% of this step is replaceable. The original runs in all of it."
     )
     slower = of(contest("Norm", 0.2, 1.25, ("a.norm",)))
-    assert "The winners cost 5.0% by themselves" in amdahl_text(slower, STEP)
-    assert "(by the time of their forwards alone)" in amdahl_text(replace(profile, mode=Mode.TRAIN), STEP)
+    assert "The winners should cost 5.0% of the step" in amdahl_text(slower, STEP)
+    assert "by the time of its forward alone" in amdahl_text(replace(profile, mode=Mode.TRAIN), STEP)
 
 
 @pytest.mark.parametrize("format", ["terminal", "md", "html"])
@@ -91,8 +91,8 @@ def test_every_report_has_the_line(format: Format | str) -> None:
     profile = fabricate.normal()
     text = terminal_text(profile) if format == "terminal" else render(profile, format)  # type: ignore[arg-type]
     text = " ".join(text.split())
-    assert "Slots cover 25.0% of the step: no kernel for them can save more." in text
-    assert text.count("Slots cover") == 2
+    assert "25.0% of this step is replaceable." in text
+    assert text.count("of this step is replaceable") == 2
     rows = frames.records(frames.steps(profile))
     assert [row["covered"] for row in rows] == [0.25, 0.125]
     assert rows[0]["promised"] == pytest.approx(0.025)

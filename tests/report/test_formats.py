@@ -255,7 +255,7 @@ def test_terminal_reads_no_markup_and_no_control_codes() -> None:
 def test_terminal_short_form_has_the_winner_and_no_contests() -> None:
     """The short form at a run's end has the verdict and the winners, not each candidate."""
     file = io.StringIO()
-    print_report(fabricate.normal(), Console(file=file, width=100), details=False)
+    print_report(fabricate.normal(), Console(file=file, width=100))
     assert "fused" in file.getvalue()
     assert "25% behind" not in file.getvalue()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from twinkle_tune.cli.options import parse_count
 from twinkle_tune.cli.write import write_file
-from twinkle_tune.errors import TuneError
+from twinkle_tune.errors import ProfileError, TuneError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from twinkle_tune.profile.schema import Profile
 
 
@@ -65,6 +69,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write to; with png, svg or several profiles, a folder.")
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="In the terminal: every contest, not only the winners.")] = False,
+    contest: Annotated[
+        str | None, typer.Option(metavar="N", help="In the terminal: this contest alone, by its number.")
+    ] = None,
     table: Annotated[TableName, typer.Option(help="What csv and parquet hold, a line each.")] = TableName.SAMPLES,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
@@ -75,6 +83,7 @@ def report(
     from twinkle_tune.profile.io import load_profile
 
     form = ReportFormat.JSON if as_json else format
+    number = parse_count("--contest", contest)
     paths = profiles or [latest(_FOLDERS)]
     if not profiles:
         typer.echo(f"the latest profile: {paths[0]}", err=True)
@@ -85,13 +94,25 @@ def report(
         _compare(paths, loaded, out)
     elif form in _IMAGES and out is not None:
         _draw(paths, loaded, form, out)
+    elif form is ReportFormat.TERMINAL and out is None and len(paths) > 1:
+        _side_by_side(paths, loaded)
+    elif form is ReportFormat.TERMINAL and out is None:
+        from twinkle_tune.report.terminal import print_report
+
+        print_report(loaded[0], console(), str(paths[0]), full=full, contest=number)
     elif out is None:
         for index, (path, profile) in enumerate(zip(paths, loaded, strict=True)):
-            _print(profile, path, form, table, gap=index > 0)
+            typer.echo("\n" if index else "", nl=False)
+            typer.echo(_content(profile, path, form, table), nl=False)
     else:
         targets = _targets(paths, form, out)
         for path, profile, target in zip(paths, loaded, targets, strict=True):
-            _write(target, _content(profile, path, form, table))
+            if form is ReportFormat.TERMINAL:
+                from twinkle_tune.report.terminal import terminal_text
+
+                _write(target, terminal_text(profile, str(path), full=full, contest=number))
+            else:
+                _write(target, _content(profile, path, form, table))
 
 
 def latest(folders: Sequence[str]) -> Path:
@@ -154,24 +175,37 @@ def _draw(paths: Sequence[Path], loaded: Sequence[Profile], form: ReportFormat, 
         typer.echo(f"wrote {count} plots to {folder}", err=True)
 
 
-def _print(profile: Profile, path: Path, form: ReportFormat, table: TableName, *, gap: bool) -> None:
-    if gap:
-        typer.echo()
-    if form is ReportFormat.TERMINAL and sys.stdout.isatty():
-        from rich.console import Console
+def console() -> Console:
+    """The terminal, or what is piped: then COLUMNS says how wide, and without it 110 columns are."""
+    from rich.console import Console
 
-        from twinkle_tune.report.terminal import print_report
+    from twinkle_tune.report.terminal import FILE_WIDTH
 
-        print_report(profile, Console(), str(path))
-    else:
-        typer.echo(_content(profile, path, form, table), nl=False)
+    if sys.stdout.isatty():
+        return Console()
+    return Console(width=shutil.get_terminal_size((FILE_WIDTH, 24)).columns, color_system=None)
+
+
+def _side_by_side(paths: Sequence[Path], loaded: Sequence[Profile]) -> None:
+    """Two profiles of one thing as 'diff' compares them; others step by step, and nothing called a regression."""
+    from twinkle_tune.cli.diff import print_review, require_same
+
+    if len(loaded) == 2:
+        try:
+            require_same(loaded[0], loaded[1])
+        except ProfileError:
+            pass  # different things are shown beside each other
+        else:
+            from twinkle_tune.report.review import review
+
+            print_review(review(loaded[0], loaded[1]))
+            return
+    from twinkle_tune.report.terminal import print_versus
+
+    print_versus(loaded, [str(path) for path in paths], console())
 
 
 def _content(profile: Profile, path: Path, form: ReportFormat, table: TableName) -> str | bytes:
-    if form is ReportFormat.TERMINAL:
-        from twinkle_tune.report.terminal import terminal_text
-
-        return terminal_text(profile, str(path))
     if form in (ReportFormat.CSV, ReportFormat.PARQUET):
         from twinkle_tune.report.data import csv_text, parquet_bytes
 

@@ -203,8 +203,8 @@ class Progress:
 
 
 def final_table(profile: Profile, console: Console | None = None) -> None:
-    """Print the short form of the report to stdout: verdict, steps and what won."""
-    print_report(profile, console or Console(), details=False)
+    """Print the short form of the report to stdout: what to do, the whole model and what won."""
+    print_report(profile, console or Console())
 
 
 def _cleared(state: State) -> State:

@@ -56,16 +56,16 @@ def amdahl_text(profile: Profile, step: StepResult) -> str:
     found = amdahl(profile, step)
     if not found.covered:
         return ""
-    of = " (by the time of their forwards alone)" if profile.mode.trains else ""
-    covers = f"Slots cover {percent(found.covered)} of the step{of}: no kernel for them can save more."
+    of = ", by the time of its forward alone" if profile.mode.trains else ""
+    covers = f"{percent(found.covered)} of this step is replaceable{of}."
     if found.gained is None:
-        return f"{covers} The original runs in all of them."
+        return f"{covers} The original runs in all of it."
     measured = reading(step.ratio, step.low, step.high)
     # Winners by memory may take more time than the originals.
     does = "save" if found.promised >= 0 else "cost"
     return (
-        f"{covers} The winners {does} {percent(abs(found.promised))} by themselves; measured: {measured}. "
-        f"Left: {percent(found.left)} in slots, {percent(1 - found.covered)} outside of them."
+        f"{covers} The winners should {does} {percent(abs(found.promised))} of the step; measured on the whole model: "
+        f"{measured}."
     )
 
 

@@ -48,7 +48,7 @@ def parts(profile: Profile) -> pd.DataFrame:
             "step": seen.step,
             "slot": contest.slot.name,
             "before": seen.share,
-            "after": _share_after(contest, seen, whole_us),
+            "after": share_after(contest, seen, whole_us),
         }
         for contest in profile.contests
         for seen in contest.seen
@@ -65,7 +65,12 @@ def parts(profile: Profile) -> pd.DataFrame:
     )
 
 
-def _share_after(contest: Contest, seen: Seen, whole_us: Mapping[str, float]) -> float:
+def share_after(contest: Contest, seen: Seen, whole_us: Mapping[str, float]) -> float:
+    """What becomes of a contest's share of a step with its winner, by the winner's own ratio.
+
+    Args:
+        whole_us: microseconds of each original step, by its label; a step without them counts as it is seen.
+    """
     if contest.timed_on is None or not contest.block:
         return seen.share * contest.selection.ratio
     original = contest.trial(ORIGINAL).outcome if contest.trials else None

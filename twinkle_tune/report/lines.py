@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from twinkle_tune.report.brief import Brief
 from twinkle_tune.report.derive import Fate
 from twinkle_tune.report.further import FurtherPart
 
@@ -15,7 +16,7 @@ LEGEND = (
 )
 
 
-FURTHER = "Further times, which decide nothing"
+FURTHER = "Other timings, for information"
 """Stands above them."""
 
 
@@ -25,7 +26,7 @@ class StepLine:
 
     ``tone`` is "gain", "loss" or "" for neither; ``number`` is the step's place in the profile, from 1; ``spark``
     is the ratio round by round; ``memory`` is the peak with the winners, and over that without; ``amdahl`` is what the
-    slots cover of the step, what was gained and what is left.
+    slots cover of the step, what was gained and what is left; ``words`` is ``reading`` with the speed-up.
     """
 
     number: int
@@ -39,6 +40,7 @@ class StepLine:
     reading: str
     spark: str
     amdahl: str = ""
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +153,18 @@ class ShapesLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A whole report. ``notes`` are what a reader must know before believing a figure; ``line`` is one of facts."""
+    """A whole report.
+
+    ``advice`` is what to do ("Apply it"), and ``why`` says why; ``notes`` are what a reader must know before believing
+    a figure; ``line`` is one of facts; ``unlooked`` says which parts of the model nothing was tried for.
+    """
 
     title: str
+    advice: str
+    why: str
     verdict: str
+    brief: Brief
+    unlooked: tuple[str, ...]
     line: str
     notes: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]

@@ -84,7 +84,7 @@ def _steps(shown: View) -> list[str]:
     made = [table(["Step", "Original", "Tuned", "Time ÷ original", "Peak memory", "Result"], rows)] if rows else []
     rest = ", ".join(code(s.step) for s in shown.steps if not s.compared)
     lines = [f"{code(s.step)}: {escape(s.amdahl)}" for s in shown.steps if s.amdahl]
-    kept = f"The original runs, nothing to compare: {rest}." if rest else ""
+    kept = f"No kernel won for {rest}: the original runs unchanged." if rest else ""
     return ["## The whole model", *made, kept, _list(lines) if lines else ""]
 
 

@@ -1,204 +1,265 @@
-"""A report for the terminal, with Rich. Nothing that a profile says is read as Rich markup."""
+"""A report for the terminal, with Rich: short, or whole. Nothing that a profile says is read as Rich markup."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
+from twinkle_tune.errors import TuneError
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.lines import FURTHER, ContestPart, StepLine, View
-from twinkle_tune.report.text import NOTHING, one_line
+from twinkle_tune.report.layout import Column, table_lines, wrapped
+from twinkle_tune.report.lines import FURTHER, ContestPart, Runner, View
+from twinkle_tune.report.versus import versus
 from twinkle_tune.report.view import view
 
-_FILE_WIDTH = 110
-_CALL_WIDTH = 22
+FILE_WIDTH = 110
+"""Columns of a report in a file, and where nothing tells how wide the terminal is."""
+SHORT_LINES = 30
+"""The short report has no more lines than a terminal shows at once."""
+_LEAST_WINNERS = 3
+_MOST_STEPS = 8
+
+_STEPS = (
+    Column(head="Step", least=10),
+    Column(head="Result", least=14),
+    Column(head="Original", right=True, rank=2),
+    Column(head="With winners", right=True, rank=2),
+    Column(head="Time ÷ original", rank=3),
+    Column(head="By round", rank=5),
+    Column(head="Peak memory", rank=4),
+)
+_WINNERS = (
+    Column(head="#", right=True),
+    Column(head="Slot", least=8),
+    Column(head="Call", rank=3, least=9),
+    Column(head="Winner", least=10),
+    Column(head="Saves a step", right=True),
+    Column(head="By itself", rank=1),
+    Column(head="Of", rank=2, least=8),
+    Column(head="Time ÷ original", rank=4),
+)
+_RUNNERS = (
+    Column(head="Candidate", least=10),
+    Column(head="Source", rank=4),
+    Column(head="Time", right=True, rank=1),
+    Column(head="Time ÷ original"),
+    Column(head="Rounds", right=True, rank=3),
+    Column(head="First call", right=True, rank=6),
+    Column(head="Memory", right=True, rank=5),
+    Column(head="Parity", right=True, rank=2),
+)
+_TONES = {"gain": "green bold", "loss": "red bold"}
 
 
-def print_report(profile: Profile, console: Console, path: str = "profile.json", *, details: bool = True) -> None:
-    """Print the report.
+def print_report(
+    profile: Profile, console: Console, path: str = "", *, full: bool = False, contest: int | None = None
+) -> None:
+    """Print the report in the console's width.
 
     Args:
         profile: what to report on.
         console: where to.
-        path: where the reader finds the profile, for the lines to copy.
-        details: every contest's candidates and the lines to copy, too; False for the short form.
+        path: where the reader finds the profile, for the lines to copy; "" where it is not known.
+        full: every contest and the lines to copy, too; otherwise at most :data:`SHORT_LINES` lines.
+        contest: one contest in full and nothing else, by its number from 1.
+
+    Raises:
+        TuneError: there is no contest of that number.
     """
-    shown = view(profile, path)
-    _print_head(shown, console, facts=details)
-    if any(step.compared for step in shown.steps):
-        console.print("", _steps(shown, console.width), sep="\n")
-    rest = [step.step for step in shown.steps if not step.compared]
-    if rest:
-        console.print(Text(f"\nThe original runs, nothing to compare: {', '.join(rest)}"))
-    for step in shown.steps:
-        if step.amdahl and (details or step.compared):
-            console.print(Text(f"{step.step}: {step.amdahl}", style="dim"))
-    if shown.selections:
-        console.print("", _selections(shown, console.width), sep="\n")
-    if not details:
-        return
-    for contest in shown.contests:
-        _print_contest(contest, console)
-    if shown.contests:
-        console.print(Text(f"\n{shown.legend}", style="dim"))
-    if shown.uncalled:
-        console.print(Text("\nNever called: ", style="bold").append(", ".join(shown.uncalled), style="not bold"))
-    for title, lines in (("Apply it", shown.apply), ("Measure it again", shown.reproduce)):
-        console.print(Text(f"\n{title}", style="bold"))
-        console.print(_indented(Text(lines)))
+    shown = view(profile, path or "profile.json")
+    if contest is not None:
+        lines = _one(shown, contest, console.width)
+    elif full:
+        lines = _full(shown, console.width)
+    else:
+        lines = _short(shown, console.width, path)
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
-def terminal_text(profile: Profile, path: str = "profile.json") -> str:
-    """The report as plain text for a file: no colours, 110 columns."""
-    console = Console(file=io.StringIO(), width=_FILE_WIDTH, color_system=None, force_terminal=False)
+def terminal_text(
+    profile: Profile, path: str = "", *, width: int = FILE_WIDTH, full: bool = True, contest: int | None = None
+) -> str:
+    """The report as plain text without colours. Arguments and errors as of :func:`print_report`."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
     with console.capture() as captured:
-        print_report(profile, console, path)
+        print_report(profile, console, path, full=full, contest=contest)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
 
 
-def _print_head(shown: View, console: Console, *, facts: bool) -> None:
-    console.print(Text(shown.title, style="bold"))
-    console.print(Text(shown.verdict))
-    for note in shown.notes:
-        console.print(Text(note, style="yellow"))
-    if not facts:
-        return
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in shown.facts:
-        table.add_row(label, Text(value))
-    console.print(table)
+def print_versus(profiles: Sequence[Profile], paths: Sequence[str], console: Console) -> None:
+    """Print several profiles side by side: what they are of, and each step of the whole model in all of them."""
+    shown, width = versus(profiles, paths), console.width
+    lines = [*wrapped(shown.title, width, style="bold"), *wrapped(shown.verdict, width)]
+    for column in shown.columns:
+        of = ", ".join(value for _, value in column.heads)
+        lines += wrapped(f"{column.number}. {column.path}: {of}", width)
+    columns = [Column(head="Step", least=10), *(Column(head=str(each.number)) for each in shown.columns)]
+    rows = [[row.where, *(f"{cell.text} {cell.detail}".strip() for cell in row.cells)] for row in shown.steps]
+    lines += [Text(""), Text("The whole model, time ÷ original", style="bold"), *table_lines(columns, rows, width)]
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
-def _steps(shown: View, width: int) -> Table:
-    rows = [
-        (step.step, step.original, step.tuned, step.ratio, step.spark, step.memory, _toned(step))
-        for step in shown.steps
-        if step.compared
-    ]
-    if width >= _FILE_WIDTH:
-        return _table(
-            "The whole model",
-            ("Step", "Original>", "Tuned>", "Time ÷ original|", "By round|", "Peak memory|", "Result"),
-            rows,
+def _short(shown: View, width: int, path: str) -> list[Text]:
+    """What to do, the whole model, what won, what stayed: in as many lines as a terminal shows."""
+    head = [*_head(shown, width, notes=2), *_steps(shown, width)]
+    tail = [Text(""), *_stayed(shown, width)] if shown.brief.stayed or shown.brief.probed else []
+    tail += [line for text in shown.unlooked for line in wrapped(text, width, style="dim")]
+    more = f"twinkle-tune report {path}" if path else "twinkle-tune report PROFILE"
+    tail += wrapped(f"More: {more} --full (or --contest N, or --format html)", width, style="dim")
+    room = SHORT_LINES - len(head) - len(tail)
+    return [*head, *_winners(shown, width, most=max(room - 4, _LEAST_WINNERS)), *tail]
+
+
+def _full(shown: View, width: int) -> list[Text]:
+    lines = [*_head(shown, width, notes=len(shown.notes)), *_facts(shown, width), *_steps(shown, width)]
+    for step in shown.steps:
+        if step.amdahl:
+            lines += wrapped(f"{step.step}: {step.amdahl}", width, style="dim")
+    lines += [*_winners(shown, width, most=len(shown.selections)), Text(""), *_stayed(shown, width)]
+    lines += [line for text in shown.unlooked for line in wrapped(text, width, style="dim")]
+    for contest in shown.contests:
+        lines += _contest(contest, width)
+    if shown.contests:
+        lines += [Text(""), *wrapped(shown.legend, width, style="dim")]
+    if shown.uncalled:
+        lines += [Text(""), *wrapped(f"Never called: {', '.join(shown.uncalled)}", width)]
+    for title, copied in (("Apply it", shown.apply), ("Measure it again", shown.reproduce)):
+        lines += [Text(""), Text(title, style="bold")]
+        lines += [line for each in copied.splitlines() for line in wrapped(each, width, indent=2)]
+    return lines
+
+
+def _one(shown: View, number: int, width: int) -> list[Text]:
+    found = next((each for each in shown.contests if each.number == number), None)
+    if found is None:
+        raise TuneError(
+            f"report: --contest: got {number}, expected 1 to {len(shown.contests)}, the contests of this profile"
         )
-    narrow = [(step, ratio, spark, result) for step, _, _, ratio, spark, _, result in rows]
-    return _table("The whole model", ("Step", "Time ÷ original|", "By round|", "Result"), narrow)
+    return [*_contest(found, width)][1:]
 
 
-def _toned(step: StepLine) -> Text:
-    return Text(step.reading, style={"gain": "green bold", "loss": "red bold"}.get(step.tone, ""))
+def _head(shown: View, width: int, *, notes: int) -> Iterator[Text]:
+    yield from wrapped(shown.title, width, style="bold")
+    yield from wrapped(shown.line, width, style="dim")
+    yield from wrapped(f"{shown.advice}. {shown.why}" if shown.advice else shown.why, width, style="bold")
+    if shown.verdict not in shown.why:
+        yield from wrapped(shown.verdict, width)
+    for note in shown.notes[:notes]:
+        yield from wrapped(note, width, style="yellow")
+    if len(shown.notes) > notes:
+        yield Text(f"{len(shown.notes) - notes} more notes: --full", style="yellow")
 
 
-def _selections(shown: View, width: int) -> Table:
-    """The winners, a line each where the terminal is wide enough; a narrow one is spared what the details tell too."""
-    heads = ["#>", "Slot", "Call|", "Share>", "Winner", "Time>", "Time ÷ original|", "By round|", "Memory|"]
-    rows: list[list[str | Text]] = [
-        [
-            str(line.number),
-            line.short,
-            one_line(line.call.partition(", ")[0], _CALL_WIDTH),
-            line.share,
-            Text(line.winner, style="green bold" if line.gained else ""),
-            line.time,
-            line.ratio,
-            line.spark,
-            line.memory,
-        ]
-        for line in shown.selections
+def _facts(shown: View, width: int) -> Iterator[Text]:
+    widest = max(len(label) for label, _ in shown.facts) + 2
+    for label, value in shown.facts:
+        first, *rest = wrapped(value, width, indent=widest)
+        yield Text(label.ljust(widest), style="dim").append(first.plain.strip(), style="not dim")
+        yield from rest
+
+
+def _steps(shown: View, width: int) -> Iterator[Text]:
+    if not shown.steps:
+        return
+    rows = [
+        (
+            step.step,
+            Text(step.words, style=_TONES.get(step.tone, "")),
+            step.original,
+            step.tuned,
+            step.ratio,
+            step.spark,
+            step.memory,
+        )
+        for step in shown.steps[:_MOST_STEPS]
     ]
-    if width >= _FILE_WIDTH:
-        return _table("What won", heads, rows)
-    narrow = [
-        [slot, call[call.find("[") :], winner, ratio, memory]
-        for _, slot, call, _, winner, _, ratio, _, memory in map(_plain, rows)
+    yield from (Text(""), Text("The whole model", style="bold"))
+    yield from table_lines(_STEPS, rows, width)
+    if len(shown.steps) > _MOST_STEPS:
+        yield Text(f"{len(shown.steps) - _MOST_STEPS} more steps: --format html", style="dim")
+
+
+def _winners(shown: View, width: int, *, most: int) -> Iterator[Text]:
+    winners = shown.brief.winners
+    if not winners:
+        return
+    yield from (Text(""), Text("What won, by what it saves", style="bold"))
+    rows = [
+        (
+            str(each.number),
+            each.slot,
+            each.call,
+            Text(each.winner, style="green bold"),
+            each.text,
+            each.gain,
+            each.step,
+            each.ratio,
+        )
+        for each in winners[:most]
     ]
-    return _table("What won", ("Slot", "Call|", "Winner", "Time ÷ original|", "Memory|"), narrow)
+    yield from table_lines(_WINNERS, rows, width)
+    if len(winners) > most:
+        yield Text(f"{len(winners) - most} more winners: --full", style="dim")
 
 
-def _plain(row: Sequence[str | Text]) -> list[str]:
-    return [cell if isinstance(cell, str) else cell.plain for cell in row]
+def _stayed(shown: View, width: int) -> Iterator[Text]:
+    if shown.brief.stayed:
+        yield from wrapped(f"{shown.brief.stayed}.", width)
+    if shown.brief.probed:
+        yield from wrapped(f"{shown.brief.probed}.", width, style="dim")
 
 
-def _print_contest(contest: ContestPart, console: Console) -> None:
-    console.print(Text(f"\n{contest.number}. {contest.slot} · {contest.call}", style="bold"))
+def _contest(contest: ContestPart, width: int) -> Iterator[Text]:
+    yield Text("")
+    yield from wrapped(f"{contest.number}. {contest.slot} · {contest.call}", width, style="bold")
     for line in (
         f"Replaces {contest.target}",
         f"At {contest.where}",
-        contest.seen and f"Seen in {contest.seen}",
+        f"Seen in {contest.seen}" if contest.seen else "The model never called this size: it was only tried",
         contest.conditions and f"The device: {contest.conditions}",
         contest.timed,
     ):
         if line:
-            console.print(_indented(Text(line, style="dim")))
-    chosen = Text(contest.winner, style="green")
-    console.print(_indented(chosen.append(f": {contest.reason}" if contest.reason else "", style="default")))
-    if contest.runners:
-        heads = (
-            "Candidate",
-            "Source",
-            "Time>",
-            "Time ÷ original|",
-            "Rounds>",
-            "First call>",
-            "Memory>",
-            "Parity>",
-            "Note",
-        )
-        rows = [
-            (
-                f"{runner.candidate} ({runner.mark})" if runner.mark else runner.candidate,
-                runner.source,
-                runner.time,
-                runner.ratio,
-                runner.rounds,
-                runner.first_call,
-                runner.memory,
-                runner.parity,
-                runner.note,
-            )
-            for runner in contest.runners
-        ]
-        console.print(_table(None, heads, rows))
+            yield from wrapped(line, width, indent=2, style="dim")
+    yield from wrapped(f"{contest.winner}: {contest.reason}" if contest.reason else contest.winner, width, indent=2)
+    yield from _runners(contest.runners, width)
     if contest.further is not None:
-        console.print(_indented(Text(FURTHER, style="dim")))
-        console.print(_table(None, [f"{head}|" for head in contest.further.heads], contest.further.rows))
+        yield from wrapped(FURTHER, width, indent=2, style="dim")
+        columns = [Column(head=head, rank=n, least=8 if n == 0 else 0) for n, head in enumerate(contest.further.heads)]
+        yield from table_lines(columns, contest.further.rows, width, indent=2)
         for words in contest.further.words:
-            console.print(_indented(Text(words, style="yellow")))
+            yield from wrapped(words, width, indent=2, style="yellow")
     for refused in contest.refused:
-        told = Text(f"refused {refused.candidate} ({refused.source})", style="yellow")
-        console.print(_indented(told.append(f", {refused.stage}: {refused.reason}", style="default")))
+        told = f"refused {refused.candidate} ({refused.source}), {refused.stage}: {refused.reason}"
+        yield from wrapped(told, width, indent=2)
 
 
-def _indented(text: Text) -> Padding:
-    return Padding(text, (0, 0, 0, 2))
-
-
-def _table(title: str | None, heads: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """A table; columns that are empty are left out.
-
-    A head that ends in ">" has its column set to the right, one that ends in "|" or ">" is never wrapped.
-    """
-    lines = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
-    used = [index for index in range(len(heads)) if any(line[index].plain not in ("", NOTHING) for line in lines)]
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        padding=(0, 2, 0, 0),
-        header_style="dim",
-    )
-    for index in used:
-        name = heads[index].rstrip(">|")
-        right = heads[index].endswith(">")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != heads[index], overflow="fold")
-    for line in lines:
-        table.add_row(*(line[index] for index in used))
-    return table
+def _runners(runners: Iterable[Runner], width: int) -> Iterator[Text]:
+    """The candidates that were timed, a line each; what is noted of one stands below it."""
+    shown = list(runners)
+    if not shown:
+        return
+    rows = [
+        (
+            f"{runner.candidate} ({runner.mark})" if runner.mark else runner.candidate,
+            runner.source,
+            runner.time,
+            runner.ratio,
+            runner.rounds,
+            runner.first_call,
+            runner.memory,
+            runner.parity,
+        )
+        for runner in shown
+    ]
+    heads, *lines = table_lines(_RUNNERS, rows, width, indent=2)
+    yield heads
+    for line, runner in zip(lines, shown, strict=True):
+        yield line
+        if runner.note:
+            yield from wrapped(runner.note, width, indent=6, style="dim")

@@ -9,6 +9,7 @@ from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult, TimedOn
 from twinkle_tune.report import frames, head
 from twinkle_tune.report.amdahl import amdahl_text
+from twinkle_tune.report.brief import brief
 from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
 from twinkle_tune.report.frames import Row
@@ -36,6 +37,7 @@ from twinkle_tune.tune.gain import gained as step_gained
 _NAME_LIMIT = 80
 _SENTENCE_LIMIT = 600
 _INSTANCES_SHOWN = 3
+_UNCHANGED = "unchanged: the original runs"
 
 
 def view(profile: Profile, path: str = "profile.json") -> View:
@@ -46,7 +48,11 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     selected = zip(frames.records(frames.selections(profile)), profile.contests, strict=True)
     return View(
         title=f"{one_line(profile.model.name, _NAME_LIMIT)}, {profile.mode}, {profile.device}{head.by(profile)}",
+        advice="",
+        why=one_line(profile.verdict, _SENTENCE_LIMIT),
         verdict=one_line(profile.verdict, _SENTENCE_LIMIT),
+        brief=brief(profile),
+        unlooked=(),
         line=one_line(head.line(profile), 2 * _NAME_LIMIT),
         notes=tuple(head.notes(profile)),
         facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),
@@ -84,7 +90,8 @@ def _step(number: int, row: Row, step: StepResult, aim: Aim, amdahl: str) -> Ste
         tuned=time_text(row["tuned_us"]),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if compared else NOTHING,
         memory=f"{bytes_text(row['tuned_peak_bytes'])} ({ratio_text(memory)})" if is_figure(memory) else NOTHING,
-        reading=told if compared else "the original runs, nothing to compare",
+        reading=told if compared else _UNCHANGED,
+        words=f"{told}, {speedup_text(row['ratio'])}" if compared and tone else told if compared else _UNCHANGED,
         spark=_spark(step.tuned_us, step.original_us, 16),
         amdahl=amdahl,
     )

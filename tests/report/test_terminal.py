@@ -1,0 +1,150 @@
+"""The report in a terminal: short by default, whole on demand, and readable in any width."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from tests.report import fabricate
+from twinkle_tune.errors import TuneError
+from twinkle_tune.outcome import Selection
+from twinkle_tune.profile.io import load_profile
+from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
+from twinkle_tune.report.brief import brief
+from twinkle_tune.report.layout import Column, table_lines, wrapped
+from twinkle_tune.report.terminal import SHORT_LINES, terminal_text
+from twinkle_tune.slot import Slot, SlotKind
+
+WIDTHS = (60, 80, 100, 120)
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "profiles").glob("*/*.json"))
+
+
+def held(slot: str, share: float, won: bool, rows: int, *, called: bool = True) -> Contest:
+    """A contest of a slot that takes this share of the prefill."""
+    made = fabricate.won() if won else fabricate.kept()
+    seen = (Seen(step="prefill 1x128", calls=2, share=share),) if called else ()
+    workload = fabricate.workload((1, rows, 256))
+    return replace(
+        made,
+        slot=Slot(name=slot, kind=SlotKind.LAYER, target=f"package.module:{slot}"),
+        instances=("model.norm",),
+        seen=seen,
+        workload=workload,
+    )
+
+
+def large() -> Profile:
+    """Twenty-nine contests in four steps: two winners, twelve sizes that the model never calls."""
+    contests = [held(f"package.rotary_{n}.apply_rotary_pos_emb", 0.01, False, 128) for n in range(14)]
+    contests += [held("RMSNorm", 0.02, True, 64), held("RMSNorm", 0.2, True, 128), held("GatedMLP", 0.435, False, 128)]
+    contests += [held("RMSNorm", 0.0, n == 0, n + 1, called=False) for n in range(12)]
+    steps = fabricate.normal().steps
+    return fabricate.profile(*contests, steps=(*steps, *(replace(steps[0], label=f"prefill {n}x8") for n in (2, 4))))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("full", [False, True])
+def test_no_line_is_wider_than_the_terminal(width: int, full: bool) -> None:
+    """Short or whole, for profiles made by hand, endless names too, and for those that ship."""
+    for profile in (*fabricate.ALL.values(), large(), *map(load_profile, SHIPPED)):
+        text = terminal_text(profile, "p.json", width=width, full=full)
+        assert max(cell_len(line) for line in text.splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_short_form_fits_a_screen(width: int) -> None:
+    """At most thirty lines in 80 columns and more, and a few more in 60, where sentences wrap."""
+    for profile in (fabricate.normal(), large(), *map(load_profile, SHIPPED)):
+        count = len(terminal_text(profile, "profiles/amd-epyc/p.json", width=width, full=False).splitlines())
+        assert count <= SHORT_LINES + (4 if width < 80 else 0)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("full", [False, True])
+def test_no_word_is_broken(width: int, full: bool) -> None:
+    """Names of slots and candidates, shapes and words of sentences each stand whole on one line."""
+    text = terminal_text(large(), "p.json", width=width, full=full)
+    for word in ("RMSNorm", "fused", "prefill", "GatedMLP", "faster", "original"):
+        assert word in text
+    lines = text.splitlines()
+    assert not any(re.fullmatch(r"\s*\w{1,2}\s*", line) for line in lines)
+    if full:
+        assert "apply_rotary_pos_emb" in text
+
+
+def test_short_form_says_what_matters_in_order() -> None:
+    """First the verdict, then the whole model in words, then winners by what they save, then what stayed, in a line."""
+    text = terminal_text(large(), "p.json", width=120, full=False)
+    said = (
+        fabricate.normal().verdict,
+        "The whole model",
+        "8.0% faster, 1.09×",
+        "unchanged: the original runs",
+        "What won, by what it saves",
+        "40.2 µs, 4.0%",
+        "4.02 µs, 0.4%",
+        "15 contests kept the original (largest: GatedMLP, 43.5% of prefill 1x128: no kernel was clearly faster).",
+        "12 more sizes tried that this model never called: fused in 1.",
+        "--full",
+    )
+    places = [text.index(each) for each in said]
+    assert places == sorted(places)
+    assert "apply_rotary_pos_emb" not in text
+
+
+def test_contests_that_ran_out_of_time_are_counted_apart() -> None:
+    """What was not tried is not among what kept the original."""
+    untried = replace(
+        held("GatedMLP", 0.4, False, 8), trials=(), selection=Selection(winner="original", reason="not tried: budget")
+    )
+    told = brief(fabricate.profile(held("RMSNorm", 0.1, False, 8), untried)).stayed
+    assert told == (
+        "1 contest kept the original (RMSNorm, 10.0% of prefill 1x128: no kernel was clearly faster); "
+        "1 contest not tried: the time was used up (GatedMLP, 40.0% of prefill 1x128)"
+    )
+
+
+def test_one_contest_alone() -> None:
+    """By its number, in full; a number that is not there is one error with the range."""
+    text = terminal_text(fabricate.normal(), "p.json", contest=1)
+    assert text.startswith("1. RMSNorm · float32[1,128,256]")
+    assert "RuntimeError: no compiler found" in text
+    assert "2. " not in text
+    with pytest.raises(TuneError, match="--contest: got 3, expected 1 to 2"):
+        terminal_text(fabricate.normal(), "p.json", contest=3)
+
+
+def test_narrow_tables_leave_out_columns_and_keep_notes() -> None:
+    """In 60 columns the candidates' table has name and ratio; the note stands on a line of its own."""
+    lines = terminal_text(fabricate.normal(), "p.json", width=60, contest=1).splitlines()
+    head = next(line for line in lines if "Candidate" in line)
+    assert "Time ÷ original" in head
+    assert "First call" not in head
+    assert "      25% behind the leader after 3 rounds" in lines
+
+
+def test_a_step_that_gains_nothing_is_told_plainly() -> None:
+    """Where nothing was compared the step is unchanged, and no ratio is shown as if it were measured."""
+    profile = fabricate.profile(fabricate.kept(), steps=(StepResult(label="decode 1x128"),))
+    text = terminal_text(profile, "p.json", full=False)
+    assert "decode 1x128  unchanged: the original runs" in text
+    assert "1.000" not in text
+
+
+def test_long_words_break_after_dots_alone() -> None:
+    """A path longer than the line is broken after a dot, colon or slash; a longer part loses its middle."""
+    lines = [line.plain for line in wrapped("Replaces package.module_one.module_two:Class", 24, indent=2)]
+    assert lines == ["  Replaces", "  package.module_one.", "  module_two:Class"]
+    assert [line.plain for line in wrapped("x" * 50, 20)] == ["x" * 12 + "…" + "x" * 7]
+
+
+def test_tables_shorten_only_what_may_be() -> None:
+    """Ranked columns go first, then the longest name loses its middle, and figures stay whole."""
+    columns = (Column(head="Name", least=8), Column(head="Time", right=True), Column(head="Rest", rank=1))
+    lines = [line.plain for line in table_lines(columns, [("a_long_name_indeed", "1.00 ms", "more")], 20)]
+    assert lines == ["Name            Time", "a_long…deed  1.00 ms"]
