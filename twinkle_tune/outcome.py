@@ -10,6 +10,22 @@ from typing import Literal
 Stage = Literal["load", "signature", "capability", "first call", "parity", "timing"]
 """Where a candidate was refused, in the order in which a trial goes through them."""
 
+Status = Literal[
+    "won", "kept", "no clear winner", "all refused", "taken back", "nothing to gain", "cut short", "not tried"
+]
+"""What became of a contest; the original stays in all but the first.
+
+- "kept": it was held, and no candidate was better.
+- "no clear winner": it was held, and the noise hid whether one is.
+- "all refused": none could be timed, or none was right.
+- "taken back": a kernel won by itself, and gained nothing in the whole model, or was wrong there.
+- "nothing to gain": it was not held, since no candidate could gain anything.
+- "cut short": the time budget ran out while it was held.
+- "not tried": the time budget left none for it.
+"""
+UNDECIDED: tuple[Status, ...] = ("cut short", "not tried")
+"""The time budget left these without an outcome."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityFigure:
@@ -70,7 +86,23 @@ class Rejection:
     reason: str
 
 
-Outcome = Measurement | Rejection
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untimed:
+    """A candidate that was not refused and has no time: nothing is known of its speed.
+
+    Attributes:
+        cause: "budget": the time ran out. "interpreter": it runs in Triton's interpreter, whose speed says nothing.
+        right: whether it passed the numerical check; False where it was not looked at.
+        reason: the same in words.
+    """
+
+    kind: Literal["untimed"] = "untimed"
+    cause: Literal["budget", "interpreter"]
+    right: bool
+    reason: str
+
+
+Outcome = Measurement | Rejection | Untimed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +204,10 @@ class Selection:
         rounds: paired rounds behind the figure.
         memory_ratio: the winner's peak memory over the original's; None for the original, and where one is not known.
         reason: why this one won, or why the original stayed.
+        status: what became of the contest; "" in a profile from before it was written down.
+        visible_gain: of a contest without a clear winner: the smallest share of the original's time (0.05: 5%) that a
+            candidate would have had to save for the race to be sure of it, by the scatter of its rounds; None where
+            that is not known, and in other contests.
     """
 
     winner: str
@@ -181,3 +217,5 @@ class Selection:
     rounds: int = 0
     memory_ratio: float | None = None
     reason: str
+    status: Status | Literal[""] = ""
+    visible_gain: float | None = None

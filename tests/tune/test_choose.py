@@ -17,9 +17,9 @@ from twinkle_tune.tune.choose import (
     saved_us,
     slots_with_winners,
     take_back,
-    verdict_of,
 )
 from twinkle_tune.tune.gain import gained
+from twinkle_tune.tune.verdict import verdict_of
 from twinkle_tune.workload import Context, TensorSpec, Workload
 
 
@@ -125,10 +125,7 @@ def test_the_verdict_says_what_the_figures_allow() -> None:
     won = [contest("A", original_us=10, ratio=0.5)]
     gain = StepResult(label="forward", original_us=(2.0,), tuned_us=(1.0,), ratio=0.5, low=0.4, high=0.6)
     unclear = StepResult(label="forward", original_us=(2.0,), tuned_us=(2.0,), ratio=1.0, low=0.9, high=1.1)
-    assert (
-        verdict_of(won, [gain])
-        == "1 of 1 contests won by a kernel (A): forward takes 0.500 of its time (0.400 to 0.600)."
-    )
+    assert verdict_of(won, [gain]) == "1 of 1 contests won by a kernel (A): forward 50.0% faster (2.00x)."
     assert "no clear gain end to end" in verdict_of(won, [unclear])
     assert "none of 1 contests" in verdict_of([contest("A", original_us=10)], [])
     taken = take_back(won, "forward", {"A": result(1.1)})

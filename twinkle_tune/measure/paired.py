@@ -22,6 +22,8 @@ class Decision:
             left.
         rounds: counted rounds.
         failed: those of ``left`` that could not be timed any more: their times are no basis for anything.
+        stopped: whether the time ended it, and not the evidence or the number of rounds.
+        unclear: whether the rounds were used up while a challenger might still have been better.
     """
 
     winner: str
@@ -29,6 +31,8 @@ class Decision:
     left: tuple[tuple[str, str], ...]
     rounds: int
     failed: tuple[str, ...] = ()
+    stopped: bool = False
+    unclear: bool = False
 
 
 class PairedRounds(ABC):

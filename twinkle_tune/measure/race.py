@@ -93,7 +93,7 @@ class Race(PairedRounds):
             why: what ended it ("out of time budget after 12 rounds").
         """
         if not self.finished:
-            self._finish(self._best_accepted(), why)
+            self._finish(self._best_accepted(), why, stopped=True)
 
     def _accepted(self, name: str) -> bool:
         # Evidence once given stays valid, yet a winner must also look like one at the end.
@@ -162,7 +162,8 @@ class Race(PairedRounds):
             self._finish(self._alive[0], "")
         elif self.rounds >= self.settings.max_rounds:
             winner = self._best_accepted()
-            self._finish(winner, "" if winner else f"no clear winner after {self.rounds} rounds")
+            why = "" if winner else f"no clear winner after {self.rounds} rounds"
+            self._finish(winner, why, unclear=winner is None)
 
     def _why_none(self) -> str:
         if not self._entered:
@@ -171,7 +172,7 @@ class Race(PairedRounds):
             return "no candidate could be timed"
         return f"no candidate was at least {_percent(self.settings.min_gain)} faster"
 
-    def _finish(self, winner: str | None, why: str) -> None:
+    def _finish(self, winner: str | None, why: str, *, stopped: bool = False, unclear: bool = False) -> None:
         if winner is None:
             reason = why
         else:
@@ -180,7 +181,7 @@ class Race(PairedRounds):
             reason += f"; {why}" if why else ""
         for name in self.alive:
             if name != winner:
-                self._drop(name, self._why_not(name, winner))
+                self._drop(name, f"undecided: {why}" if stopped and winner is None else self._why_not(name, winner))
         left = tuple((name, self._left[name]) for name in self._entered if name != winner)
         self._decision = Decision(
             winner=winner or ORIGINAL,
@@ -188,6 +189,8 @@ class Race(PairedRounds):
             left=left,
             rounds=self.rounds,
             failed=tuple(self._failed),
+            stopped=stopped,
+            unclear=unclear,
         )
 
     def _why_not(self, name: str, winner: str | None) -> str:

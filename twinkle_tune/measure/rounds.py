@@ -60,7 +60,7 @@ class Rounds(PairedRounds):
     def stop(self, why: str) -> None:
         """End it now, unless it is over; ``why`` is what ended it."""
         if not self.finished:
-            self._finish(why)
+            self._finish(why, stopped=True)
 
     def _look(self, times_us: Mapping[str, float]) -> None:
         if self.rounds >= FEW_ROUNDS:
@@ -72,7 +72,7 @@ class Rounds(PairedRounds):
         if not self._alive or self.rounds >= self._most_rounds:
             self._finish("")
 
-    def _finish(self, why: str) -> None:
+    def _finish(self, why: str, *, stopped: bool = False) -> None:
         peaks = {name: peak for name, peak in self._peaks.items() if name not in self._failed}
         found = smallest(peaks, self._times_us, self._aim)
         if self._failed and len(peaks) == 1:
@@ -85,4 +85,5 @@ class Rounds(PairedRounds):
             left=tuple((name, left[name]) for name in entered),
             rounds=self.rounds,
             failed=tuple(self._failed),
+            stopped=stopped,
         )

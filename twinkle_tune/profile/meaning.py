@@ -11,7 +11,7 @@ import torch
 from twinkle_tune.device import DEVICES
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.objective import Objective
-from twinkle_tune.outcome import Measurement, Rejection
+from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.workload import TensorSpec
@@ -48,6 +48,10 @@ def _problems(profile: Profile) -> Iterator[str]:
     if (profile.slowdown is None) == (profile.objective is Objective.BALANCED) or profile.aim.most < 1:
         got = f"{profile.slowdown} with the objective {profile.objective}"
         yield f"slowdown: got {got}, expected a number of at least 1 for balanced, none for others"
+    for name in ("took_s", "budget_s", "needs_s") if profile.run is not None else ():
+        seconds = getattr(profile.run, name)
+        if seconds is not None and not 0 <= seconds < math.inf:
+            yield f"run: got {name} {seconds}, expected seconds"
     for step in profile.steps:
         yield from _step_problems(step)
     for index, contest in enumerate(profile.contests):
@@ -58,7 +62,7 @@ def _problems(profile: Profile) -> Iterator[str]:
 def _step_problems(step: StepResult) -> Iterator[str]:
     if len(step.original_us) != len(step.tuned_us):
         yield f"step {step.label}: got {len(step.original_us)} and {len(step.tuned_us)} times, expected pairs"
-    if not all(_is_time(t) for t in (*step.original_us, *step.tuned_us)):
+    if not all(_is_time(t) for t in (*step.original_us, *step.tuned_us, *step.alone_us)):
         yield f"step {step.label}: got a time that is not positive"
     if not 0 < step.low <= step.ratio <= step.high < math.inf:
         yield f"step {step.label}: got ratio {step.ratio} in {step.low} to {step.high}, expected low <= ratio <= high"
@@ -99,8 +103,12 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
     chosen = contest.selection
     if chosen.winner not in names and (names or chosen.winner != ORIGINAL):
         yield f"got the winner {chosen.winner!r}, expected one of its trials ({', '.join(names)})"
-    elif chosen.winner != ORIGINAL and isinstance(contest.trial(chosen.winner).outcome, Rejection):
-        yield f"got the winner {chosen.winner!r}, which was rejected"
+    elif chosen.winner != ORIGINAL and not isinstance(contest.trial(chosen.winner).outcome, Measurement):
+        yield f"got the winner {chosen.winner!r}, which was {contest.trial(chosen.winner).outcome.kind}"
+    if chosen.status and (chosen.status == "won") != (chosen.winner != ORIGINAL):
+        yield f"got the status {chosen.status!r} with the winner {chosen.winner!r}, expected 'won' for a kernel alone"
+    if chosen.visible_gain is not None and not 0 < chosen.visible_gain < 1:
+        yield f"got a visible gain of {chosen.visible_gain}, expected a share between 0 and 1"
     if not 0 < chosen.low <= chosen.ratio <= chosen.high < math.inf:
         yield f"got ratio {chosen.ratio} in {chosen.low} to {chosen.high}, expected low <= ratio <= high"
     if chosen.memory_ratio is not None and not 0 <= chosen.memory_ratio < math.inf:

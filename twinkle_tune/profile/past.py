@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.mode import Mode
-from twinkle_tune.outcome import Outcome, Rejection
+from twinkle_tune.outcome import Measurement, Outcome, Rejection
 from twinkle_tune.profile.checked import from_data, json_value, to_data
 from twinkle_tune.profile.meaning import check_contest
 from twinkle_tune.profile.schema import Contest
@@ -75,7 +75,7 @@ def is_lasting(contest: Contest) -> bool:
 
 def _lasts(outcome: Outcome) -> bool:
     if not isinstance(outcome, Rejection):
-        return True
+        return isinstance(outcome, Measurement)
     return outcome.stage in _LASTING and not outcome.reason.startswith(_NO_VERDICT)
 
 

@@ -2,20 +2,21 @@
 
 Format history (the number is :data:`SCHEMA`):
 
-1. The first: environment, steps, contests with every trial, selections.
+1. The first: environment, steps, contests with every trial, selections. Since then, all of them optional: ``status``
+   and ``visible_gain`` of a selection, trials that are ``untimed``, ``alone_us`` of a step, and ``run``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, Objective
-from twinkle_tune.outcome import Conditions, Selection, Timings, Trial
-from twinkle_tune.slot import Slot
+from twinkle_tune.outcome import UNDECIDED, Conditions, Measurement, Selection, Status, Timings, Trial, Untimed
+from twinkle_tune.slot import ORIGINAL, Slot
 from twinkle_tune.workload import Workload
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class StepResult:
             before it, without and with the winners; None where that is not known, or nothing was compared.
         optimizer: class of the optimizer whose step is part of a training step ("AdamW"); "" where there is none.
         note: what is to be known of how it was timed ("without the optimizer's step: ..."); "" where there is nothing.
+        alone_us: microseconds of the whole step with its originals, before the contests, one figure a run; empty in a
+            profile from before it was written down.
     """
 
     label: str
@@ -67,6 +70,7 @@ class StepResult:
     tuned_peak_bytes: int | None = None
     optimizer: str = ""
     note: str = ""
+    alone_us: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +159,51 @@ class Contest:
         """The class of the block that was timed; "" for the slot alone."""
         return "" if self.timed_on is None else self.timed_on.block
 
+    @property
+    def status(self) -> Status:
+        """What became of it. A profile that does not say so is read as it was before there was a field for it."""
+        chosen = self.selection
+        if chosen.status:
+            return chosen.status
+        if chosen.winner != ORIGINAL:
+            return "won"
+        if not self.trials:
+            return "not tried"
+        rivals = [trial for trial in self.trials if trial.candidate != ORIGINAL]
+        if rivals and not any(isinstance(trial.outcome, Measurement) for trial in rivals):
+            return "all refused"
+        return "no clear winner" if chosen.reason.startswith("no clear winner") else "kept"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the time budget left nothing of it undone: every candidate had its turn."""
+        untimed = (trial.outcome for trial in self.trials if isinstance(trial.outcome, Untimed))
+        return self.status not in UNDECIDED and not any(outcome.cause == "budget" for outcome in untimed)
+
     def trial(self, candidate: str) -> Trial:
         """The trial of the named candidate; KeyError if it was not tried."""
         for trial in self.trials:
             if trial.candidate == candidate:
                 return trial
         raise KeyError(candidate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """How the run went that made a profile.
+
+    Attributes:
+        took_s: seconds, loading the model not included.
+        budget_s: seconds that it was given; None for no limit.
+        stopped: what ended it before everything was done; "" where nothing did.
+        needs_s: of a run that was stopped: seconds that all of it would take, about, by what was done; None where
+            nothing was done yet, and for a run that was not stopped.
+    """
+
+    took_s: float
+    budget_s: float | None = None
+    stopped: Literal["", "budget", "interrupted"] = ""
+    needs_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +215,7 @@ class Profile:
         tool: "twinkle_tune 0.1.0".
         created: UTC time, ISO 8601, to the second.
         command: the command line that made it; "" where it was made from Python.
-        complete: False where the run was interrupted: what is there was finished.
+        complete: False where the run was interrupted, or its time budget left something undone.
         model, mode, device, environment: what was profiled, how and where.
         objective: what winners had to be better at.
         slowdown: of the objective "balanced": time over the original's that a winner may take at most.
@@ -182,6 +225,7 @@ class Profile:
         contests: ordered by slot name, then workload key.
         uncalled: slots of the model that no step called ("RMSNorm model.norm").
         compiled: torch.compile of the whole model beside the original, where that was asked for.
+        run: how the run went; None in a profile from before it was written down.
     """
 
     schema: int = SCHEMA
@@ -201,6 +245,7 @@ class Profile:
     uncalled: tuple[str, ...]
     compiled: tuple[CompiledStep, ...] = ()
     dynamic: bool | None = None
+    run: RunFacts | None = None
 
     @property
     def aim(self) -> Aim:

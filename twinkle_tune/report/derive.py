@@ -6,16 +6,15 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
 
 import pandas as pd
 
 from twinkle_tune.kernel.dispatch import Rule, family_of, rules_of
-from twinkle_tune.outcome import Measurement
+from twinkle_tune.outcome import Measurement, Status
 from twinkle_tune.profile.schema import Contest, Profile, Seen
 from twinkle_tune.slot import ORIGINAL, SlotKind
 
-Fate = Literal["won", "kept", "no clear winner", "all refused", "not tried"]
+Fate = Status
 """What became of a contest. The original stays in all but the first."""
 
 WHOLE = "whole step"
@@ -24,14 +23,7 @@ WHOLE = "whole step"
 
 def fate(contest: Contest) -> Fate:
     """What became of a contest."""
-    if contest.selection.winner != ORIGINAL:
-        return "won"
-    if not contest.trials:
-        return "not tried"
-    rivals = [trial for trial in contest.trials if trial.candidate != ORIGINAL]
-    if rivals and not any(isinstance(trial.outcome, Measurement) for trial in rivals):
-        return "all refused"
-    return "no clear winner" if contest.selection.reason.startswith("no clear winner") else "kept"
+    return contest.status
 
 
 def parts(profile: Profile) -> pd.DataFrame:

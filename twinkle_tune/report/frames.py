@@ -16,7 +16,7 @@ import pandas as pd
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Timings, Trial
+from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Timings, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.columns import (
@@ -253,6 +253,8 @@ def _outcome(slot: str, trial: Trial, original_us: Sequence[float]) -> Row:
     match trial.outcome:
         case Rejection(stage=stage, reason=reason):
             return {"outcome": "rejected", "stage": stage, "reason": reason}
+        case Untimed(reason=reason):
+            return {"outcome": "untimed", "reason": reason}
         case Measurement() as measured:
             row: Row = {
                 "outcome": "measured",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _FOR_THE_MODEL = 0.3
 """At most this share is kept for the whole model; of a large budget it needs less."""
@@ -16,10 +16,19 @@ class Budget:
     Attributes:
         contests_end_s: no candidate is begun after it.
         ends_s: the run is to be over.
+        began_s: the run began.
+        seconds: that it was given.
     """
 
     contests_end_s: float | None = None
     ends_s: float | None = None
+    began_s: float = field(default_factory=time.monotonic, compare=False)
+    seconds: float | None = None
+
+    @property
+    def took_s(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.began_s
 
     @property
     def contests_left_s(self) -> float | None:
@@ -44,4 +53,6 @@ def budget_of(seconds: float | None, steps: int, step_s: float) -> Budget:
         return Budget()
     now_s = time.monotonic()
     kept_s = min(_FOR_THE_MODEL * seconds, 2 * steps * step_s)
-    return Budget(contests_end_s=now_s + seconds - kept_s, ends_s=now_s + seconds)
+    return Budget(
+        contests_end_s=now_s + seconds - kept_s, ends_s=now_s + seconds, began_s=now_s, seconds=seconds
+    )  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from twinkle_tune.objective import BY_TIME, Aim, Objective
-from twinkle_tune.outcome import Measurement, Selection
+from twinkle_tune.objective import BY_TIME, Aim
+from twinkle_tune.outcome import Measurement, Selection, Status
 from twinkle_tune.profile.schema import Contest, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import figures, gained, least
@@ -80,12 +80,12 @@ def saved_us(contest: Contest) -> float:
     return (1 - contest.selection.ratio) * median(original.times_us) * timed
 
 
-def keep_original(contest: Contest, why: str) -> Contest:
+def keep_original(contest: Contest, why: str, status: Status = "kept") -> Contest:
     """The contest with the original in the winner's place, and the reason."""
     lost, memory = contest.selection, contest.selection.memory_ratio
     less = "" if memory is None or memory >= 1 else f" and {memory:.2f} of its peak memory"
     reason = f"{why}; by itself {lost.winner} took {lost.ratio:.2f} of the original's time{less}"
-    return replace(contest, selection=Selection(winner=ORIGINAL, rounds=lost.rounds, reason=reason))
+    return replace(contest, selection=Selection(winner=ORIGINAL, rounds=lost.rounds, reason=reason, status=status))
 
 
 def slots_with_winners(contests: Sequence[Contest], step: str) -> tuple[str, ...]:
@@ -129,7 +129,9 @@ def take_back(
     between the other operations of a model.
     """
     return tuple(
-        keep_original(c, f"{_TAKEN_BACK}: with it the whole step {step!r} {figures(slow[c.slot.name], aim)}")
+        keep_original(
+            c, f"{_TAKEN_BACK}: with it the whole step {step!r} {figures(slow[c.slot.name], aim)}", "taken back"
+        )
         if _won(c) and _runs_in(c, step) and c.slot.name in slow
         else c
         for c in contests
@@ -148,7 +150,7 @@ def costly(contests: Sequence[Contest]) -> tuple[str, ...]:
 def take_back_idle(contests: Sequence[Contest], slot: str) -> tuple[Contest, ...]:
     """The originals back for a slot's winners, without which no step needs more memory."""
     return tuple(
-        keep_original(c, f"{_TAKEN_BACK}: without it no step of the whole model needs more memory")
+        keep_original(c, f"{_TAKEN_BACK}: without it no step of the whole model needs more memory", "taken back")
         if _won(c) and c.slot.name == slot
         else c
         for c in contests
@@ -165,7 +167,7 @@ def take_back_wrong(contests: Sequence[Contest], step: str, wrong: Mapping[str, 
     """
     out = {(c.slot.name, c.selection.winner) for c in contests if c.slot.name in wrong and _runs_in(c, step)}
     return tuple(
-        keep_original(c, f"{_TAKEN_BACK}: with it in step {step!r} {wrong[c.slot.name]}")
+        keep_original(c, f"{_TAKEN_BACK}: with it in step {step!r} {wrong[c.slot.name]}", "taken back")
         if _won(c) and (c.slot.name, c.selection.winner) in out
         else c
         for c in contests
@@ -174,33 +176,6 @@ def take_back_wrong(contests: Sequence[Contest], step: str, wrong: Mapping[str, 
 
 def _runs_in(contest: Contest, step: str) -> bool:
     return any(seen.step == step for seen in contest.seen)
-
-
-def verdict_of(contests: Sequence[Contest], steps: Sequence[StepResult], aim: Aim = BY_TIME) -> str:
-    """One sentence for the head of a profile."""
-    won = [contest for contest in contests if _won(contest)]
-    taken = sum(contest.selection.reason.startswith(_TAKEN_BACK) for contest in contests)
-    if not won and taken:
-        return (
-            f"Keep the original: kernels won {taken} of {len(contests)} contests by themselves, "
-            f"but with them no step of the whole model became {_better(aim)} and stayed right."
-        )
-    if not won:
-        none = f"Keep the original: none of {len(contests)} contests"
-        return f"{none} found a kernel that is right and clearly {_better(aim)}."
-    slots = ", ".join(sorted({contest.slot.name.rpartition(".")[2] for contest in won}))
-    compared = [step for step in steps if step.tuned_us]
-    gains = [f"{step.label} {figures(step, aim).replace('took', 'takes')}" for step in compared]
-    measured = "; ".join(gains) if gains else "the whole model was not timed"
-    clear = any(gained(step, aim) if aim.is_memory else step.high < 1 for step in compared)
-    head = f"{len(won)} of {len(contests)} contests won by a kernel ({slots})"
-    return f"{head}: {measured}." if clear or not gains else f"{head}, but no clear gain end to end: {measured}."
-
-
-def _better(aim: Aim) -> str:
-    if not aim.is_memory:
-        return "faster"
-    return f"smaller within {aim.slowdown:g}x the time" if aim.objective is Objective.BALANCED else "smaller"
 
 
 def _won(contest: Contest) -> bool:

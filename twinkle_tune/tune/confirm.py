@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 
 from twinkle_tune.objective import BY_TIME, Aim
-from twinkle_tune.outcome import Rejection, Selection
+from twinkle_tune.outcome import UNDECIDED, Rejection, Selection, Status
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.source.tried import as_tried
@@ -67,7 +67,7 @@ def _timed_again(contest: Contest, task: Task, ends_s: float | None, executor: E
     won = contest.selection
     left_s = None if ends_s is None else ends_s - time.monotonic()
     if left_s is not None and left_s <= 0:
-        return _not_confirmed(contest, "the time budget left none to time it again")
+        return _not_confirmed(contest, "the time budget left none to time it again", "cut short")
     listener(WinnerTimedAgain(candidate=won.winner))
     # As it was measured: the other process may find a branch moved, and would search another config.
     two = tuple(
@@ -96,10 +96,15 @@ def with_second(contest: Contest, second: Contest, where: str, aim: Aim = BY_TIM
         return replace(contest, selection=replace(again, reason=reason), confirmation=second.trials)
     outcome = second.trial(won.winner).outcome if second.trials else None
     why = outcome.reason if isinstance(outcome, Rejection) else again.reason
-    return replace(_not_confirmed(contest, f"timed again {where}: {why}"), confirmation=second.trials)
+    status: Status = again.status if again.status in ("no clear winner", *UNDECIDED) else "kept"
+    lost = _not_confirmed(contest, f"timed again {where}: {why}", status, again.visible_gain)
+    return replace(lost, confirmation=second.trials)
 
 
-def _not_confirmed(contest: Contest, why: str) -> Contest:
+def _not_confirmed(contest: Contest, why: str, status: Status, visible_gain: float | None = None) -> Contest:
     won = contest.selection
     reason = f"not confirmed: {won.winner} took {won.ratio:.3f} of the original's time at first, but {why}"
-    return replace(contest, selection=Selection(winner=ORIGINAL, rounds=won.rounds, reason=reason))
+    chosen = Selection(
+        winner=ORIGINAL, rounds=won.rounds, reason=reason, status=status, visible_gain=visible_gain
+    )  # fmt: skip
+    return replace(contest, selection=chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,15 +17,15 @@ from twinkle_tune.measure.race import Decision, Race
 from twinkle_tune.measure.recheck import in_words, race_until_right
 from twinkle_tune.measure.rounds import Rounds
 from twinkle_tune.measure.run import hold
-from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.state import StateWatch, device_state
-from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Stage, Trial
+from twinkle_tune.ops.interpreted import interpreted
+from twinkle_tune.outcome import Measurement, Outcome, Rejection, Stage, Trial, Untimed
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.source.hub import commit_of
 from twinkle_tune.source.tried import config_of
+from twinkle_tune.tune import selected
 from twinkle_tune.tune.arena import Arena, Step, as_observed
 from twinkle_tune.tune.compiling import renamed, uncapped
 from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
@@ -33,7 +33,7 @@ from twinkle_tune.tune.further import Timed, further_times
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
 from twinkle_tune.tune.tuned import Configs
 
-_BLOCK_S = 60.0
+BLOCK_S = 60.0
 """A block of a tiny model took 20 to 40 s to compile and judge on a CPU, and what has begun is not interrupted."""
 
 
@@ -54,7 +54,7 @@ class InProcess:
             self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
             self._watch.ends(ORIGINAL)
-            outcomes: dict[str, _Ready | Rejection] = {}
+            outcomes: dict[str, _Ready | Rejection | Untimed] = {}
             entered: list[tuple[Candidate, str]] = []
             for candidate in task.candidates:
                 entered.append(self._entered(candidate, arena, listener, ends_s))
@@ -78,7 +78,7 @@ class InProcess:
             timings = further_times(
                 timed, task.device, arena.clock, self._watch, began_s=began_s, ends_s=ends_s, seed=task.seed
             )
-        ended = {name: measured.get(name) or _rejection(found) for name, found in outcomes.items()}
+        ended = {name: measured.get(name) or _not_ready(found) for name, found in outcomes.items()}
         trials = tuple(self._trial(c, origin, ended[c.name], arena) for c, origin in entered)
         return Contest(
             slot=observation.slot,
@@ -86,7 +86,7 @@ class InProcess:
             seen=observation.seen,
             workload=observation.workload,
             trials=trials,
-            selection=_selection(decision, trials),
+            selection=selected.selection_of(decision, trials, task.settings, task.aim),
             conditions=tuple(filter(None, (watch.conditions for watch in watches[-1:]))),
             timings=timings,
             timed_on=arena.timed_on,
@@ -109,13 +109,16 @@ class InProcess:
             candidate, arena.task, arena.clock, self._watch, trains=arena.trains, ends_s=ends_s
         )
 
-    def _prepared(self, candidate: Candidate, arena: Arena, listener: Listener, ends_s: float) -> _Ready | Rejection:
+    def _prepared(
+        self, candidate: Candidate, arena: Arena, listener: Listener, ends_s: float
+    ) -> _Ready | Rejection | Untimed:
         left_s = ends_s - time.monotonic()
         if candidate.name != ORIGINAL and left_s <= 0:
-            return _refuse(listener, candidate.name, "load", "not tried: the time budget was used up")
-        if left_s < _BLOCK_S and candidate.source.kind == "compile" and arena.task.observation.slot.name == BLOCK:
-            why = f"not tried: the time budget leaves less than the {_BLOCK_S:g} s that compiling a block may take"
-            return _refuse(listener, candidate.name, "load", why)
+            return selected.not_tried()
+        if left_s < BLOCK_S and candidate.source.kind == "compile" and arena.task.observation.slot.name == BLOCK:
+            return selected.not_tried(
+                f"not tried: the time budget leaves less than the {BLOCK_S:g} s that compiling a block may take"
+            )
         found = _prepare(candidate, arena, listener, self._watch)
         self._watch.ends(candidate.name)
         return found
@@ -154,7 +157,7 @@ class _Ready:
     forward: Step | None = None
 
 
-def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watch) -> _Ready | Rejection:
+def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watch) -> _Ready | Rejection | Untimed:
     """Load, call and judge one candidate. The original is not judged: the judge holds it against itself."""
     task, stage = arena.task, watch.begins(candidate.name, "load")
     try:
@@ -163,7 +166,8 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         if unfit:
             return _refuse(listener, candidate.name, "capability", unfit)
         stage = watch.begins(candidate.name, "first call")
-        step, first_call_us = arena.first_call(candidate.name, implementation)
+        with interpreted() as ran:
+            step, first_call_us = arena.first_call(candidate.name, implementation)
         if candidate.name == ORIGINAL:
             right = Pass(figures=(), deterministic=True)
             return _Ready(
@@ -200,6 +204,8 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
             return _refuse(listener, candidate.name, "parity", in_words(verdict))
         case Inconclusive():
             return _refuse(listener, candidate.name, "parity", f"inconclusive: {verdict.reason}")
+    if ran.kernels:
+        return selected.interpreted()
     return _Ready(
         step=step,
         first_call_us=first_call_us,
@@ -243,9 +249,8 @@ def _end_of(task: Task) -> float:
 
 
 def _measured(ready: _Ready, name: str, times_us: Mapping[str, tuple[float, ...]], decision: Decision) -> Outcome:
-    left = dict(decision.left).get(name, "")
     if name in decision.failed or not times_us.get(name):
-        return Rejection(stage="timing", reason=left or decision.reason)
+        return selected.not_timed(name, decision)
     return Measurement(
         times_us=tuple(round(t, 4) for t in times_us[name]),
         first_call_us=round(ready.first_call_us, 1),
@@ -253,7 +258,7 @@ def _measured(ready: _Ready, name: str, times_us: Mapping[str, tuple[float, ...]
         parity=tuple(replace(f, error=_rounded(f.error), limit=_rounded(f.limit)) for f in ready.verdict.figures),
         deterministic=ready.verdict.deterministic,
         notes=ready.verdict.notes,
-        left_race=left,
+        left_race=dict(decision.left).get(name, ""),
     )
 
 
@@ -277,29 +282,9 @@ def _timed(
 
 
 def _compiled(outcome: Outcome, counted: tuple[int, int]) -> Outcome:
-    if isinstance(outcome, Rejection):
+    if not isinstance(outcome, Measurement):
         return outcome
     return replace(outcome, graph_breaks=counted[0], recompilations=counted[1])
-
-
-def _selection(decision: Decision, trials: Sequence[Trial]) -> Selection:
-    measured = {t.candidate: t.outcome for t in trials if isinstance(t.outcome, Measurement)}
-    if decision.winner == ORIGINAL:
-        refused = [t for t in trials if isinstance(t.outcome, Rejection)]
-        everyone = len(refused) == len(trials) - 1 and refused
-        reason = "every other candidate was refused" if everyone else decision.reason
-        return Selection(winner=ORIGINAL, rounds=decision.rounds, reason=reason)
-    winner, original = measured[decision.winner], measured[ORIGINAL]
-    figure = paired_ratio(winner.times_us, original.times_us)
-    return Selection(
-        winner=decision.winner,
-        ratio=round(figure.ratio, 4),
-        low=round(figure.low, 4),
-        high=round(figure.high, 4),
-        rounds=figure.rounds,
-        memory_ratio=memory_ratio(winner.peak_bytes, original.peak_bytes),
-        reason=decision.reason,
-    )
 
 
 def _refuse(listener: Listener, candidate: str, stage: Stage, reason: str) -> Rejection:
@@ -307,8 +292,8 @@ def _refuse(listener: Listener, candidate: str, stage: Stage, reason: str) -> Re
     return Rejection(stage=stage, reason=reason)
 
 
-def _rejection(found: _Ready | Rejection) -> Rejection:
-    assert isinstance(found, Rejection)  # whoever was ready has been measured
+def _not_ready(found: _Ready | Rejection | Untimed) -> Rejection | Untimed:
+    assert not isinstance(found, _Ready)  # whoever was ready has been measured
     return found
 
 

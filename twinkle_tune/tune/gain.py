@@ -32,6 +32,22 @@ def least(result: StepResult, aim: Aim) -> tuple[float, ...]:
     return 0.0, float(result.tuned_peak_bytes or 0)
 
 
+def time_words(ratio: float, low: float, high: float) -> str:
+    """A ratio of times as people say it: "2.8% faster (1.03x)", or what noise leaves open.
+
+    "Faster" is the share of time saved, as everywhere; behind it is how many times as fast that is.
+    """
+    if high < 1:
+        return f"{1 - ratio:.1%} faster ({1 / ratio:.2f}x)"
+    if low > 1:
+        return f"{ratio - 1:.1%} slower"
+    return f"not measurably faster (between {_change(low)} and {_change(high)})"
+
+
+def _change(ratio: float) -> str:
+    return f"{1 - ratio:.1%} faster" if ratio < 1 else f"{ratio - 1:.1%} slower"
+
+
 def figures(result: StepResult, aim: Aim) -> str:
     """The step's figures in words that follow "it": "took 1.100 of its time (1.090 to 1.110)"."""
     time = f"{result.ratio:.3f} of its time ({result.low:.3f} to {result.high:.3f})"

@@ -20,6 +20,7 @@ from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY
 from twinkle_tune.tune.package import Header, Unportable, original_of, pack
 from twinkle_tune.tune.process import WorkerLost
+from twinkle_tune.tune.selected import ALL_REFUSED
 from twinkle_tune.tune.task import Task, digest_of
 from twinkle_tune.tune.wire import Found, event_of, result_of, stage_of
 
@@ -278,7 +279,7 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
         for c in task.candidates
     )
     if refused and all(isinstance(t.outcome, Rejection) for t in everyone if t.candidate != ORIGINAL):
-        selection = replace(selection, reason="every other candidate was refused")
+        selection = replace(selection, reason=ALL_REFUSED, status="all refused")
     observation = task.observation
     return Contest(
         slot=observation.slot,

@@ -25,6 +25,7 @@ from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.journal import Header
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
 from twinkle_tune.tune.refine import Between, next_between, observed_at
+from twinkle_tune.tune.selected import NOT_TRIED
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 
@@ -96,12 +97,12 @@ def hold(
             seen=observation.seen,
             workload=observation.workload,
             trials=(),
-            selection=Selection(winner=ORIGINAL, reason="not tried: the time budget was used up"),
+            selection=Selection(winner=ORIGINAL, reason=NOT_TRIED, status="not tried"),
         )
     contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), run.tell)
     contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
     # What the budget cut short is no outcome for another run, whose budget is another.
-    if not run.budget.is_used_up:
+    if contest.is_whole and not run.budget.is_used_up:
         run.memory.keep(question, contest)
     return contest
 

@@ -50,6 +50,7 @@ def with_winner(contest: Contest, name: str) -> Contest:
         high=round(figure.high, 4),
         rounds=figure.rounds,
         reason=gain,
+        status="won",
     )
     return replace(contest, selection=chosen)
 

@@ -26,12 +26,12 @@ from twinkle_tune.tune.choose import (
     take_back,
     take_back_idle,
     take_back_wrong,
-    verdict_of,
 )
 from twinkle_tune.tune.events import Listener, StepChecked
 from twinkle_tune.tune.gain import gained
 from twinkle_tune.tune.refine import without_orphans
 from twinkle_tune.tune.runner_up import in_the_place_of
+from twinkle_tune.tune.verdict import verdict_of
 from twinkle_tune.tune.whole import peaks_of, time_steps
 
 SECONDS = 6.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,14 +23,15 @@ from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, parse_aim
-from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.profile.schema import Contest, Profile, RunFacts, StepResult
 from twinkle_tune.profile.store import Store
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.budget import Budget, budget_of
-from twinkle_tune.tune.choose import Placed, choose_nested, verdict_of
+from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.compiled import compiled_text, time_compiled
 from twinkle_tune.tune.compiling import mode_with, uncapped
-from twinkle_tune.tune.contest import InProcess
+from twinkle_tune.tune.contest import BLOCK_S, InProcess
+from twinkle_tune.tune.course import run_facts
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
 from twinkle_tune.tune.facts import model_facts
@@ -41,6 +43,7 @@ from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.run import Run, header_of, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor
+from twinkle_tune.tune.verdict import verdict_of
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
 
@@ -165,13 +168,15 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
         )
     )
     placed: list[Placed] = []
+    contests_began_s = time.monotonic()
     try:
         for index, observation in enumerate(ordered, start=1):
             contest = hold(run, index, observation, entrants[id(observation)], questions[id(observation)])
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
         look_between(run, environment, ordered, entrants, placed)
-        profile = _profile(run, environment, seen, choose_nested(_ordered(placed), run.aim), complete=True)
+        contests_s = time.monotonic() - contests_began_s
+        profile = _profile(run, environment, seen, choose_nested(_ordered(placed), run.aim))
         whole = Whole(
             model=run.model,
             steps=tuple(steps),
@@ -187,9 +192,8 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
             settled = whole.settled(profile)
     except KeyboardInterrupt as error:
         chosen = choose_nested(_ordered(placed), run.aim)
-        partial = _profile(run, environment, seen, chosen, complete=False) if placed else None
-        raise TuneInterrupted(partial) from error
-    return _with_left_out(_beside_compiled(run, settled, steps), seen.left_out)
+        raise TuneInterrupted(_interrupted(run, environment, seen, chosen) if placed else None) from error
+    return _with_left_out(_beside_compiled(run, _ended(run, settled, contests_s), steps), seen.left_out)
 
 
 def _with_left_out(profile: Profile, left_out: Sequence[tuple[str, str]]) -> Profile:
@@ -198,6 +202,34 @@ def _with_left_out(profile: Profile, left_out: Sequence[tuple[str, str]]) -> Pro
         StepResult(label=label, note=f"not at all: the model does not take it ({why})") for label, why in left_out
     )
     return replace(profile, steps=(*profile.steps, *results))
+
+
+def _ended(run: Run, profile: Profile, contests_s: float) -> Profile:
+    """With how the run went, and what follows from that."""
+
+    def entered(contest: Contest) -> int:
+        task = run.tasks.get((contest.slot.name, contest.workload.key, contest.instances))
+        return 0 if task is None else len(task.candidates)
+
+    facts = run_facts(
+        profile.contests,
+        entered,
+        took_s=run.budget.took_s,
+        contests_s=contests_s,
+        budget_s=run.budget.seconds,
+        block_s=BLOCK_S,
+    )
+    verdict = verdict_of(profile.contests, profile.steps, profile.aim, facts)
+    return replace(profile, run=facts, complete=not facts.stopped, verdict=verdict)
+
+
+def _interrupted(run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest]) -> Profile:
+    """What was finished when somebody ended the run."""
+    profile = _profile(run, environment, seen, contests)
+    facts = RunFacts(took_s=round(run.budget.took_s, 1), budget_s=run.budget.seconds, stopped="interrupted")
+    won = f"So far: {profile.verdict}" if profile.winners else "No conclusion yet."
+    head = f"Interrupted after {len(contests)} of {len(seen.observations)} contests."
+    return replace(profile, run=facts, complete=False, verdict=f"{head} {won}")
 
 
 def _beside_compiled(run: Run, profile: Profile, steps: Sequence[Step]) -> Profile:
@@ -217,24 +249,19 @@ def _ordered(placed: Sequence[Placed]) -> list[Placed]:
     return sorted(placed, key=lambda p: (p.contest.slot.name, p.contest.workload.key))
 
 
-def _profile(
-    run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest], *, complete: bool
-) -> Profile:
+def _profile(run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest]) -> Profile:
     ordered = tuple(sorted(contests, key=lambda c: (c.slot.name, c.workload.rows, c.workload.key)))
-    verdict = verdict_of(ordered, (), run.aim)
-    if not complete:
-        verdict = f"Interrupted after {len(ordered)} of {len(seen.observations)} contests. {verdict}"
     return Profile(
         tool=TOOL,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        complete=complete,
+        complete=True,
         model=model_facts(run.model, run.name),
         mode=run.mode,
         device=run.device,
         environment=environment,
         objective=run.aim.objective,
         slowdown=run.aim.slowdown,
-        verdict=verdict,
+        verdict=verdict_of(ordered, (), run.aim),
         steps=tuple(StepResult(label=label) for label, _ in seen.step_us),
         contests=ordered,
         uncalled=tuple(sorted(seen.uncalled)),

@@ -194,7 +194,7 @@ def compare(then: Contest, now: Contest, aim: Aim = BY_TIME) -> Check:
         if then.trial(name).digest != digest
     ]
     outcome, original = now.trial(winner).outcome, now.trial(ORIGINAL).outcome
-    if isinstance(outcome, Rejection) or not isinstance(original, Measurement):
+    if not isinstance(outcome, Measurement) or not isinstance(original, Measurement):
         stage, reason = (outcome.stage, outcome.reason) if isinstance(outcome, Rejection) else ("timing", "no time")
         kind: Kind = "slow" if stage == "timing" else "wrong"
         return Check(contest=then, problems=(*problems, Problem(kind=kind, text=f"{stage}: {reason}")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -21,8 +21,10 @@ from twinkle_tune.outcome import (
     Rejection,
     Selection,
     Stage,
+    Status,
     Timings,
     Trial,
+    Untimed,
 )
 from twinkle_tune.profile.schema import Contest, TimedOn
 from twinkle_tune.tune.events import RoundTimed, TrialRefused, TrialStarted
@@ -104,6 +106,8 @@ def result_of(data: Mapping[str, Any]) -> Found:
         rounds=int(chosen["rounds"]),
         memory_ratio=None if chosen["memory_ratio"] is None else float(chosen["memory_ratio"]),
         reason=str(chosen["reason"]),
+        status=_one_of(chosen["status"], ("", *get_args(Status))),
+        visible_gain=_number(chosen["visible_gain"]),
     )
     if selection.winner not in {trial.candidate for trial in trials}:
         raise ValueError(f"the winner {selection.winner!r} is none of the candidates")
@@ -118,11 +122,15 @@ def result_of(data: Mapping[str, Any]) -> Found:
 
 def stage_of(name: object) -> Stage:
     """A stage by its name. Raises ValueError where there is none."""
-    for stage in get_args(Stage):
-        if name == stage:
-            found: Stage = stage
-            return found
-    raise ValueError(f"{name!r} is no stage")
+    found: Stage = _one_of(name, get_args(Stage))
+    return found
+
+
+def _one_of(name: object, names: Sequence[str]) -> Any:
+    """The text of a worker as one of the names that there are."""
+    if name not in names:
+        raise ValueError(f"{name!r} is none of {', '.join(names)}")
+    return name
 
 
 def _conditions(data: Mapping[str, Any]) -> Conditions:
@@ -177,6 +185,12 @@ def _config(data: Mapping[str, Any] | None) -> dict[str, int] | None:
 def _outcome(data: Mapping[str, Any]) -> Outcome:
     if data["kind"] == "rejection":
         return Rejection(stage=stage_of(data["stage"]), reason=str(data["reason"]))
+    if data["kind"] == "untimed":
+        return Untimed(
+            cause=_one_of(data["cause"], ("budget", "interpreter")),
+            right=bool(data["right"]),
+            reason=str(data["reason"]),
+        )
     peak = data["peak_bytes"]
     return Measurement(
         times_us=tuple(float(time_us) for time_us in data["times_us"]),

@@ -1,0 +1,194 @@
+"""What to do with a profile: apply it, leave it, or measure again. A pure function over the profile's figures.
+
+Every format says the same, since it is made here: as a kind for a badge, one sentence for people, and what to run.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from twinkle_tune.objective import Aim
+from twinkle_tune.outcome import UNDECIDED
+from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.report import head
+from twinkle_tune.report.amdahl import amdahl
+from twinkle_tune.report.text import percent
+from twinkle_tune.tune.gain import figures, gained, time_words
+from twinkle_tune.tune.verdict import round_up_s, stopped_text
+
+Kind = Literal["apply", "do not bother", "measure again"]
+Reason = Literal["gain", "small gain", "kept", "outside", "noise", "budget", "interrupted", "nothing measured"]
+
+TITLES: dict[Kind, str] = {
+    "apply": "Apply it",
+    "do not bother": "Do not bother",
+    "measure again": "Measure again",
+}
+WORTH = 0.02
+"""Share of a step's time under which a gain is not worth a change: the least that a contest looks for, too."""
+_MOSTLY = 0.8
+"""A step with more than this outside of its slots is mostly outside of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """What to do with a profile.
+
+    Attributes:
+        kind: what to do.
+        reason: why, as a word to tell cases apart by.
+        why: why, in one or two sentences.
+        whole: each step of the whole model in words: "prefill 1x128 2.8% faster (1.03x)"; "" where no step is known.
+        run: the lines of Python, or the command, to do it with; "" where nothing is to be done.
+    """
+
+    kind: Kind
+    reason: Reason
+    why: str
+    whole: str
+    run: str
+
+    @property
+    def title(self) -> str:
+        """The kind for people: "Apply it"."""
+        return TITLES[self.kind]
+
+
+def recommend(profile: Profile, path: str = "profile.json") -> Recommendation:
+    """What to do with a profile that lies at ``path``."""
+    kind, reason, why = _decide(profile)
+    run = {"apply": head.code(profile, path), "measure again": _again(profile), "do not bother": ""}[kind]
+    return Recommendation(kind=kind, reason=reason, why=why, whole=whole_text(profile), run=run)
+
+
+def whole_text(profile: Profile) -> str:
+    """The whole model, step by step, as people say it: "prefill 1x128 2.8% faster (1.03x); decode 1x128 unchanged"."""
+    return "; ".join(f"{step.label} {step_words(step, profile.aim)}" for step in profile.steps)
+
+
+def step_words(step: StepResult, aim: Aim) -> str:
+    """One step in words: "2.8% faster (1.03x)", "unchanged" where the originals run in it."""
+    if not step.tuned_us:
+        return "unchanged"
+    return figures(step, aim).replace("took", "takes") if aim.is_memory else time_words(step.ratio, step.low, step.high)
+
+
+def visible_step_gain(step: StepResult) -> float | None:
+    """The smallest gain of a step that its rounds could have shown, as a share; None where it was not compared.
+
+    Of a step with the same scatter around another median: whose interval just lies under 1.
+    """
+    return 1 - step.ratio / step.high if step.tuned_us else None
+
+
+def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
+    aim = profile.aim
+    compared = [step for step in profile.steps if step.tuned_us]
+    better = [step for step in compared if (gained(step, aim) if aim.is_memory else step.high < 1)]
+    stopped = "" if profile.run is None else profile.run.stopped
+    if profile.winners and better:
+        more = " The run was stopped before it had tried everything: more may be found." if not profile.complete else ""
+        told = "; ".join(f"{step.label} {step_words(step, aim)}" for step in better)
+        return "apply", "gain", f"The whole model was measured with it: {told}.{more}"
+    if not profile.complete:
+        if stopped == "budget" and profile.run is not None:
+            return "measure again", "budget", f"{stopped_text(profile.contests, profile.run)} Give it more time."
+        return "measure again", "interrupted", "The run was interrupted: finish it."
+    if not profile.contests:
+        return "measure again", "nothing measured", "No call of a replaceable place was seen, so nothing was measured."
+    if profile.winners:
+        return _without_clear_gain(profile, compared)
+    return _without_winner(profile)
+
+
+def _without_clear_gain(profile: Profile, compared: Sequence[StepResult]) -> tuple[Kind, Reason, str]:
+    if not compared:
+        return "measure again", "nothing measured", "Kernels won contests, but the whole model was not timed with them."
+    most = max(1 - step.low for step in compared)
+    if most < WORTH:
+        return "do not bother", "small gain", f"With the winners the whole model is at most {percent(most)} faster."
+    visible = max(gain for step in compared if (gain := visible_step_gain(step)) is not None)
+    return (
+        "measure again",
+        "noise",
+        f"Kernels won contests, but the whole model was too noisy to tell: gains from {percent(visible)} would have "
+        f"been seen. {_calmer(profile)}",
+    )
+
+
+def _without_winner(profile: Profile) -> tuple[Kind, Reason, str]:
+    covered = {step.label: amdahl(profile, step).covered for step in profile.steps}
+    most = max(covered.values(), default=0.0)
+    unclear = [contest for contest in profile.contests if contest.status == "no clear winner"]
+    hidden = max((_hidden(unclear, step) for step in profile.steps), default=0.0)
+    if hidden >= WORTH:
+        count = f"{len(unclear)} of {len(profile.contests)} contests"
+        return (
+            "measure again",
+            "noise",
+            f"{count} {'was' if len(unclear) == 1 else 'were'} too noisy to tell, and could hide up to "
+            f"{percent(hidden)} of a step. {_calmer(profile)}",
+        )
+    if profile.steps and most < 1 - _MOSTLY:
+        rest = percent(1 - most)
+        return "do not bother", "outside", f"{rest} or more of every step lies outside of what can be replaced here."
+    held = sum(contest.status not in (*UNDECIDED, "nothing to gain") for contest in profile.contests)
+    if not held:
+        return "do not bother", "kept", "No other kernel competes with the originals here."
+    contests = "The contest" if held == 1 else f"Each of {held} contests"
+    better = "smaller" if profile.aim.is_memory else "faster"
+    return "do not bother", "kept", f"{contests} kept the original: no kernel was right and clearly {better}."
+
+
+def _hidden(unclear: Sequence[Contest], step: StepResult) -> float:
+    """Share of a step that gains which nobody could have seen would save, together."""
+    return sum(
+        seen.share * (contest.selection.visible_gain or 0.0)
+        for contest in unclear
+        for seen in contest.seen
+        if seen.step == step.label
+    )
+
+
+def _calmer(profile: Profile) -> str:
+    here = profile.environment
+    busy = here.load > 0.5 * max(here.processors, 1)
+    if busy:
+        return (
+            f"The machine was busy (load {here.load:.1f} on {here.processors} processors): stop what else runs there."
+        )
+    return "Stop what else runs on the machine, or use larger inputs."
+
+
+def _again(profile: Profile) -> str:
+    """The command (or the call) that measures again, with the budget that would do where that was too small."""
+    needs_s = None if profile.run is None else profile.run.needs_s
+    budget = "" if needs_s is None else _budget(round_up_s(needs_s))
+    if not profile.command:
+        call = head.again(profile)
+        return call if not budget else f"{call[:-1]}, budget_s={budget!r})"
+    words = shlex.split(profile.command) if not _is_broken(profile.command) else profile.command.split()
+    if profile.run is None or not profile.run.stopped:
+        return head.again(profile)
+    kept, skips = [], False
+    for word in words:
+        if skips or word == "--budget" or word.startswith("--budget="):
+            skips = word == "--budget"
+            continue
+        kept.append(word)
+    return shlex.join([*kept, *(["--budget", budget] if budget else [])])
+
+
+def _budget(seconds: int) -> str:
+    return f"{seconds // 60}m" if seconds % 60 == 0 else f"{seconds}s"
+
+
+def _is_broken(command: str) -> bool:
+    try:
+        shlex.split(command)
+    except ValueError:
+        return True
+    return False

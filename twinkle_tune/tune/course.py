@@ -1,0 +1,46 @@
+"""How a run went: what it took, what stopped it, and what all of it would take. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from twinkle_tune.catalog.block import BLOCK
+from twinkle_tune.outcome import UNDECIDED, Untimed
+from twinkle_tune.profile.schema import Contest, RunFacts
+
+
+def run_facts(
+    contests: Sequence[Contest],
+    entered: Callable[[Contest], int],
+    *,
+    took_s: float,
+    contests_s: float,
+    budget_s: float | None,
+    block_s: float,
+    interrupted: bool = False,
+) -> RunFacts:
+    """The facts of a run that is over.
+
+    Args:
+        contests: with what became of them.
+        entered: how many candidates a contest has, the original among them.
+        took_s, contests_s: seconds of the run, and of its contests alone.
+        budget_s: what it was given.
+        block_s: seconds that compiling a block may take.
+        interrupted: whether somebody ended it.
+    """
+    whole = all(contest.is_whole for contest in contests)
+    stopped: Literal["", "budget", "interrupted"] = "interrupted" if interrupted else "" if whole else "budget"
+    left = sum(entered(contest) if contest.status in UNDECIDED else _late(contest) for contest in contests)
+    done = sum(entered(contest) for contest in contests) - left
+    needs_s = None
+    if stopped == "budget" and done > 0:
+        blocks = sum(contest.slot.name == BLOCK and not contest.is_whole for contest in contests)
+        needs_s = round(took_s + contests_s / done * left + block_s * blocks, 1)
+    return RunFacts(took_s=round(took_s, 1), budget_s=budget_s, stopped=stopped, needs_s=needs_s)
+
+
+def _late(contest: Contest) -> int:
+    untimed = [trial.outcome for trial in contest.trials if isinstance(trial.outcome, Untimed)]
+    return sum(outcome.cause == "budget" for outcome in untimed)

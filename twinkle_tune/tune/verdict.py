@@ -1,0 +1,126 @@
+"""The one sentence at the head of a profile: what was found, or why there is nothing to say yet. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from twinkle_tune.objective import BY_TIME, Aim, Objective
+from twinkle_tune.outcome import UNDECIDED, Status, Untimed
+from twinkle_tune.profile.schema import Contest, RunFacts, StepResult
+from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.tune.gain import figures, gained, time_words
+
+_NOT_HELD: tuple[Status, ...] = (*UNDECIDED, "nothing to gain")
+
+
+def verdict_of(
+    contests: Sequence[Contest], steps: Sequence[StepResult], aim: Aim = BY_TIME, run: RunFacts | None = None
+) -> str:
+    """What a run found.
+
+    Args:
+        contests: all of them, with what became of them.
+        steps: the whole model, where it was compared.
+        aim: what decided.
+        run: how it went; None where that is not known, as for a run that did all it had to.
+    """
+    if run is not None and run.stopped == "budget":
+        found = f"So far: {_found(contests, steps, aim)}" if _won(contests) else "No conclusion yet."
+        return f"{stopped_text(contests, run)} {found} {more_text(run)}"
+    return _found(contests, steps, aim)
+
+
+def stopped_text(contests: Sequence[Contest], run: RunFacts) -> str:
+    """What a run did within its budget: "Stopped by the 30 s budget: 1 of 12 contests held, 11 not tried."."""
+    whole = len(contests)
+    late = sum(contest.status == "not tried" for contest in contests)
+    cut = sum(contest.status == "cut short" for contest in contests)
+    parts = [f"{whole - late - cut} of {whole} contests held"]
+    parts += [f"{cut} cut short"] if cut else []
+    parts += [f"{late} not tried"] if late else []
+    if not late and not cut:
+        names = sorted({name for contest in contests for name in _untried(contest)})
+        parts += [f"{', '.join(names)} not tried in some"] if names else []
+    budget = f"the {span(run.budget_s)} budget" if run.budget_s is not None else "the budget"
+    return f"Stopped by {budget}: {', '.join(parts)}."
+
+
+def more_text(run: RunFacts) -> str:
+    """What would do: "About 4 min would do; or --candidates torch."."""
+    enough = "A larger --budget would do" if run.needs_s is None else f"About {span(round_up_s(run.needs_s))} would do"
+    return f"{enough}; or --candidates torch."
+
+
+def span(seconds: float | None) -> str:
+    """Seconds as people say them: "30 s", "1 min 30 s", "4 min", "2 h"."""
+    whole = round(seconds or 0)
+    if whole < 60:
+        return f"{seconds:g} s" if seconds is not None and 0 < seconds < 10 else f"{whole} s"
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", f"{rest} s" if rest else ""]
+    return " ".join(part for part in parts if part)
+
+
+def round_up_s(seconds: float) -> int:
+    """An estimate as it is told, never more exactly than it is known: to half a minute, then to minutes."""
+    step = 30 if seconds <= 120 else 60 if seconds <= 3600 else 900
+    return math.ceil(seconds / step) * step
+
+
+def _found(contests: Sequence[Contest], steps: Sequence[StepResult], aim: Aim) -> str:
+    won = _won(contests)
+    taken = sum(contest.status == "taken back" for contest in contests)
+    if not won and taken:
+        return (
+            f"Keep the original: kernels won {taken} of {len(contests)} contests by themselves, "
+            f"but with them no step of the whole model became {_better(aim)} and stayed right."
+        )
+    if not won:
+        return _none(contests, aim)
+    slots = ", ".join(sorted({contest.slot.name.rpartition(".")[2] for contest in won}))
+    compared = [step for step in steps if step.tuned_us]
+    gains = [f"{step.label} {_gain(step, aim)}" for step in compared]
+    measured = "; ".join(gains) if gains else "the whole model was not timed"
+    clear = any(gained(step, aim) if aim.is_memory else step.high < 1 for step in compared)
+    head = f"{len(won)} of {len(contests)} contests won by a kernel ({slots})"
+    return f"{head}: {measured}." if clear or not gains else f"{head}, but no clear gain end to end: {measured}."
+
+
+def _gain(step: StepResult, aim: Aim) -> str:
+    if aim.is_memory:
+        return figures(step, aim).replace("took", "takes")
+    return time_words(step.ratio, step.low, step.high)
+
+
+def _none(contests: Sequence[Contest], aim: Aim) -> str:
+    held = [contest for contest in contests if contest.status not in _NOT_HELD]
+    if not held:
+        return "Keep the original: nothing else competed with it."
+    told = f"Keep the original: none of {len(held)} contests found a kernel that is right and clearly {_better(aim)}"
+    unclear = [contest.selection for contest in held if contest.status == "no clear winner"]
+    if not unclear:
+        return f"{told}."
+    visible = [chosen.visible_gain for chosen in unclear if chosen.visible_gain is not None]
+    known = bool(visible) and len(visible) == len(unclear)
+    seen = f" (this run could have seen gains from {max(visible):.0%})" if known else ""
+    return f"{told}; {len(unclear)} {'was' if len(unclear) == 1 else 'were'} too noisy to tell{seen}."
+
+
+def _untried(contest: Contest) -> list[str]:
+    """Candidates of a contest that was held which had no turn."""
+    return [
+        trial.candidate
+        for trial in contest.trials
+        if isinstance(trial.outcome, Untimed) and trial.outcome.cause == "budget"
+    ]
+
+
+def _better(aim: Aim) -> str:
+    if not aim.is_memory:
+        return "faster"
+    return f"smaller within {aim.slowdown:g}x the time" if aim.objective is Objective.BALANCED else "smaller"
+
+
+def _won(contests: Sequence[Contest]) -> list[Contest]:
+    return [contest for contest in contests if contest.selection.winner != ORIGINAL]
