@@ -21,7 +21,7 @@ from twinkle_tune.kernel import Registry, register_layer_kernel
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.kernel.patch import Binding, bind_forward
 from twinkle_tune.mode import Mode
-from twinkle_tune.outcome import Rejection
+from twinkle_tune.outcome import Untimed
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import entrants_of
 from twinkle_tune.tune.task import Task
@@ -129,7 +129,8 @@ def test_a_small_budget_does_not_begin_to_compile_a_block() -> None:
         observation=observation, candidates=entrants, mode=Mode.TRAIN, device="cpu", settings=QUICK, deadline_s=50
     )  # fmt: skip
     outcome = InProcess().run(task, lambda event: None).trial("compile").outcome
-    assert isinstance(outcome, Rejection)
+    assert isinstance(outcome, Untimed)
+    assert (outcome.cause, outcome.right) == ("budget", False)
     assert outcome.reason == "not tried: the time budget leaves less than the 60 s that compiling a block may take"
 
 

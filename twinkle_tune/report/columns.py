@@ -15,10 +15,12 @@ SELECTION_COLUMNS: Mapping[str, str] = {
     "share": "float64",  # of the step's time, 0 to 1: the largest of the steps
     "timed_on": "string",  # class of the block that times and ratios are of; missing for the slot's own call
     "winner": "string",
-    "ratio": "float64",  # the winner's time over the original's; 1.0 for the original
+    "status": "string",  # what became of it: won, kept, no clear winner, all refused, taken back, not tried, ...
+    "ratio": "float64",  # the winner's time over the original's; 1.0 for the original; missing where none was measured
     "low": "float64",  # the ratio's interval, at least 95% confidence
     "high": "float64",
     "speedup": "float64",  # 1 / ratio
+    "visible_gain": "float64",  # no clear winner: the least share of its time that the race could have been sure of
     "memory_ratio": "float64",  # the winner's peak memory over the original's; missing for the original, or unknown
     "original_us": "float64",  # median; missing where the original was refused
     "winner_us": "float64",  # median
@@ -34,7 +36,7 @@ TRIAL_COLUMNS: Mapping[str, str] = {
     "candidate": "string",
     "source": "string",
     "race": "int64",  # 1 the contest, 2 the winner and the original timed again
-    "outcome": "string",  # measured or rejected
+    "outcome": "string",  # measured, rejected, or untimed: neither refused nor timed
     "median_us": "float64",
     "ratio": "float64",  # over the original, median of the rounds that both were timed in
     "low": "float64",

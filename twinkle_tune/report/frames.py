@@ -16,7 +16,7 @@ import pandas as pd
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Timings, Trial, Untimed
+from twinkle_tune.outcome import UNDECIDED, Measurement, ParityFigure, Rejection, Timings, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.columns import (
@@ -231,6 +231,7 @@ def _place(number: int, contest: Contest) -> Row:
 
 def _selection(number: int, contest: Contest) -> Row:
     chosen = contest.selection
+    figure = chosen if times(contest.trials, ORIGINAL) and contest.status not in UNDECIDED else None
     return _place(number, contest) | {
         "kind": str(contest.slot.kind),
         "instances": len(contest.instances),
@@ -238,10 +239,12 @@ def _selection(number: int, contest: Contest) -> Row:
         "share": max((seen.share for seen in contest.seen), default=None),
         "timed_on": contest.block or None,
         "winner": chosen.winner,
-        "ratio": chosen.ratio,
-        "low": chosen.low,
-        "high": chosen.high,
-        "speedup": 1 / chosen.ratio if chosen.ratio > 0 else None,
+        "status": contest.status,
+        "ratio": figure and figure.ratio,
+        "low": figure and figure.low,
+        "high": figure and figure.high,
+        "speedup": figure and 1 / figure.ratio,
+        "visible_gain": chosen.visible_gain,
         "memory_ratio": chosen.memory_ratio,
         "original_us": _median(times(decisive(contest), ORIGINAL)),
         "winner_us": _median(times(decisive(contest), chosen.winner)),
@@ -256,7 +259,7 @@ def _outcome(slot: str, trial: Trial, original_us: Sequence[float]) -> Row:
         case Untimed(reason=reason):
             return {"outcome": "untimed", "reason": reason}
         case Measurement() as measured:
-            row: Row = {
+            return {
                 "outcome": "measured",
                 "median_us": _median(measured.times_us),
                 "rounds": len(measured.times_us),
@@ -267,8 +270,9 @@ def _outcome(slot: str, trial: Trial, original_us: Sequence[float]) -> Row:
                 "recompilations": measured.recompilations,
                 "reason": measured.left_race or None,
                 "parity_notes": "; ".join(measured.notes) or None,
+                **_ratio(slot, trial.candidate, measured.times_us, original_us),
+                **_closest(measured.parity),
             }
-            return row | _ratio(slot, trial.candidate, measured.times_us, original_us) | _closest(measured.parity)
 
 
 def _ratio(slot: str, candidate: str, times_us: Sequence[float], original_us: Sequence[float]) -> Row:

@@ -1,0 +1,118 @@
+"""What is recommended: apply, do not bother, or measure again, with the reason and what to run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.report import fabricate
+from twinkle_tune.objective import Objective
+from twinkle_tune.outcome import Selection
+from twinkle_tune.profile.schema import Contest, Profile, RunFacts, Seen, StepResult
+from twinkle_tune.report.recommend import recommend, visible_step_gain
+
+ALONE = StepResult(label="prefill 1x128")
+
+
+def _step(ratio: float, low: float, high: float) -> StepResult:
+    times = (1000.0,) * 8
+    return StepResult(label="prefill 1x128", original_us=times, tuned_us=times, ratio=ratio, low=low, high=high)
+
+
+def _kept(status: str = "kept", share: float = 0.5, visible_gain: float | None = None) -> Contest:
+    chosen = Selection(winner="original", reason="x", status=status, visible_gain=visible_gain)  # type: ignore[arg-type]
+    seen = (Seen(step="prefill 1x128", calls=4, share=share),)
+    return replace(fabricate.kept(), selection=chosen, seen=seen)
+
+
+def _stopped(command: str = "twinkle-tune profile qwen3-tiny --budget 30s --device cpu", **changes: object) -> Profile:
+    run = RunFacts(took_s=30.0, budget_s=30.0, stopped="budget", needs_s=200.0)
+    contests = (_kept(), replace(_kept("not tried"), trials=()))
+    made = fabricate.profile(*contests, steps=(ALONE,), run=run, complete=False, command=command)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_a_clear_gain_of_the_whole_model_is_applied() -> None:
+    """With the lines to copy, and the gain in words."""
+    found = recommend(fabricate.normal(), "out/p.json")
+    assert (found.kind, found.reason, found.title) == ("apply", "gain", "Apply it")
+    assert "kernelize_model(model, mode='inference', device='cpu', profile='out/p.json')" in found.run
+    assert found.whole == "prefill 1x128 8.0% faster (1.09x); decode 1x128 unchanged"
+
+
+def test_a_run_without_time_is_measured_again_with_more() -> None:
+    """The command is the run's own with the budget that would do."""
+    found = recommend(_stopped())
+    assert (found.kind, found.reason) == ("measure again", "budget")
+    assert found.run == "twinkle-tune profile qwen3-tiny --device cpu --budget 4m"
+    assert "1 of 2 contests held, 1 not tried" in found.why
+    assert "budget_s='4m')" in recommend(_stopped(command="")).run
+
+
+def test_a_gain_of_a_stopped_run_is_applied_and_says_that_there_may_be_more() -> None:
+    """What was measured holds, though not everything was."""
+    found = recommend(_stopped(contests=(fabricate.won(),), steps=(_step(0.9, 0.88, 0.92),)))
+    assert found.kind == "apply"
+    assert "more may be found" in found.why
+
+
+def test_an_interrupted_run_is_finished() -> None:
+    """It is no reason to leave the original."""
+    found = recommend(fabricate.empty())
+    assert (found.kind, found.reason) == ("measure again", "interrupted")
+
+
+def test_a_step_outside_of_slots_is_no_bother() -> None:
+    """Where replaceable places take 10% of each step, nothing for them is worth a change."""
+    found = recommend(fabricate.profile(_kept(share=0.1), steps=(ALONE,)))
+    assert (found.kind, found.reason, found.run) == ("do not bother", "outside", "")
+    assert found.why.startswith("90.0% or more")
+
+
+def test_contests_that_kept_the_original_are_no_bother() -> None:
+    """They were held, and nothing was better."""
+    found = recommend(fabricate.profile(_kept(), _kept(), steps=(ALONE,)))
+    assert (found.kind, found.reason) == ("do not bother", "kept")
+    assert found.why == "Each of 2 contests kept the original: no kernel was right and clearly faster."
+
+
+def test_noise_that_may_hide_a_gain_is_measured_again() -> None:
+    """Half of a step in which gains under 10% could not be seen may hide 5% of it; a hundredth may not."""
+    noisy = fabricate.profile(_kept("no clear winner", 0.5, 0.1), steps=(ALONE,))
+    found = recommend(noisy)
+    assert (found.kind, found.reason) == ("measure again", "noise")
+    assert "up to 5.0% of a step" in found.why
+    assert "Stop what else runs" in found.why
+    busy = replace(noisy, environment=replace(noisy.environment, load=9.0, processors=2))
+    assert "load 9.0 on 2 processors" in recommend(busy).why
+    assert recommend(fabricate.profile(_kept("no clear winner", 0.01, 0.1), steps=(ALONE,))).kind == "do not bother"
+
+
+def test_winners_without_a_clear_gain() -> None:
+    """A wide interval is measured again, a narrow one around nothing is no bother."""
+    wide = recommend(fabricate.profile(fabricate.won(), steps=(_step(1.0, 0.9, 1.1),)))
+    assert (wide.kind, wide.reason) == ("measure again", "noise")
+    assert "gains from 9.1% would have been seen" in wide.why
+    narrow = recommend(fabricate.profile(fabricate.won(), steps=(_step(0.998, 0.99, 1.001),)))
+    assert (narrow.kind, narrow.reason) == ("do not bother", "small gain")
+
+
+def test_by_memory_a_smaller_step_is_applied() -> None:
+    """The objective decides what a gain is: half the memory at more time is one."""
+    step = replace(_step(1.2, 1.19, 1.21), original_peak_bytes=2**20, tuned_peak_bytes=2**19)
+    found = recommend(fabricate.profile(fabricate.won(), steps=(step,), objective=Objective.MEMORY))
+    assert found.kind == "apply"
+    assert "0.500 of its peak memory" in found.whole
+
+
+def test_what_a_step_could_have_shown() -> None:
+    """Its interval, moved to lie under 1."""
+    assert visible_step_gain(_step(1.0, 0.9, 1.25)) == pytest.approx(0.2)
+    assert visible_step_gain(ALONE) is None
+
+
+def test_every_fabricated_profile_has_a_recommendation() -> None:
+    """Whatever a profile says, there is something to do with it."""
+    for profile in fabricate.ALL.values():
+        assert recommend(profile).why
