@@ -20,6 +20,7 @@ from typing import Literal
 from twinkle_tune.measure.smallest import MIN_GAIN, memory_ratio
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
 from twinkle_tune.objective import Aim
+from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report.text import call_text, ratio_text, time_text
 from twinkle_tune.slot import ORIGINAL
@@ -210,7 +211,7 @@ def _time_of(step: StepResult | None) -> Ratio | None:
 
 
 def _selected(contest: Contest | None) -> Ratio | None:
-    if contest is None or not contest.trials:  # not tried says nothing of who is faster
+    if contest is None or not contest.trials or contest.status in UNDECIDED:  # that says nothing of who is faster
         return None
     chosen = contest.selection
     return Ratio(ratio=chosen.ratio, low=chosen.low, high=chosen.high, rounds=chosen.rounds)

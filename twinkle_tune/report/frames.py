@@ -16,7 +16,7 @@ import pandas as pd
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.outcome import UNDECIDED, Measurement, ParityFigure, Rejection, Timings, Trial, Untimed
+from twinkle_tune.outcome import UNDECIDED, Measurement, Rejection, Timings, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.columns import (
@@ -32,7 +32,8 @@ from twinkle_tune.report.columns import (
 )
 from twinkle_tune.report.conditions import times_throttled
 from twinkle_tune.report.further import against_original
-from twinkle_tune.report.text import call_text, is_figure
+from twinkle_tune.report.margin import closest, nearness
+from twinkle_tune.report.text import call_text
 from twinkle_tune.slot import ORIGINAL
 
 __all__ = [
@@ -131,7 +132,7 @@ def parity(profile: Profile) -> pd.DataFrame:
     rows = [
         _place(number, contest)
         | {"candidate": trial.candidate, "tensor": figure.tensor, "point": figure.point}
-        | {"error": figure.error, "limit": figure.limit, "margin": _nearness(figure)}
+        | {"error": figure.error, "limit": figure.limit, "margin": nearness(figure)}
         for number, contest in enumerate(profile.contests, 1)
         for trial in contest.trials
         if isinstance(trial.outcome, Measurement)
@@ -271,7 +272,7 @@ def _outcome(slot: str, trial: Trial, original_us: Sequence[float]) -> Row:
                 "reason": measured.left_race or None,
                 "parity_notes": "; ".join(measured.notes) or None,
                 **_ratio(slot, trial.candidate, measured.times_us, original_us),
-                **_closest(measured.parity),
+                **closest(measured.parity),
             }
 
 
@@ -288,25 +289,6 @@ def _ratio(slot: str, candidate: str, times_us: Sequence[float], original_us: Se
             f"contest of {slot}, candidate {candidate!r}: no ratio from its times ({error}); profile the model again"
         ) from error
     return {"ratio": found.ratio, "low": found.low, "high": found.high}
-
-
-def _closest(parity: tuple[ParityFigure, ...]) -> Row:
-    """The comparison that came closest to its limit; nothing where nothing was compared."""
-    if not parity:
-        return {}
-    worst = max(parity, key=_nearness)
-    return {
-        "parity_margin": _nearness(worst) if is_figure(_nearness(worst)) else None,
-        "parity_tensor": worst.tensor,
-        "parity_error": worst.error,
-        "parity_limit": worst.limit,
-    }
-
-
-def _nearness(figure: ParityFigure) -> float:
-    if figure.error == 0:
-        return 0.0
-    return figure.error / figure.limit if figure.limit > 0 else float("inf")
 
 
 def races(contest: Contest) -> tuple[tuple[int, tuple[Trial, ...]], ...]:
