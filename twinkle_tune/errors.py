@@ -1,5 +1,9 @@
 """One family of errors. Every message says what, what was got, what was expected and what to do next."""
 
+from __future__ import annotations
+
+import unicodedata
+
 
 class TuneError(Exception):
     """Base of every error that twinkle_tune raises on purpose."""
@@ -67,5 +71,35 @@ class TuneInterrupted(KeyboardInterrupt):
 
 def in_a_line(error: BaseException, limit: int | None = None) -> str:
     """Class and first line of an error, without its full stop and cut after ``limit`` characters."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')[:limit]}" if lines else type(error).__name__
+    name = type(error).__name__
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception as unreadable:  # of a stranger's exception even its text may raise
+        return f"{name}: its text cannot be read ({type(unreadable).__name__})"
+    return f"{name}: {lines[0].rstrip('.')[:limit]}" if lines else name
+
+
+def one_line(text: object, limit: int | None = None) -> str:
+    """Text on one line, without control or direction characters; the middle left out beyond ``limit``."""
+    shown = without_hidden(" ".join(str(text).split()))
+    if limit is None or len(shown) <= limit:
+        return shown
+    head = (limit - 1) * 2 // 3
+    return f"{shown[:head]}…{shown[len(shown) - (limit - 1 - head) :]}"
+
+
+def without_hidden(text: str, kept: str = "") -> str:
+    """Text in which each character that shows nothing of its own (but moves, colours or turns others) is replaced.
+
+    Args:
+        text: any.
+        kept: characters that stay all the same.
+    """
+    if text.isprintable():
+        return text
+    return "".join("\N{REPLACEMENT CHARACTER}" if c not in kept and is_hidden(c) else c for c in text)
+
+
+def is_hidden(letter: str) -> bool:
+    """Whether a character is a control or direction character, half of a pair, or none at all."""
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")

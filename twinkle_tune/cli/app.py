@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -15,14 +16,18 @@ from twinkle_tune.cli.export import export
 from twinkle_tune.cli.list import list_slots
 from twinkle_tune.cli.profile import profile
 from twinkle_tune.cli.report import report
+from twinkle_tune.cli.say import PipeClosedError, flush, give_up_stdout, results_apart, say, tell
+from twinkle_tune.cli.stop import Stops, stoppable
 from twinkle_tune.cli.store import store
 from twinkle_tune.cli.tune import tune
 from twinkle_tune.cli.typed import remembered
 from twinkle_tune.cli.verify import verify
-from twinkle_tune.errors import TuneError
+from twinkle_tune.errors import TuneError, in_a_line
 
 _DEBUG = "--debug"
-_INTERRUPTED = 130
+_ERROR = 2
+_PIPE_CLOSED = 141
+"""As of a process that SIGPIPE ended: no verdict, for its reader has gone."""
 # Typer has carried its own copy of Click for some time; this finds the class in either.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -49,7 +54,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         import twinkle_tune
 
-        typer.echo(f"twinkle-tune {twinkle_tune.__version__}")
+        say(f"twinkle-tune {twinkle_tune.__version__}")
         raise typer.Exit
 
 
@@ -68,37 +73,88 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and end the process with its exit code (0 fine, 1 not so, 2 an error, 130 interrupted)."""
-    # A console script, unlike `python -m`, does not find the modules of the folder that it is called in.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    """Run the command line and end the process with its exit code.
+
+    0 fine, 1 not so (slower, does not hold), 2 an error, 130, 143 and 129 stopped by SIGINT, SIGTERM and SIGHUP,
+    141 nobody reads the output any more.
+    """
+    _find_modules_here()
+    try:
+        code = run(sys.argv[1:] if argv is None else argv)
+    except Exception:  # with --debug; 1, which Python ends with, would be a verdict
+        traceback.print_exc()
+        code = _ERROR
+    if code in (_ERROR, _PIPE_CLOSED):
+        give_up_stdout()
+    sys.exit(code)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command. An error of this package is one line on stderr; with ``--debug`` it is raised.
+    """Run one command. Whatever goes wrong is one line on stderr; with ``--debug`` an error is raised.
 
     Returns:
         The exit code.
     """
     debug = _DEBUG in argv or os.environ.get("TWINKLE_TUNE_DEBUG", "") not in ("", "0")
     arguments = [argument for argument in argv if argument != _DEBUG]
+    stops = Stops()
     try:
-        with remembered(arguments):
-            code = typer.main.get_command(app).main(arguments, prog_name="twinkle-tune", standalone_mode=False)
+        with stoppable(stops), remembered(arguments), results_apart("--json" in arguments):
+            code = _invoke(arguments)
+            flush()
+    except _UsageError as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        # Without a command at all the usage error is the help itself.
+        return _fail(f"{message.rstrip('.')}; see '{_command_of(error)} --help'") if message else _ERROR
+    except (KeyboardInterrupt, typer.Abort):
+        return stops.code
+    except (PipeClosedError, BrokenPipeError):
+        return _PIPE_CLOSED
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # Rich's way to say so
+            return _PIPE_CLOSED
+        return _fail(f"got {in_a_line(left)} from code that was run, expected that it returns; remove its sys.exit()")
     except TuneError as error:
         if debug:
             raise
         return _fail(str(error))
-    except _UsageError as error:
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        # Without a command at all the usage error is the help itself.
-        return _fail(message.rstrip(".") + "; see 'twinkle-tune --help'") if message else 2
-    except (KeyboardInterrupt, typer.Abort):
-        return _INTERRUPTED
+    except OSError as error:
+        if debug:
+            raise
+        return _fail(f"{error}; make room, or choose another path")
+    except BaseException as error:
+        if debug and isinstance(error, Exception):
+            raise
+        return _fail(f"unexpected {in_a_line(error)}; {_DEBUG} shows where: please report it if it is not your code")
+    return code
+
+
+def _invoke(arguments: list[str]) -> int:
+    # Not Typer's own main(), for which a closed pipe is exit code 1.
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("twinkle-tune", arguments) as context:
+            code = command.invoke(context)
+    except typer.Exit as leave:
+        code = leave.exit_code
     return code if isinstance(code, int) else 0
 
 
+def _find_modules_here() -> None:
+    """Let a console script find the modules of the folder that it is called in, as ``python -m`` does."""
+    try:
+        here = os.getcwd()
+    except OSError:  # it was removed meanwhile
+        return
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _command_of(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return str(getattr(context, "command_path", "twinkle-tune"))
+
+
 def _fail(message: str) -> int:
-    typer.echo(f"twinkle-tune: error: {message}", err=True)
-    return 2
+    tell(f"twinkle-tune: error: {message}")
+    return _ERROR

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinkle_tune.cli.say import say, show, show_json
 from twinkle_tune.errors import ProfileError, TuneError
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def diff(
     found = review(old, new, accepted, everything=everything)
     form = DiffFormat.JSON if as_json else format
     if form is DiffFormat.JSON:
-        typer.echo(json.dumps(_data(found), indent=2))
+        show_json(_data(found))
     elif form is DiffFormat.MD:
-        typer.echo(markdown(found), nl=False)
+        show(markdown(found))
     else:
         print_review(found)
     if found.refused:
@@ -94,16 +94,16 @@ def print_review(found: Review) -> None:
     from twinkle_tune.report.review import sentence
 
     if found.elsewhere:
-        typer.echo(sentence(found))
+        say(sentence(found))
     if found.steps:
-        typer.echo("The whole model, against its original:")
+        say("The whole model, against its original:")
     for line in found.steps:
-        typer.echo(f"  {line}")
+        say(f"  {line}")
     for head, lines in found.groups:
-        typer.echo(f"{head}:")
+        say(f"{head}:")
         for line in lines:
-            typer.echo(f"  {line}")
-    typer.echo(found.summary)
+            say(f"  {line}")
+    say(found.summary)
 
 
 def _data(found: Review) -> dict[str, object]:

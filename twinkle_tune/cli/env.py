@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
+
+from twinkle_tune.cli.say import say, show_json
 
 _VARIABLES = (
     "TWINKLE_USE_KERNELS",
@@ -50,22 +51,25 @@ def env(
             "variables": variables,
             "abilities": [asdict(each) for each in can],
         }
-        typer.echo(json.dumps(data, indent=2))
+        show_json(data)
         return
-    typer.echo(f"python      {environments[0].python} on {environments[0].system}")
+    say(f"python      {environments[0].python} on {environments[0].system}")
     for each in environments:
         capability = f", capability {each.capability}" if each.capability else ""
-        typer.echo(f"{each.device:<11} {each.device_name}{capability} (fingerprint {each.fingerprint})")
-    typer.echo("\npackages")
+        say(f"{each.device:<11} {each.device_name}{capability} (fingerprint {each.fingerprint})")
+    say()
+    say("packages")
     for name, version in packages.items():
-        typer.echo(f"  {name:<25} {version or 'not installed'}")
-    typer.echo("\nenvironment variables")
+        say(f"  {name:<25} {version or 'not installed'}")
+    say()
+    say("environment variables")
     for name, value in variables.items():
-        typer.echo(f"  {name:<25} {value or 'not set'}")
-    typer.echo("\nwhat works here")
+        say(f"  {name:<25} {value or 'not set'}")
+    say()
+    say("what works here")
     for ability in can:
         lacks = f": needs {ability.lacks}" if ability.lacks else ""
-        typer.echo(f"  {'no ' if lacks else 'yes'} {ability.what}{lacks}")
+        say(f"  {'no ' if lacks else 'yes'} {ability.what}{lacks}")
 
 
 def abilities(packages: dict[str, str], devices: tuple[str, ...], *, has_compiler: bool) -> tuple[Ability, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinkle_tune.cli.say import say, tell
 from twinkle_tune.export.form import Form
 
 if TYPE_CHECKING:
@@ -24,20 +25,21 @@ def export(
     It is a Python module and a JSON file. Both list what such a mapping cannot express, and so does the output. If no
     Hub kernel won, nothing is written and the exit code is 1.
     """
-    from twinkle_tune.cli.write import write_together
+    from twinkle_tune.cli.write import check_writable, write_together
     from twinkle_tune.export.mapping import export as exported_from
     from twinkle_tune.profile.io import load_profile
 
+    stem = out / _module_name(profile.stem, to)
+    check_writable([stem.with_suffix(".py"), stem.with_suffix(".json")])
     found = exported_from(load_profile(profile), to, profile.name)
     if not any(entry.kernel for entry in found.choice.entries):
         _tell(found.choice)
-        typer.echo("Nothing to export: no Hub kernel won", err=True)
+        tell("Nothing to export: no Hub kernel won")
         raise typer.Exit(1)
-    stem = out / _module_name(profile.stem, to)
     files = {stem.with_suffix(".py"): found.module, stem.with_suffix(".json"): found.json}
     write_together(files)
     for path in files:
-        typer.echo(f"wrote {path}", err=True)
+        tell(f"wrote {path}")
     _tell(found.choice)
 
 
@@ -45,9 +47,9 @@ def _tell(choice: Choice) -> None:
     for entry in choice.entries:
         kernel = entry.kernel
         told = f"{kernel.repo_id}:{kernel.layer} at {kernel.commit}" if kernel else "the original"
-        typer.echo(f"{entry.name}: {told}")
+        say(f"{entry.name}: {told}")
     for each in choice.left_out:
-        typer.echo(f"left out: {each.where}: {each.winner}: {each.reason}")
+        say(f"left out: {each.where}: {each.winner}: {each.reason}")
 
 
 def _module_name(stem: str, to: Form) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from twinkle_tune.cli.device import choose_device
 from twinkle_tune.cli.options import parse_count
 from twinkle_tune.cli.profile import MODEL_HELP
 from twinkle_tune.cli.register import register_files
+from twinkle_tune.cli.say import say, show_json
 
 if TYPE_CHECKING:
     from twinkle_tune.kernel.target import Target
@@ -43,11 +43,11 @@ def list_slots(
 
     rows = [(target, _contestants(target, kind, parsed)) for target in find_slots(whole)]
     if as_json:
-        typer.echo(json.dumps({"model": model, "mode": parsed, "device": kind, "slots": _data(rows)}, indent=2))
+        show_json({"model": model, "mode": parsed, "device": kind, "slots": _data(rows)})
     elif rows:
         _print_table(rows, f"{model}, {parsed} on {kind}")
     else:
-        typer.echo(f"{model}: no slots; register one with --register, or register_external_layer in Python")
+        say(f"{model}: no slots; register one with --register, or register_external_layer in Python")
 
 
 def _contestants(target: Target, device: str, mode: Mode) -> tuple[Candidate, ...]:

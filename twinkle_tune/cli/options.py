@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from twinkle_tune.report.render import Format
 
 REPORT_FORMATS: tuple[Format, ...] = ("html", "md", "csv", "json")
+_LARGEST = 2**31 - 1
+_LONGEST_NAME = 150
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -24,11 +28,12 @@ def parse_sizes(option: str, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+    numbers = [whole_number(part) for part in parts]
+    if None in numbers:
         raise TuneError(
-            f"{option}: got {text!r}, expected whole numbers of at least 1, separated by commas: {option} 1,8"
+            f"{option}: got {text!r:.80}, expected whole numbers of 1 to {_LARGEST}, separated by commas: {option} 1,8"
         )
-    return tuple(int(part) for part in parts)
+    return tuple(number for number in numbers if number is not None)
 
 
 def parse_count(option: str, text: str | None) -> int | None:
@@ -40,9 +45,19 @@ def parse_count(option: str, text: str | None) -> int | None:
     if text is None:
         return None
     # Our own, because what Typer says of a wrong number repeats it in some versions only.
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise TuneError(f"{option}: got {text!r}, expected a whole number of at least 1")
-    return int(text)
+    number = whole_number(text)
+    if number is None:
+        raise TuneError(f"{option}: got {text!r:.80}, expected a whole number of 1 to {_LARGEST}")
+    return number
+
+
+def whole_number(text: str) -> int | None:
+    """A whole number of at least 1 that sizes and counts may have; None for any other text."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0")
+    # By its length first: Python refuses to read thousands of digits.
+    return int(digits) if 0 < len(digits) <= len(str(_LARGEST)) and int(digits) <= _LARGEST else None
 
 
 def parse_names(option: str, text: str | None) -> tuple[str, ...] | None:
@@ -69,8 +84,8 @@ def parse_budget(text: str | None) -> float | None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
     seconds = float(match[1]) * _UNITS_S[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise TuneError(f"--budget: got {text!r}, expected a time above zero such as 90s, 5m or 1h")
+    if not 0 < seconds < math.inf:
+        raise TuneError(f"--budget: got {text!r:.80}, expected a time above zero such as 90s, 5m or 1h")
     return seconds
 
 
@@ -84,7 +99,7 @@ def parse_age(option: str, text: str | None) -> float | None:
         return None
     match = re.fullmatch(r"(\d{1,6})\s*([smhd])", text.strip().lower())
     if match is None:
-        raise TuneError(f"{option}: got {text!r}, expected an age such as 12h or 30d")
+        raise TuneError(f"{option}: got {text!r:.80}, expected an age such as 12h or 30d")
     return int(match[1]) * {**_UNITS_S, "d": 86400.0}[match[2]]
 
 
@@ -96,8 +111,8 @@ def parse_slowdown(text: str | None) -> float | None:
     """
     if text is None:
         return None
-    if not re.fullmatch(r"\d+(?:\.\d+)?", text.strip()):
-        raise TuneError(f"--slowdown: got {text!r}, expected a number of at least 1, such as 1.1 for 10% more time")
+    if not re.fullmatch(r"\d+(?:\.\d+)?", text.strip()) or float(text) == math.inf:
+        raise TuneError(f"--slowdown: got {text!r:.80}, expected a number of at least 1, such as 1.1 for 10% more time")
     return float(text)
 
 
@@ -110,7 +125,10 @@ def slug(name: str) -> str:
 def profile_path(device_name: str, model: str, mode: str, objective: str = "time") -> Path:
     """Where a profile goes when ``--out`` is not given; one by memory never over one by time."""
     named = "" if objective == "time" else f"-{slug(objective)}"
-    return Path("profiles", slug(device_name), f"{slug(model)}-{slug(mode)}{named}.json")
+    name = slug(model)
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Path("profiles", slug(device_name), f"{name}-{slug(mode)}{named}.json")
 
 
 def report_path(target: str, profile: Path) -> tuple[Path, Format]:
@@ -135,4 +153,4 @@ def report_path(target: str, profile: Path) -> tuple[Path, Format]:
 
 def partial_path(path: Path) -> Path:
     """Where an interrupted run's profile goes: beside a file that is already there, never over it."""
-    return path.with_suffix(".partial.json") if path.exists() else path
+    return path.with_suffix(".partial.json") if path.is_file() else path

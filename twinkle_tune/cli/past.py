@@ -7,8 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from twinkle_tune.cli.say import tell
 from twinkle_tune.cli.typed import command_line
 
 if TYPE_CHECKING:
@@ -70,4 +69,4 @@ def _device_key(device: str) -> str:
 
 
 def _tell(line: str) -> None:
-    typer.echo(f"twinkle-tune: {line}", err=True)
+    tell(f"twinkle-tune: {line}")

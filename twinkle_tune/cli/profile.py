@@ -22,10 +22,11 @@ from twinkle_tune.cli.options import (
 )
 from twinkle_tune.cli.past import locked, open_store
 from twinkle_tune.cli.register import register_files
-from twinkle_tune.cli.stop import stoppable
+from twinkle_tune.cli.say import say, show_json_text, tell
 from twinkle_tune.cli.typed import command_line
 from twinkle_tune.cli.write import check_writable, write_report
 from twinkle_tune.errors import ProfileError, TuneError
+from twinkle_tune.profile.files import descriptor_of, is_stream
 
 if TYPE_CHECKING:
     from twinkle_tune.profile.schema import Profile
@@ -106,44 +107,51 @@ def profile(
     path = out or profile_path(device_name(kind), model, parsed, aim.objective)
     reports = [report_path(target, path) for target in report or []]
     check_writable([path, *(file for file, _ in reports)])
+    # What is relative is so to the folder in which the command was started, wherever the user's code goes.
+    at, reports_at = path.absolute(), [(file.absolute(), form) for file, form in reports]
+    # Beside a pipe or a device there is no place for a journal, and nothing to wait for.
+    records = None if is_stream(at) else journal_path(at)
+    if records is not None:
+        check_writable([records])
+    elif resume:
+        raise TuneError(f"--resume: got --out {path}, which is no file, expected the file of the unfinished run")
     journal = None
-    with stoppable() as stops:
-        try:
-            with locked(place, path, wait=not no_wait):
-                journal = Journal(journal_path(path), resume=resume, fresh=fresh)
-                store = open_store(fresh=fresh)
-                register_files(register or [])
-                loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
+    try:
+        with locked(place, None if records is None else at, wait=not no_wait):
+            journal = None if records is None else Journal(records, resume=resume, fresh=fresh)
+            store = open_store(fresh=fresh)
+            register_files(register or [])
+            loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
 
-                from twinkle_tune.tune.tune import tune_model
+            from twinkle_tune.tune.tune import tune_model
 
-                with listener(quiet=as_json) as listen, executor_of(in_process=in_process) as executor:
-                    made = tune_model(
-                        loaded.model,
-                        loaded.inputs,
-                        mode=parsed,
-                        device=kind,
-                        name=loaded.name,
-                        candidates=names,
-                        budget_s=budget_s,
-                        on_event=listen,
-                        executor=executor,
-                        journal=journal,
-                        store=store,
-                        attention=attention,
-                        head=head,
-                        try_compile=try_compile,
-                        objective=aim.objective,
-                        slowdown=aim.slowdown,
-                        optimizer=not no_optimizer,
-                        dynamic=dynamic,
-                    )
-                made = replace(made, command=command_line())
-                _save(made, path, journal)
-        except KeyboardInterrupt as stop:
-            _keep(getattr(stop, "profile", None), path, journal)
-            raise typer.Exit(stops.code) from stop
-    for file, form in reports:
+            with listener(quiet=as_json) as listen, executor_of(in_process=in_process) as executor:
+                made = tune_model(
+                    loaded.model,
+                    loaded.inputs,
+                    mode=parsed,
+                    device=kind,
+                    name=loaded.name,
+                    candidates=names,
+                    budget_s=budget_s,
+                    on_event=listen,
+                    executor=executor,
+                    journal=journal,
+                    store=store,
+                    attention=attention,
+                    head=head,
+                    try_compile=try_compile,
+                    objective=aim.objective,
+                    slowdown=aim.slowdown,
+                    optimizer=not no_optimizer,
+                    dynamic=dynamic,
+                )
+            made = replace(made, command=command_line())
+            _save(made, at, journal)
+    except KeyboardInterrupt as stop:
+        _keep(getattr(stop, "profile", None), at, journal)
+        raise
+    for file, form in reports_at:
         write_report(made, file, form, path)
     _show(made, [path, *(file for file, _ in reports)], as_json=as_json)
 
@@ -166,17 +174,18 @@ def executor_of(*, in_process: bool) -> AbstractContextManager[Executor | None]:
     return Isolated()
 
 
-def _save(made: Profile, path: Path, journal: Journal) -> None:
+def _save(made: Profile, path: Path, journal: Journal | None) -> None:
     """Save a profile whole, and remove the journal, which has nothing to say any more."""
     try:
         made.save(path)
     except ProfileError as error:
-        if not journal.finished:
+        if journal is None or not journal.finished:
             raise
         raise ProfileError(
             f"{error}; its contests are in {journal.path}: make room and repeat with --resume"
         ) from error
-    journal.remove()
+    if journal is not None:
+        journal.remove()
 
 
 def _keep(profile: object, path: Path, journal: Journal | None) -> None:
@@ -193,24 +202,23 @@ def _keep(profile: object, path: Path, journal: Journal | None) -> None:
         when, nothing = (
             ("", "no profile was written") if on else (" before a contest was finished", "nothing was written")
         )
-        typer.echo(f"twinkle-tune: interrupted{when}; {nothing}{on}", err=True)
+        tell(f"twinkle-tune: interrupted{when}; {nothing}{on}")
         return
     kept = replace(profile, command=command_line()).save(partial_path(path))
     count = len(profile.contests)
-    typer.echo(
-        f"twinkle-tune: interrupted; {count} finished contest{'' if count == 1 else 's'} kept in {kept}{on}",
-        err=True,
-    )
+    tell(f"twinkle-tune: interrupted; {count} finished contest{'' if count == 1 else 's'} kept in {kept}{on}")
 
 
 def _show(profile: Profile, written: list[Path], *, as_json: bool) -> None:
     if as_json:
         from twinkle_tune.profile.io import profile_text
 
-        typer.echo(profile_text(profile), nl=False)
-    else:
+        show_json_text(profile_text(profile))
+    # A profile that went to stdout is the whole of what stands there.
+    apart = as_json or any(descriptor_of(path) == 1 for path in written)
+    if not apart:
         from twinkle_tune.cli.show import final_table
 
         final_table(profile)
     for path in written:
-        typer.echo(f"wrote {path}", err=as_json)
+        (tell if apart else say)(f"wrote {path}")

@@ -8,11 +8,14 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from twinkle_tune.errors import RegistrationError, TuneError
+from twinkle_tune.errors import RegistrationError, TuneError, in_a_line
 
 _TABLES = ("layers", "functions")
 _OBJECTS = ("layer_impl", "func_impl", "repo")
 """Arguments that only Python can give."""
+_TEXTS = (
+    "repo_path", "package_name", "layer_name", "repo_id", "revision", "version", "device", "mode", "target_module",
+)  # fmt: skip
 
 
 def register_files(paths: Sequence[Path]) -> None:
@@ -21,49 +24,62 @@ def register_files(paths: Sequence[Path]) -> None:
     Raises:
         RegistrationError: a file is missing, cannot be read or run, or is of another kind.
     """
-    for path in paths:
-        if not path.is_file():
+    from twinkle_tune.models.factory import working_directory_kept
+
+    # Before the first is run: what is relative is so to the folder in which the command was started.
+    places = [path.absolute() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if not _is_file(place):
             raise RegistrationError(f"--register: {path} is no file, expected FILE.py or FILE.toml; check the path")
         match path.suffix.lower():
             case ".py":
-                _run(path)
+                with working_directory_kept():
+                    _run(path, place)
             case ".toml":
-                _read(path)
+                _read(path, place)
             case other:
                 raise RegistrationError(
                     f"--register: got {path} ({other or 'no ending'}), expected FILE.py or FILE.toml"
                 )
 
 
-def _run(path: Path) -> None:
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or none
+        return False
+
+
+def _run(path: Path, place: Path) -> None:
     # As a module of its own name, so that the source of what it defines can be found and hashed.
     name = f"twinkle_tune_registered_{path.stem}"
     if name in sys.modules:
         raise RegistrationError(f"--register: {path}: a file of the name {path.name} was given already; rename one")
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, place)
     if spec is None or spec.loader is None:
         raise RegistrationError(f"--register: {path} cannot be imported as Python; check the file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     # A script finds the files beside it; so does this one.
-    sys.path.insert(0, str(path.parent.resolve()))
+    sys.path.insert(0, str(place.parent.resolve()))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
-        del sys.modules[name]
-        if isinstance(error, TuneError):
+    except BaseException as error:  # the user's code may raise anything, and a script calls sys.exit()
+        sys.modules.pop(name, None)
+        if isinstance(error, (TuneError, KeyboardInterrupt)):
             raise
         raise RegistrationError(
-            f"--register: {path} raised {type(error).__name__}: {error}; expected a file that "
+            f"--register: {path} raised {in_a_line(error)}; expected a file that "
             "calls register_* functions; --debug shows where"
         ) from error
 
 
-def _read(path: Path) -> None:
+def _read(path: Path, place: Path) -> None:
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # a TOMLDecodeError and a UnicodeDecodeError are ValueErrors
-        raise RegistrationError(f"--register: {path} cannot be read as TOML ({error}); correct the file") from error
+        config = tomllib.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # an error of TOML or of UTF-8 is a ValueError
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise RegistrationError(f"--register: {path} cannot be read as TOML ({why}); correct the file") from error
     odd = [name for name in config if name not in _TABLES]
     flat = [
         f"{table}.{name}"
@@ -79,6 +95,10 @@ def _read(path: Path) -> None:
         )
     for table in _TABLES:
         for name, entry in config.get(table, {}).items():
+            if not name or "\0" in name:
+                raise RegistrationError(
+                    f"--register: {path}: [{table}]: got the name {name!r:.80}, expected one of letters"
+                )
             _check_entry(f"--register: {path}: [{table}.{name}]", entry)
     from twinkle_tune.kernel import register_kernels
 
@@ -93,6 +113,14 @@ def _check_entry(where: str, entry: dict[str, object]) -> None:
                 f"{where}: got {name} = {entry[name]!r:.80}, which is an object of Python, expected repo_path with "
                 "package_name, or repo_id; register the object in a FILE.py and pass that"
             )
+    for name, value in entry.items():
+        # What the arguments' types say is for Python's checkers; a file's types are checked here, by name.
+        is_right = (
+            isinstance(value, str) or (name == "version" and type(value) is int) or name not in (*_TEXTS, "version")
+        )
+        if not is_right or (isinstance(value, str) and ("\0" in value or not value)):
+            expected = "a whole number or a text" if name == "version" else "a text"
+            raise RegistrationError(f"{where}: got {name} = {value!r:.80}, expected {expected}; correct the file")
     package = entry.get("package_name")
     if isinstance(package, str) and not package.isidentifier():
         raise RegistrationError(

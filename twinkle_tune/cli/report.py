@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from twinkle_tune.cli.options import parse_count
+from twinkle_tune.cli.say import say, show, show_json_text, tell
 from twinkle_tune.cli.write import write_file
 from twinkle_tune.errors import ProfileError, TuneError
 
@@ -86,7 +87,7 @@ def report(
     number = parse_count("--contest", contest)
     paths = profiles or [latest(_FOLDERS)]
     if not profiles:
-        typer.echo(f"the latest profile: {paths[0]}", err=True)
+        tell(f"the latest profile: {paths[0]}")
     _check(paths, form, out)
     # All are read before anything is written: a broken profile leaves nothing half done.
     loaded = [load_profile(path) for path in paths]
@@ -102,8 +103,11 @@ def report(
         print_report(loaded[0], console(), str(paths[0]), full=full, contest=number)
     elif out is None:
         for index, (path, profile) in enumerate(zip(paths, loaded, strict=True)):
-            typer.echo("\n" if index else "", nl=False)
-            typer.echo(_content(profile, path, form, table), nl=False)
+            text = _content(profile, path, form, table)
+            assert isinstance(text, str)  # parquet was refused without --out
+            if index:
+                say()
+            (show_json_text if form is ReportFormat.JSON else show)(text)
     else:
         targets = _targets(paths, form, out)
         for path, profile, target in zip(paths, loaded, targets, strict=True):
@@ -157,7 +161,7 @@ def _compare(paths: Sequence[Path], loaded: Sequence[Profile], out: Path | None)
 
     text = comparison_text(loaded, [str(path) for path in paths])
     if out is None:
-        typer.echo(text, nl=False)
+        show(text)
     else:
         _write(out / "comparison.html" if out.is_dir() or not out.suffix else out, text)
 
@@ -172,7 +176,7 @@ def _draw(paths: Sequence[Path], loaded: Sequence[Profile], form: ReportFormat, 
         for name, content in images(plots(profile), cast("ImageFormat", form.value)):
             write_file(folder / name, content)
             count += 1
-        typer.echo(f"wrote {count} plots to {folder}", err=True)
+        tell(f"wrote {count} plots to {folder}")
 
 
 def console() -> Console:
@@ -238,4 +242,4 @@ def _targets(paths: Sequence[Path], form: ReportFormat, out: Path) -> list[Path]
 
 def _write(target: Path, content: str | bytes) -> None:
     write_file(target, content)
-    typer.echo(f"wrote {target}", err=True)
+    tell(f"wrote {target}")

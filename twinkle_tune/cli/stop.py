@@ -1,4 +1,4 @@
-"""SIGTERM ends a command as Ctrl-C does: what was finished is kept."""
+"""SIGTERM, and SIGHUP of a terminal that is closed, end a command as Ctrl-C does: what was finished is kept."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes: 128 and the number of the signal."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit codes are 128 and the number of the signal."""
 
 
 class Stops:
@@ -17,26 +17,39 @@ class Stops:
 
     def __init__(self) -> None:
         """Nothing yet."""
-        self.code = INTERRUPTED
+        self.code: int = INTERRUPTED
 
 
 @contextmanager
-def stoppable() -> Iterator[Stops]:
-    """Within, SIGTERM raises KeyboardInterrupt; afterwards it does what it did before.
+def stoppable(stops: Stops | None = None) -> Iterator[Stops]:
+    """Within, SIGTERM and SIGHUP raise KeyboardInterrupt, the first time; afterwards they do what they did before.
 
-    Only the main thread receives signals: elsewhere this changes nothing.
+    A signal that was ignored (SIGHUP under nohup) stays ignored. Only the main thread receives signals: elsewhere
+    this changes nothing.
+
+    Args:
+        stops: is told of the signal; None for one of its own.
     """
-    stops = Stops()
+    stops = Stops() if stops is None else stops
     if threading.current_thread() is not threading.main_thread():
         yield stops
         return
+    stopped = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        stops.code = TERMINATED
+        nonlocal stopped
+        if stopped:  # what the first has begun is not to be disturbed: files are being put in order
+            return
+        stopped = True
+        stops.code = 128 + number
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, stop)
     try:
         yield stops
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, before[number] or signal.SIG_DFL)  # None: set by C code

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from twinkle_tune.cli.options import parse_age
+from twinkle_tune.cli.say import say, show_json, tell
 
 if TYPE_CHECKING:
     from twinkle_tune.profile.store import Store
@@ -26,35 +26,28 @@ def list_outcomes(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """List the cached results, newest first."""
-    import json
     from dataclasses import asdict
 
     found = _open()
     rows = found.rows() if found is not None else ()
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        show_json([asdict(row) for row in rows])
         return
     for row in rows:
-        typer.echo(f"{row.measured}  {row.mode:<13} {row.device:<5} {row.environment}  {row.workload}  {row.slot}")
-    typer.echo(f"{len(rows)} outcome{'' if len(rows) == 1 else 's'}{_where(found)}", err=True)
+        say(f"{row.measured}  {row.mode:<13} {row.device:<5} {row.environment}  {row.workload}  {row.slot}")
+    tell(f"{len(rows)} outcome{'' if len(rows) == 1 else 's'}{_where(found)}")
 
 
 @store.command()
 def export(path: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")]) -> None:
     """Write all cached results to a file, with their evidence."""
-    from twinkle_tune.errors import TuneError
+    from twinkle_tune.cli.write import check_writable, write_together
 
+    check_writable([path])
     found = _open()
     lines = [f"{line}\n" for line in found.export()] if found is not None else []
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text("".join(lines), encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise TuneError(f"{path}: the outcomes cannot be written ({error}); choose another path") from error
-    typer.echo(f"wrote {path}: {len(lines)} outcome{'' if len(lines) == 1 else 's'}{_where(found)}")
+    write_together({path: "".join(lines)}, "choose another path", "the outcomes ")
+    tell(f"wrote {path}: {len(lines)} outcome{'' if len(lines) == 1 else 's'}{_where(found)}")
 
 
 @store.command()
@@ -67,7 +60,7 @@ def prune(
     age_s = parse_age("--older-than", older_than)
     found = _open()
     gone = 0 if found is None else found.prune(age_s or 0.0)
-    typer.echo(f"removed {gone} outcome{'' if gone == 1 else 's'}{_where(found)}")
+    say(f"removed {gone} outcome{'' if gone == 1 else 's'}{_where(found)}")
 
 
 def _open() -> Store | None:

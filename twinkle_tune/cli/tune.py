@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinkle_tune.cli.device import use_device
-from twinkle_tune.cli.options import parse_count, slug
+from twinkle_tune.cli.options import parse_count, slug, whole_number
 from twinkle_tune.cli.past import locked
-from twinkle_tune.cli.write import check_writable
+from twinkle_tune.cli.say import say, show_json, tell
+from twinkle_tune.cli.write import check_writable, write_together
 from twinkle_tune.errors import DeviceError, TuneError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def tune(
     if keep:
         written.append(_keep(op, dims, dtype, variant, mode, environment, results))
     for each in written:
-        typer.echo(f"wrote {each}", err=as_json)
+        (tell if as_json else say)(f"wrote {each}")
     raise typer.Exit(0 if next(reversed(results.values())).config is not None else 1)
 
 
@@ -88,10 +88,10 @@ def parse_shape(text: str, op: Op) -> dict[str, int]:
     Raises:
         TuneError: it is something else, or has more or fewer sizes than the op.
     """
-    sizes = text.lower().split("x")
-    if len(sizes) != len(op.dims) or not all(re.fullmatch(r"[1-9][0-9]*", size) for size in sizes):
-        raise TuneError(f"--shape: got {text!r}, expected {'x'.join(op.dims)} of {op.name}, such as 2048x4096")
-    return dict(zip(op.dims, map(int, sizes), strict=True))
+    sizes = [whole_number(size) for size in text.lower().split("x")]
+    if len(sizes) != len(op.dims) or None in sizes:
+        raise TuneError(f"--shape: got {text!r:.80}, expected {'x'.join(op.dims)} of {op.name}, such as 2048x4096")
+    return dict(zip(op.dims, (size for size in sizes if size is not None), strict=True))
 
 
 def evidence(
@@ -138,16 +138,11 @@ def _write(path: Path, data: dict[str, Any], results: dict[str, SearchResult]) -
     from twinkle_tune.report.landscape import landscape_svg
 
     title = f"{data['op']} {data['variant']} {'x'.join(map(str, data['dims'].values()))} {data['dtype']}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        for plot, (name, result) in zip(_plots(path, results), results.items(), strict=True):
-            head = f"{title}, {name}: microseconds by value, {data['environment']['device_name']}"
-            plot.write_text(landscape_svg(head, result.tried, result.config), encoding="utf-8")
-    except OSError as error:
-        raise TuneError(
-            f"{path}: cannot be written ({error}); the journal beside it is kept: repeat the command"
-        ) from error
+    files = {path: json.dumps(data, indent=1) + "\n"}
+    for plot, (name, result) in zip(_plots(path, results), results.items(), strict=True):
+        head = f"{title}, {name}: microseconds by value, {data['environment']['device_name']}"
+        files[plot] = landscape_svg(head, result.tried, result.config)
+    write_together(files, "the journal beside it is kept: repeat the command")
 
 
 def _plots(path: Path, results: dict[str, SearchResult]) -> list[Path]:
@@ -172,7 +167,7 @@ def _keep(
 
 def _show(data: dict[str, Any], results: dict[str, SearchResult], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(data, indent=1))
+        show_json(data, indent=1)
         return
     from rich.console import Console
     from rich.table import Table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ from twinkle_tune.cli.past import locked
 from twinkle_tune.cli.profile import IN_PROCESS_HELP, MODEL_HELP, executor_of, listener
 from twinkle_tune.cli.recorded import Recorded, recorded_options
 from twinkle_tune.cli.register import register_files
-from twinkle_tune.cli.stop import stoppable
+from twinkle_tune.cli.say import say, show_json, tell
 
 if TYPE_CHECKING:
     from twinkle_tune.profile.schema import Profile
@@ -59,21 +58,20 @@ def verify(
     seq_lens = parse_sizes("--seq-len", seq_len or recorded.seq_len)
     depth = parse_count("--layers", layers or recorded.layers)
     place, _ = use_device(recorded.device or made.device)
-    with stoppable() as stops:
-        try:
-            with locked(place, None, wait=not no_wait):
-                register_files(register or [])
-                loaded = load_model(recorded.model, place, dtype or recorded.dtype, depth, batches, seq_lens, made.mode)
+    try:
+        with locked(place, None, wait=not no_wait):
+            register_files(register or [])
+            loaded = load_model(recorded.model, place, dtype or recorded.dtype, depth, batches, seq_lens, made.mode)
 
-                from twinkle_tune.tune.verify import verify_profile
+            from twinkle_tune.tune.verify import verify_profile
 
-                with listener(quiet=as_json) as listen, executor_of(in_process=in_process) as executor:
-                    found = verify_profile(made, loaded.model, loaded.inputs, on_event=listen, executor=executor)
-        except KeyboardInterrupt as stop:
-            typer.echo("twinkle-tune: interrupted; nothing was verified", err=True)
-            raise typer.Exit(stops.code) from stop
+            with listener(quiet=as_json) as listen, executor_of(in_process=in_process) as executor:
+                found = verify_profile(made, loaded.model, loaded.inputs, on_event=listen, executor=executor)
+    except KeyboardInterrupt:
+        tell("twinkle-tune: interrupted; nothing was verified")
+        raise
     if as_json:
-        typer.echo(json.dumps(verification_data(found, str(profile), recorded), indent=2))
+        show_json(verification_data(found, str(profile), recorded))
     else:
         _print(found, made)
     raise typer.Exit(HOLDS if found.holds else FAILS)
@@ -140,12 +138,12 @@ def _print(found: Verification, profile: Profile) -> None:
         console.print(Text(f"stale: {one_line(reason, 400)}"), soft_wrap=True)
     failed = sum(bool(check.problems) for check in found.checks)
     if not profile.winners:
-        typer.echo("nothing to verify: the original won everywhere")
+        say("nothing to verify: the original won everywhere")
     elif found.holds:
         better = "smaller" if profile.aim.is_memory else "faster"
-        typer.echo(f"the profile holds: every winner is what it was, right, and {better} than the original")
+        say(f"the profile holds: every winner is what it was, right, and {better} than the original")
     else:
-        typer.echo(f"the profile does not hold: {failed} of {len(found.checks)} winners fail; profile the model again")
+        say(f"the profile does not hold: {failed} of {len(found.checks)} winners fail; profile the model again")
 
 
 def _verdict(check: Check) -> str:

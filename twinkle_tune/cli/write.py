@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twinkle_tune.errors import TuneError
+from twinkle_tune.profile.files import obstacle, write_files
 
 if TYPE_CHECKING:
     from twinkle_tune.profile.schema import Profile
@@ -18,20 +18,18 @@ def check_writable(paths: Sequence[Path]) -> None:
     """Refuse before the work begins what could not be written after it.
 
     Raises:
-        TuneError: a path is a folder, stands below a file, or must not be written to.
+        TuneError: a path is a folder, stands below a file, or must not be written to; or its name is too long.
     """
     for path in paths:
-        if path.is_dir():
+        why = obstacle(path)
+        if why == "it is a folder":
             raise TuneError(f"{path} is a folder, expected the path of a file to write; add a file name")
-        there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-        if there != path and not there.is_dir():
-            raise TuneError(f"{path} cannot be written: {there} is a file, expected a folder; choose another path")
-        if not os.access(there, os.W_OK):
-            raise TuneError(f"{path} cannot be written: {there} is not writable; choose another path")
+        if why:
+            raise TuneError(f"{path} cannot be written: {why}; choose another path")
 
 
 def write_file(path: Path, content: str | bytes, advice: str = "choose another --out") -> None:
-    """Write a report's file, making its folder.
+    """Write a report's file, making its folder: whole, or not at all.
 
     Args:
         path: the file.
@@ -39,13 +37,9 @@ def write_file(path: Path, content: str | bytes, advice: str = "choose another -
         advice: ends the message where it cannot be written.
 
     Raises:
-        TuneError: the file cannot be written.
+        TuneError: the file cannot be written; one that was there is as it was.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    except OSError as error:
-        raise TuneError(f"{path}: the report cannot be written ({error}); {advice}") from error
+    write_together({path: content}, advice, "the report ")
 
 
 def write_report(profile: Profile, path: Path, form: Format, source: Path) -> None:
@@ -59,23 +53,23 @@ def write_report(profile: Profile, path: Path, form: Format, source: Path) -> No
     write_file(path, render(profile, form, str(source)), "the profile is saved: use 'twinkle-tune report'")
 
 
-def write_together(files: Mapping[Path, str]) -> None:
+def write_together(files: Mapping[Path, str | bytes], advice: str = "choose another --out", what: str = "") -> None:
     """Write some files, making their folders: all of them or, on an error, none over what was there.
+
+    Args:
+        files: content by path; a text is written as UTF-8.
+        advice: ends the message where one cannot be written.
+        what: they are, for that message.
 
     Raises:
         TuneError: one of them cannot be written.
     """
-    check_writable(list(files))
-    beside = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
-    path = next(iter(files))
+    for path in files:
+        why = obstacle(path)
+        if why:
+            raise TuneError(f"{path}: {what}cannot be written ({why}); {advice}")
     try:
-        for path, text in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside[path].write_text(text, encoding="utf-8")
-        for path in files:
-            os.replace(beside[path], path)
-    except OSError as error:
-        raise TuneError(f"{path}: cannot be written ({error}); choose another --out") from error
-    finally:
-        for path in beside.values():
-            path.unlink(missing_ok=True)
+        write_files({path: text if isinstance(text, bytes) else text.encode() for path, text in files.items()})
+    except (OSError, ValueError) as error:  # ValueError: a text that UTF-8 lacks
+        names = ", ".join(map(str, files))
+        raise TuneError(f"{names}: {what}cannot be written ({error}); {advice}") from error

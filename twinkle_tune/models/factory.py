@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
 
-from twinkle_tune.errors import ModelError, TuneError
+from twinkle_tune.errors import ModelError, TuneError, in_a_line
 
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -31,16 +33,10 @@ def call_factory(spec: str) -> tuple[nn.Module, list[Any] | None]:
     Raises:
         ModelError: the function cannot be imported, raises, or returns something else.
     """
-    function = _import(spec)
-    try:
-        made = function()
-    except TuneError:
-        raise
-    except Exception as error:  # whatever the user's code raises is one and the same fact here
-        raise ModelError(
-            f"{spec}: the factory raised {type(error).__name__}: {error}; expected a module "
-            "or (module, inputs) from a call without arguments"
-        ) from error
+    with working_directory_kept():
+        function = _import(spec)
+        with told(f"{spec}: the factory", "a module or (module, inputs) from a call without arguments"):
+            made = function()
     if isinstance(made, nn.Module):
         return made, None
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module):
@@ -48,6 +44,36 @@ def call_factory(spec: str) -> tuple[nn.Module, list[Any] | None]:
     raise ModelError(
         f"{spec}: the factory returned {type(made).__name__}, expected a torch.nn.Module or (module, inputs)"
     )
+
+
+@contextmanager
+def told(who: str, expected: str) -> Iterator[None]:
+    """Within, whatever the user's code raises is one and the same fact, also a ``sys.exit()`` of theirs.
+
+    Raises:
+        ModelError: in the place of anything but this package's errors and Ctrl-C.
+    """
+    try:
+        yield
+    except (TuneError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise ModelError(f"{who} raised {in_a_line(error)}; expected {expected}") from error
+
+
+@contextmanager
+def working_directory_kept() -> Iterator[None]:
+    """Relative paths mean afterwards what they meant before, whatever code that is run within does."""
+    try:
+        before = os.getcwd()
+    except OSError:  # it was removed; there is nothing to go back to
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.chdir(before)
 
 
 def move(value: Any, device: str, dtype: torch.dtype | None) -> Any:
@@ -69,9 +95,11 @@ def _import(spec: str) -> Callable[[], object]:
     module_name, _, path = spec.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # a module may raise anything while it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise anything while it is imported, a script calls sys.exit()
         raise ModelError(
-            f"{spec}: {module_name} could not be imported ({type(error).__name__}: {error}); expected "
+            f"{spec}: {module_name} could not be imported ({in_a_line(error)}); expected "
             "a module on the Python path: run from the folder that holds it, or install it"
         ) from error
     for name in path.split("."):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.errors import ModelError
+from twinkle_tune.errors import ModelError, in_a_line
 from twinkle_tune.mode import Mode
 
 
@@ -37,7 +37,13 @@ def example_inputs(
     sets: list[dict[str, Tensor]] = []
     for batch in batches:
         for seq_len in seq_lens:
-            tokens = torch.randint(0, vocabulary, (batch, seq_len), generator=generator).to(device)
+            try:
+                tokens = torch.randint(0, vocabulary, (batch, seq_len), generator=generator).to(device)
+            except (RuntimeError, MemoryError, OverflowError, TypeError) as error:
+                raise ModelError(
+                    f"batch and seq-len: got {batch} x {seq_len} tokens, for which there is no memory "
+                    f"({in_a_line(error, 120)}); ask for fewer"
+                ) from error
             sets.append({"input_ids": tokens, "labels": tokens.clone()} if mode.trains else {"input_ids": tokens})
     return sets
 

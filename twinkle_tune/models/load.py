@@ -12,7 +12,7 @@ from torch import nn
 from twinkle_tune.device import is_available, parse_device, torch_type
 from twinkle_tune.errors import DeviceError, ModelError
 from twinkle_tune.mode import Mode
-from twinkle_tune.models.factory import call_factory, is_factory, move
+from twinkle_tune.models.factory import call_factory, is_factory, move, told
 from twinkle_tune.models.inputs import example_inputs, takes_tokens
 from twinkle_tune.models.presets import PRESETS, find_preset
 from twinkle_tune.models.pretrained import (
@@ -77,7 +77,9 @@ def load_model(
         batches, seq_lens = _sizes(spec, batches, seq_lens)
         inputs = list(example_inputs(model, batches, seq_lens, mode, place))
     name = spec if layers is None else f"{spec} ({layers} layer{'' if layers == 1 else 's'})"
-    return Loaded(model=model.train(mode.trains), inputs=inputs, name=name)
+    with told(f"{spec}: train() of its module", "a module"):
+        model = model.train(mode.trains)
+    return Loaded(model=model, inputs=inputs, name=name)
 
 
 def load(spec: str, *, device: str, dtype: str | None = None, layers: int | None = None, seed: int = 0) -> nn.Module:
@@ -88,7 +90,9 @@ def load(spec: str, *, device: str, dtype: str | None = None, layers: int | None
     """
     place, kind = require_device(device), _dtype(dtype)
     if is_factory(spec):
-        return _from_factory(spec, place, kind, layers)[0].eval()
+        model = _from_factory(spec, place, kind, layers)[0]
+        with told(f"{spec}: eval() of its module", "a module"):
+            return model.eval()
     kind = kind or (torch.float32 if parse_device(device) == "cpu" else torch.bfloat16)
     config = _config(spec, layers)
     if spec in PRESETS:
@@ -106,7 +110,9 @@ def outline(spec: str, *, layers: int | None = None) -> nn.Module:
     """
     if is_factory(spec):
         _refuse_layers(spec, layers)
-        return call_factory(spec)[0].eval()
+        model = call_factory(spec)[0]
+        with told(f"{spec}: eval() of its module", "a module"):
+            return model.eval()
     return build(_config(spec, layers), spec, device="meta", dtype=torch.float32, seed=0).eval()
 
 
@@ -144,7 +150,8 @@ def _from_factory(
             f"{spec}: the factory returned {type(model).__name__} alone, and what to call it with is "
             "unknown; expected (module, inputs), or a transformers model that takes input_ids"
         )
-    return model.to(device, dtype), None if inputs is None else move(inputs, device, dtype)
+    with told(f"{spec}: to({device!r}) of its module or inputs", "that they can be moved"):
+        return model.to(device, dtype), None if inputs is None else move(inputs, device, dtype)
 
 
 def _refuse_layers(spec: str, layers: int | None) -> None:

@@ -16,7 +16,15 @@ _INSTALL = "install it with: pip install 'twinkle_tune[transformers]'"
 
 def is_pretrained(spec: str) -> bool:
     """Whether the name is a directory or has the form of a Hub id (owner/name)."""
-    return Path(spec).is_dir() or (spec.count("/") == 1 and all(spec.split("/")))
+    return is_folder(spec) or (spec.count("/") == 1 and all(spec.split("/")))
+
+
+def is_folder(spec: str) -> bool:
+    """Whether there is a directory of that name."""
+    try:
+        return Path(spec).is_dir()
+    except (OSError, ValueError):  # a name that is too long, or none
+        return False
 
 
 def preset_config(name: str) -> Any:
@@ -121,7 +129,7 @@ def _transformers(spec: str) -> Any:
 
 
 def _unavailable(spec: str, error: Exception) -> ModelError:
-    if Path(spec).is_dir():
+    if is_folder(spec):
         tried, need = "the directory", "a transformers checkpoint (config.json and weights)"
     else:
         tried, need = (

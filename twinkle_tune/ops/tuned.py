@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ from twinkle_tune.errors import ConfigError, ProfileError
 from twinkle_tune.ops.op import Op
 from twinkle_tune.ops.space import Config, Dims
 from twinkle_tune.profile.checked import from_data, json_value, to_data
+from twinkle_tune.profile.files import write_file
 
 SCHEMA = 1
 """Of the file. 1: the first."""
@@ -111,15 +111,10 @@ def keep_tuned(path: Path, op: str, environment: Environment, config: TunedConfi
         others = tuple(each for each in there.configs if _call_of(each) != _call_of(config))
     configs = tuple(sorted((*others, config), key=_call_of))
     made = TunedFile(schema=SCHEMA, op=op, environment=environment, configs=configs)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(to_data(made), indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, path)
+        write_file(path, (json.dumps(to_data(made), indent=1) + "\n").encode())
     except OSError as error:
         raise ProfileError(f"{path}: cannot be written ({error}); an existing file is as it was") from error
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 

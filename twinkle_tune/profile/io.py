@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.profile.checked import adapter_of, from_data, json_value, to_data
+from twinkle_tune.profile.files import write_file
 from twinkle_tune.profile.meaning import check_meaning
 from twinkle_tune.profile.schema import SCHEMA, Profile
 
@@ -57,29 +57,21 @@ def profile_from_data(data: object, where: str) -> Profile:
 
 
 def write_profile(profile: Profile, path: str | Path) -> Path:
-    """Write a profile in one step: an existing file is replaced only by a whole new one.
+    """Write a profile in one step: an existing file is replaced only by a whole new one, of the same mode and owner.
+
+    A symbolic link is followed; what exists and is no regular file (a pipe, /dev/stdout) is written to as it is.
 
     Raises:
-        ProfileError: the folder cannot be made or written to (or the disk is full), or the profile holds a number
-            that JSON lacks (an infinity).
+        ProfileError: the folder cannot be made or written to (or the disk is full), it is a folder or a socket, or
+            the profile holds a number that JSON lacks (an infinity).
     """
     path = Path(path)
-    beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
-        content = profile_text(profile).encode()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        write_file(path, profile_text(profile).encode())
     except (OSError, ValueError) as error:  # ValueError: a number or text that JSON cannot hold
         raise ProfileError(
             f"{path}: the profile cannot be written ({error}); an existing file is as it was; choose another path"
         ) from error
-    finally:
-        if beside.exists():
-            beside.unlink()
     return path
 
 

@@ -181,7 +181,10 @@ class Store:
         Raises:
             StoreError: it cannot be written.
         """
-        oldest = (datetime.now(UTC) - timedelta(seconds=older_than_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            oldest = (datetime.now(UTC) - timedelta(seconds=older_than_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        except OverflowError:  # before the first year; nothing is as old
+            return 0
         with self._told():
             gone = self._base.execute("DELETE FROM outcomes WHERE measured <= ?", (oldest,)).rowcount
             self._base.execute("VACUUM")

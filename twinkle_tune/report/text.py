@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import SupportsFloat, cast
 
+from twinkle_tune.errors import one_line
 from twinkle_tune.workload import call_text, tensor_text
 
 __all__ = [
@@ -135,26 +135,9 @@ def percent(share: object) -> str:
     return f"{float(cast('SupportsFloat', share)):.1%}" if is_figure(share) else NOTHING
 
 
-def one_line(text: object, limit: int | None = None) -> str:
-    """Text on one line, without control or direction characters; the middle left out beyond ``limit``."""
-    shown = "".join("\N{REPLACEMENT CHARACTER}" if _is_hidden(letter) else letter for letter in _spaced(str(text)))
-    if limit is None or len(shown) <= limit:
-        return shown
-    head = (limit - 1) * 2 // 3
-    return f"{shown[:head]}…{shown[len(shown) - (limit - 1 - head) :]}"
-
-
 def short_name(name: str) -> str:
     """The last part of a dotted name; any other text as it is."""
     return name.rpartition(".")[2] if all(part.isidentifier() for part in name.split(".")) else name
-
-
-def _spaced(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _is_hidden(letter: str) -> bool:
-    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def _ratio(value: object) -> str:
