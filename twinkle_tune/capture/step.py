@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from twinkle_tune.capture.encoder_decoder import decoder_points, states_of
 from twinkle_tune.capture.inputs import Call
 from twinkle_tune.capture.kv_cache import PrefilledCache
 from twinkle_tune.capture.look import Look, look_at
@@ -50,7 +51,9 @@ def make_steps(
 
     Inference modes run the forward without gradients. A causal language model with ``input_ids`` (B, S) gives
     two steps for each set of inputs: "prefill", a forward that makes a cache and the last token's logits, as
-    generation does, and "decode", one new token on a cache of S tokens. Labels are left out there. Such steps are
+    generation does, and "decode", one new token on a cache of S tokens. Labels are left out there. An encoder-decoder
+    that generates gives "forward", the call as it is given, and "decode", one new token on a cache of the decoder's
+    tokens (B, S), with the encoder's states given. Such steps are
     made up: :func:`twinkle_tune.capture.taken.taken` finds out whether the model takes them. Train
     modes run forward and backward: from ``outputs.loss`` where there is one (labels of a causal language
     model default to its ``input_ids``), else from fixed random gradients (standard normal) of every floating
@@ -82,9 +85,15 @@ def make_steps(
             given = _step("forward", point, _Forward(point))
             steps.append(_made_up(_step("prefill", point, _Forward(_for_prefill(point))), instead=given))
             if _is_extensible(point):
-                steps.append(_made_up(_step("decode", point, _Decode(point))))
+                steps.append(_made_up(_step("decode", point, _Decode(_for_prefill(point), _for_decode(point)))))
         else:
             steps.append(_step("forward", point, _Forward(point)))
+            of_decoder = decoder_points(model, point)
+            if of_decoder is not None:
+                prefill, decode = of_decoder
+                ids = prefill.call.kwargs["decoder_input_ids"]
+                step = _step("decode", point, _Decode(prefill, decode))
+                steps.append(_made_up(replace(step, label=f"decode {ids.shape[0]}x{ids.shape[1]}")))
     return _numbered(steps)
 
 
@@ -111,25 +120,30 @@ class _Forward:
 
 
 class _Decode:
-    """One new token on a cache that holds the point's whole sequence."""
+    """One new token on a cache that holds the whole sequence of the call before; of an encoder its states, too."""
 
-    def __init__(self, point: Point) -> None:
-        self._prefill = _Forward(_for_prefill(point))
-        self._point = _for_decode(point)
+    def __init__(self, prefill: Point, decode: Point) -> None:
+        self._prefill = _Forward(prefill)
+        self._point = decode
         self._untouched = Untouched(gradients=False)
         self._cache: PrefilledCache | None = None
 
     def __call__(self, model: nn.Module) -> object:
         if self._cache is not None:
             return self._forward(model, self._cache)
-        filled = getattr(self._prefill(model), "past_key_values", None)
+        outputs = self._prefill(model)
+        filled = getattr(outputs, "past_key_values", None)
         if filled is None:
             raise CaptureError(
                 f"{type(unwrapped(model)).__name__} gave no past_key_values when asked with use_cache=True, "
                 "so there is no decode step; turn gradient checkpointing off, or wrap the model in a module"
             )
         cache = PrefilledCache(filled)
-        del filled
+        states = states_of(outputs)
+        if states:
+            call = self._point.call
+            self._point = replace(self._point, call=replace(call, kwargs={**call.kwargs, **states}))
+        del filled, outputs
         outputs = self._forward(model, cache)
         cache.settle()
         self._cache = cache
