@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import unicodedata
+
+_OF_THE_MOMENT = {
+    errno.EAGAIN, errno.EBUSY, errno.EDQUOT, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC,
+    errno.ETXTBSY,
+}  # fmt: skip
+"""System errors that the next try may not meet: no memory, files, room or processes left just then."""
 
 
 class TuneError(Exception):
@@ -103,3 +110,23 @@ def without_hidden(text: str, kept: str = "") -> str:
 def is_hidden(letter: str) -> bool:
     """Whether a character is a control or direction character, half of a pair, or none at all."""
     return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def is_by_chance(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says something of the moment and not of the code that was run.
+
+    Such are memory (the host's or a device's), disk space or processes that others had just then, and the SystemError
+    "AST constructor recursion depth mismatch" of Python before 3.11.8 and 3.12.2, where threads parse side by side.
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno in _OF_THE_MOMENT):
+            return True
+        if type(link).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+            return True
+        if isinstance(link, SystemError) and "AST constructor" in str(link):
+            return True
+        link = link.__cause__ or link.__context__
+    return False

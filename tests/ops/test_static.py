@@ -6,13 +6,16 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from twinkle_tune.errors import ConfigError
+from twinkle_tune.ops import static
 from twinkle_tune.ops.all import all_ops, op_named, op_names
 from twinkle_tune.ops.compiling import Compilers
 from twinkle_tune.ops.op import Op
@@ -21,6 +24,7 @@ from twinkle_tune.ops.space import Dims
 from twinkle_tune.ops.static import ARCHITECTURES, Job, compile_op, compile_ops
 
 pytest.importorskip("triton")
+softmax_kernel = pytest.importorskip("twinkle_tune.ops.softmax.kernel")
 
 WIDTHS = (1024, 2048, 4096, 8192, 14336)
 ROWS = (1, 32, 2048, 16384)
@@ -97,6 +101,102 @@ def test_the_driver_and_the_launches_are_put_back() -> None:
     with pytest.raises(ConfigError, match="variant: got 'none' of rms_norm"):
         compile_op(op, SMALL, torch.float32, None, architecture=90, variant="none")
     assert (driver._active, KernelInterface.__getitem__) == before
+
+
+def broken_parse(monkeypatch: pytest.MonkeyPatch, error: BaseException, times: int) -> list[int]:
+    """Parsing a kernel raises ``error`` the first ``times``; the list grows with each parse."""
+    from triton.runtime.jit import JITFunction
+
+    owner, calls = next(each for each in JITFunction.__mro__ if "parse" in vars(each)), []
+    parse = vars(owner)["parse"]
+
+    def broken(kernel: Any) -> Any:
+        calls.append(1)
+        if len(calls) <= times:
+            raise error
+        return parse(kernel)
+
+    monkeypatch.setattr(owner, "parse", broken)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("architecture", "error"),  # an architecture each, for which this process has compiled nothing yet
+    [
+        (80, SystemError("AST constructor recursion depth mismatch (before=15, after=10)")),
+        (89, OSError(28, "no space left")),
+        (90, MemoryError()),
+    ],
+)
+def test_a_failure_of_the_moment_refuses_no_config(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, architecture: int, error: BaseException
+) -> None:
+    """What the interpreter, a full disk or a lack of memory did once is tried again; the kernel compiles."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    calls = broken_parse(monkeypatch, error, times=1)
+    found = compile_op(op_named("softmax"), {"rows": 8, "width": 64}, torch.float32, None, architecture=architecture)
+    assert isinstance(found, Compiled)
+    assert len(calls) > 1
+
+
+def test_a_failure_of_the_kernel_is_not_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another error is the config's own, and so is one of the moment that comes each time."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    tries: list[int] = []
+    compile_all = static._compile_all
+    monkeypatch.setattr(static, "_compile_all", lambda *args: tries.append(1) or compile_all(*args))
+    call = op_named("softmax"), {"rows": 8, "width": 64}, torch.float32, None
+    for architecture, error, expected in ((100, SystemError("another"), 1), (120, OSError(28, "no space left"), 3)):
+        tries.clear()
+        broken_parse(monkeypatch, error, times=1000)
+        found = compile_op(*call, architecture=architecture)
+        assert isinstance(found, Unfit)
+        assert str(error) in found.reason
+        assert len(tries) == expected
+
+
+def test_kernels_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that compile never parse side by side, which some versions of Python do not survive."""
+    from triton.runtime.jit import JITFunction
+
+    inside, most = [], []
+
+    class Kernel:
+        def parse(self) -> None:
+            inside.append(1)
+            most.append(len(inside))
+            threading.Event().wait(0.002)
+            inside.pop()
+
+    owner = next(each for each in JITFunction.__mro__ if "parse" in vars(each))
+    monkeypatch.setattr(owner, "parse", Kernel.parse)
+    with static._one_parse_at_a_time():
+        threads = [threading.Thread(target=lambda: [owner.parse(Kernel()) for _ in range(5)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(most) == 40
+    assert max(most) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_eight_threads_always_say_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """40 configs compiled by 8 threads, 20 times from nothing: the same answers each time."""
+    op = op_named("softmax")
+    dims = {"rows": 64, "width": 512}
+    configs = list(itertools.islice(op.space(dims).configs(), 40))
+    jobs: list[Job] = [(op, dims, torch.float32, config, "") for config in configs]
+    answers = []
+    for turn in range(20):
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / str(turn)))
+        for kernel in (each for each in vars(softmax_kernel).values() if hasattr(each, "device_caches")):
+            kernel.device_caches.clear()
+        answers.append(compile_ops(jobs, architecture=90, workers=8))
+    assert len(configs) == 40
+    assert all(each == answers[0] for each in answers)
+    assert not any("SystemError" in str(each) or "CompilationError" in str(each) for each in answers[0])
 
 
 def test_architectures_are_kept_apart() -> None:

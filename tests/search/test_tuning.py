@@ -134,3 +134,24 @@ def test_a_side_s_configs_are_the_op_s(op: Op) -> None:
         for config in list(part.space.configs())[:50]:
             space.check(part.whole(config))
         assert part.whole(part.part(default)) == dict(default)
+
+
+def test_memory_that_others_held_for_a_moment_costs_no_config() -> None:
+    """A config that runs out of memory once is tried again; one that raises of itself is not."""
+    last: dict[str, int] = {}
+    raised: list[str] = []
+
+    class Short(ConfigClock):
+        def first_call_us(self, call: Call) -> float:
+            super().first_call_us(call)
+            if last["block"] == 4 and not raised:
+                raised.append("once")
+                raise torch.OutOfMemoryError("none left")
+            return 1.0
+
+    times = {"block": {1: 10.0, 2: 9.0, 4: 5.0, 8: 1.0}, "back_block": {1: 10.0, 2: 10.0, 4: 10.0, 8: 10.0}}
+    found = tuned(toy(last), DIMS, torch.float32, "cpu", Short(last, times), trains=False)
+    assert raised
+    assert found["forward"].config == {"block": 4, "back_block": 1}
+    refused = [each.config["block"] for each in found["forward"].tried if each.refused is not None]
+    assert refused == [8]

@@ -1,8 +1,8 @@
 """Compile configs in worker processes, so that processor cores work while the GPU measures.
 
 In threads of this process the compiler would keep the interpreter from launching kernels and so slow down what is
-being timed. What a worker compiled is in Triton's cache on disk, where the launch finds it. A worker that the compiler
-takes down is one config lost.
+being timed. What a worker compiled is in Triton's cache on disk, where the launch finds it. A config that takes down
+two workers is refused, and no other is lost.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from twinkle_tune.ops.space import Config, Dims
 from twinkle_tune.ops.static import compile_op, usable_cores
 
 _MOST_WORKERS = 4
+_TRIES = 2
 Checked = Compiled | Unfit
 
 
@@ -66,6 +67,15 @@ class Compilers:
         self._threads.shutdown(wait=True)
 
     def _compile(self, config: dict[str, int]) -> Checked:
+        # A process also ends where the machine is short of memory for a moment: only the second time it is the config.
+        for _ in range(_TRIES):
+            found = self._asked(config)
+            if found is not None:
+                return found
+        return Unfit(reason=f"cannot be compiled: the compiler ended its process, {_TRIES} times")
+
+    def _asked(self, config: dict[str, int]) -> Checked | None:
+        """What a worker says of a config; None where its process ended over it."""
         worker = self._worker()
         assert worker.stdin is not None
         assert worker.stdout is not None
@@ -77,7 +87,8 @@ class Compilers:
         except OSError:
             answer = ""
         if not answer:
-            return Unfit(reason="cannot be compiled: the compiler ended its process")
+            worker.wait()
+            return None
         return _from_data(json.loads(answer))
 
     def _worker(self) -> subprocess.Popen[str]:

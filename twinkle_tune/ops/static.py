@@ -8,6 +8,7 @@ is learnt of time: only what cannot run, or hardly can.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twinkle_tune.errors import ConfigError, SourceError, in_a_line
+from twinkle_tune.errors import ConfigError, SourceError, in_a_line, is_by_chance
 from twinkle_tune.ops import launch
 from twinkle_tune.ops.op import Op
 from twinkle_tune.ops.resources import Compiled, Resources, Unfit, read_resources
@@ -50,6 +51,8 @@ def compile_op(
     return compile_ops([(op, dims, dtype, config, variant)], architecture=architecture)[0]
 
 
+_MORE_TRIES = 2
+_PARSING = threading.Lock()
 Job = tuple[Op, Dims, torch.dtype, Config | None, str]
 """Op, sizes, dtype, config or None for the default, variant: one call to be compiled."""
 
@@ -57,16 +60,17 @@ Job = tuple[Op, Dims, torch.dtype, Config | None, str]
 def compile_ops(jobs: Sequence[Job], *, architecture: int, workers: int | None = None) -> list[Compiled | Unfit]:
     """As :func:`compile_op`, for many calls and on several processor cores; in the order of ``jobs``.
 
+    A call that failed for a reason of the moment (:func:`twinkle_tune.errors.is_by_chance`) is compiled again, alone.
     Not while this process launches kernels in another thread: they would be compiled instead.
     """
     _require()
-    with (
-        ThreadPoolExecutor(workers or usable_cores()) as executor,
-        _pretending(architecture),
-        launch.pretend(architecture),
-    ):
-        kernels = [_launches(job, executor) for job in jobs]
-        return [each if isinstance(each, Unfit) else _resources(each, architecture) for each in kernels]
+    with _pretending(architecture), _one_parse_at_a_time(), launch.pretend(architecture):
+        made = _compile_all(jobs, architecture, workers or usable_cores())
+        for _ in range(_MORE_TRIES):
+            for index, each in enumerate(made):
+                if isinstance(each, Exception) and is_by_chance(each):
+                    made[index] = _compile_all([jobs[index]], architecture, 1)[0]
+    return [_unfit(each) if isinstance(each, Exception) else each for each in made]
 
 
 def usable_cores() -> int:
@@ -74,8 +78,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _launches(job: Job, executor: Executor) -> list[Any] | Unfit:
-    """The kernels that a call launches, being compiled by the executor."""
+def _compile_all(jobs: Sequence[Job], architecture: int, workers: int) -> list[Compiled | Exception]:
+    """What each call's kernels need, or the error that its compilation raised."""
+    with ThreadPoolExecutor(workers) as executor:
+        kernels = [_launches(job, executor) for job in jobs]
+        return [each if isinstance(each, Exception) else _resources(each, architecture) for each in kernels]
+
+
+def _unfit(error: Exception) -> Unfit:
+    return Unfit(reason=f"cannot be compiled: {in_a_line(error, 300)}")
+
+
+def _launches(job: Job, executor: Executor) -> list[Any] | Exception:
+    """The kernels that a call launches, being compiled by the executor; or why they cannot be."""
     op, dims, dtype, config, variant = job
     if variant not in op.variants:
         raise ConfigError(f"variant: got {variant!r} of {op.name}, expected one of {', '.join(map(repr, op.variants))}")
@@ -90,19 +105,19 @@ def _launches(job: Job, executor: Executor) -> list[Any] | Unfit:
             op.launch(*inputs, config=config, **op.variants[variant])
     except Exception as error:
         # Triton raises what it likes for code that it cannot compile.
-        return Unfit(reason=f"cannot be compiled: {in_a_line(error, 300)}")
+        return error
     finally:
         active_mode.reset(compiling)
     return found
 
 
-def _resources(kernels: Sequence[Any], architecture: int) -> Compiled | Unfit:
+def _resources(kernels: Sequence[Any], architecture: int) -> Compiled | Exception:
     found: dict[str, Resources] = {}
     for kernel in kernels:
         try:
             compiled = kernel.result() if hasattr(kernel, "result") else kernel
         except Exception as error:
-            return Unfit(reason=f"cannot be compiled: {in_a_line(error, 300)}")
+            return error
         if compiled.hash not in found:
             found[compiled.hash] = read_resources(compiled, architecture)
     return Compiled(kernels=tuple(found.values()))
@@ -126,6 +141,29 @@ def _compiling_launches(found: list[Any]) -> Iterator[None]:
         yield
     finally:
         KernelInterface.__getitem__ = launches
+
+
+@contextmanager
+def _one_parse_at_a_time() -> Iterator[None]:
+    """Inside, threads that compile take turns where a kernel's source is parsed; all else goes on side by side.
+
+    Python before 3.11.8 and 3.12.2 counts how deep it is in a tree once for all threads, and raises where that count is
+    disturbed.
+    """
+    from triton.runtime.jit import JITFunction
+
+    owner = next(each for each in JITFunction.__mro__ if "parse" in vars(each))
+    parse = owner.parse
+
+    def parse_alone(kernel: Any) -> Any:
+        with _PARSING:
+            return parse(kernel)
+
+    owner.parse = parse_alone
+    try:
+        yield
+    finally:
+        owner.parse = parse
 
 
 def _mock(value: Any) -> Any:
