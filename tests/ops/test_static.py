@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,12 @@ def test_a_failure_of_the_kernel_is_not_tried_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     tries: list[int] = []
     compile_all = static._compile_all
-    monkeypatch.setattr(static, "_compile_all", lambda *args: tries.append(1) or compile_all(*args))
+
+    def counted(jobs: Sequence[Job], architecture: int, workers: int) -> list[Compiled | Exception]:
+        tries.append(1)
+        return compile_all(jobs, architecture, workers)
+
+    monkeypatch.setattr(static, "_compile_all", counted)
     call = op_named("softmax"), {"rows": 8, "width": 64}, torch.float32, None
     for architecture, error, expected in ((100, SystemError("another"), 1), (120, OSError(28, "no space left"), 3)):
         tries.clear()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.tune import blocks
-from tests.tune.blocks import Layer, Scale, Stack, inside, observed, opaque, registry_of, task_of
+from tests.tune.blocks import SHORT, Layer, Scale, Stack, inside, observed, opaque, registry_of, task_of
 from twinkle_tune.capture.block import OUTSIDE
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.mode import Mode
@@ -110,7 +110,10 @@ def test_compiling_anew_is_counted_and_without_end_refused() -> None:
     assert isinstance(few, Measurement)
     assert 0 < few.recompilations <= MOST_AGAIN
     registry = registry_of(always)
-    never = outcome_of(run(task_of(inside(observed(Stack(), X, registry)), registry)), "always")
+    # On a busy machine it would be given up as hopelessly slow before it has been called often enough.
+    patient = replace(SHORT, hopeless=1e6)
+    task = replace(task_of(inside(observed(Stack(), X, registry)), registry), settings=patient)
+    never = outcome_of(run(task), "always")
     assert isinstance(never, Rejection)
     assert f"compiled anew {MOST_AGAIN} times" in never.reason
 
