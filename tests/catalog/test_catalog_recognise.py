@@ -351,7 +351,7 @@ def test_equal_settings_are_tried_once_and_others_again(monkeypatch: pytest.Monk
 def test_large_meta_mlp_is_recognised_at_once() -> None:
     """Nothing large is run: an MLP of 70 billion parameters' width, without memory, is recognised on small tensors."""
 
-    class Largest(TorchDispatchMode):
+    class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elements = 0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -361,7 +361,7 @@ def test_large_meta_mlp_is_recognised_at_once() -> None:
 
     with torch.device("meta"):
         module = nn.Sequential(nn.Linear(8192, 28672), nn.SiLU(), nn.Linear(28672, 8192))
-    with Largest() as largest:
+    with Largest() as largest:  # type: ignore[no-untyped-call]
         assert layer_name(module) == "MLP"
     assert 0 < largest.elements <= 1 << 16
 
