@@ -53,12 +53,15 @@ class Implementation:
         can_torch_compile: whether it claims to work under torch.compile.
         per_shape: whether it is made anew for each shape while the model runs (torch.compile): it is then bound to
             the shapes that were measured and to no others.
+        within_measured: whether it is another algorithm than the original, whose cost grows otherwise with the size:
+            it is then bound from the least to the largest size that was measured.
     """
 
     call: Callable[..., Any]
     has_backward: bool = True
     can_torch_compile: bool = True
     per_shape: bool = False
+    within_measured: bool = False
 
     def unfit_for(self, mode: Mode) -> str:
         """Why it must not compete in ``mode`` by its own claims; "" if it may."""

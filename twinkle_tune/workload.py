@@ -17,8 +17,14 @@ from torch import nn
 _MODULE_BOOKKEEPING = frozenset(nn.Module().__dict__) | {"layer_idx", "training"}
 """Attributes that say nothing of what a module computes, or that merely number it."""
 
-_NOT_COMPUTED = frozenset({"num_hidden_layers", "transformers_version", "torch_dtype", "model_type", "use_cache"})
+_NOT_COMPUTED = frozenset(
+    {"num_hidden_layers", "transformers_version", "torch_dtype", "model_type", "use_cache"}
+    | {"architectures", "name_or_path", "initializer_range", "initializer_factor", "finetuning_task", "problem_type"}
+    | {"tokenizer_class", "prefix", "num_labels"}
+)
 """Settings of a configuration that do not change what a layer computes, or how fast."""
+_OF_TOKENS = ("_token_id", "_token_ids", "_token_index")
+"""How settings end that number a token: ids are inputs, whichever they are."""
 _TENSORS_SHOWN = 4
 
 
@@ -212,10 +218,14 @@ def _configuration(module: nn.Module) -> tuple[tuple[str, Node], ...]:
     """What a whole model of transformers is set to, whatever its depth: plain settings, attention, dtype."""
     config: Any = module.config
     plain = {n: v for n, v in config.to_dict().items() if v is None or isinstance(v, (bool, int, float, str))}
-    told = {name: value for name, value in plain.items() if name not in _NOT_COMPUTED and not name.startswith("_")}
+    told = {name: value for name, value in plain.items() if _is_computed(name)}
     dtype = next((str(parameter.dtype) for parameter in module.parameters()), "")
     told |= {"attn_implementation": config._attn_implementation, "dtype": dtype.removeprefix("torch.")}
     return tuple(sorted((name, describe(value)) for name, value in told.items()))
+
+
+def _is_computed(name: str) -> bool:
+    return name not in _NOT_COMPUTED and not name.startswith("_") and not name.endswith(_OF_TOKENS)
 
 
 def signature_of(target: str, settings: tuple[tuple[str, Node], ...]) -> str:

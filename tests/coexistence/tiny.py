@@ -81,13 +81,14 @@ def known(*, mlp: bool = False) -> Registry:
 
 
 def profile(*, mlp: bool = False) -> Profile:
-    """A profile of the model in which the kernels won everywhere, at every norm (and MLP) of it."""
+    """A profile in which the kernels won everywhere, at every norm (and MLP), with gradients and without."""
     model, registry = tiny_llama(), known(mlp=mlp)
     norms = [path for path, module in model.named_modules() if isinstance(module, LlamaRMSNorm)]
-    contests = [layer_contest(model, norms, 12, NORM, registry, slot="RMSNorm")]
+    states = (False, True)
+    contests = [layer_contest(model, norms, 12, NORM, registry, slot="RMSNorm", grad=grad) for grad in states]
     if mlp:
         paths = [path for path, module in model.named_modules() if isinstance(module, LlamaMLP)]
-        contests.append(layer_contest(model, paths, 12, MLP, registry, slot="GatedMLP"))
+        contests += [layer_contest(model, paths, 12, MLP, registry, slot="GatedMLP", grad=grad) for grad in states]
     return profile_of(contests)
 
 

@@ -116,13 +116,19 @@ def function_registry(target_module: str, func_name: str, *impls: Forward) -> Re
 
 
 def layer_contest(
-    model: nn.Module, paths: Sequence[str], rows: int, winner: str, known: Registry, slot: str = "Norm"
+    model: nn.Module,
+    paths: Sequence[str],
+    rows: int,
+    winner: str,
+    known: Registry,
+    slot: str = "Norm",
+    grad: bool = False,
 ) -> Contest:
     """A contest of the layers at some paths, all alike, that a candidate won at a row count."""
     module = model.get_submodule(paths[0])
     target = target_of(type(module))
     place = Slot(name=slot, kind=SlotKind.LAYER, target=target)
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         workload = observe(target, (inputs(rows, _width(module)),), {}, module)
     trials = _trials(place, type(module).forward, known, module=module)
     return _contest(place, workload, trials, winner, tuple(paths))

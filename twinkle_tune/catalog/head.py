@@ -7,7 +7,9 @@ the loss. Whatever has a slot inside is not touched by that, and is chosen by it
 
 from __future__ import annotations
 
+import functools
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,6 +33,11 @@ LossOf = Callable[[Tensor, Tensor, Tensor, int, str], Tensor]
 
 _MODES = frozenset({Mode.TRAIN})
 _IGNORED = -100
+_HEEDED = frozenset({"labels", "shift_labels", "num_items_in_batch", "output_attentions", "output_hidden_states"})
+_WEIGHTS = frozenset({"Parameter", "Tensor", "DTensor", "FakeTensor", "FunctionalTensor"})
+"""Classes of weights that compute as plain ones do: a sharded one is gathered before its layer is called."""
+_known_losses: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
+"""Loss functions that a probe found to be the cross entropy of the next token."""
 
 
 def head_place(model: nn.Module) -> tuple[str, nn.Module] | None:
@@ -52,8 +59,9 @@ def head_contestants(module: nn.Module, device: str) -> tuple[Candidate, ...]:
 def with_loss(loss_of: LossOf) -> Callable[..., Any]:
     """A forward of such a model that takes its loss from the last hidden states.
 
-    Only for a training step as trainers make it: with gradients, labels, and keyword arguments. Everything else, and a
-    head that was replaced or has hooks (an adapter), is the original's.
+    Only for a training step as trainers make it: with gradients, labels, and keyword arguments that say nothing else of
+    the loss. Everything else is the original's, and so is every call while the head was replaced or has hooks (an
+    adapter), or while the loss is another function than a cross entropy that was looked at.
     """
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -98,20 +106,49 @@ def _loss(loss_of: LossOf, head: nn.Linear, hidden: Tensor, target: Tensor, item
     return loss / (items.to(loss.device) if isinstance(items, Tensor) else items)
 
 
+def why_aside(model: Any) -> str:
+    """Why a model, as it is, takes its loss the original way whatever is bound; "" where it does not."""
+    head: Any = model._modules.get("lm_head")
+    if type(head) is not nn.Linear or "forward" in vars(head):
+        return f"its lm_head is a {type(head).__name__} or was replaced, no plain Linear: the original runs"
+    if head._parameters.get("bias") is not None or type(head.weight).__name__ not in _WEIGHTS:
+        return f"its lm_head has a bias, or its weight is a {type(head.weight).__name__}: the original runs"
+    if head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks:
+        return "its lm_head has hooks: the original runs"
+    if not _is_known_loss(model.loss_function):
+        return "its loss function is not the one that was measured: the original runs"
+    return ""
+
+
 def _is_usual(model: Any, kwargs: Mapping[str, Any]) -> bool:
-    head = model.lm_head
-    hooks = (*head._forward_hooks, *head._forward_pre_hooks, *head._backward_hooks, *head._backward_pre_hooks)
     wants_tuple = kwargs.get("return_dict", getattr(model.config, "return_dict", True)) is False
     keeps = kwargs.get("logits_to_keep", 0)
     return (
-        type(head) is nn.Linear
-        and "forward" not in vars(head)
-        and not hooks
+        not why_aside(model)
         and not wants_tuple
         and not isinstance(keeps, Tensor)
         and keeps == 0
         and kwargs.get("labels") is not None
+        and kwargs.keys() <= _known_names(type(model).forward, type(getattr(model, model.base_model_prefix)).forward)
     )
+
+
+@functools.cache
+def _known_names(*forwards: Callable[..., Any]) -> frozenset[str]:
+    """What may be given by name: arguments of the model and of the one below the head; of the loss those we heed."""
+    named: set[str] = set()
+    for forward in forwards:
+        parameters = inspect.signature(forward).parameters.values()
+        named |= {p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    return frozenset(named | _HEEDED) - {"self", "ignore_index"}
+
+
+def _is_known_loss(function: Any) -> bool:
+    """Whether a loss function was looked at. One of transformers' own is, here; another one never in a user's step."""
+    if function in _known_losses:
+        return True
+    is_theirs = str(getattr(function, "__module__", "")).startswith("transformers.")
+    return is_theirs and holds(lambda: _is_shifted_cross_entropy(function))
 
 
 def _has_head(module: nn.Module) -> bool:
@@ -134,6 +171,9 @@ def _is_shifted_cross_entropy(function: Callable[..., Any]) -> bool:
     logits, labels = random_like((1, 5, 7), generator()), torch.tensor([[1, 0, 6, -100, 3]], device="cpu")
     shifted = logits[0, :-1], labels[0, 1:]
     mean, total = (F.cross_entropy(*shifted, reduction=reduction) for reduction in ("mean", "sum"))
-    return same(function(logits=logits, labels=labels, vocab_size=7), mean) and same(
+    is_it = same(function(logits=logits, labels=labels, vocab_size=7), mean) and same(
         function(logits=logits, labels=labels, vocab_size=7, num_items_in_batch=3), total / 3
     )
+    if is_it:
+        _known_losses.add(function)
+    return is_it

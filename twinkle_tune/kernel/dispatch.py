@@ -161,6 +161,8 @@ class Family:
         on_cpu: whether its tensors are the CPU's: a function is the whole process's, other models' included.
         rows_from: which tensor counts the rows.
         steps: (low, high, call).
+        autocast: the dtype that autocast cast to; "" where it was off.
+        told: the slot, and the candidates in the steps, for errors out of them; empty for nothing to tell.
     """
 
     count: int
@@ -171,11 +173,14 @@ class Family:
     rows_from: int | str
     on_cpu: bool = True
     steps: tuple[tuple[int, int, Call], ...] = ()
+    autocast: str = ""
+    told: tuple[str, ...] = ()
 
     def same_calls(self, other: Family) -> bool:
         """Whether the two speak of the same calls."""
-        mine = (self.count, self.names, self.tensors, self.plain, self.trains, self.on_cpu)
-        return mine == (other.count, other.names, other.tensors, other.plain, other.trains, other.on_cpu)
+        mine = (self.count, self.names, self.tensors, self.plain, self.trains, self.on_cpu, self.autocast)
+        its = (other.count, other.names, other.tensors, other.plain, other.trains, other.on_cpu, other.autocast)
+        return mine == its
 
 
 def family_of(workload: Workload, device: str = "cpu") -> Family | None:
@@ -204,4 +209,5 @@ def family_of(workload: Workload, device: str = "cpu") -> Family | None:
         trains=wants_gradients,
         rows_from=tensors[0][0],
         on_cpu=device == "cpu",
+        autocast=workload.context.autocast,
     )

@@ -13,17 +13,40 @@ from typing import Any
 import torch
 
 from twinkle_tune.kernel.dispatch import Call, Family
+from twinkle_tune.kernel.forward import note
+from twinkle_tune.kernel.measured import casts_to
+from twinkle_tune.kernel.owner import Owner, is_recomputed, running, traced
 
 
-def function_dispatcher(families: Sequence[Family], fallback: Call) -> Call:
-    """A function that calls the winner of the first family that a call belongs to, else ``fallback``."""
+def function_dispatcher(
+    families: Sequence[Family], fallback: Call, *, owner: Owner | None = None, others: Call | None = None
+) -> Call:
+    """A function that calls the winner of the first family that a call belongs to, else ``fallback``.
+
+    Args:
+        owner: the model whose calls these are; None for every call.
+        others: takes the calls of other owners: whose forward is running (None for nobody's), whether torch.compile
+            is tracing, and the arguments.
+    """
     names: dict[str, Any] = {
         "Tensor": torch.Tensor,
         "gradients_are_on": torch.is_grad_enabled,
+        "autocast_is_on": torch._C._is_any_autocast_enabled,
+        "casts_to": casts_to,
         "same": _same,
         "fallback": fallback,
+        "note": note,
     }
     lines = ["def dispatch(*args, **kwargs):"]
+    if owner is not None:
+        names |= {"owner": owner, "others": others, "running": running.get, "traced": traced}
+        names |= {"is_compiling": torch.compiler.is_compiling, "is_recomputed": is_recomputed}
+        lines += [
+            "    compiling = is_compiling()",
+            "    found = traced.owner if compiling else running()",
+            "    if found is not owner or (not compiling and gradients_are_on() and is_recomputed()):",
+            "        return others(found, compiling, args, kwargs)",
+        ]
     for number, family in enumerate(families):
         lines += _branch(family, number, names)
     lines.append("    return fallback(*args, **kwargs)")
@@ -56,6 +79,9 @@ def _branch(family: Family, number: int, names: dict[str, Any]) -> list[str]:
         ]
     counted = [place for place, *_ in family.tensors].index(family.rows_from)
     tests.append(f"t{counted}.is_cpu is {family.on_cpu}")
+    tests.append(f"autocast_is_on() is {bool(family.autocast)}")
+    if family.autocast:
+        tests.append(f"casts_to(t{counted}.device.type) == {known('autocast', family.autocast)}")
     for index, (place, value) in enumerate(family.plain):
         tests.append(f"same({argument(place)}, {known(f'plain_{index}', value)})")
     if not family.trains:
@@ -64,7 +90,17 @@ def _branch(family: Family, number: int, names: dict[str, Any]) -> list[str]:
     lines.append(f"        if {' and '.join(tests)}:")
     lines.append(f"            rows = t{counted}.numel() // {family.tensors[counted][3]}")
     for index, (low, high, call) in enumerate(family.steps):
-        lines.append(f"            if {low} <= rows <= {high}: return {known(f'call_{index}', call)}(*args, **kwargs)")
+        lines.append(f"            if {low} <= rows <= {high}:")
+        run = f"return {known(f'call_{index}', call)}(*args, **kwargs)"
+        if family.told:
+            lines += [
+                "                try:",
+                f"                    {run}",
+                "                except Exception as error:",
+            ]
+            lines += [f"                    note(error, *{known('told', family.told)})", "                    raise"]
+        else:
+            lines.append(f"                {run}")
     lines.append("            return fallback(*args, **kwargs)")
     return lines
 

@@ -1,7 +1,13 @@
-"""Function slots are one for the whole process: who replaced which function, and how each can be undone alone."""
+"""Function slots are one place for the whole process: who replaced which function, and how each is undone alone.
+
+A call belongs to the model whose forward is running (:mod:`twinkle_tune.kernel.owner`): another model, kernelized or
+not, does not feel its winners. A call that no module makes (a function that a user calls by name) goes to whoever bound
+its family first.
+"""
 
 from __future__ import annotations
 
+import functools
 import operator
 import threading
 import warnings
@@ -11,11 +17,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from twinkle_tune.errors import BindError
 from twinkle_tune.kernel.dispatch import Family
 from twinkle_tune.kernel.dispatch_function import function_dispatcher
+from twinkle_tune.kernel.owner import Owner, in_a_module, is_recomputed, owner_of
 from twinkle_tune.kernel.place import Place, find_place
 from twinkle_tune.slot import Slot
 
@@ -24,19 +32,20 @@ Replacement = Callable[..., Any] | Sequence[Family]
 
 _lock = threading.RLock()
 _patches: dict[str, _Patch] = {}
-_lately: deque[tuple[tuple[Family, ...], Callable[..., Any], Callable[..., Any]]] = deque(maxlen=8)
-_PROCESS = 0
-"""The owner of what was applied without a model."""
+_lately: deque[tuple[tuple[object, ...], Callable[..., Any]]] = deque(maxlen=16)
 
 
 @dataclass(slots=True)
 class _Patch:
-    """One replaced function: what was there, and the owners' replacements in the order of binding."""
+    """One replaced function: what was there, and the owners' replacements in the order of binding.
+
+    The owner None is the process: what was applied without a model is for every call.
+    """
 
     place: Place
     raw: object
     original: Callable[..., Any]
-    owners: dict[int, Replacement] = field(default_factory=dict)
+    owners: dict[Owner | None, Replacement] = field(default_factory=dict)
     current: Callable[..., Any] | None = None
 
     @property
@@ -51,6 +60,22 @@ class _Patch:
                 self.place.put_back(self.raw)
             self.current = None
             return
+        call = self._call()
+        self.place.put(call)
+        self.current = call
+
+    def _call(self) -> Callable[..., Any]:
+        fallback = self.original
+        process = self.owners.get(None)
+        if process is not None:
+            fallback = process if callable(process) else _dispatcher(process, fallback)
+        models = {owner: replacement for owner, replacement in self.owners.items() if owner is not None}
+        if not models:
+            return fallback
+        return _of_models(models, self._of_nobody(), fallback)
+
+    def _of_nobody(self) -> Callable[..., Any]:
+        """What serves calls that no module makes: whoever bound their family first."""
         families: list[Family] = []
         fallback = self.original
         for replacement in self.owners.values():
@@ -59,9 +84,7 @@ class _Patch:
                 fallback = replacement
                 break
             families += [f for f in replacement if not any(f.same_calls(known) for known in families)]
-        call = _dispatcher(families, fallback) if families else fallback
-        self.place.put(call)
-        self.current = call
+        return _dispatcher(families, fallback) if families else fallback
 
 
 def _dispatcher(families: Sequence[Family], fallback: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,11 +94,44 @@ def _dispatcher(families: Sequence[Family], fallback: Callable[..., Any]) -> Cal
     eight times (as when both states are timed in turn), it would meet torch.compile's limit, and run eagerly from
     then on.
     """
-    for known, otherwise, call in _lately:
-        if otherwise is fallback and len(known) == len(families) and all(map(operator.is_, known, families)):
+    return _made_lately((fallback, *families), lambda: function_dispatcher(families, fallback))
+
+
+def _of_models(
+    models: Mapping[Owner, Replacement], nobody: Callable[..., Any], fallback: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Each owner's calls to its own replacement, calls of no module to ``nobody``, all others to ``fallback``."""
+    calls = [(o, call if callable(call) else _dispatcher(call, fallback)) for o, call in models.items()]
+    (first, call), *rest = calls
+    others = _made_lately(
+        (nobody, fallback, *(each for pair in rest for each in pair)), lambda: _others(rest, nobody, fallback)
+    )
+    bound = models[first]
+    families, mine = ((), call) if callable(bound) else (tuple(bound), fallback)
+    make = functools.partial(function_dispatcher, families, mine, owner=first, others=others)
+    return _made_lately((first, mine, others, *families), make)
+
+
+def _others(
+    calls: Sequence[tuple[Owner, Callable[..., Any]]], nobody: Callable[..., Any], fallback: Callable[..., Any]
+) -> Callable[..., Any]:
+    def others(running: Owner | None, compiling: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for owner, call in calls:
+            if running is owner and (compiling or not (torch.is_grad_enabled() and is_recomputed())):
+                return call(*args, **kwargs)
+        if running is None and not compiling and not in_a_module():
+            return nobody(*args, **kwargs)
+        return fallback(*args, **kwargs)
+
+    return others
+
+
+def _made_lately(key: tuple[object, ...], make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    for known, call in _lately:
+        if len(known) == len(key) and all(map(operator.is_, known, key)):
             return call
-    call = function_dispatcher(families, fallback)
-    _lately.append((tuple(families), fallback, call))
+    call = make()
+    _lately.append((key, call))
     return call
 
 
@@ -93,14 +149,18 @@ def original_function(target: str) -> Callable[..., Any]:
 def bind_functions(model: nn.Module | None, chosen: Mapping[Slot, Replacement]) -> None:
     """Put replacements in place, on behalf of a model; all of them or, on an error, none.
 
-    A call belongs to whoever bound its family first: binding another model changes nothing for the first. What was
-    bound for a model is undone by :func:`unbind_functions`, or when the model is garbage.
+    They serve the calls that the model makes (:func:`twinkle_tune.kernel.patch.bind_owner` lets its forwards tell), and
+    those that no module makes and nobody bound before. What was bound for a model is undone by
+    :func:`unbind_functions`, or when the model is gone.
 
     Args:
-        model: the owner; None for the process.
+        model: the owner; None for the process, whoever calls.
         chosen: by function slot, what takes its place.
     """
-    owner = _PROCESS if model is None else id(model)
+    _bind(None if model is None else owner_of(model), chosen)
+
+
+def _bind(owner: Owner | None, chosen: Mapping[Slot, Replacement]) -> None:
     with _lock:
         done: list[tuple[_Patch, Replacement | None]] = []
         try:
@@ -126,8 +186,28 @@ def bind_functions(model: nn.Module | None, chosen: Mapping[Slot, Replacement]) 
                 patch.refresh()
             _forget_unused()
             raise
-    if model is not None and chosen:
-        weakref.finalize(model, _unbind, owner)
+        model = None if owner is None else owner.model()
+        if owner is not None and model is not None and chosen and owner.finalizer is None:
+            owner.finalizer = weakref.finalize(model, _unbind, owner)
+            owner.copy_to = _copy_of(owner)
+
+
+def _copy_of(owner: Owner) -> Callable[[Owner], None]:
+    of = weakref.ref(owner)
+
+    def copy_to(twin: Owner) -> None:
+        with _lock:
+            for patch in _patches.values():
+                bound = patch.owners.get(of())
+                if bound is not None and patch.intact:
+                    patch.owners[twin] = bound
+                    patch.refresh()
+            model = twin.model()
+            if model is not None and twin.finalizer is None:
+                twin.finalizer = weakref.finalize(model, _unbind, twin)
+                twin.copy_to = _copy_of(twin)
+
+    return copy_to
 
 
 def unbind_functions(model: nn.Module | None, keep: Collection[str] = ()) -> None:
@@ -136,10 +216,19 @@ def unbind_functions(model: nn.Module | None, keep: Collection[str] = ()) -> Non
     Args:
         keep: the targets that stay bound for the model too.
     """
-    _unbind(_PROCESS if model is None else id(model), keep)
+    _unbind(None if model is None else owner_of(model), keep)
 
 
-def _unbind(owner: int, keep: Collection[str] = ()) -> None:
+def why_function_not_running(model: nn.Module, slot_name: str) -> str:
+    """Why what a model bound for a function slot does not run any more; "" where it does."""
+    owner = owner_of(model)
+    for target, patch in _patches.items():
+        if target.replace(":", ".") == slot_name and owner in patch.owners:
+            return "" if patch.intact else "the function was replaced by someone else after it was bound"
+    return "it is not bound any more; kernelize again"
+
+
+def _unbind(owner: Owner | None, keep: Collection[str] = ()) -> None:
     with _lock:
         for target, patch in list(_patches.items()):
             if owner not in patch.owners or target in keep:
@@ -153,6 +242,9 @@ def _unbind(owner: int, keep: Collection[str] = ()) -> None:
                     stacklevel=3,
                 )
         _forget_unused()
+        if owner is not None and owner.finalizer is not None and not any(owner in p.owners for p in _patches.values()):
+            owner.finalizer.detach()
+            owner.finalizer = None
 
 
 def _forget_unused() -> None:

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,10 +17,12 @@ from twinkle_tune.catalog.recognise import layer_name
 from twinkle_tune.device import is_available, parse_device
 from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError, TuneError
 from twinkle_tune.kernel.function import choose_functions
-from twinkle_tune.kernel.functions import bind_functions, unbind_functions
+from twinkle_tune.kernel.functions import bind_functions, unbind_functions, why_function_not_running
+from twinkle_tune.kernel.owner import owner_of, telling_parts
 from twinkle_tune.kernel.patch import (
     Binding,
     bind_forward,
+    bind_owner,
     binding_of,
     bound_call,
     replaced_by_another,
@@ -28,6 +30,7 @@ from twinkle_tune.kernel.patch import (
     why_not_running,
 )
 from twinkle_tune.kernel.plan import Kept, Plan, plan_profile
+from twinkle_tune.kernel.record import record_of
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.profile.io import load_profile
@@ -48,6 +51,8 @@ class KernelizeReport:
 
     bound: tuple[Binding, ...] = ()
     kept: tuple[Kept, ...] = ()
+    functions: frozenset[str] = field(default=frozenset(), repr=False)
+    """Which slots of ``bound`` are functions."""
 
     def __reduce__(self) -> tuple[type[KernelizeReport], tuple[()]]:
         return KernelizeReport, ()  # an unpickled model has its originals
@@ -167,12 +172,24 @@ def kernelize_report(model: nn.Module) -> KernelizeReport:
     report = model.__dict__.get(_REPORT)
     if not isinstance(report, KernelizeReport):
         return KernelizeReport()
-    lost = {found: why for m in model.modules() if (why := why_not_running(m)) and (found := binding_of(m))}
-    if not lost:
+    there = {found: m for m in model.modules() if (found := binding_of(m))}
+    lost: dict[Binding, str] = {}
+    for binding in report.bound:
+        if binding in there:
+            lost[binding] = why_not_running(there[binding])
+        elif binding.slot not in report.functions:
+            lost[binding] = "it is not part of the model any more: another stands in its place; kernelize again"
+        else:
+            lost[binding] = why_function_not_running(model, binding.slot)
+    if not any(lost.values()):
         return report
     return KernelizeReport(
-        bound=tuple(b for b in report.bound if b not in lost),
-        kept=(*report.kept, *(Kept(slot=f"{b.slot} {b.path}".rstrip(), reason=why) for b, why in lost.items())),
+        bound=tuple(b for b in report.bound if not lost[b]),
+        kept=(
+            *report.kept,
+            *(Kept(slot=f"{b.slot} {b.path}".rstrip(), reason=why) for b, why in lost.items() if why),
+        ),
+        functions=report.functions,
     )
 
 
@@ -188,11 +205,14 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
         for m in modules
         if (found := binding_of(m)) is not None and (call := bound_call(m)) is not None
     ]
+    told = bool(modules) and record_of(modules[0]).owner is not None
     try:
         for module in modules:
             restore_forward(module)
         for module, call, binding in plan.layers:
             bind_forward(module, call, binding)
+        if model is not None and plan.functions:
+            _tell_whose(model)
         # In the places of what the model had bound, so that it stays the first where it was.
         bind_functions(model, {slot: replacement for slot, replacement, _ in plan.functions})
         unbind_functions(model, keep={slot.target for slot, _, _ in plan.functions})
@@ -201,11 +221,20 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
             restore_forward(module)
         for module, call, binding in before:
             bind_forward(module, call, binding)
+        if told:
+            _tell_whose(modules[0])
         raise
     if model is not None:
         bound = (*(b for _, _, b in plan.layers), *(b for _, _, b in plan.functions))
         kept = (*plan.kept, *(Kept(slot="profile", reason=reason) for reason in plan.stale))
-        model.__dict__[_REPORT] = KernelizeReport(bound, kept)
+        model.__dict__[_REPORT] = KernelizeReport(bound, kept, frozenset(b.slot for _, _, b in plan.functions))
+
+
+def _tell_whose(model: nn.Module) -> None:
+    """Let the model's forwards tell whose they are: the functions that are bound ask."""
+    owner = owner_of(model)
+    for module in telling_parts(model):
+        bind_owner(module, owner)
 
 
 def _plan_registered(model: nn.Module | None, device: str, mode: Mode, registry: Registry) -> Plan:

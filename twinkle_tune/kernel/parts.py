@@ -10,25 +10,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from twinkle_tune.kernel.record import Parts, replaced_by_another
+
+_PLAIN = frozenset({nn.Parameter, Tensor})
+_AS_PLAIN = frozenset({"FakeTensor", "FunctionalTensor", "DTensor"})
+"""Classes that tracers put in, and a sharded weight, which is plain again while its layer runs."""
 
 
 def parts_of(module: nn.Module) -> Parts:
     """The submodules as they are."""
-    return tuple((name, type(part), parts_of(part)) for name, part in module._modules.items() if part is not None)
+    return tuple(
+        (name, type(part), tuple((own, type(p)) for own, p in part._parameters.items()), parts_of(part))
+        for name, part in module._modules.items()
+        if part is not None
+    )
 
 
 def unchanged(module: nn.Module, parts: Parts) -> bool:
-    """Whether the submodules are of these classes, and none has a hook or a forward of somebody else."""
+    """Whether the submodules are of these classes, their weights plain ones, and none has a hook or another forward."""
     found = module._modules
-    for name, kind, below in parts:
+    for name, kind, weights, below in parts:
         part = found.get(name)
-        if part is None or type(part) is not kind or part._forward_pre_hooks or part._forward_hooks:
+        if part is None or part.__class__ is not kind or part._forward_pre_hooks or part._forward_hooks:
             return False
-        if "forward" in part.__dict__ and ("_hf_hook" in part.__dict__ or replaced_by_another(part)):
+        own = part.__dict__
+        if "forward" in own and ("_hf_hook" in own or replaced_by_another(part)):
             return False
+        held = part._parameters
+        for weight, was in weights:
+            now = held.get(weight).__class__
+            if now is not was and now not in _PLAIN and now.__name__ not in _AS_PLAIN:
+                return False  # a subclass that computes in its own way: quantised, sharded
         if below and not unchanged(part, below):
             return False
     return True

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from types import FunctionType, MethodType
+from types import MethodType
 from typing import Any
 
 from torch import nn
 
+from twinkle_tune.catalog.head import why_aside
 from twinkle_tune.errors import BindError
-from twinkle_tune.kernel.parts import parts_of, unchanged, while_unchanged
-from twinkle_tune.kernel.record import BELOW_HOOK, RECORD, Binding, Record, place_of, record_of, replaced_by_another
-from twinkle_tune.slot import OF_THE_MODEL
+from twinkle_tune.kernel.forward import Winner, bound_forward
+from twinkle_tune.kernel.owner import Owner, telling
+from twinkle_tune.kernel.parts import parts_of, unchanged
+from twinkle_tune.kernel.record import (
+    BELOW_HOOK,
+    RECORD,
+    Binding,
+    Record,
+    is_ours,
+    place_of,
+    record_of,
+    replaced_by_another,
+)
+from twinkle_tune.slot import HEAD, OF_THE_MODEL
 
 __all__ = [
     "Binding",
     "bind_forward",
+    "bind_owner",
     "binding_of",
     "bound_call",
     "replaced_by_another",
@@ -41,12 +54,37 @@ def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding) 
             f"{binding.slot} {binding.path}: its forward was replaced on the instance by {other}; "
             "kernelize before adding hooks that wrap forward"
         )
+    record = Record(module)
     # Such a model calls its submodules, whatever stands there.
-    parts = () if binding.slot in OF_THE_MODEL else parts_of(module)
-    bound = MethodType(_named_forward(while_unchanged(call, parts) if parts else call), module)
+    record.parts = () if binding.slot in OF_THE_MODEL else parts_of(module)
+    record.binding, record.call = binding, call
+    original = type(module).forward
+    if isinstance(call, Winner):
+        _stand(module, record, call.forward(original, record.parts))
+    else:
+        _stand(module, record, bound_forward(call, original, record.parts, None))
+
+
+def bind_owner(module: nn.Module, owner: Owner) -> None:
+    """Let the module's forward, bound or its class's own, tell whose it is; one that another replaced is left alone."""
+    if replaced_by_another(module):
+        return
+    record, place = record_of(module), place_of(module)
+    stands = module.__dict__.get(place)
+    inner = stands.__func__ if isinstance(stands, MethodType) and is_ours(stands) else None
+    if record.module() is not module:
+        record = Record(module)
+    record.owner = owner
+    original = type(module).forward
+    plain = owner.tells.setdefault(original, telling(None, original))
+    _stand(module, record, plain if inner is None else telling(inner, original))
+
+
+def _stand(module: nn.Module, record: Record, function: Callable[..., Any]) -> None:
     # Past nn.Module.__setattr__: the instance's dictionary is what __call__ looks into first.
-    module.__dict__[place] = bound
-    module.__dict__[RECORD] = Record(binding, bound, call, parts)
+    record.function = function
+    module.__dict__[place_of(module)] = MethodType(function, record)
+    module.__dict__[RECORD] = record
 
 
 def binding_of(module: nn.Module) -> Binding | None:
@@ -57,7 +95,7 @@ def binding_of(module: nn.Module) -> Binding | None:
 def bound_call(module: nn.Module) -> Callable[..., Any] | None:
     """What was given to :func:`bind_forward`, where that still stands as the instance's forward."""
     record = record_of(module)
-    return record.call if record.bound is not None and _stands(module, record) else None
+    return record.call if record.call is not None and _stands(module) else None
 
 
 def why_not_running(module: nn.Module) -> str:
@@ -65,14 +103,16 @@ def why_not_running(module: nn.Module) -> str:
     record = record_of(module)
     if record.binding is None:
         return ""
-    if not _stands(module, record):
+    if not _stands(module):
         return (
             "its forward was replaced after it was bound (transformers' use_kernels=True does that at each train() "
             "and eval()); kernelize again"
         )
     if record.parts and not unchanged(module, record.parts):
         return "a submodule was replaced after it was bound, or has a hook: the original runs; kernelize again"
-    return ""
+    if record.binding.slot == HEAD:
+        return why_aside(module)
+    return record.call.why_not(module) if isinstance(record.call, Winner) else ""
 
 
 def restore_forward(module: nn.Module) -> None:
@@ -80,10 +120,10 @@ def restore_forward(module: nn.Module) -> None:
 
     Where somebody else replaced the forward after it was bound, that is left as it is, with a warning.
     """
-    is_foreign = replaced_by_another(module)
+    is_foreign, is_bound = replaced_by_another(module), RECORD in module.__dict__
     binding = record_of(module).binding
     module.__dict__.pop(RECORD, None)
-    if binding is None:
+    if not is_bound:
         return
     if not is_foreign:
         if place_of(module) == BELOW_HOOK:
@@ -91,6 +131,8 @@ def restore_forward(module: nn.Module) -> None:
         else:
             module.__dict__.pop("forward", None)
         return
+    if binding is None:
+        return  # whoever stands on top runs the class's forward below it
     warnings.warn(
         f"{binding.slot} {binding.path}: its forward was replaced by somebody else after twinkle_tune bound it: "
         "left as it is",
@@ -98,15 +140,12 @@ def restore_forward(module: nn.Module) -> None:
     )
 
 
-def _stands(module: nn.Module, record: Record) -> bool:
-    return module.__dict__.get(place_of(module)) is record.bound
-
-
-def _named_forward(call: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function under the name by which a pickle finds the class's forward again."""
-    if not isinstance(call, FunctionType) or call.__name__ == "forward":
-        return call
-    twin = FunctionType(call.__code__, call.__globals__, "forward", call.__defaults__, call.__closure__)
-    twin.__kwdefaults__ = call.__kwdefaults__
-    twin.__dict__.update(call.__dict__)
-    return twin
+def _stands(module: nn.Module) -> bool:
+    """Whether what is bound runs when the module's forward is called, also below what somebody wrapped around it."""
+    function, forward = record_of(module).function, module.__dict__.get(place_of(module))
+    while forward is not None:
+        forward = getattr(forward, "__func__", forward)
+        if forward is function:
+            return True
+        forward = getattr(forward, "__wrapped__", None)
+    return False

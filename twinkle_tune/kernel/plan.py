@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
+from twinkle_tune.catalog.head import why_aside
 from twinkle_tune.catalog.recognise import functions_of
 from twinkle_tune.environment import changes, current_environment
 from twinkle_tune.errors import TuneError
@@ -24,17 +24,18 @@ from twinkle_tune.kernel.dispatch import (
     rules_text,
     winner_text,
 )
-from twinkle_tune.kernel.find import contestants
+from twinkle_tune.kernel.forward import Winner
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.mappings import mapped_functions
+from twinkle_tune.kernel.measured import Measured, State
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.paths import contests_at
 from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.kernel.resolve import Resolver
 from twinkle_tune.kernel.switch import attention_dispatcher
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Implementation, Slot, SlotKind
-from twinkle_tune.source.tried import as_tried
+from twinkle_tune.slot import HEAD, OF_THE_MODEL, ORIGINAL, Implementation, Slot, SlotKind
 from twinkle_tune.workload import TensorSpec, module_settings, signature_of, target_of
 
 
@@ -65,7 +66,7 @@ def plan_profile(model: nn.Module, profile: Profile, device: str, mode: Mode, re
     whole = _stale_as_a_whole(profile, device, mode)
     if whole:
         return Plan(stale=whole)
-    resolver = _Resolver(device, mode, registry)
+    resolver = Resolver(device, mode, registry)
     layers, kept = _plan_layers(model, profile, resolver)
     functions, kept_functions = _plan_functions(model, profile, resolver)
     return Plan(layers, functions, (*kept, *kept_functions), tuple(resolver.stale))
@@ -82,75 +83,8 @@ def _stale_as_a_whole(profile: Profile, device: str, mode: Mode) -> tuple[str, .
     return ()
 
 
-class _Resolver:
-    """Loads winners once each, and notes the entries that do not hold any more."""
-
-    def __init__(self, device: str, mode: Mode, registry: Registry) -> None:
-        self.stale: list[str] = []
-        self.device = device
-        self._mode, self._registry = mode, registry
-        self.registered_functions = {f"{module}:{function}" for module, function in registry.functions}
-        self._notes: dict[int, str] = {}
-        self._loaded: dict[int, Implementation | None] = {}
-
-    def winner(
-        self, contest: Contest, original: Callable[..., Any], module: nn.Module | None = None
-    ) -> Implementation | None:
-        """The winner's implementation; None where it is the original or does not hold any more."""
-        if contest.selection.winner == ORIGINAL:
-            return None
-        if id(contest) not in self._loaded:
-            try:
-                self._loaded[id(contest)] = self._load(contest, original, module)
-            except TuneError as error:
-                self.note(contest, str(error))
-                self._loaded[id(contest)] = None
-        return self._loaded[id(contest)]
-
-    def why(self, contest: Contest) -> str:
-        """Why a contest leaves its workload with the original."""
-        return self._notes.get(id(contest), contest.selection.reason)
-
-    def note(self, contest: Contest, what: str) -> None:
-        """Note that an entry is stale, once."""
-        text = f"{contest.slot.name} ({contest.selection.winner}): {what}"
-        self._notes[id(contest)] = what
-        if text not in self.stale:
-            self.stale.append(text)
-
-    def _load(self, contest: Contest, original: Callable[..., Any], module: nn.Module | None) -> Implementation | None:
-        competing = {
-            c.name: c
-            for c in contestants(
-                contest.slot,
-                self.device,
-                self._mode,
-                module=module,
-                function=original,
-                registry=self._registry,
-            )
-        }
-        tried = {trial.candidate: trial for trial in contest.trials}
-        sources = {name: as_tried(c.source, tried.get(name)) for name, c in competing.items()}
-        for name in (ORIGINAL, contest.selection.winner):
-            if name not in competing:
-                self.note(contest, f"no candidate {name!r} is registered for it here; register it, or profile again")
-                return None
-            recorded = contest.trial(name).digest
-            now = sources[name].digest(contest.slot, original)
-            if recorded != now:
-                self.note(contest, f"the code of {name!r} changed ({recorded} then, {now} now); profile again")
-                return None
-        loaded = sources[contest.selection.winner].load(contest.slot, original)
-        unfit = loaded.unfit_for(self._mode)
-        if unfit:
-            self.note(contest, unfit)
-            return None
-        return loaded
-
-
 def _plan_layers(
-    model: nn.Module, profile: Profile, resolver: _Resolver
+    model: nn.Module, profile: Profile, resolver: Resolver
 ) -> tuple[tuple[tuple[nn.Module, Callable[..., Any], Binding], ...], tuple[Kept, ...]]:
     by_target: dict[str, list[Contest]] = {}
     for contest in profile.contests:
@@ -188,11 +122,44 @@ def _plan_layers(
 
 
 def _layer_entry(
-    path: str, module: nn.Module, contests: Sequence[Contest], resolver: _Resolver
+    path: str, module: nn.Module, contests: Sequence[Contest], resolver: Resolver
 ) -> tuple[Callable[..., Any], Binding] | Kept:
-    original = type(module).forward
+    slot, original = contests[0].slot.name, type(module).forward
+    if slot in OF_THE_MODEL:
+        return _model_entry(path, module, contests, resolver)
+    states: dict[State, list[Contest]] = {}
+    for contest in contests:
+        states.setdefault(State.of(contest.workload.context), []).append(contest)
+    made = [_calls_in_a_state(module, same, resolver, original) for same in states.values()]
+    found = [each for each in made if not isinstance(each, str)]
+    if not found:
+        reasons = dict.fromkeys(each for each in made if isinstance(each, str))
+        return Kept(slot=f"{slot} {path}", reason="; ".join(reasons))
+    binding = Binding(
+        slot=slot,
+        path=path,
+        candidate=", ".join(dict.fromkeys(each.candidates for each in found)),
+        rows="; ".join(dict.fromkeys(each.rows for each in found)),
+    )
+    return Winner(*((each.call, each.measured) for each in found)), binding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Calls:
+    """What runs in one state of the process: a forward, what it was measured under, and both in words."""
+
+    call: Callable[..., Any]
+    measured: Measured
+    candidates: str
+    rows: str
+
+
+def _calls_in_a_state(
+    module: nn.Module, contests: Sequence[Contest], resolver: Resolver, original: Callable[..., Any]
+) -> _Calls | str:
+    """The winners of contests that were held in one state of the process; why there are none, where there are none."""
     points, calls, rows_from, reasons = [], {}, None, []
-    straight = True
+    is_for_all = True
     for contest in contests:
         loaded = resolver.winner(contest, original, module)
         rows = contest.workload.rows
@@ -202,43 +169,56 @@ def _layer_entry(
         else:
             name = _winner(contest, loaded)
             calls[name] = loaded.call
-            straight = straight and not loaded.per_shape
+            is_for_all = is_for_all and not loaded.per_shape and not loaded.within_measured
         points.append((rows, name))
         rows_from = rows_from or RowsFrom.of(contest.workload)
-    slot = contests[0].slot.name
-    if slot in OF_THE_MODEL:
-        found = [(contest, resolver.winner(contest, original, module)) for contest in contests]
-        made = attention_dispatcher([(c, None if w is None else w.call) for c, w in found], original)
-        if made is None:
-            return Kept(slot=f"{slot} {path}".rstrip(), reason="; ".join(dict.fromkeys(map(resolver.why, contests))))
-        return made[0], Binding(slot=slot, path=path, candidate=made[1], rows=made[2])
     names = {name for _, name in points}
     if names == {ORIGINAL}:
-        return Kept(slot=f"{slot} {path}", reason="; ".join(dict.fromkeys(reasons)))
+        return "; ".join(dict.fromkeys(reasons))
+    measured = Measured.of([contest.workload for contest in contests], module)
     dtypes = {contest.workload.tensors[0].dtype for contest in contests if contest.workload.tensors}
-    # Where parameters of that dtype are among the settings, the signature has told that it is the same.
+    # Where parameters of that dtype are among the settings, who reads the report knows it.
     needs_dtype = not dtypes <= {
         node.dtype for _, node in contests[0].workload.settings if isinstance(node, TensorSpec)
     }
-    if len(names) == 1 and straight and not needs_dtype:
+    if len(names) == 1 and is_for_all and not needs_dtype:
         (name,) = names
-        return calls[name], Binding(slot=slot, path=path, candidate=candidate_of(name), rows="all")
+        return _Calls(call=calls[name], measured=measured, candidates=candidate_of(name), rows="all")
     rules = rules_of(points)
-    if len({candidate_of(name) for name in names}) == 1 and straight and rules:
+    if len({candidate_of(name) for name in names}) == 1 and is_for_all and rules:
         # One winner for all observed calls is one for others too; with several configs the nearest one.
         rules = (replace(rules[0], low=0), *rules[1:])
         rules = (*rules[:-1], replace(rules[-1], high=sys.maxsize))
     if not rules or rows_from is None or len(dtypes) != 1:
-        return Kept(slot=f"{slot} {path}", reason="its workloads have different winners that no row count tells apart")
+        return "its workloads have different winners that no row count tells apart"
     winners = ", ".join(dict.fromkeys(candidate_of(rule.winner) for rule in rules))
     (dtype,) = dtypes
-    call = layer_dispatcher(rules, calls, original, rows_from, getattr(torch, dtype) if needs_dtype else None)
+    call = layer_dispatcher(rules, calls, original, rows_from)
     told = rules_text(rules) + (f" ({dtype} alone)" if needs_dtype else "")
-    return call, Binding(slot=slot, path=path, candidate=winners, rows=told)
+    return _Calls(call=call, measured=measured, candidates=winners, rows=told)
+
+
+def _model_entry(
+    path: str, module: nn.Module, contests: Sequence[Contest], resolver: Resolver
+) -> tuple[Callable[..., Any], Binding] | Kept:
+    slot, original = contests[0].slot.name, type(module).forward
+    found = [(contest, resolver.winner(contest, original, module)) for contest in contests]
+    made = attention_dispatcher([(c, None if w is None else w.call) for c, w in found], original)
+    reason = "; ".join(dict.fromkeys(map(resolver.why, contests)))
+    if made is not None and slot == HEAD:
+        why = why_aside(module)
+        if why:
+            for contest, winner in found:
+                if winner is not None:
+                    resolver.note(contest, why)
+            made, reason = None, why
+    if made is None:
+        return Kept(slot=f"{slot} {path}".rstrip(), reason=reason)
+    return made[0], Binding(slot=slot, path=path, candidate=made[1], rows=made[2])
 
 
 def _plan_functions(
-    model: nn.Module, profile: Profile, resolver: _Resolver
+    model: nn.Module, profile: Profile, resolver: Resolver
 ) -> tuple[tuple[tuple[Slot, tuple[Family, ...], Binding], ...], tuple[Kept, ...]]:
     by_slot: dict[Slot, list[Contest]] = {}
     for contest in profile.contests:
@@ -264,7 +244,7 @@ def _plan_functions(
 
 
 def _function_entry(
-    slot: Slot, contests: Sequence[Contest], resolver: _Resolver
+    slot: Slot, contests: Sequence[Contest], resolver: Resolver
 ) -> tuple[tuple[Family, ...], Binding] | Kept:
     try:
         original = original_function(slot.target)
@@ -295,7 +275,8 @@ def _function_entry(
     for family, points, calls in groups:
         found = rules_of(points)
         rules += found
-        families.append(replace(family, steps=tuple((r.low, r.high, calls[r.winner]) for r in found)))
+        told = (slot.name, ", ".join(dict.fromkeys(candidate_of(r.winner) for r in found)))
+        families.append(replace(family, steps=tuple((r.low, r.high, calls[r.winner]) for r in found), told=told))
     if not rules:
         return Kept(slot=slot.name, reason="; ".join(dict.fromkeys(reasons)) or "no row count tells its winners apart")
     winners = ", ".join(dict.fromkeys(candidate_of(rule.winner) for rule in rules))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MethodType
@@ -14,8 +14,8 @@ RECORD = "_twinkle_tune_binding"
 """The attribute that holds the record."""
 BELOW_HOOK = "_old_forward"
 """Where accelerate keeps the forward that its hook runs."""
-Parts = tuple[tuple[str, type[nn.Module], "Parts"], ...]
-"""Name, class and submodules of each submodule."""
+Parts = tuple[tuple[str, type[nn.Module], tuple[tuple[str, type], ...], "Parts"], ...]
+"""Name, class, parameters (name and class) and submodules of each submodule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,28 +31,56 @@ class Binding:
     rows: str
 
 
+def _nobody() -> None:
+    return None
+
+
 class Record:
-    """What is bound, and the very object that stands as forward. A copy has its own; a pickle has none.
+    """What is bound to a module, and the very object that stands as its forward. A copy has its own; a pickle has none.
+
+    The forward is a method of the record, not of the module, and the record refers to the module weakly: a module
+    whose own dictionary holds a method of it would be freed by the cyclic collector alone.
 
     A bound method is pickled by its name, so an unpickled module has its class's forward, and says so.
+
+    Attributes:
+        module: gives the module; None once that is gone.
+        binding: what is bound; None where the forward only tells whose model it is (:mod:`twinkle_tune.kernel.owner`).
+        call: what was given to be bound.
+        function: what stands as forward, as a method of this record.
+        parts: the submodules as they were then.
+        owner: the model that its forward tells of; None where it tells of none.
     """
 
-    __slots__ = ("binding", "bound", "call", "parts")
+    __slots__ = ("binding", "call", "function", "module", "owner", "parts")
 
-    def __init__(
-        self,
-        binding: Binding | None = None,
-        bound: MethodType | None = None,
-        call: Callable[..., Any] | None = None,
-        parts: Parts = (),
-    ) -> None:
-        self.binding, self.bound, self.call, self.parts = binding, bound, call, parts
+    def __init__(self, module: nn.Module | None = None) -> None:
+        self.module: Callable[[], nn.Module | None] = _nobody if module is None else weakref.ref(module)
+        self.binding: Binding | None = None
+        self.call: Callable[..., Any] | None = None
+        self.function: Callable[..., Any] | None = None
+        self.parts: Parts = ()
+        self.owner: Any = None
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """The class's own forward: what a pickled one comes back as."""
+        module = self.module()
+        if module is None:
+            raise ReferenceError("the module of this forward is gone; keep the model, not its forward alone")
+        return MethodType(type(module).forward, module)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Record:
-        return Record(self.binding, copy.deepcopy(self.bound, memo), self.call, self.parts)
+        module = self.module()
+        # A module that is copied is in the memo before its attributes are; one that is not stays what is spoken of.
+        twin = Record(memo.get(id(module), module))
+        twin.binding, twin.call, twin.function, twin.parts = self.binding, self.call, self.function, self.parts
+        if self.owner is not None:
+            twin.owner = self.owner.copied(memo)
+        return twin
 
-    def __reduce__(self) -> tuple[type[Record], tuple[()]]:
-        return Record, ()
+    def __reduce__(self) -> tuple[type[Record], tuple[nn.Module | None]]:
+        return Record, (self.module(),)
 
 
 def record_of(module: nn.Module) -> Record:
@@ -73,4 +101,9 @@ def replaced_by_another(module: nn.Module) -> bool:
     """
     forward = module.__dict__.get(place_of(module))
     is_the_class_s = getattr(forward, "__func__", None) is type(module).forward
-    return forward is not None and forward is not record_of(module).bound and not is_the_class_s
+    return forward is not None and not is_ours(forward) and not is_the_class_s
+
+
+def is_ours(forward: object) -> bool:
+    """Whether a forward was bound here, to this module or to the one that it was copied from."""
+    return isinstance(forward, MethodType) and isinstance(forward.__self__, Record)

@@ -10,6 +10,7 @@ from torch import nn
 
 from twinkle_tune.errors import SignatureError
 from twinkle_tune.slot import Implementation, Slot, SlotKind
+from twinkle_tune.source.named import named_as
 
 _FLAGS = {"has_backward", "can_torch_compile"}
 
@@ -29,8 +30,10 @@ def implementation_of(loaded: object, slot: Slot, original: Callable[..., Any], 
     """
     call = _forward_of(loaded, what) if slot.kind is SlotKind.LAYER else _function_of(loaded, what)
     _check_signature(call, original, slot, what)
+    # A method's object comes by position, too.
+    is_bound_later = slot.kind is SlotKind.LAYER or "." in slot.target.partition(":")[2]
     return Implementation(
-        call=call,
+        call=named_as(call, original, skip=int(is_bound_later)),
         has_backward=bool(getattr(loaded, "has_backward", True)),
         can_torch_compile=bool(getattr(loaded, "can_torch_compile", True)),
     )
@@ -86,7 +89,7 @@ def _check_signature(call: Callable[..., Any], original: Callable[..., Any], slo
 
 
 def _form(parameters: list[inspect.Parameter]) -> list[tuple[object, str]]:
-    # A positional argument may have another name: the model's own code gives it by position.
+    # A positional argument may have another name: it is given the original's.
     return [(p.kind, p.name if p.kind is p.KEYWORD_ONLY else "") for p in parameters]
 
 

@@ -56,7 +56,7 @@ class SwitchSource:
             finally:
                 setattr(config, attribute, before)
 
-        return Implementation(call=forward)
+        return Implementation(call=forward, within_measured=True)
 
     def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
         """Digest of the setting and of the versions of the packages that hold what it stands for."""

@@ -1,0 +1,229 @@
+"""The function that stands as a bound module's forward: the winner for what was measured, the original for all else.
+
+It shows the original's signature, name and documentation. It is bound to the module's record, not to the module (see
+:class:`twinkle_tune.kernel.record.Record`); who takes it from there and binds it to the module itself, as accelerate
+does, gets the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twinkle_tune.kernel.measured import Measured, wants_gradients
+from twinkle_tune.kernel.parts import unchanged
+from twinkle_tune.kernel.record import RECORD, Parts, Record, record_of
+
+Call = Callable[..., Any]
+_ABSENT = object()
+_gradients_are_on = torch.is_grad_enabled
+# Asks for every device at once, in a third of the time that asking for one takes.
+_autocast_is_on = torch._C._is_any_autocast_enabled
+saving_hooks: Callable[[bool], tuple[Any, Any] | None] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: None
+)
+"""The hooks that saved tensors go through now; None where there are none."""
+_signatures: weakref.WeakKeyDictionary[Any, inspect.Signature | None] = weakref.WeakKeyDictionary()
+
+
+def bound_forward(call: Call, original: Call, parts: Parts, measured: Measured | None) -> Call:
+    """A forward that takes a record (or a module) first.
+
+    Args:
+        call: takes the module first.
+        original: the class's forward, which gives the signature.
+        parts: submodules that must be as they are here; else the class's own forward runs.
+        measured: what ``call`` was measured under; None where it is for every call.
+    """
+    if measured is not None and measured.dtype is not None:
+        made = _for_one_tensor(call, parts, measured)
+    elif measured is None and _takes_one(original):
+        made = _for_one(call, parts)
+    else:
+        made = _for_any(call, parts, measured)
+    return dressed(made, original)
+
+
+def dressed(made: Call, original: Call) -> Call:
+    """The function, with the name, the documentation and the signature of the original."""
+    made.__name__, made.__doc__ = "forward", original.__doc__
+    made.__qualname__, made.__module__ = getattr(original, "__qualname__", "forward"), original.__module__
+    signature = signature_of_forward(original)
+    if signature is not None:
+        # Not __wrapped__: that is for undoing a wrapping, and accelerate does it.
+        made.__signature__ = signature  # type: ignore[attr-defined]
+    return made
+
+
+def signature_of_forward(original: Call) -> inspect.Signature | None:
+    """The original's signature, the module first; None where it does not tell."""
+    if original not in _signatures:
+        try:
+            _signatures[original] = inspect.signature(original)
+        except (TypeError, ValueError):
+            _signatures[original] = None
+    return _signatures[original]
+
+
+def _takes_one(original: Call) -> bool:
+    signature = signature_of_forward(original)
+    kinds = [] if signature is None else [p.kind for p in signature.parameters.values()]
+    return len(kinds) == 2 and kinds[1] is inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def _for_one_tensor(call: Call, parts: Parts, measured: Measured) -> Call:
+    dtype, grad, autocast = measured.dtype, measured.state.grad, measured.state.autocast
+    casts = bool(autocast)
+    autocast_dtype = getattr(torch, autocast) if casts else None
+    weight, weight_dtype = measured.weight, measured.weight_dtype
+
+    def forward(held: Any, x: Any = _ABSENT, /, **kwargs: Any) -> Any:
+        self = held.module() if held.__class__ is Record else _still_bound(held)
+        if (
+            not kwargs
+            and self is not None
+            and isinstance(x, Tensor)
+            and x.dtype is dtype
+            and (_gradients_are_on() is grad or (not grad and not wants_gradients(self, (x,))))
+            and _autocast_is_on() is casts
+            and (not casts or torch.get_autocast_dtype(x.device.type) is autocast_dtype)
+            and (not weight or ((w := self._parameters.get(weight)) is not None and w.dtype is weight_dtype))
+            and (not parts or unchanged(self, parts))
+            and not (grad and is_run_again())
+        ):
+            try:
+                return call(self, x)
+            except Exception as error:
+                explain(error, self)
+                raise
+        return run_original(held, *(() if x is _ABSENT else (x,)), **kwargs)
+
+    return forward
+
+
+def _for_one(call: Call, parts: Parts) -> Call:
+    def forward(held: Any, x: Any = _ABSENT, /, **kwargs: Any) -> Any:
+        self = held.module() if held.__class__ is Record else _still_bound(held)
+        if self is None or (parts and not unchanged(self, parts)):
+            return run_original(held, *(() if x is _ABSENT else (x,)), **kwargs)
+        try:
+            if x is _ABSENT:
+                return call(self, **kwargs)
+            return call(self, x, **kwargs) if kwargs else call(self, x)
+        except Exception as error:
+            explain(error, self)
+            raise
+
+    return forward
+
+
+def _for_any(call: Call, parts: Parts, measured: Measured | None) -> Call:
+    def forward(held: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self = held.module() if held.__class__ is Record else _still_bound(held)
+        if (
+            self is None
+            or (parts and not unchanged(self, parts))
+            or (measured is not None and not measured.fits(self, args, kwargs))
+            or (measured is not None and measured.state.grad and is_run_again())
+        ):
+            return run_original(held, *args, **kwargs)
+        try:
+            return call(self, *args, **kwargs)
+        except Exception as error:
+            explain(error, self)
+            raise
+
+    return forward
+
+
+def _still_bound(module: nn.Module) -> nn.Module | None:
+    # Another library took the function and binds it to the module itself, also after it was restored.
+    return module if RECORD in module.__dict__ else None
+
+
+def run_original(held: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """The forward of the module's class, of a record or the module itself."""
+    module = held.module() if held.__class__ is Record else held
+    if module is None:
+        raise ReferenceError("the module of this forward is gone; keep the model, not its forward alone")
+    return type(module).forward(module, *args, **kwargs)
+
+
+def is_run_again() -> bool:
+    """Whether a region of reentrant checkpointing is being run again: it ran without gradients the first time.
+
+    What was measured with gradients alone was the original's then, and is the original's now. The other way of
+    checkpointing, which saves by hooks, has gradients on both times.
+    """
+    return torch._C._current_graph_task_id() != -1 and saving_hooks(True) is None
+
+
+def explain(error: Exception, module: nn.Module) -> None:
+    """Note at an error out of a bound kernel where it comes from, and what to do; once."""
+    try:
+        binding = record_of(module).binding
+        if binding is not None:
+            note(error, f"{binding.slot} {binding.path}".rstrip(), binding.candidate)
+    except RecursionError:
+        pass  # No room left to say it down here: a caller further up has some.
+
+
+def note(error: Exception, slot: str, candidate: str) -> None:
+    """Note at an error that a kernel was running, and what to do; once an error."""
+    if not any(known.startswith("twinkle_tune: ") for known in getattr(error, "__notes__", ())):
+        error.add_note(
+            f"twinkle_tune: raised in {slot}, where the kernel {candidate!r} is bound in place of the original; "
+            "restore_model(model) puts the originals back"
+        )
+
+
+def _for_several(entries: tuple[tuple[Call, Measured], ...], parts: Parts) -> Call:
+    def forward(held: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self = held.module() if held.__class__ is Record else _still_bound(held)
+        if self is not None and (not parts or unchanged(self, parts)):
+            for call, measured in entries:
+                if measured.fits(self, args, kwargs):
+                    try:
+                        return call(self, *args, **kwargs)
+                    except Exception as error:
+                        explain(error, self)
+                        raise
+        return run_original(held, *args, **kwargs)
+
+    return forward
+
+
+class Winner:
+    """Calls that take the module first, each with what it was measured under; for all else the original.
+
+    Its forwards are made once for all layers that are alike, and every time that it is bound: torch.compile, which
+    compares functions, does not compile anew.
+    """
+
+    def __init__(self, *entries: tuple[Call, Measured]) -> None:
+        self.entries = entries
+        self._made: dict[Parts, Call] = {}
+
+    def forward(self, original: Call, parts: Parts) -> Call:
+        """As :func:`bound_forward`, of a class."""
+        if parts not in self._made:
+            self._made[parts] = (
+                bound_forward(self.entries[0][0], original, parts, self.entries[0][1])
+                if len(self.entries) == 1
+                else dressed(_for_several(self.entries, parts), original)
+            )
+        return self._made[parts]
+
+    def why_not(self, module: nn.Module) -> str:
+        """Why no call of the module runs a winner any more; "" where one may."""
+        reasons = [measured.why_not(module) for _, measured in self.entries]
+        return reasons[0] if all(reasons) else ""
+
+    def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """As a bound forward."""
+        return self.forward(type(module).forward, ())(module, *args, **kwargs)

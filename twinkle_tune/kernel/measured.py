@@ -1,0 +1,163 @@
+"""What a winner was measured under: the form of the calls, the state of the process, the dtype of the weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twinkle_tune.workload import Context, Items, Named, Node, Plain, TensorSpec, Workload, describe
+
+Accepts = Callable[[Any], bool]
+"""Whether an argument may be this value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The state of the process: whether gradients are made, and what autocast casts to ("" where it is off)."""
+
+    grad: bool
+    autocast: str
+
+    @classmethod
+    def of(cls, context: Context) -> State:
+        """Of a workload's context."""
+        return cls(grad=context.grad, autocast=context.autocast)
+
+    def is_now(self, module: nn.Module, tensors: Iterable[Any], device: str) -> bool:
+        """Whether the process is in this state, as far as a call of the module on some tensors can tell."""
+        if torch.is_grad_enabled() is not self.grad and (self.grad or wants_gradients(module, tensors)):
+            return False
+        return casts_to(device) == self.autocast
+
+
+def wants_gradients(module: nn.Module, tensors: Iterable[Any]) -> bool:
+    """Whether a call with gradients on makes any."""
+    given = (tensor for tensor in tensors if isinstance(tensor, Tensor))
+    return any(t.requires_grad for t in given) or any(p.requires_grad for p in module.parameters())
+
+
+def casts_to(device: str) -> str:
+    """The dtype that autocast casts to on a device type; "" where it is off."""
+    if not torch.is_autocast_enabled(device):
+        return ""
+    return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Form:
+    """Calls that look alike but for the sizes of their tensors: what each argument may be, by position and by name."""
+
+    args: tuple[Accepts, ...]
+    kwargs: Mapping[str, Accepts]
+
+    @classmethod
+    def of(cls, workload: Workload) -> Form:
+        """Of the calls like an observed one."""
+        # A tensor alone may have any dimensions before its last one; several belong to each other.
+        accepts = accepts_of if len(workload.tensors) > 1 else functools.partial(accepts_of, any_dimensions=True)
+        return cls(args=tuple(map(accepts, workload.args)), kwargs={n: accepts(node) for n, node in workload.kwargs})
+
+    def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call has this form."""
+        return (
+            len(args) == len(self.args)
+            and kwargs.keys() == self.kwargs.keys()
+            and all(accepts(value) for accepts, value in zip(self.args, args, strict=True))
+            and all(self.kwargs[name](value) for name, value in kwargs.items())
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measured:
+    """What a winner's calls were when it was measured.
+
+    Attributes:
+        state: of the process.
+        forms: of the calls, each of them once.
+        dtype: of the one tensor, where every call was given one by position and nothing else; else None.
+        weight, weight_dtype: the layer's first own parameter of a floating dtype, and that; "" and None without one.
+    """
+
+    state: State
+    forms: tuple[Form, ...]
+    dtype: torch.dtype | None
+    weight: str = ""
+    weight_dtype: torch.dtype | None = None
+
+    @classmethod
+    def of(cls, workloads: Iterable[Workload], module: nn.Module) -> Measured:
+        """Of workloads in one state of the process, of a module."""
+        found = {_form_key(workload): workload for workload in workloads}
+        first = next(iter(found.values()))
+        own = ((n, p.dtype) for n, p in module._parameters.items() if p is not None and p.is_floating_point())
+        weight, weight_dtype = next(own, ("", None))
+        return cls(
+            state=State.of(first.context),
+            forms=tuple(map(Form.of, found.values())),
+            dtype=_only_dtype(list(found.values())),
+            weight=weight,
+            weight_dtype=weight_dtype,
+        )
+
+    def fits(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call, now, is as those that were measured."""
+        if self.weight:
+            weight = module._parameters.get(self.weight)
+            if weight is None or weight.dtype is not self.weight_dtype:
+                return False
+        if not any(form.fits(args, kwargs) for form in self.forms):
+            return False
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        device = tensors[0].device.type if tensors else "cpu"
+        return self.state.is_now(module, tensors, device)
+
+    def why_not(self, module: nn.Module) -> str:
+        """Why no call of the module is as measured, whatever it is given; "" where one may be."""
+        weight = module._parameters.get(self.weight) if self.weight else None
+        if weight is not None and weight.dtype is not self.weight_dtype:
+            return (
+                f"its {self.weight} is {weight.dtype} now and was {self.weight_dtype}: the original runs; "
+                "kernelize again"
+            )
+        return ""
+
+
+def _only_dtype(workloads: Sequence[Workload]) -> torch.dtype | None:
+    alone = [w.args[0] for w in workloads if len(w.args) == 1 and not w.kwargs]
+    dtypes = {node.dtype for node in alone if isinstance(node, TensorSpec)}
+    is_only = len(alone) == len(workloads) and len(dtypes) == 1 and all(isinstance(n, TensorSpec) for n in alone)
+    return getattr(torch, dtypes.pop()) if is_only else None
+
+
+def _form_key(workload: Workload) -> object:
+    def key(node: Node) -> object:
+        return (node.dtype, len(node.shape)) if isinstance(node, TensorSpec) else repr(node)
+
+    return tuple(map(key, workload.args)), tuple((name, key(node)) for name, node in workload.kwargs)
+
+
+def accepts_of(node: Node, *, any_dimensions: bool = False) -> Accepts:
+    """Whether a value is as the described one: a tensor of its dtype and number of dimensions, an equal plain value."""
+    match node:
+        case TensorSpec():
+            dtype, dimensions = getattr(torch, node.dtype), len(node.shape)
+            return lambda value: (
+                isinstance(value, Tensor) and value.dtype is dtype and (any_dimensions or value.dim() == dimensions)
+            )
+        case Plain(value=expected):
+            return lambda value: type(value) is type(expected) and value == expected
+        case Named(kind="object"):
+            return lambda value: f"{type(value).__module__}.{type(value).__qualname__}" == node.name
+        case Items(items=items):
+            inside = tuple(map(accepts_of, items))
+            return lambda value: (
+                isinstance(value, (list, tuple))
+                and len(value) == len(inside)
+                and all(accepts(item) for accepts, item in zip(inside, value, strict=True))
+            )
+    return lambda value: describe(value) == node
