@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest
 
 from tests.report import fabricate
 from twinkle_tune.cli.app import run
-from twinkle_tune.errors import ProfileError
+from twinkle_tune.errors import ProfileError, TuneError
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Rejection, Trial
+from twinkle_tune.profile.folders import cache_folder, usable_folder
 from twinkle_tune.profile.past import Question, contest_from_text, contest_text, is_lasting
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, StoreDamagedError, StoreError, store_path
@@ -131,6 +134,101 @@ def test_a_store_that_cannot_be_read_is_told(tmp_path: Path, trouble: object) ->
     with pytest.raises(StoreError, match=rf"^{path}: .*(move it away|move the file away)"):
         Store(path).recall(QUESTION)
     assert path.read_bytes() == before
+
+
+def _foreign(path: Path, version: int, mode: str) -> None:
+    with sqlite3.connect(path) as base:
+        base.execute(f"PRAGMA journal_mode={mode}")
+        base.execute("CREATE TABLE bookmarks (url TEXT)")
+        base.execute("INSERT INTO bookmarks VALUES ('x')")
+        base.execute(f"PRAGMA user_version = {version}")
+    base.close()
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+@pytest.mark.parametrize("version", [0, 1, 7])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_another_program_s_database_is_left_alone(tmp_path: Path, version: int, mode: str, is_open: bool) -> None:
+    """An SQLite file of another program, in use or not, is refused with that reason and untouched to the byte."""
+    path = tmp_path / "bookmarks.sqlite"
+    _foreign(path, version, mode)
+    other = sqlite3.connect(path)
+    if is_open:
+        other.execute("INSERT INTO bookmarks VALUES ('y')")
+        other.commit()
+    else:
+        other.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"got another program's database \(tables bookmarks\)"):
+        Store(path)
+    assert path.read_bytes() == before
+    other.close()
+
+
+@pytest.mark.parametrize("text", [b"my notes, which are no database", b"\0" * 5000])
+def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, text: bytes) -> None:
+    """A file that is no database is refused and untouched."""
+    (tmp_path / "notes").write_bytes(text)
+    with pytest.raises(StoreDamagedError, match="expected an SQLite file"):
+        Store(tmp_path / "notes")
+    assert (tmp_path / "notes").read_bytes() == text
+
+
+def test_a_pipe_is_no_store(tmp_path: Path) -> None:
+    """A FIFO as the store is refused, and not waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreError, match="got no file"):
+        Store(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("unset", [("HOME", "XDG_CACHE_HOME"), ("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME")])
+def test_no_home_is_no_obstacle(tmp_path: Path, unset: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no home is known (an unknown user in a container), the folder is among the temporary files, and told."""
+    for name in (*unset, "TWINKLE_TUNE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def nobody(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    told: list[str] = []
+    assert usable_folder(told.append) == cache_folder() == tmp_path / f"twinkle_tune-{os.geteuid()}"
+    assert len(told) == 1
+    assert "Could not determine home" in told[0]
+    assert (tmp_path / f"twinkle_tune-{os.geteuid()}").stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("TWINKLE_TUNE_STORE", "~nosuch/store")
+    with pytest.raises(StoreError, match="no home is known"):
+        store_path()
+
+
+def test_a_full_cache_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cache folder's disk is full, another folder is used and told; nothing is left in the full one."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    real, full = os.write, tmp_path / "full"
+
+    def write(file: int, content: bytes) -> int:
+        if os.readlink(f"/proc/self/fd/{file}").startswith(str(full)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, content)
+
+    monkeypatch.setattr("twinkle_tune.profile.folders.os.write", write)
+    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(full))
+    told: list[str] = []
+    assert usable_folder(told.append) == tmp_path / f"twinkle_tune-{os.geteuid()}"
+    assert "No space left on device" in told[0]
+    assert list(full.iterdir()) == []
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the temporary files a folder that others can write to is refused, be it of our name."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TWINKLE_TUNE_CACHE", "~nosuch/cache")
+    trap = tmp_path / f"twinkle_tune-{os.geteuid()}"
+    trap.mkdir()
+    trap.chmod(0o777)
+    with pytest.raises(TuneError, match="belongs to somebody else"):
+        usable_folder(print)
 
 
 @pytest.mark.parametrize(

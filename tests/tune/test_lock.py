@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -81,15 +83,18 @@ def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), held("x", tmp_path / "x", command="c", wait=False, tell=print):
             raise ZeroDivisionError
-    assert lock_path("device-cpu") != lock_path("device-cuda")
-    assert lock_path("out-/a/b") != lock_path("out-/a-b")
+    assert lock_path("device-cpu", print) != lock_path("device-cuda", print)
+    assert lock_path("out-/a/b", print) != lock_path("out-/a-b", print)
 
 
 def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the cache folder cannot be made, locks are in a folder of the user among the temporary files."""
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path / "cache"))
-    assert lock_path("x").parent.name == f"twinkle_tune-{os.getuid()}"
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path / "file" / "cache"))
+    told: list[str] = []
+    assert lock_path("x", told.append).parent == tmp_path / f"twinkle_tune-{os.getuid()}"
+    assert f"going on in {tmp_path}" in "".join(told)
 
 
 def test_what_cannot_be_locked_is_told(tmp_path: Path) -> None:
@@ -100,3 +105,85 @@ def test_what_cannot_be_locked_is_told(tmp_path: Path) -> None:
         held("device cpu", tmp_path / "file" / "x", command="", wait=False, tell=print),
     ):
         pass
+
+
+@pytest.mark.parametrize("removed", ["file", "folder"])
+def test_removing_the_file_lets_nobody_in(tmp_path: Path, removed: str) -> None:
+    """With the file, or its whole folder, removed under its holder, a second run is refused; a waiting one waits."""
+    path = tmp_path / "locks" / "x.lock"
+    first = holder(path, 60)
+    path.unlink()
+    if removed == "folder":
+        path.parent.rmdir()
+    told = list[str]()
+    with (
+        pytest.raises(LockError, match="another run, whose lock file was removed"),
+        held("device cpu", path, command="", wait=False, tell=told.append),
+    ):
+        pass
+    assert told == []
+    threading.Timer(0.7, first.kill).start()
+    with held("device cpu", path, command="", wait=True, tell=told.append):
+        assert first.wait(timeout=20) == -signal.SIGKILL
+    assert told == ["waiting: device cpu is in use by another run, whose lock file was removed"]
+
+
+def test_who_waited_for_a_removed_file_waits_for_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits on a file that is removed meanwhile does not run beside one that has locked the new file."""
+    monkeypatch.setattr("twinkle_tune.tune.lock._claim", lambda path: (None, True))  # as on other systems
+    path = tmp_path / "x.lock"
+    begun, order = threading.Event(), list[str]()
+
+    def waiter() -> None:
+        with held("device cpu", path, command="", wait=True, tell=lambda line: begun.set()):
+            order.append("waiter")
+
+    with held("device cpu", path, command="", wait=False, tell=print):
+        thread = threading.Thread(target=waiter)
+        thread.start()
+        assert begun.wait(20)
+        path.unlink()
+        other = holder(path, 60)
+    time.sleep(0.5)
+    assert order == []
+    other.kill()
+    other.wait()
+    thread.join(20)
+    assert order == ["waiter"]
+
+
+def test_a_full_disk_under_the_lock_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the text for those who wait cannot be written, the lock is held all the same."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("twinkle_tune.tune.lock.os.pwrite", full)
+    with (
+        held("device cpu", tmp_path / "x", command="c", wait=False, tell=print),
+        pytest.raises(LockError),
+        held("device cpu", tmp_path / "x", command="c", wait=False, tell=print),
+    ):
+        pass
+
+
+def test_a_name_of_another_user_s_is_no_run(tmp_path: Path) -> None:
+    """A process of another user that has taken the lock's name does not keep anyone from the lock."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    path = tmp_path / "x.lock"
+    code = (
+        "import os, socket, sys, time; os.setuid(12345); s = socket.socket(socket.AF_UNIX)\n"
+        "s.bind(chr(0) + sys.argv[1]); s.listen(1)\n"
+        "print('held', flush=True); time.sleep(60)"
+    )
+    name = f"twinkle_tune-{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()}"
+    squatter = subprocess.Popen([sys.executable, "-S", "-c", code, name], stdout=subprocess.PIPE, text=True)
+    assert squatter.stdout is not None
+    assert squatter.stdout.readline() == "held\n"
+    try:
+        with held("device cpu", path, command="", wait=False, tell=print):
+            pass
+    finally:
+        squatter.kill()
+        squatter.wait()

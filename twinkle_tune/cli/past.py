@@ -27,9 +27,16 @@ def locked(device: str, out: Path | None, *, wait: bool) -> Iterator[None]:
     if out is not None:
         # Always the profile first, so that no two runs each wait for what the other has.
         wanted.insert(0, (f"the profile {out}", f"out-{out.resolve()}"))
+    said: set[str] = set()
+
+    def tell_once(line: str) -> None:
+        if line not in said:
+            _tell(line)
+        said.add(line)
+
     with ExitStack() as stack:
         for what, name in wanted:
-            stack.enter_context(held(what, lock_path(name), command=command_line(), wait=wait, tell=_tell))
+            stack.enter_context(held(what, lock_path(name, tell_once), command=command_line(), wait=wait, tell=_tell))
         yield
 
 
@@ -41,9 +48,11 @@ def open_store(*, fresh: bool) -> Store | None:
     """
     import os
 
+    from twinkle_tune.profile.folders import usable_folder
     from twinkle_tune.profile.store import STORE_VARIABLE, Store, StoreDamagedError, StoreError, store_path
 
-    path = store_path()
+    # The locks' folder, of which was told where it is another than the one that was meant.
+    path = store_path() if os.environ.get(STORE_VARIABLE) else store_path(usable_folder(lambda line: None))
     if path is None:
         return None
     try:

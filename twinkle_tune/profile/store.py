@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +27,8 @@ STORE_VARIABLE = "TWINKLE_TUNE_STORE"
 """Environment variable: the store's file, or "off" for none."""
 
 _WAIT_S = 30.0
+_HEAD_BYTES = 100
+_COLUMNS = ("key", "measured", "slot", "workload", "mode", "device", "environment", "question", "contest")
 _TABLE = """
 CREATE TABLE outcomes (
     key TEXT PRIMARY KEY, measured TEXT NOT NULL, slot TEXT NOT NULL, workload TEXT NOT NULL, mode TEXT NOT NULL,
@@ -63,12 +66,24 @@ class Row:
     environment: str
 
 
-def store_path() -> Path | None:
-    """Where the store is: what the environment variable says, else in the user's cache folder; None for off."""
+def store_path(folder: Path | None = None) -> Path | None:
+    """Where the store is: what the environment variable says, else in the user's cache folder; None for off.
+
+    Args:
+        folder: in the place of the cache folder.
+
+    Raises:
+        StoreError: the variable speaks of an unknown home.
+    """
     named = os.environ.get(STORE_VARIABLE, "").strip()
     if named.lower() in ("off", "no", "0"):
         return None
-    return Path(named).expanduser() if named else cache_folder() / "store.sqlite"
+    try:
+        return Path(named).expanduser() if named else (folder or cache_folder()) / "store.sqlite"
+    except RuntimeError as error:
+        raise StoreError(
+            f"{STORE_VARIABLE}: got {named!r:.80}, of which no home is known ({error}); give a whole path"
+        ) from error
 
 
 class Store:
@@ -89,18 +104,25 @@ class Store:
         try:
             make_private(self.path.parent)
             # Before SQLite makes it, which would go by the process's mask.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+            with os.fdopen(file, "rb") as opened:
+                is_file, head = stat.S_ISREG(os.fstat(file).st_mode), b""
+                if is_file:
+                    head = opened.read(_HEAD_BYTES)
         except OSError as error:
             raise StoreError(
                 f"{self.path}: the store cannot be opened ({error}); set {STORE_VARIABLE} to a file that can be "
                 "written, or to 'off'"
             ) from error
+        if not is_file:
+            raise StoreError(f"{self.path}: got no file, expected one for the store; set {STORE_VARIABLE} to a file")
         with self._told():
+            self._look(head)
             self._base = sqlite3.connect(self.path, timeout=_WAIT_S, isolation_level=None)
         try:
             with self._told():
-                self._base.execute("PRAGMA journal_mode=WAL")
                 self._prepare()
+                self._base.execute("PRAGMA journal_mode=WAL")
         except BaseException:
             self._base.close()
             raise
@@ -194,18 +216,51 @@ class Store:
         """Let go of the file."""
         self._base.close()
 
+    def _look(self, head: bytes) -> None:
+        """Refuse what is another program's before anything is written: opening a database may already change it."""
+        if not head:
+            return
+        if not head.startswith(b"SQLite format 3\0"):
+            raise sqlite3.DatabaseError("file is not a database")
+        uri = f"{self.path.absolute().as_uri()}?mode=ro"
+        # Only what another process wrote last may be in the log beside it; without one the file itself is all.
+        is_logged = os.path.exists(f"{self.path}-wal") and os.path.getsize(f"{self.path}-wal") > 0
+        base = sqlite3.connect(uri if is_logged else f"{uri}&immutable=1", uri=True, timeout=_WAIT_S)
+        try:
+            # What cannot be read like this (another process is writing) is told where it is opened.
+            with suppress(sqlite3.DatabaseError):
+                self._check(base)
+        finally:
+            base.close()
+
+    def _check(self, base: sqlite3.Connection) -> bool:
+        """Whether the table is there; StoreError where it is another program's, or of another version."""
+        (version,) = base.execute("PRAGMA user_version").fetchone()
+        tables = {str(name) for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if version == 0 and not tables:
+            return False
+        columns = [str(row[1]) for row in base.execute("PRAGMA table_info(outcomes)")]
+        if not set(_COLUMNS) <= set(columns):
+            raise StoreError(
+                f"{self.path}: got another program's database (tables {', '.join(sorted(tables)) or 'none'}), expected "
+                f"the store of twinkle-tune; nothing in it was changed: set {STORE_VARIABLE} to a file of its own, or "
+                "move the file away"
+            )
+        if version != STORE_SCHEMA:
+            raise StoreError(
+                f"{self.path}: got store version {version}, expected {STORE_SCHEMA}; upgrade twinkle_tune, or "
+                "move the file away"
+            )
+        return True
+
     def _prepare(self) -> None:
+        if self._check(self._base):
+            return
         self._base.execute("BEGIN IMMEDIATE")
         try:
-            (version,) = self._base.execute("PRAGMA user_version").fetchone()
-            if version == 0 and not self._base.execute("SELECT name FROM sqlite_master").fetchall():
+            if not self._check(self._base):  # nobody else has made it meanwhile
                 self._base.execute(_TABLE)
                 self._base.execute(f"PRAGMA user_version = {STORE_SCHEMA}")
-            elif version != STORE_SCHEMA:
-                raise StoreError(
-                    f"{self.path}: got store version {version}, expected {STORE_SCHEMA}; upgrade twinkle_tune, or "
-                    "move the file away"
-                )
         finally:
             self._base.execute("COMMIT")
 

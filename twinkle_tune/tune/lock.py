@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import platform
 import re
-import tempfile
+import socket
+import struct
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from twinkle_tune.errors import TuneError
-from twinkle_tune.profile.folders import cache_folder, make_private
+from twinkle_tune.profile.folders import make_private, temporary_folder, usable_folder
+
+_POLL_S = 0.2
 
 
 class LockError(TuneError):
@@ -26,7 +32,8 @@ class LockError(TuneError):
 def held(what: str, path: Path, *, command: str, wait: bool, tell: Callable[[str], None]) -> Iterator[None]:
     """Hold a lock; the file says who has it, and stays when it is let go.
 
-    The lock is the kernel's (flock): it is gone with the process, however that ends.
+    The lock is the kernel's (flock): it is gone with the process, however that ends. On Linux removing the file lets
+    nobody else in.
 
     Args:
         what: what is locked, for messages ("device cpu").
@@ -38,37 +45,115 @@ def held(what: str, path: Path, *, command: str, wait: bool, tell: Callable[[str
     Raises:
         LockError: another run has it and ``wait`` is not set, or the file cannot be had.
     """
+    file, claim = _taken(what, path, wait=wait, tell=tell)
     try:
-        make_private(path.parent)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise LockError(
-            f"{path}: the lock of {what} cannot be taken ({error}); set TWINKLE_TUNE_CACHE to a folder of yours"
-        ) from error
-    try:
-        _take(what, file, wait=wait, tell=tell)
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps({"pid": os.getpid(), "command": command}).encode(), 0)
+        # For those who wait alone: on a full disk the lock is held all the same.
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps({"pid": os.getpid(), "command": command}).encode(), 0)
         try:
             yield
         finally:
-            os.ftruncate(file, 0)
+            with suppress(OSError):
+                os.ftruncate(file, 0)
     finally:
+        if claim is not None:
+            claim.close()
         os.close(file)
 
 
-def lock_path(name: str) -> Path:
-    """The file of a lock of this machine: in the user's cache folder, or where none can be made, in the temporary one.
+def lock_path(name: str, tell: Callable[[str], None]) -> Path:
+    """The file of a lock of this machine: in the user's cache folder, or where none can be kept, in the temporary one.
 
     Args:
         name: of the lock, any text.
+        tell: is given a line where it is in the temporary one.
+
+    Raises:
+        TuneError: it can be kept in neither.
     """
     plain = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{platform.node()}-{name}")[:80]
-    file = f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.lock"
-    folder = cache_folder() / "locks"
-    if _can_be_made(folder):
-        return folder / file
-    return Path(tempfile.gettempdir(), f"twinkle_tune-{os.getuid()}", file)
+    file = f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}.lock"
+    folder = usable_folder(tell)
+    return (folder if folder == temporary_folder() else folder / "locks") / file
+
+
+def _taken(what: str, path: Path, *, wait: bool, tell: Callable[[str], None]) -> tuple[int, socket.socket | None]:
+    """The lock's open file, locked and still the one at its path, and the name claimed besides."""
+    told = False
+
+    def tell_once(line: str) -> None:
+        nonlocal told
+        if not told:
+            tell(line)
+        told = True
+
+    while True:
+        try:
+            make_private(path.parent)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise LockError(
+                f"{path}: the lock of {what} cannot be taken ({error}); set TWINKLE_TUNE_CACHE to a folder of yours"
+            ) from error
+        try:
+            _take(what, file, wait=wait, tell=tell_once)
+            # Whoever waited may have waited for a file that was removed meanwhile: another has locked the new one.
+            if _is_at(file, path):
+                claim, is_free = _claim(path)
+                if is_free:
+                    return file, claim
+                if not wait:
+                    raise LockError(f"{what} is in use by another run, whose lock file was removed; wait for its end")
+                tell_once(f"waiting: {what} is in use by another run, whose lock file was removed")
+                time.sleep(_POLL_S)
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        there, ours = path.lstat(), os.fstat(file)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _claim(path: Path) -> tuple[socket.socket | None, bool]:
+    """Hold the lock's name in the kernel as well: a file can be removed under its holder (a cache that is cleaned).
+
+    Linux alone has such names; they are gone with the process, and seen by the processes of one network namespace.
+
+    Returns:
+        What holds the name, None where there are no such names; and whether the lock may be taken.
+    """
+    if sys.platform != "linux":
+        return None, True
+    name = f"\0twinkle_tune-{hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()}"
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(name)
+        claim.listen(1)
+    except OSError as error:
+        claim.close()
+        # Any user can take any name: only a process of this user's is a run.
+        return None, error.errno != errno.EADDRINUSE or not _is_mine(name)
+    return claim, True
+
+
+def _is_mine(name: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
+        asker.setblocking(False)
+        try:
+            asker.connect(name)
+        except BlockingIOError:  # several ask already
+            return True
+        except OSError:  # gone meanwhile, or about to listen
+            return True
+        _, uid, _ = struct.unpack("3i", asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return bool(uid == os.geteuid())
 
 
 def _take(what: str, file: int, *, wait: bool, tell: Callable[[str], None]) -> None:
@@ -91,8 +176,3 @@ def _holder(file: int) -> str:
         return f" (process {int(data['pid'])}: {str(data['command'])[:200]})"
     except (ValueError, KeyError, TypeError):
         return ""
-
-
-def _can_be_made(folder: Path) -> bool:
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
