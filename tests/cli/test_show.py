@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from tests.report import fabricate
-from twinkle_tune.cli.show import Progress, State, advance, detail, final_table, seconds_left
+from twinkle_tune.cli.show import Progress, State, advance, clock_line, detail, final_table, seconds_left
 from twinkle_tune.tune.events import (
     Captured,
     ContestFinished,
@@ -70,10 +71,10 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
         for event in _RUN:
             listen(event)
     assert file.getvalue().splitlines() == [
-        "[1/2] RMSNorm float32[1,128,256]: fused 0.800 (0.790 to 0.810) of the original; 2 refused",
-        "[2/2] package.rotary bfloat16[1,4,128,64], bfloat16[1,2,128,… x2, bfloat16[1,128]: original",
-        "whole model, prefill 1x128: tuned 0.920 (0.910 to 0.930) of the original",
-        "whole model, decode 1x128: the original runs, nothing to compare",
+        "[1/2] RMSNorm [1,128,256] 12.5%: fused 0.80 (2 refused)",
+        "[2/2] rotary [1,4,128,64] 12.5%: original",
+        "whole model, prefill 1x128: 8.0% faster (1.09x)",
+        "whole model, decode 1x128: unchanged, the original runs",
     ]
 
 
@@ -94,9 +95,18 @@ def test_terminal_gets_a_live_display_that_goes_away() -> None:
     with pytest.raises(KeyboardInterrupt):
         run()
     text = file.getvalue()
-    assert "1/2 contests" in text
+    assert "1/2 · 0:" in text
     assert "left" in text
     assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_the_clock_says_what_is_used_and_left() -> None:
+    """Elapsed, left and budget in one short text; what is left is never more than the budget."""
+    state = State(candidates=(3, 1, 2, 4), done=2, started_s=90.0, began_s=100.0, whole_s=6.0)
+    assert clock_line(state, 131.0) == "2/4 · 0:41 · about 0:52 left"
+    given = replace(state, budget_s=60.0)
+    assert clock_line(given, 131.0) == "2/4 · 0:41 · about 0:19 left · budget 41 of 60 s"
+    assert clock_line(State(), 3700.0) == "1:01:40"
 
 
 def test_final_table_names_the_winner() -> None:

@@ -20,13 +20,14 @@ STEP = StepResult(label="s", original_us=(100.0,) * 9, tuned_us=(93.0,) * 9, rat
 
 
 def contest(name: str, share: float, ratio: float = 1.0, paths: tuple[str, ...] = (), step: str = "s") -> Contest:
-    """A contest of a share of the step, won with a ratio; kept by the original where that is 1."""
+    """A contest of a share of the step as it was seen, won with a ratio; kept by the original where that is 1."""
     won = Selection(winner="fused", ratio=ratio, low=ratio, high=ratio, rounds=9, reason="")
     return replace(
         fabricate.won(),
         slot=Slot(name=name, kind=SlotKind.LAYER if paths else SlotKind.FUNCTION, target="package.module:Any"),
         instances=paths,
         seen=(Seen(step=step, calls=1, share=share),),
+        trials=(),  # times would say what the share is
         selection=won if ratio != 1 else Selection(winner="original", reason="no"),
     )
 
@@ -82,7 +83,15 @@ def test_the_line_says_covered_gained_and_left() -> None:
     )
     slower = of(contest("Norm", 0.2, 1.25, ("a.norm",)))
     assert "The winners should cost 5.0% of the step" in amdahl_text(slower, STEP)
-    assert "by the time of its forward alone" in amdahl_text(replace(profile, mode=Mode.TRAIN), STEP)
+    trained = replace(of(contest("MLP", 0.4, paths=("a.mlp",)), step=kept), mode=Mode.TRAIN)
+    assert "by the time of its forward alone" in amdahl_text(trained, kept)
+    assert "forward alone" not in amdahl_text(replace(profile, mode=Mode.TRAIN), STEP)
+
+
+def test_what_was_gained_was_covered() -> None:
+    """A measured gain beyond the sum of the calls' times is no gain outside of them."""
+    found = amdahl(of(contest("Norm", 0.02, 0.5, ("a.norm",))), STEP)
+    assert [found.covered, found.gained] == pytest.approx([0.07, 0.07])
 
 
 @pytest.mark.parametrize("format", ["terminal", "md", "html"])
@@ -91,8 +100,8 @@ def test_every_report_has_the_line(format: Format | str) -> None:
     profile = fabricate.normal()
     text = terminal_text(profile) if format == "terminal" else render(profile, format)  # type: ignore[arg-type]
     text = " ".join(text.split())
-    assert "25.0% of this step is replaceable." in text
+    assert "61.5% of this step is replaceable." in text
     assert text.count("of this step is replaceable") == 2
     rows = frames.records(frames.steps(profile))
-    assert [row["covered"] for row in rows] == [0.25, 0.125]
-    assert rows[0]["promised"] == pytest.approx(0.025)
+    assert [row["covered"] for row in rows] == pytest.approx([0.6149, 0.125])
+    assert rows[0]["promised"] == pytest.approx(0.4119 * 0.2)

@@ -13,7 +13,8 @@ from twinkle_tune.profile.schema import Contest, RunFacts, StepResult
 from twinkle_tune.tune.course import run_facts
 from twinkle_tune.tune.gain import time_words
 from twinkle_tune.tune.selected import interpreted, not_timed, not_tried, selection_of
-from twinkle_tune.tune.verdict import round_up_s, span, verdict_of
+from twinkle_tune.tune.verdict import round_up_s, verdict_of
+from twinkle_tune.words import span
 
 TIMED = fabricate.measurement(*(100.0,) * 8)
 REFUSED = Rejection(stage="parity", reason="output: wrong")

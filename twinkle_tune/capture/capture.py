@@ -1,18 +1,18 @@
 """Running the model under observation: which slots are called, with what, how often and for how long.
 
-Each step is run once to warm up, three times for its own time, once to write down its calls, and once more to
+Each step is run once to warm up, some times for its own time, once to write down its calls, and some times more to
 time them: writing down (copies of arguments) would otherwise count into the time of the slots around it.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
-from time import perf_counter_ns
 from typing import Any
 
 import torch
@@ -23,16 +23,14 @@ from twinkle_tune.capture.inputs import Call, snapshot
 from twinkle_tune.capture.sites import Site, replaced, sites_of
 from twinkle_tune.capture.step import Step
 from twinkle_tune.capture.taken import taken
+from twinkle_tune.capture.timer import Key, Pass, Timer, repeated_us, run, run_timed, share
 from twinkle_tune.catalog.attention import continues
 from twinkle_tune.catalog.block import BLOCK, repeats
 from twinkle_tune.device import parse_device, torch_type
-from twinkle_tune.errors import CaptureError, TuneError
 from twinkle_tune.kernel.target import Target
 from twinkle_tune.profile.schema import Seen
 from twinkle_tune.slot import OF_THE_MODEL, Slot, SlotKind
 from twinkle_tune.workload import Workload, observe
-
-_TIMED_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +42,7 @@ class Observation:
         workload: what the calls look like.
         instances: paths of the instances that were called so, in the model's order; empty for a function.
         seen: for each step that called it: calls a step over all instances, and the share of the step's time
-            that passed inside the calls' forward (0 to 1; slots inside are included, the backward is not).
+            that passed inside the calls (0 to 1; slots inside are included, in training the backward as well).
         module: one of the instances, to make trials with; None for a function.
         call: the arguments of one call. A method's begin with its object, a classmethod's with its class.
         inside: where it was called from, over all calls: paths of instances of other layer slots, and names
@@ -71,7 +69,8 @@ class Capture:
     Attributes:
         observations: ordered by slot name, then workload key.
         uncalled: places that no step called ("RMSNorm model.norm", or a function slot's name).
-        step_us: label and microseconds of each step without observation, median of three runs.
+        step_us: label and microseconds of each step without observation, median of several runs.
+        alone_us: label and microseconds of each of these runs.
         steps: those that the model was run in.
         left_out: label of each made-up step that the model does not take, and why.
     """
@@ -81,6 +80,7 @@ class Capture:
     step_us: tuple[tuple[str, float], ...]
     steps: tuple[Step, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    alone_us: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
 def capture(
@@ -107,22 +107,30 @@ def capture(
     device_type = torch_type(parse_device(device))
     sites = sites_of(targets)
     log = _Log(blocks=BlockLog(model) if blocks else None)
-    step_us: list[tuple[str, float]] = []
-    steps, left_out = taken(steps, lambda step: _run(step, model))
+    alone_us: list[tuple[str, tuple[float, ...]]] = []
+    steps, left_out = taken(steps, lambda step: run(step, model))
     for step in steps:
-        elapsed_us = [_run_timed(step, model, device_type) for _ in range(_TIMED_RUNS)]
-        step_us.append((step.label, median(elapsed_us)))
+        alone_us.append((step.label, repeated_us(functools.partial(run_timed, step, model, device_type))))
         recorder = _Recorder(log=log, step=step.label)
         with _eagerly(), _blocks_recorded(log, step.label), replaced(sites, recorder.wrap):
-            _run(step, model)
-        timer = _Timer(log=log, step=step.label, device_type=device_type, keys=recorder.keys)
+            run(step, model)
+        timer = Timer(device_type=device_type, keys=recorder.keys)
+        passes: list[Pass] = []
+
+        def one_pass(step: Step = step, timer: Timer = timer, passes: list[Pass] = passes) -> float:
+            passes.append(timer.one_pass(step, model))
+            return passes[-1].whole_us
+
         with _eagerly(), replaced(sites, timer.wrap):
-            log.observed_us[step.label] = _run_timed(step, model, device_type)
+            repeated_us(one_pass)
+        log.passes[step.label] = passes
+        log.trains |= step.trains
     _keep_blocks(log, steps, model)
     return Capture(
         observations=_observations(log, sites, [step.label for step in steps]),
         uncalled=tuple(site.title for site in sites if site not in log.called),
-        step_us=tuple(step_us),
+        step_us=tuple((label, median(times_us)) for label, times_us in alone_us),
+        alone_us=tuple(alone_us),
         steps=steps,
         left_out=left_out,
     )
@@ -132,27 +140,24 @@ def capture(
 class _Entry:
     """What is known of one slot and workload so far."""
 
+    key: Key
     slot: Slot
     workload: Workload
     module: nn.Module | None
     call: Call
     sites: set[Site] = field(default_factory=set)
     calls: Counter[str] = field(default_factory=Counter)
-    inside_us: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     inside: dict[str, None] = field(default_factory=dict)
     within: Calls = field(default_factory=Calls)
-
-
-_Key = tuple[Slot, str, str]
-"""Slot, key of the workload, and the class of the block around a layer's call ("" for none, or if none is wanted)."""
 
 
 @dataclass(slots=True)
 class _Log:
     blocks: BlockLog | None = None
-    entries: dict[_Key, _Entry] = field(default_factory=dict)
+    entries: dict[Key, _Entry] = field(default_factory=dict)
     called: set[Site] = field(default_factory=set)
-    observed_us: dict[str, float] = field(default_factory=dict)
+    passes: dict[str, list[Pass]] = field(default_factory=dict)
+    trains: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -161,7 +166,7 @@ class _Recorder:
 
     log: _Log
     step: str
-    keys: defaultdict[Site, list[_Key]] = field(default_factory=lambda: defaultdict(list))
+    keys: defaultdict[Site, list[Key]] = field(default_factory=lambda: defaultdict(list))
     running: list[Site] = field(default_factory=list)
     is_writing: bool = False
 
@@ -191,7 +196,7 @@ class _Recorder:
         entry = self.log.entries.get(key)
         if entry is None:
             call = snapshot(args, kwargs)
-            entry = _Entry(slot=site.slot, workload=workload, module=site.module, call=call)
+            entry = _Entry(key=key, slot=site.slot, workload=workload, module=site.module, call=call)
             self.log.entries[key] = entry
         entry.sites.add(site)
         entry.calls[self.step] += 1
@@ -201,38 +206,6 @@ class _Recorder:
         entry.inside.update((_whereabouts(outer), None) for outer in outside)
         self.keys[site].append(key)
         self.log.called.add(site)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Timer:
-    """Adds up the time inside the calls of a run whose calls were written down before, in the same order."""
-
-    log: _Log
-    step: str
-    device_type: str
-    keys: dict[Site, list[_Key]]
-    counts: Counter[Site] = field(default_factory=Counter)
-    running: Counter[Slot] = field(default_factory=Counter)
-
-    def wrap(self, site: Site, original: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            number = self.counts[site]
-            self.counts[site] += 1
-            known = self.keys.get(site, [])
-            # A slot within itself is already on the clock; a call that was not written down has no entry.
-            if self.running[site.slot] or number >= len(known):
-                return original(*args, **kwargs)
-            self.running[site.slot] += 1
-            _synchronize(self.device_type)
-            start_ns = perf_counter_ns()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                _synchronize(self.device_type)
-                self.log.entries[known[number]].inside_us[self.step] += (perf_counter_ns() - start_ns) / 1000
-                self.running[site.slot] -= 1
-
-        return timed
 
 
 def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tuple[Observation, ...]:
@@ -261,9 +234,7 @@ def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tu
 
 
 def _seen(log: _Log, entry: _Entry, label: str) -> Seen:
-    whole_us = log.observed_us[label]
-    share = min(max(entry.inside_us[label] / whole_us, 0.0), 1.0) if whole_us > 0 else 0.0
-    return Seen(step=label, calls=entry.calls[label], share=round(share, 4))
+    return Seen(step=label, calls=entry.calls[label], share=share(log.passes[label], entry.key, trains=log.trains))
 
 
 def _whereabouts(site: Site) -> str:
@@ -283,34 +254,7 @@ def _keep_blocks(log: _Log, steps: Sequence[Step], model: nn.Module) -> None:
         here = {visit for visit in wanted if visit[0] == step.label}
         if here:
             with _eagerly(), replaced(log.blocks.sites, log.blocks.keeper(step.label, here)):
-                _run(step, model)
-
-
-def _run(step: Step, model: nn.Module) -> None:
-    try:
-        step.run(model)
-    except TuneError:
-        raise
-    except Exception as error:
-        raise CaptureError(
-            f"step {step.label!r}: the model raised {type(error).__name__}: {error}; "
-            "check that it runs on its example inputs in this mode"
-        ) from error
-
-
-def _run_timed(step: Step, model: nn.Module, device_type: str) -> float:
-    _synchronize(device_type)
-    start_ns = perf_counter_ns()
-    _run(step, model)
-    _synchronize(device_type)
-    return (perf_counter_ns() - start_ns) / 1000
-
-
-def _synchronize(device_type: str) -> None:
-    if device_type == "cuda":
-        torch.cuda.synchronize()
-    elif device_type != "cpu":
-        torch.accelerator.synchronize()
+                run(step, model)
 
 
 def _eagerly() -> AbstractContextManager[object]:

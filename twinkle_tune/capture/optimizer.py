@@ -8,6 +8,7 @@ originals: the same arithmetic on as many bytes, for the memory of one more copy
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import perf_counter_ns
 from typing import Any
 from weakref import ref
 
@@ -33,6 +34,7 @@ class OptimizerStep:
     Attributes:
         name: the optimizer's class, once there is one; "" where there is none.
         problem: why there is none any more; "" where nothing went wrong.
+        took_us: microseconds of the last step, as the host sees it.
     """
 
     def __init__(self, make: OptimizerFactory = torch.optim.AdamW, *, room_bytes: int | None = None) -> None:
@@ -43,6 +45,7 @@ class OptimizerStep:
             room_bytes: memory that may be taken, where allocating too much would not raise (a CPU's); None for any.
         """
         self.name = self.problem = ""
+        self.took_us = 0.0
         self._make, self._room_bytes = make, room_bytes
         self._model: ref[nn.Module] | None = None
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
@@ -55,10 +58,13 @@ class OptimizerStep:
 
     def __call__(self, model: nn.Module) -> None:
         """Make a step with the gradients as they are now; parameters without one are passed over."""
+        self.took_us = 0.0
         if self.problem:
             return
+        began_ns = perf_counter_ns()
         try:
             self._step(unwrapped(model))
+            self.took_us = (perf_counter_ns() - began_ns) / 1000
         except Exception as error:
             # Anything can come out of a stranger's optimizer, and of one that does not fit the memory.
             self.give_up(in_a_line(error, 200))

@@ -42,6 +42,7 @@ class Step:
     optimizer: OptimizerStep | None = None
     is_made_up: bool = False
     instead: Step | None = None
+    trains: bool = False
 
 
 def make_steps(
@@ -78,8 +79,8 @@ def make_steps(
         is_language = _is_causal_language_model(model, point)
         if mode.trains:
             made = _for_training(point, is_language)
-            given = replace(_step("train", point, _Train(point, optimizer)), optimizer=optimizer)
-            train = replace(_step("train", point, _Train(made, optimizer)), optimizer=optimizer)
+            given = replace(_step("train", point, _Train(point, optimizer)), optimizer=optimizer, trains=True)
+            train = replace(_step("train", point, _Train(made, optimizer)), optimizer=optimizer, trains=True)
             steps.append(given if made is point else _made_up(train, instead=given))
         elif is_language:
             given = _step("forward", point, _Forward(point))

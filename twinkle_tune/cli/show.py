@@ -18,11 +18,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from twinkle_tune.measure.smallest import memory_ratio
-from twinkle_tune.outcome import Rejection
-from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.terminal import print_report
-from twinkle_tune.report.text import call_text, one_line, ratio_text
+from twinkle_tune.report.text import one_line, ratio_text
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.events import (
     Captured,
@@ -38,6 +36,7 @@ from twinkle_tune.tune.events import (
     TrialStarted,
     WinnerTimedAgain,
 )
+from twinkle_tune.tune.progress import contest_line, step_line
 
 _BAR_WIDTH = 24
 _NAME_LIMIT = 60
@@ -52,12 +51,16 @@ class State:
         done: contests that are over.
         began_s: when the first contest began, by the clock.
         whole_s: seconds that the whole model will take after them.
+        budget_s: seconds that the run was given; None for no limit.
+        started_s: when the run began, by the clock.
     """
 
     candidates: tuple[int, ...] = ()
     done: int = 0
     began_s: float = 0.0
     whole_s: float = 0.0
+    budget_s: float | None = None
+    started_s: float = 0.0
     place: str = "running the model once"
     candidate: str = ""
     round: int = 0
@@ -76,7 +79,8 @@ def advance(state: State, event: Event, now_s: float) -> State:
     """The state after an event."""
     match event:
         case Captured():
-            return replace(state, candidates=event.candidates, whole_s=event.whole_s, began_s=now_s, place="")
+            seen = replace(state, candidates=event.candidates, whole_s=event.whole_s, budget_s=event.budget_s)
+            return replace(seen, began_s=now_s, place="")
         case ContestAdded():
             return replace(state, candidates=(*state.candidates, event.candidates))
         case ContestStarted():
@@ -125,28 +129,6 @@ def detail(state: State) -> str:
     return " · ".join(parts)
 
 
-def contest_line(contest: Contest, done: int, total: int) -> str:
-    """A finished contest in one line."""
-    chosen = contest.selection
-    refused = sum(isinstance(trial.outcome, Rejection) for trial in contest.trials)
-    gain = "" if chosen.winner == ORIGINAL else f" {ratio_text(chosen.ratio, chosen.low, chosen.high)} of the original"
-    gain += "" if chosen.memory_ratio is None else f", memory {ratio_text(chosen.memory_ratio)}"
-    tail = f"; {refused} refused" if refused else ""
-    call = one_line(call_text(contest.workload), _NAME_LIMIT)
-    head = f"[{done}/{total}] {one_line(contest.slot.name, _NAME_LIMIT)} {call}"
-    return f"{head}: {one_line(chosen.winner, _NAME_LIMIT)}{gain}{tail}"
-
-
-def step_line(step: StepResult) -> str:
-    """A finished step of the whole model in one line."""
-    label = one_line(step.label, _NAME_LIMIT)
-    if not step.original_us:
-        return f"whole model, {label}: the original runs, nothing to compare"
-    memory = memory_ratio(step.tuned_peak_bytes, step.original_peak_bytes)
-    peak = "" if memory is None else f", memory {ratio_text(memory)}"
-    return f"whole model, {label}: tuned {ratio_text(step.ratio, step.low, step.high)} of the original{peak}"
-
-
 class Progress:
     """A listener that shows a run while it goes on, on stderr so that stdout stays free for results.
 
@@ -157,7 +139,7 @@ class Progress:
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console or Console(file=sys.stderr)
         self._clock = clock
-        self._state = State()
+        self._state = State(started_s=clock())
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -177,6 +159,9 @@ class Progress:
         """Take note of an event of the run."""
         self._state = advance(self._state, event, self._clock())
         match event:
+            case Captured():
+                for note in event.notes:
+                    self._say(note)
             case ContestFinished():
                 self._say(contest_line(event.contest, self._state.done, self._state.total))
             case StepChecked() if event.disagreement:
@@ -191,11 +176,10 @@ class Progress:
 
     def _draw(self) -> Table:
         state = self._state
-        left_s = seconds_left(state, self._clock())
+        now_s = self._clock()
         grid = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=state.total or None, completed=state.done, width=_BAR_WIDTH, pulse=state.total == 0)
-        left = "" if left_s is None or state.done == state.total else f"about {_span(left_s)} left"
-        grid.add_row(bar, Text(f"{state.done}/{state.total} contests" if state.total else ""), Text(left))
+        grid.add_row(bar, Text(clock_line(state, now_s)))
         whole = Table.grid()
         whole.add_row(grid)
         whole.add_row(Text(detail(state), no_wrap=True, overflow="ellipsis"))
@@ -211,6 +195,20 @@ def _cleared(state: State) -> State:
     return replace(state, candidate="", round=0, alive=0, best="", ratio=1.0)
 
 
-def _span(seconds: float) -> str:
+def clock_line(state: State, now_s: float) -> str:
+    """How far the run is: "3/12 · 0:41 · about 2:10 left · budget 41 of 60 s"."""
+    took_s, left_s = now_s - state.started_s, seconds_left(state, now_s)
+    parts = [f"{state.done}/{state.total}"] if state.total else []
+    parts.append(_clock(took_s))
+    if state.budget_s is not None and left_s is not None:
+        left_s = min(left_s, max(0.0, state.budget_s - took_s))
+    if left_s is not None and state.done < state.total:
+        parts.append(f"about {_clock(left_s)} left")
+    if state.budget_s is not None:
+        parts.append(f"budget {took_s:.0f} of {state.budget_s:.0f} s")
+    return " · ".join(parts)
+
+
+def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

@@ -1,7 +1,8 @@
 """How much of a step its slots cover, what their winners gained of it, and what is left.
 
 After Amdahl's law ("Validity of the single processor approach to achieving large scale computing capabilities", AFIPS
-1967): who makes a part of a whole faster saves at most that part.
+1967): who makes a part of a whole faster saves at most that part. The parts are calls x median time, as reports show
+them; they are no bound, because calls of their own do not take just the time that they take inside a model.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.profile.shares import step_us, with_shares
 from twinkle_tune.report.text import percent, reading
 from twinkle_tune.slot import OF_THE_MODEL
 
@@ -19,7 +21,7 @@ class Amdahl:
     """Shares of the original step's time, 0 to 1.
 
     Attributes:
-        covered: inside the calls of its slots, a slot within another counted once: no kernel for a slot saves more.
+        covered: inside the calls of its slots, a slot within another counted once, by the times of the calls.
         promised: what the winners save by their own ratios.
         gained: what was measured with all of them, negative for a loss; None where nothing was compared.
     """
@@ -40,15 +42,14 @@ def amdahl(profile: Profile, step: StepResult) -> Amdahl:
     A layer's slot inside another one is known by its path. A function that is called inside a layer's slot is not, and
     counts beside it. A slot that is the whole model covers nothing by itself.
     """
+    profile = with_shares(profile)
     here = [contest for contest in profile.contests if any(seen.step == step.label for seen in contest.seen)]
     layers = [contest for contest in here if contest.slot.name not in OF_THE_MODEL]
-    covered = sum(_share(contest, step.label) * (1 - _inside(contest, layers)) for contest in layers)
+    covered = min(1.0, sum(_share(contest, step.label) * (1 - _inside(contest, layers)) for contest in layers))
     promised = sum(_share(contest, step.label) * (1 - contest.selection.ratio) for contest in here)
-    return Amdahl(
-        covered=min(1.0, covered),
-        promised=promised,
-        gained=1 - step.ratio if step.tuned_us else None,
-    )
+    gained = 1 - step.ratio if step.tuned_us else None
+    # Calls that are timed one after the other find their caches warm: what was gained was there to be gained.
+    return Amdahl(covered=max(covered, gained or 0.0) if covered else 0.0, promised=promised, gained=gained)
 
 
 def amdahl_text(profile: Profile, step: StepResult) -> str:
@@ -56,7 +57,8 @@ def amdahl_text(profile: Profile, step: StepResult) -> str:
     found = amdahl(profile, step)
     if not found.covered:
         return ""
-    of = ", by the time of its forward alone" if profile.mode.trains else ""
+    # Where the step has no time of its own, as in an older profile, the shares of a training step are as seen.
+    of = ", by the time of its forward alone" if profile.mode.trains and step_us(step) is None else ""
     covers = f"{percent(found.covered)} of this step is replaceable{of}."
     if found.gained is None:
         return f"{covers} The original runs in all of it."

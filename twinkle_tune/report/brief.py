@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from twinkle_tune.profile.schema import Contest, Profile, Seen
+from twinkle_tune.profile.shares import step_us, with_shares
 from twinkle_tune.report.derive import Fate, fate, share_after
 from twinkle_tune.report.text import NOTHING, call_text, gain_text, one_line, percent, ratio_text, short_name, time_text
 from twinkle_tune.slot import ORIGINAL
@@ -63,7 +63,8 @@ class Brief:
 
 def brief(profile: Profile) -> Brief:
     """The short report of a profile. A contest that no step has seen is of a size that the model never calls."""
-    whole_us = {step.label: median(step.original_us) for step in profile.steps if step.original_us}
+    profile = with_shares(profile)
+    whole_us = {step.label: known for step in profile.steps if (known := step_us(step)) is not None}
     numbered = list(enumerate(profile.contests, 1))
     called = [(number, contest) for number, contest in numbered if contest.seen]
     won = [saving(number, contest, whole_us) for number, contest in called if contest.selection.winner != ORIGINAL]

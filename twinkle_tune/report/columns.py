@@ -23,7 +23,7 @@ SELECTION_COLUMNS: Mapping[str, str] = {
     "visible_gain": "float64",  # no clear winner: the least share of its time that the race could have been sure of
     "memory_ratio": "float64",  # the winner's peak memory over the original's; missing for the original, or unknown
     "original_us": "float64",  # median; missing where the original was refused
-    "winner_us": "float64",  # median
+    "winner_us": "float64",  # ratio x original_us; the winner's own median is in the trials
     "reason": "string",
     "workload": "string",
 }
@@ -37,7 +37,7 @@ TRIAL_COLUMNS: Mapping[str, str] = {
     "source": "string",
     "race": "int64",  # 1 the contest, 2 the winner and the original timed again
     "outcome": "string",  # measured, rejected, or untimed: neither refused nor timed
-    "median_us": "float64",
+    "median_us": "float64",  # of all its rounds; over the original's it is the ratio only where both have the same
     "ratio": "float64",  # over the original, median of the rounds that both were timed in
     "low": "float64",
     "high": "float64",
@@ -114,7 +114,7 @@ TIMING_COLUMNS: Mapping[str, str] = {
 STEP_COLUMNS: Mapping[str, str] = {
     "step": "string",
     "original_us": "float64",  # median of the whole step; missing where nothing was compared
-    "tuned_us": "float64",
+    "tuned_us": "float64",  # ratio x original_us; the samples are in the profile
     "ratio": "float64",  # tuned over original, median of the paired rounds
     "low": "float64",
     "high": "float64",
@@ -122,7 +122,7 @@ STEP_COLUMNS: Mapping[str, str] = {
     "tuned_peak_bytes": "Int64",
     "memory_ratio": "float64",  # tuned over original
     "rounds": "int64",
-    "covered": "float64",  # share of the step inside its slots' calls, 0 to 1; a slot within another counts once
+    "covered": "float64",  # share of the step in its slots' calls (calls x median time), 0 to 1; nested ones count once
     "promised": "float64",  # share of the step that the winners save by their own ratios
     "optimizer": "string",  # whose step is part of a training step; missing where there is none
     "note": "string",  # what is to be known of how it was timed

@@ -18,6 +18,7 @@ from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import UNDECIDED, Measurement, Rejection, Timings, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.columns import (
     COLUMNS,
@@ -69,7 +70,8 @@ Frame = pd.DataFrame
 
 def selections(profile: Profile) -> pd.DataFrame:
     """One row a contest: what is called, how often, what won, by how much. See :data:`SELECTION_COLUMNS`."""
-    return _frame([_selection(number, c) for number, c in enumerate(profile.contests, 1)], SELECTION_COLUMNS)
+    contests = enumerate(with_shares(profile).contests, 1)
+    return _frame([_selection(number, contest) for number, contest in contests], SELECTION_COLUMNS)
 
 
 def trials(profile: Profile) -> pd.DataFrame:
@@ -108,7 +110,7 @@ def steps(profile: Profile) -> pd.DataFrame:
         {
             "step": step.label,
             "original_us": _median(step.original_us),
-            "tuned_us": _median(step.tuned_us),
+            "tuned_us": _of(step.ratio, _median(step.original_us)) if step.tuned_us else None,
             "ratio": step.ratio,
             "low": step.low,
             "high": step.high,
@@ -248,7 +250,7 @@ def _selection(number: int, contest: Contest) -> Row:
         "visible_gain": chosen.visible_gain,
         "memory_ratio": chosen.memory_ratio,
         "original_us": _median(times(decisive(contest), ORIGINAL)),
-        "winner_us": _median(times(decisive(contest), chosen.winner)),
+        "winner_us": _of(chosen.ratio, _median(times(decisive(contest), ORIGINAL))) if figure else None,
         "reason": chosen.reason or None,
     }
 
@@ -309,6 +311,11 @@ def times(race: Sequence[Trial], candidate: str) -> tuple[float, ...]:
         if trial.candidate == candidate and isinstance(trial.outcome, Measurement):
             return trial.outcome.times_us
     return ()
+
+
+def _of(ratio: float, original_us: float | None) -> float | None:
+    """The time that goes with a ratio: both are of the same rounds."""
+    return None if original_us is None else ratio * original_us
 
 
 def _median(times_us: tuple[float, ...]) -> float | None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import SupportsFloat, cast
 
 from twinkle_tune.errors import one_line
+from twinkle_tune.words import short_name
 from twinkle_tune.workload import call_text, tensor_text
 
 __all__ = [
@@ -133,11 +134,6 @@ def sparkline(values: Sequence[float], width: int = 16) -> str:
 def percent(share: object) -> str:
     """A share of 1 as a percentage with one decimal: "12.3%"."""
     return f"{float(cast('SupportsFloat', share)):.1%}" if is_figure(share) else NOTHING
-
-
-def short_name(name: str) -> str:
-    """The last part of a dotted name; any other text as it is."""
-    return name.rpartition(".")[2] if all(part.isidentifier() for part in name.split(".")) else name
 
 
 def _ratio(value: object) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult, TimedOn
+from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.report import frames, head
 from twinkle_tune.report.amdahl import amdahl_text
 from twinkle_tune.report.brief import brief
@@ -42,6 +43,7 @@ _UNCHANGED = "unchanged: the original runs"
 
 def view(profile: Profile, path: str = "profile.json") -> View:
     """The report's text. ``path`` is where the reader finds the profile, for the lines to copy."""
+    profile = with_shares(profile)
     by_contest: dict[int, list[Row]] = {}
     for row in frames.records(frames.trials(profile)):
         by_contest.setdefault(row["contest"], []).append(row)
@@ -132,6 +134,9 @@ def _shapes_line(found: Shapes) -> ShapesLine:
 
 def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
     measured = [row for row in rows if row["outcome"] == "measured"]
+    # A candidate that left early was timed in other minutes than the original's median is of: its ratio is of pairs.
+    original_us = {row["race"]: row["median_us"] for row in measured if row["candidate"] == ORIGINAL}
+    measured = [row | {"median_us": _paired_us(row, original_us.get(row["race"]))} for row in measured]
     timed = sorted((row for row in measured if row["race"] == 1), key=_by_time)
     timed += [row for row in measured if row["race"] == 2 and row["candidate"] != ORIGINAL]
     return ContestPart(
@@ -241,6 +246,12 @@ def _spark(times_us: Sequence[float], original_us: Sequence[float], width: int =
     """The ratio round by round; one round is no course."""
     ratios = [mine / its for mine, its in zip(times_us, original_us, strict=False)]
     return sparkline(ratios, width) if len(ratios) > 1 else ""
+
+
+def _paired_us(row: Row, original_us: float | None) -> float:
+    """The time of a candidate that goes with its ratio: of the original's median, in the rounds of both."""
+    known = is_figure(row["ratio"]) and is_figure(original_us)
+    return float(row["ratio"]) * float(original_us or 0.0) if known else float(row["median_us"])
 
 
 def _by_time(row: Row) -> tuple[bool, float]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from dataclasses import dataclass, field
 
-_FOR_THE_MODEL = 0.3
+from twinkle_tune.errors import TuneError
+
+KEPT = 0.3
 """At most this share is kept for the whole model; of a large budget it needs less."""
 
 
@@ -47,12 +51,35 @@ class Budget:
         return left_s is not None and left_s <= 0
 
 
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds_of(budget: float | str | None) -> float | None:
+    """Seconds of a number of them, or of a text such as "90s", "5m" or "1.5h"; None for no limit.
+
+    Raises:
+        TuneError: it is something else, or below zero.
+    """
+    if budget is None:
+        return None
+    seconds = _seconds(budget) if isinstance(budget, str) else float(budget)
+    # A number of none at all is a run that holds no contest.
+    if not 0 <= seconds < math.inf or (isinstance(budget, str) and not seconds):
+        raise TuneError(f"budget_s: got {budget!r}, expected seconds, or a time such as '90s', '5m' or '1h'")
+    return seconds
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip().lower())
+    return float(match[1]) * _UNITS_S[match[2]] if match else 0.0
+
+
 def budget_of(seconds: float | None, steps: int, step_s: float) -> Budget:
     """The budget of a run that begins now and has so many steps, each of which is timed for about ``step_s``."""
     if seconds is None:
         return Budget()
     now_s = time.monotonic()
-    kept_s = min(_FOR_THE_MODEL * seconds, 2 * steps * step_s)
+    kept_s = min(KEPT * seconds, 2 * steps * step_s)
     return Budget(
         contests_end_s=now_s + seconds - kept_s, ends_s=now_s + seconds, began_s=now_s, seconds=seconds
     )  # fmt: skip

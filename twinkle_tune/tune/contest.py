@@ -33,9 +33,6 @@ from twinkle_tune.tune.further import Timed, further_times
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
 from twinkle_tune.tune.tuned import Configs
 
-BLOCK_S = 60.0
-"""A block of a tiny model took 20 to 40 s to compile and judge on a CPU, and what has begun is not interrupted."""
-
 
 class InProcess:
     """Runs contests in this process: a candidate that ends the process ends the run.
@@ -115,10 +112,12 @@ class InProcess:
         left_s = ends_s - time.monotonic()
         if candidate.name != ORIGINAL and left_s <= 0:
             return selected.not_tried()
-        if left_s < BLOCK_S and candidate.source.kind == "compile" and arena.task.observation.slot.name == BLOCK:
-            return selected.not_tried(
-                f"not tried: the time budget leaves less than the {BLOCK_S:g} s that compiling a block may take"
-            )
+        if (
+            left_s < selected.BLOCK_S
+            and candidate.source.kind == "compile"
+            and arena.task.observation.slot.name == BLOCK
+        ):
+            return selected.not_tried(selected.NO_BLOCK)
         found = _prepare(candidate, arena, listener, self._watch)
         self._watch.ends(candidate.name)
         return found

@@ -8,6 +8,7 @@ from typing import Literal
 from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.outcome import UNDECIDED, Untimed
 from twinkle_tune.profile.schema import Contest, RunFacts
+from twinkle_tune.tune.budget import KEPT
 
 
 def run_facts(
@@ -18,6 +19,7 @@ def run_facts(
     contests_s: float,
     budget_s: float | None,
     block_s: float,
+    whole_s: float = 0.0,
     interrupted: bool = False,
 ) -> RunFacts:
     """The facts of a run that is over.
@@ -28,6 +30,7 @@ def run_facts(
         took_s, contests_s: seconds of the run, and of its contests alone.
         budget_s: what it was given.
         block_s: seconds that compiling a block may take.
+        whole_s: seconds that are kept for the whole model, at most.
         interrupted: whether somebody ended it.
     """
     whole = all(contest.is_whole for contest in contests)
@@ -37,7 +40,10 @@ def run_facts(
     needs_s = None
     if stopped == "budget" and done > 0:
         blocks = sum(contest.slot.name == BLOCK and not contest.is_whole for contest in contests)
-        needs_s = round(took_s + contests_s / done * left + block_s * blocks, 1)
+        all_s = contests_s + contests_s / done * left + block_s * blocks
+        # As a budget is shared out: of a small one a part is kept for the whole model.
+        kept_s = min(whole_s, KEPT / (1 - KEPT) * all_s)
+        needs_s = round(max(took_s - contests_s, kept_s) + all_s, 1)
     return RunFacts(took_s=round(took_s, 1), budget_s=budget_s, stopped=stopped, needs_s=needs_s)
 
 

@@ -18,12 +18,16 @@ class Captured:
         steps: labels of the ways of running the model.
         uncalled: slots that no step called.
         whole_s: seconds that timing the whole model will take after the contests, about.
+        budget_s: seconds that the run was given; None for no limit.
+        notes: lines for people: what the budget leaves out from the start.
     """
 
     candidates: tuple[int, ...]
     steps: tuple[str, ...]
     uncalled: tuple[str, ...]
     whole_s: float
+    budget_s: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

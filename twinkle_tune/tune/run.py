@@ -23,9 +23,10 @@ from twinkle_tune.tune.confirm import confirmed, next_confirmed
 from twinkle_tune.tune.events import ContestAdded, ContestFinished, ContestStarted, Listener
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.journal import Header
+from twinkle_tune.tune.left_out import is_left_out
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
 from twinkle_tune.tune.refine import Between, next_between, observed_at
-from twinkle_tune.tune.selected import NOT_TRIED
+from twinkle_tune.tune.selected import NO_BLOCK, NOT_TRIED
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 
@@ -90,14 +91,16 @@ def hold(
     known = run.memory.recall(question, observation)
     if known is not None:
         return known
-    if run.budget.is_used_up:
+    if run.budget.is_used_up or is_left_out(run.budget, observation, entrants):
         return Contest(
             slot=observation.slot,
             instances=observation.instances,
             seen=observation.seen,
             workload=observation.workload,
             trials=(),
-            selection=Selection(winner=ORIGINAL, reason=NOT_TRIED, status="not tried"),
+            selection=Selection(
+                winner=ORIGINAL, reason=NOT_TRIED if run.budget.is_used_up else NO_BLOCK, status="not tried"
+            ),
         )
     contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), run.tell)
     contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)

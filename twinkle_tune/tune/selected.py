@@ -14,6 +14,9 @@ from twinkle_tune.outcome import Measurement, Rejection, Selection, Status, Tria
 from twinkle_tune.slot import ORIGINAL
 
 NOT_TRIED = "not tried: the time budget was used up"
+BLOCK_S = 60.0
+"""A block of a tiny model took 20 to 40 s to compile and judge on a CPU, and what has begun is not interrupted."""
+NO_BLOCK = f"not tried: the time budget leaves less than the {BLOCK_S:g} s that compiling a block may take"
 ALL_REFUSED = "every other candidate was refused"
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from torch import nn
 
-from twinkle_tune.capture.capture import Capture, capture
+from twinkle_tune.capture.capture import capture
 from twinkle_tune.capture.optimizer import OptimizerFactory
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.catalog.head import head_place
-from twinkle_tune.environment import Environment, current_environment
-from twinkle_tune.errors import TuneError, TuneInterrupted
+from twinkle_tune.environment import current_environment
+from twinkle_tune.errors import ModelError, TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
@@ -23,27 +22,26 @@ from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, parse_aim
-from twinkle_tune.profile.schema import Contest, Profile, RunFacts, StepResult
+from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.store import Store
-from twinkle_tune.tune import settle
-from twinkle_tune.tune.budget import Budget, budget_of
+from twinkle_tune.tune import made, settle
+from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.compiled import compiled_text, time_compiled
 from twinkle_tune.tune.compiling import mode_with, uncapped
-from twinkle_tune.tune.contest import BLOCK_S, InProcess
-from twinkle_tune.tune.course import run_facts
+from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
-from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import flags_kept
 from twinkle_tune.tune.journal import Journal
-from twinkle_tune.tune.memory import TOOL, Memory
+from twinkle_tune.tune.left_out import is_left_out, left_out_notes
+from twinkle_tune.tune.memory import Memory
 from twinkle_tune.tune.order import by_savings
 from twinkle_tune.tune.place import available, check_memory_is_told
+from twinkle_tune.tune.progress import is_watched, printed
 from twinkle_tune.tune.run import Run, header_of, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor
-from twinkle_tune.tune.verdict import verdict_of
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
 
@@ -54,11 +52,12 @@ def tune_model(
     mode: object = "inference",
     device: object = None,
     name: str | None = None,
-    candidates: Sequence[str] | None = None,
-    budget_s: float | None = None,
+    candidates: Sequence[str] | str | None = None,
+    budget_s: float | str | None = None,
     settings: RaceSettings | None = None,
     seed: int = 0,
     on_event: Listener | None = None,
+    progress: bool | None = None,
     registry: Registry | None = None,
     executor: Executor | None = None,
     journal: Journal | None = None,
@@ -82,12 +81,16 @@ def tune_model(
         mode: "inference", "train", "compile", "train+compile" or a ``kernels.Mode``.
         device: by default that of the model's parameters.
         name: what the profile calls the model; its class's name by default.
-        candidates: only candidates of these names, kinds or name prefixes ("torch", "compile"); all by default.
-        budget_s: seconds that the run may take. The contests that can save most come first; those that are left
-            when their time is over keep the original, and the last seconds are for the whole model.
+        candidates: only candidates of these names, kinds or name prefixes (["torch", "compile"], or "torch"); all by
+            default.
+        budget_s: seconds that the run may take, or a text such as "90s" or "5m". The contests that can save most come
+            first; those that are left when their time is over keep the original, and the last seconds are for the
+            whole model.
         settings: of the race.
         seed: of made inputs and of the order of the rounds.
         on_event: told what happens while it goes on (:mod:`twinkle_tune.tune.events`).
+        progress: whether a line is printed for each finished contest; by default in a terminal and in a notebook, where
+            nobody else is told by ``on_event``.
         registry: what is registered; the default registry if not given.
         executor: where contests run; in this process if not given. An :class:`~twinkle_tune.tune.isolated.Isolated`
             runs them in a worker process, so that a candidate that crashes or hangs is refused and no more.
@@ -115,7 +118,11 @@ def tune_model(
         JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
     """
+    check_model(model)
     aim, parsed = parse_aim(objective, slowdown), mode_with(mode, dynamic)
+    seconds = seconds_of(budget_s)
+    if isinstance(candidates, str):
+        candidates = tuple(name.strip() for name in candidates.split(","))
     run = Run(
         model=model,
         mode=parsed,
@@ -125,7 +132,7 @@ def tune_model(
         budget=Budget(),
         settings=settings or RaceSettings(),
         seed=seed,
-        tell=on_event or _nobody,
+        tell=_told(on_event, progress),
         registry=registry or default_registry,
         executor=executor or InProcess(),
         memory=Memory(journal, store),
@@ -140,7 +147,7 @@ def tune_model(
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with flags_kept(model, run.mode):
         steps = make_steps(model, example_inputs, run.mode, run.device, optimizer_of(optimizer, run.mode, run.device))
-        return _tune(replace(run, budget=budget_of(budget_s, len(steps), settle.SECONDS)), steps)
+        return _tune(replace(run, budget=budget_of(seconds, len(steps), settle.SECONDS)), steps)
 
 
 def _tune(run: Run, steps: Sequence[Step]) -> Profile:
@@ -165,6 +172,8 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
             steps=tuple(step.label for step in steps),
             uncalled=tuple(sorted(seen.uncalled)),
             whole_s=settle.SECONDS * len(steps),
+            budget_s=run.budget.seconds,
+            notes=left_out_notes(run.budget, [o for o in ordered if is_left_out(run.budget, o, entrants[id(o)])]),
         )
     )
     placed: list[Placed] = []
@@ -176,7 +185,7 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
             run.tell(ContestFinished(index=index, contest=contest))
         look_between(run, environment, ordered, entrants, placed)
         contests_s = time.monotonic() - contests_began_s
-        profile = _profile(run, environment, seen, choose_nested(_ordered(placed), run.aim))
+        profile = made.profile_of(run, environment, seen, choose_nested(_ordered(placed), run.aim))
         whole = Whole(
             model=run.model,
             steps=tuple(steps),
@@ -192,44 +201,9 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
             settled = whole.settled(profile)
     except KeyboardInterrupt as error:
         chosen = choose_nested(_ordered(placed), run.aim)
-        raise TuneInterrupted(_interrupted(run, environment, seen, chosen) if placed else None) from error
-    return _with_left_out(_beside_compiled(run, _ended(run, settled, contests_s), steps), seen.left_out)
-
-
-def _with_left_out(profile: Profile, left_out: Sequence[tuple[str, str]]) -> Profile:
-    """The profile, with the steps that the model does not take as we make them."""
-    results = (
-        StepResult(label=label, note=f"not at all: the model does not take it ({why})") for label, why in left_out
-    )
-    return replace(profile, steps=(*profile.steps, *results))
-
-
-def _ended(run: Run, profile: Profile, contests_s: float) -> Profile:
-    """With how the run went, and what follows from that."""
-
-    def entered(contest: Contest) -> int:
-        task = run.tasks.get((contest.slot.name, contest.workload.key, contest.instances))
-        return 0 if task is None else len(task.candidates)
-
-    facts = run_facts(
-        profile.contests,
-        entered,
-        took_s=run.budget.took_s,
-        contests_s=contests_s,
-        budget_s=run.budget.seconds,
-        block_s=BLOCK_S,
-    )
-    verdict = verdict_of(profile.contests, profile.steps, profile.aim, facts)
-    return replace(profile, run=facts, complete=not facts.stopped, verdict=verdict)
-
-
-def _interrupted(run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest]) -> Profile:
-    """What was finished when somebody ended the run."""
-    profile = _profile(run, environment, seen, contests)
-    facts = RunFacts(took_s=round(run.budget.took_s, 1), budget_s=run.budget.seconds, stopped="interrupted")
-    won = f"So far: {profile.verdict}" if profile.winners else "No conclusion yet."
-    head = f"Interrupted after {len(contests)} of {len(seen.observations)} contests."
-    return replace(profile, run=facts, complete=False, verdict=f"{head} {won}")
+        raise TuneInterrupted(made.interrupted(run, environment, seen, chosen) if placed else None) from error
+    settled = made.ended(run, settled, seen, contests_s)
+    return made.with_left_out(_beside_compiled(run, settled, steps), seen.left_out)
 
 
 def _beside_compiled(run: Run, profile: Profile, steps: Sequence[Step]) -> Profile:
@@ -249,30 +223,35 @@ def _ordered(placed: Sequence[Placed]) -> list[Placed]:
     return sorted(placed, key=lambda p: (p.contest.slot.name, p.contest.workload.key))
 
 
-def _profile(run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest]) -> Profile:
-    ordered = tuple(sorted(contests, key=lambda c: (c.slot.name, c.workload.rows, c.workload.key)))
-    return Profile(
-        tool=TOOL,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        complete=True,
-        model=model_facts(run.model, run.name),
-        mode=run.mode,
-        device=run.device,
-        environment=environment,
-        objective=run.aim.objective,
-        slowdown=run.aim.slowdown,
-        verdict=verdict_of(ordered, (), run.aim),
-        steps=tuple(StepResult(label=label) for label, _ in seen.step_us),
-        contests=ordered,
-        uncalled=tuple(sorted(seen.uncalled)),
-        dynamic=run.dynamic,
-    )
-
-
 def _competes_unasked(model: nn.Module, mode: Mode, aim: Aim, *, attention: bool) -> bool:
     """Whether the head and the loss do. Beside the attention they cannot: both are forwards of the same module."""
     return aim.is_memory and mode is Mode.TRAIN and not attention and head_place(model) is not None
 
 
-def _nobody(event: Event) -> None:
-    pass
+def check_model(model: object) -> None:
+    """Refuse what is no module: a name is for the command line.
+
+    Raises:
+        ModelError: with what to do instead.
+    """
+    if isinstance(model, str):
+        raise ModelError(
+            f"model: got the name {model!r}, expected a torch module; load it first (AutoModelForCausalLM"
+            f".from_pretrained({model!r})), or run 'twinkle-tune profile {model}'"
+        )
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: got a {type(model).__name__}, expected a torch module (torch.nn.Module)")
+
+
+def _told(on_event: Listener | None, progress: bool | None) -> Listener:
+    """Who is told of the run: the caller's listener, printed lines, both, or nobody."""
+    shows = on_event is None and is_watched() if progress is None else progress
+    listeners: list[Listener] = [] if on_event is None else [on_event]
+    if shows:
+        listeners.append(printed())
+
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell

@@ -10,6 +10,7 @@ from twinkle_tune.outcome import UNDECIDED, Status, Untimed
 from twinkle_tune.profile.schema import Contest, RunFacts, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import figures, gained, time_words
+from twinkle_tune.words import span
 
 _NOT_HELD: tuple[Status, ...] = (*UNDECIDED, "nothing to gain")
 
@@ -50,16 +51,6 @@ def more_text(run: RunFacts) -> str:
     """What would do: "About 4 min would do; or --candidates torch."."""
     enough = "A larger --budget would do" if run.needs_s is None else f"About {span(round_up_s(run.needs_s))} would do"
     return f"{enough}; or --candidates torch."
-
-
-def span(seconds: float | None) -> str:
-    """Seconds as people say them: "30 s", "1 min 30 s", "4 min", "2 h"."""
-    whole = round(seconds or 0)
-    if whole < 60:
-        return f"{seconds:g} s" if seconds is not None and 0 < seconds < 10 else f"{whole} s"
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", f"{rest} s" if rest else ""]
-    return " ".join(part for part in parts if part)
 
 
 def round_up_s(seconds: float) -> int:

@@ -1,0 +1,60 @@
+"""What a run says while it goes on."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+
+from tests.report import fabricate
+from twinkle_tune.outcome import Selection, Status
+from twinkle_tune.profile.schema import Contest
+from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished
+from twinkle_tune.tune.progress import WIDTH, contest_line, printed
+
+
+def _kept(status: Status, visible_gain: float | None = None) -> Contest:
+    chosen = Selection(winner="original", reason="", status=status, visible_gain=visible_gain)
+    return replace(fabricate.kept(), selection=chosen)
+
+
+@pytest.mark.parametrize(
+    ("contest", "line"),
+    [
+        (fabricate.won(), "[3/12] RMSNorm [1,128,256] 12.5%: fused 0.80 (2 refused)"),
+        (_kept("kept"), "[3/12] rotary [1,4,128,64] 12.5%: original"),
+        (_kept("not tried"), "[3/12] rotary [1,4,128,64] 12.5%: not tried (budget used up)"),
+        (_kept("cut short"), "[3/12] rotary [1,4,128,64] 12.5%: cut short (budget used up)"),
+        (
+            _kept("no clear winner", 0.06),
+            "[3/12] rotary [1,4,128,64] 12.5%: original (too noisy: gains from 6% would show)",
+        ),
+        (_kept("nothing to gain"), "[3/12] rotary [1,4,128,64] 12.5%: original (nothing to gain)"),
+    ],
+)
+def test_each_end_of_a_contest_has_its_line(contest: Contest, line: str) -> None:
+    """Not tried, too noisy, kept and won are told apart, with the share and the ratio."""
+    assert contest_line(contest, 3, 12) == line
+
+
+def test_a_line_fits_a_terminal() -> None:
+    """Whatever names there are, a line has 80 columns at most, and is one line."""
+    for profile in fabricate.ALL.values():
+        for contest in profile.contests:
+            line = contest_line(contest, 123, 456)
+            assert len(line) <= WIDTH
+            assert line.isprintable()
+
+
+def test_lines_are_printed_as_contests_end() -> None:
+    """What the budget leaves out comes first, then a line for each contest, counted with those that were added."""
+    file = io.StringIO()
+    listen = printed(file)
+    listen(Captured(candidates=(2,), steps=(), uncalled=(), whole_s=6.0, notes=("budget 30 s: blocks are left out",)))
+    listen(ContestAdded(candidates=2))
+    listen(ContestFinished(index=1, contest=fabricate.won()))
+    assert file.getvalue().splitlines() == [
+        "budget 30 s: blocks are left out",
+        "[1/2] RMSNorm [1,128,256] 12.5%: fused 0.80 (2 refused)",
+    ]

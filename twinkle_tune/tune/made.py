@@ -1,0 +1,90 @@
+"""The profile that a run makes of what it has: while it goes on, when it is over, and when somebody ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from twinkle_tune.capture.capture import Capture
+from twinkle_tune.environment import Environment
+from twinkle_tune.profile.schema import Contest, Profile, RunFacts, StepResult
+from twinkle_tune.profile.shares import with_shares
+from twinkle_tune.tune.course import run_facts
+from twinkle_tune.tune.facts import model_facts
+from twinkle_tune.tune.memory import TOOL
+from twinkle_tune.tune.run import Run
+from twinkle_tune.tune.selected import BLOCK_S
+from twinkle_tune.tune.settle import SECONDS
+from twinkle_tune.tune.verdict import verdict_of
+
+
+def profile_of(run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest]) -> Profile:
+    """The profile of contests that are over, before the whole model was run with their winners."""
+    ordered = tuple(sorted(contests, key=lambda c: (c.slot.name, c.workload.rows, c.workload.key)))
+    return Profile(
+        tool=TOOL,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        complete=True,
+        model=model_facts(run.model, run.name),
+        mode=run.mode,
+        device=run.device,
+        environment=environment,
+        objective=run.aim.objective,
+        slowdown=run.aim.slowdown,
+        verdict=verdict_of(ordered, (), run.aim),
+        steps=tuple(StepResult(label=label, alone_us=times_us) for label, times_us in _alone(seen).items()),
+        contests=ordered,
+        uncalled=tuple(sorted(seen.uncalled)),
+        dynamic=run.dynamic,
+    )
+
+
+def with_left_out(profile: Profile, left_out: Sequence[tuple[str, str]]) -> Profile:
+    """The profile, with the steps that the model does not take as we make them."""
+    results = (
+        StepResult(label=label, note=f"not at all: the model does not take it ({why})") for label, why in left_out
+    )
+    return replace(profile, steps=(*profile.steps, *results))
+
+
+def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profile:
+    """The profile of a run that is over: with how it went and the shares by its own times, and what follows from that.
+
+    Args:
+        run: of the profile.
+        profile: with the whole model's figures.
+        seen: what the model was seen to do.
+        contests_s: seconds that the contests took.
+    """
+
+    def entered(contest: Contest) -> int:
+        task = run.tasks.get((contest.slot.name, contest.workload.key, contest.instances))
+        return 0 if task is None else len(task.candidates)
+
+    facts = run_facts(
+        profile.contests,
+        entered,
+        took_s=run.budget.took_s,
+        contests_s=contests_s,
+        budget_s=run.budget.seconds,
+        block_s=BLOCK_S,
+        whole_s=2 * SECONDS * len(profile.steps),
+    )
+    verdict = verdict_of(profile.contests, profile.steps, profile.aim, facts)
+    alone = _alone(seen)
+    steps = tuple(replace(step, alone_us=alone.get(step.label, ())) for step in profile.steps)
+    return with_shares(replace(profile, steps=steps, run=facts, complete=not facts.stopped, verdict=verdict))
+
+
+def _alone(seen: Capture) -> dict[str, tuple[float, ...]]:
+    return {label: tuple(round(t, 2) for t in times_us) for label, times_us in seen.alone_us}
+
+
+def interrupted(run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest]) -> Profile:
+    """What was finished when somebody ended the run."""
+    profile = with_shares(profile_of(run, environment, seen, contests))
+    facts = RunFacts(took_s=round(run.budget.took_s, 1), budget_s=run.budget.seconds, stopped="interrupted")
+    won = f"So far: {profile.verdict}" if profile.winners else "No conclusion yet."
+    head = f"Interrupted after {len(contests)} of {len(seen.observations)} contests."
+    return replace(profile, run=facts, complete=False, verdict=f"{head} {won}")

@@ -1,0 +1,114 @@
+"""What a run says while it goes on, one line for each finished contest: on the command line and in Python.
+
+A line fits 80 columns, whatever names there are in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from twinkle_tune.errors import one_line
+from twinkle_tune.measure.smallest import memory_ratio
+from twinkle_tune.outcome import Rejection
+from twinkle_tune.profile.schema import Contest, StepResult
+from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished, Event, StepChecked, StepFinished
+from twinkle_tune.tune.gain import time_words
+from twinkle_tune.words import short_name
+
+WIDTH = 80
+_NAME_LIMIT = 40
+
+
+def contest_name(contest: Contest) -> str:
+    """Slot, first shape and largest share of a step: "RMSNorm [1,128,256] 7.5%"."""
+    shapes = contest.workload.tensors[:1]
+    shape = f" [{','.join(str(size) for size in shapes[0].shape)}]" if shapes else ""
+    share = max((seen.share for seen in contest.seen), default=None)
+    part = "" if share is None else f" {share:.1%}"
+    return f"{one_line(short_name(contest.slot.name), _NAME_LIMIT)}{shape}{part}"
+
+
+def contest_result(contest: Contest) -> str:
+    """What became of a contest: "torch.rms_norm 0.89", "original (2 refused)", "not tried (budget used up)"."""
+    chosen = contest.selection
+    memory = "" if chosen.memory_ratio is None else f", memory {chosen.memory_ratio:.2f}"
+    refused = sum(isinstance(trial.outcome, Rejection) for trial in contest.trials)
+    out = f"{refused} refused" if refused else ""
+    match contest.status:
+        case "won":
+            return f"{one_line(chosen.winner, _NAME_LIMIT)} {chosen.ratio:.2f}{memory}{f' ({out})' if out else ''}"
+        case "not tried" | "cut short":
+            return f"{contest.status} (budget used up)"
+        case "nothing to gain":
+            return "original (nothing to gain)"
+        case "no clear winner":
+            seen = "" if chosen.visible_gain is None else f": gains from {chosen.visible_gain:.0%} would show"
+            return f"original (too noisy{seen}{f'; {out}' if out else ''})"
+        case "all refused":
+            return "original (all refused)"
+    return f"original ({out})" if out else "original"
+
+
+def contest_line(contest: Contest, done: int, total: int) -> str:
+    """A finished contest in one line: "[3/12] RMSNorm [1,128,256] 7.5%: torch.rms_norm 0.89"."""
+    return one_line(f"[{done}/{total}] {contest_name(contest)}: {contest_result(contest)}", WIDTH)
+
+
+def step_line(step: StepResult) -> str:
+    """A finished step of the whole model in one line."""
+    label = one_line(step.label, _NAME_LIMIT)
+    if not step.original_us:
+        return f"whole model, {label}: unchanged, the original runs"
+    memory = memory_ratio(step.tuned_peak_bytes, step.original_peak_bytes)
+    peak = "" if memory is None else f", memory {memory:.2f}"
+    return f"whole model, {label}: {time_words(step.ratio, step.low, step.high)}{peak}"
+
+
+class Lines:
+    """A listener that prints a line for whatever is finished."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """``say`` is given each line."""
+        self._say = say
+        self._done = self._total = 0
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event of the run."""
+        match event:
+            case Captured():
+                self._total = len(event.candidates)
+                for note in event.notes:
+                    self._say(note)
+            case ContestAdded():
+                self._total += 1
+            case ContestFinished():
+                self._done += 1
+                self._say(contest_line(event.contest, self._done, self._total))
+            case StepChecked() if event.disagreement:
+                self._say(f"whole model, {one_line(event.label, _NAME_LIMIT)}: {one_line(event.disagreement)}")
+            case StepFinished():
+                self._say(step_line(event.result))
+            case _:
+                pass
+
+
+def printed(stream: TextIO | None = None) -> Lines:
+    """A listener that prints its lines, in a notebook to stdout, else to stderr, as they come."""
+
+    def say(line: str) -> None:
+        print(line, file=stream or (sys.stdout if is_notebook() else sys.stderr), flush=True)
+
+    return Lines(say)
+
+
+def is_watched() -> bool:
+    """Whether somebody sees what is printed: in a terminal or a notebook."""
+    return is_notebook() or bool(getattr(sys.stderr, "isatty", lambda: False)())
+
+
+def is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
