@@ -189,11 +189,115 @@ def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
         loaded(str(tmp_path))
 
 
-def test_an_encoder_is_no_causal_language_model(tmp_path: Path) -> None:
-    """A checkpoint of another kind of model is refused as such."""
-    (tmp_path / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
-    with pytest.raises(ModelError, match="no causal language model"):
-        outline(str(tmp_path))
+TINY_OTHERS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = {
+    "image classifier": (
+        "ViTForImageClassification",
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
+        | {"patch_size": 16},
+        {"pixel_values": (2, 3, 32, 32)},
+    ),
+    "convolutions": (
+        "ResNetForImageClassification",
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_channels": 4},
+        {"pixel_values": (2, 4, 224, 224)},
+    ),
+    "encoder": (
+        "BertForSequenceClassification",
+        {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "vocab_size": 50,
+        },
+        {"input_ids": (2, 128)},
+    ),
+    "short text": (
+        "BertForMaskedLM",
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+        | {"max_position_embeddings": 40},
+        {"input_ids": (2, 40)},
+    ),
+    "encoder-decoder": (
+        "T5ForConditionalGeneration",
+        {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2}
+        | {"vocab_size": 50},
+        {"input_ids": (2, 128), "decoder_input_ids": (2, 128)},
+    ),
+    "speech": (
+        "WhisperForConditionalGeneration",
+        {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
+        | {"decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 60}
+        | {"num_mel_bins": 16, "max_source_positions": 50, "pad_token_id": 1, "decoder_start_token_id": 1}
+        | {"bos_token_id": 1, "eos_token_id": 1},
+        {"input_features": (2, 16, 100), "decoder_input_ids": (2, 32)},
+    ),
+    "sound": (
+        "Wav2Vec2ForCTC",
+        {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        | {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_conv_pos_embeddings": 16}
+        | {"num_conv_pos_embedding_groups": 4},
+        {"input_values": (2, 16000)},
+    ),
+}
+
+
+def _saved(folder: Path, name: str, figures: dict[str, Any]) -> Any:
+    """A random model of that class, saved as a checkpoint."""
+    import transformers
+
+    made = getattr(transformers, name)
+    model = made(made.config_class(**figures))
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("kind", TINY_OTHERS)
+def test_a_directory_of_any_architecture_is_loaded(kind: str, tmp_path: Path) -> None:
+    """The class is the configuration's own, and inputs of its kind are made: images, sound, text, decoder tokens."""
+    name, figures, shapes = TINY_OTHERS[kind]
+    _saved(tmp_path, name, figures)
+    made = load_model(str(tmp_path), "cpu", None, None, (2,), None, Mode.INFERENCE)
+    assert type(made.model).__name__ == name
+    assert {key: tuple(value.shape) for key, value in made.inputs[0].items()} == shapes
+    assert type(outline(str(tmp_path))).__name__ == name
+
+
+def test_other_architectures_train_on_labels_of_their_kind(tmp_path: Path) -> None:
+    """A classifier is given classes and an encoder-decoder its target tokens, so that their own loss is computed."""
+    for kind, shape in (("image classifier", (1,)), ("encoder-decoder", (1, 16))):
+        _saved(tmp_path / kind, *TINY_OTHERS[kind][:2])
+        made = load_model(str(tmp_path / kind), "cpu", None, None, None, (16,), Mode.TRAIN)
+        assert made.inputs[0]["labels"].shape == shape
+        assert made.model(**made.inputs[0]).loss is not None
+
+
+def test_both_stacks_of_an_encoder_decoder_are_cut(tmp_path: Path) -> None:
+    """--layers shortens encoder and decoder alike."""
+    _saved(tmp_path, *TINY_OTHERS["encoder-decoder"][:2])
+    model: Any = outline(str(tmp_path), layers=1)
+    assert (len(model.encoder.block), len(model.decoder.block)) == (1, 1)
+
+
+def test_without_a_named_class_the_bare_model_is_taken(tmp_path: Path) -> None:
+    """A configuration that names no class gives the one of transformers' list."""
+    (tmp_path / "config.json").write_text('{"model_type": "t5", "num_layers": 1, "d_model": 16}', encoding="utf-8")
+    assert type(outline(str(tmp_path))).__name__ == "T5Model"
+
+
+def test_where_inputs_cannot_be_made_a_factory_is_to_paste(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model wants is not known: the error has a factory that runs as it stands, once inputs are set."""
+    _saved(tmp_path, *TINY_OTHERS["convolutions"][:2])
+    monkeypatch.setattr("twinkle_tune.models.modalities._image_shape", lambda config, batch: (batch, 3, 8, 8))
+    with pytest.raises(ModelError, match="is a ResNetForImageClassification") as caught:
+        loaded(str(tmp_path))
+    lines = [line[4:] for line in str(caught.value).splitlines()[1:]]
+    assert len(lines) == 5
+    namespace: dict[str, Any] = {}
+    exec("\n".join(lines), namespace)
+    model, inputs = namespace["make"]()
+    assert type(model).__name__ == "ResNetForImageClassification"
+    assert set(inputs) == {"pixel_values"}
 
 
 def test_without_transformers_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Batches of random tokens for a causal language model."""
+"""Batches of random inputs for a model: tokens for a causal language model, what others take for others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from twinkle_tune.errors import ModelError, in_a_line
 from twinkle_tune.mode import Mode
+from twinkle_tune.models.architecture import factory_text, is_causal
+from twinkle_tune.models.factory import move
+from twinkle_tune.models.modalities import Unknown, model_inputs, text_positions
+
+_TOKENS = 128
+"""Tokens of a sequence where nobody asked for a length."""
 
 
 def example_inputs(
@@ -46,6 +52,53 @@ def example_inputs(
                 ) from error
             sets.append({"input_ids": tokens, "labels": tokens.clone()} if mode.trains else {"input_ids": tokens})
     return sets
+
+
+def other_inputs(
+    spec: str,
+    model: nn.Module,
+    batches: Sequence[int] | None,
+    seq_lens: Sequence[int] | None,
+    mode: Mode,
+    device: str,
+) -> list[dict[str, Tensor]]:
+    """Keyword arguments for a transformers model that is no decoder, one set for each size; the model was run on one.
+
+    Args:
+        spec: what the user asked for.
+        batches, seq_lens: sizes; None for 1, and for 128 tokens, or as many as the model's positions allow.
+
+    Raises:
+        ModelError: what to call it with is not known, or it raised; the message has a factory to paste.
+    """
+    positions = text_positions(getattr(model, "config", None))
+    if seq_lens is not None and positions is not None and max(seq_lens) > positions:
+        raise ModelError(
+            f"seq-len: got {max(seq_lens)}, expected at most {positions}, the positions that the model's "
+            "configuration allows; ask for a shorter sequence"
+        )
+    lengths = (min(_TOKENS, positions or _TOKENS),) if seq_lens is None else seq_lens
+    kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
+    try:
+        sets = [
+            move(model_inputs(model, batch, length, trains=mode.trains), device, kind)
+            for batch in batches or (1,)
+            for length in lengths
+        ]
+    except Unknown as unknown:
+        raise ModelError(factory_text(spec, model, str(unknown))) from unknown
+    try:
+        with torch.no_grad():
+            model(**sets[0])
+    except Exception as error:  # whatever a model raises of inputs that were guessed: they are the wrong ones
+        raise ModelError(factory_text(spec, model, in_a_line(error))) from error
+    return sets
+
+
+def is_decoder(model: nn.Module) -> bool:
+    """Whether the model is a causal language model of transformers: what :func:`example_inputs` feeds."""
+    config = getattr(model, "config", None)
+    return takes_tokens(model) and is_causal(config, type(model).__name__)
 
 
 def takes_tokens(model: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from twinkle_tune.device import is_available, parse_device, torch_type
 from twinkle_tune.errors import DeviceError, ModelError
 from twinkle_tune.mode import Mode
 from twinkle_tune.models.factory import call_factory, is_factory, move, told
-from twinkle_tune.models.inputs import example_inputs, takes_tokens
+from twinkle_tune.models.inputs import example_inputs, is_decoder, other_inputs, takes_tokens
 from twinkle_tune.models.presets import PRESETS, find_preset
 from twinkle_tune.models.pretrained import (
     build,
@@ -73,9 +73,11 @@ def load_model(
             raise ModelError(f"{spec}: the factory gives its own inputs; leave out --batch and --seq-len")
     else:
         model, inputs = load(spec, device=device, dtype=dtype, layers=layers), None
-    if inputs is None:
+    if inputs is None and is_decoder(model):
         batches, seq_lens = _sizes(spec, batches, seq_lens)
         inputs = list(example_inputs(model, batches, seq_lens, mode, place))
+    elif inputs is None:
+        inputs = other_inputs(spec, model, batches, seq_lens, mode, place)
     name = spec if layers is None else f"{spec} ({layers} layer{'' if layers == 1 else 's'})"
     with told(f"{spec}: train() of its module", "a module"):
         model = model.train(mode.trains)

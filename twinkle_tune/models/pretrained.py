@@ -1,4 +1,4 @@
-"""Causal language models through transformers: from a preset's figures, a local directory or the Hub."""
+"""Models through transformers: from a preset's figures, a local directory or the Hub."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 from twinkle_tune.errors import ModelError, in_a_line
+from twinkle_tune.models.architecture import class_of
 from twinkle_tune.models.presets import PRESETS, find_preset
 
+_STACKS = ("num_hidden_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+"""Names of the numbers of layers: an encoder's and a decoder's are cut alike."""
 _INSTALL = "install it with: pip install 'twinkle_tune[transformers]'"
 
 
@@ -57,7 +60,7 @@ def pretrained_config(spec: str) -> Any:
 
 
 def shorten(config: Any, spec: str, layers: int | None) -> None:
-    """Cut the configuration's stack to its first ``layers`` layers; None leaves it whole.
+    """Cut each stack of the configuration to its first ``layers`` layers; None leaves them whole.
 
     Raises:
         ModelError: the number is below 1 or above what there is.
@@ -65,38 +68,51 @@ def shorten(config: Any, spec: str, layers: int | None) -> None:
     if layers is None:
         return
     text = config.get_text_config()
+    parts = [config, text, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))]
     whole = getattr(text, "num_hidden_layers", None)
     if not isinstance(whole, int):
         raise ModelError(f"{spec}: --layers {layers}: the configuration names no number of layers; leave it out")
     if not 1 <= layers <= whole:
         raise ModelError(f"{spec}: --layers: got {layers}, expected 1 to {whole}, the layers that the model has")
-    text.num_hidden_layers = layers
-    for name, value in vars(text).copy().items():
-        # Lists with an entry for each layer: layer_types, mlp_layer_types, no_rope_layers, ...
-        if "layer" in name and isinstance(value, list) and len(value) == whole:
-            setattr(text, name, value[:layers])
+    for part in parts:
+        if part is not None:
+            _cut(part, layers)
+
+
+def _cut(config: Any, layers: int) -> None:
+    for name in _STACKS:
+        whole = getattr(config, name, None)
+        if not isinstance(whole, int) or layers >= whole:
+            continue
+        setattr(config, name, layers)
+        for other, value in vars(config).copy().items():
+            # Lists with an entry for each layer: layer_types, mlp_layer_types, no_rope_layers, ...
+            if "layer" in other and isinstance(value, list) and len(value) == whole:
+                setattr(config, other, value[:layers])
 
 
 def build(config: Any, spec: str, *, device: str, dtype: torch.dtype, seed: int) -> nn.Module:
-    """A causal language model with random weights, made on its device and in its dtype: nothing is moved.
+    """A model with random weights, made on its device and in its dtype: nothing is moved.
 
     The process's random state is as before.
 
     Raises:
-        ModelError: the configuration is of no causal language model, or the memory does not suffice.
+        ModelError: transformers has no class for the configuration, or the memory does not suffice.
     """
-    transformers = _transformers(spec)
+    _transformers(spec)
+    made_by = class_of(config)
+    make = getattr(made_by, "from_config", None) or made_by._from_config
     kind = torch.device(device).type
     with torch.random.fork_rng(device_type="cuda" if kind in ("cpu", "meta") else kind), torch.device(device):
         torch.manual_seed(seed)
         try:
-            model: nn.Module = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model: nn.Module = make(config, dtype=dtype)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise _too_large(spec, device, error) from error
         except (ValueError, KeyError, ImportError) as error:
             raise ModelError(
-                f"{spec}: no causal language model can be made of it ({in_a_line(error)}); "
-                "expected the configuration of a decoder"
+                f"{spec}: no model can be made of its configuration ({in_a_line(error)}); expected one of an "
+                "architecture that transformers has; or write a factory that returns (module, inputs)"
             ) from error
     return model
 
@@ -107,9 +123,9 @@ def download(spec: str, config: Any, *, device: str, dtype: torch.dtype) -> nn.M
     Raises:
         ModelError: the weights cannot be had, or the memory does not suffice.
     """
-    transformers = _transformers(spec)
+    _transformers(spec)
     try:
-        model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(spec, config=config, dtype=dtype)
+        model: nn.Module = class_of(config).from_pretrained(spec, config=config, dtype=dtype)
         return model.to(device)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(spec, device, error) from error
