@@ -78,11 +78,12 @@ def test_no_word_is_broken(width: int, full: bool) -> None:
 
 
 def test_short_form_says_what_matters_in_order() -> None:
-    """First the verdict, then the whole model in words, then winners by what they save, then what stayed, in a line."""
+    """What to do, the whole model in words, the winners by what they save, then what stayed, in a line."""
     text = terminal_text(large(), "p.json", width=120, full=False)
     said = (
+        "Apply it. The whole model was measured with it: prefill 1x128 8.0% faster",
         fabricate.normal().verdict,
-        "The whole model",
+        "The whole model\n",
         "8.0% faster, 1.09×",
         "unchanged: the original runs",
         "What won, by what it saves",

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.schema import Contest, Profile, Seen
 from twinkle_tune.profile.shares import step_us, with_shares
 from twinkle_tune.report.derive import Fate, fate, share_after
@@ -17,7 +18,8 @@ _STAYED: Mapping[Fate, str] = {
     "kept": "no kernel was clearly faster",
     "no clear winner": "no clear winner",
     "all refused": "every other kernel was refused",
-    "not tried": "not tried",
+    "taken back": "a kernel won by itself and was taken back",
+    "nothing to gain": "nothing could be gained",
 }
 """Why the original stays, in words; a fate that is not here is its own word."""
 
@@ -122,9 +124,8 @@ def _stayed(contests: Sequence[Contest]) -> str:
 
 
 def _groups(contests: Sequence[Contest]) -> Iterator[str]:
-    open_fates = ("not tried", "cut short")
-    kept = [contest for contest in contests if fate(contest) not in open_fates]
-    rest = [contest for contest in contests if fate(contest) in open_fates]
+    kept = [contest for contest in contests if fate(contest) not in UNDECIDED]
+    rest = [contest for contest in contests if fate(contest) in UNDECIDED]
     for group, what in ((kept, "kept the original"), (rest, "not tried: the time was used up")):
         if group:
             count = f"{len(group)} contest{'' if len(group) == 1 else 's'}"

@@ -49,7 +49,8 @@ class SelectionLine:
 
     ``gained`` says whether something else than the original won, ``fate`` what became of the contest; ``order`` has
     the figures behind the texts, for sorting; ``spark`` is the winner's ratio round by round; ``memory`` its peak over
-    the original's.
+    the original's; ``saves`` is what a winner saves of a step, ``saved`` its share; ``called`` is False for a size that
+    the model never calls; ``is_first`` marks the winners and the largest of the others.
     """
 
     number: int
@@ -68,6 +69,10 @@ class SelectionLine:
     speedup: str
     memory: str
     spark: str
+    saves: str
+    saved: float | None
+    called: bool
+    is_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +160,14 @@ class ShapesLine:
 class View:
     """A whole report.
 
-    ``advice`` is what to do ("Apply it"), and ``why`` says why; ``notes`` are what a reader must know before believing
-    a figure; ``line`` is one of facts; ``unlooked`` says which parts of the model nothing was tried for.
+    ``advice`` is what to do ("Apply it"), ``kind`` the same for machines, and ``why`` says why; ``notes`` are what a
+    reader must know before believing a figure; ``line`` is one of facts; ``unlooked`` says which parts of the model
+    nothing was tried for.
     """
 
     title: str
     advice: str
+    kind: str
     why: str
     verdict: str
     brief: Brief

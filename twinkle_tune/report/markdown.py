@@ -22,6 +22,7 @@ def markdown_text(profile: Profile, path: str = "profile.json") -> str:
     """The whole report. ``path`` is where the reader finds the profile."""
     shown = view(profile, path)
     parts = [*_head(shown), *_steps(shown), *_selections(shown), *_refused(shown), *_rules(shown)]
+    parts += [escape(text) for text in shown.unlooked]
     if shown.contests:
         parts.append(escape(shown.legend))
         parts += folded("Every contest, candidate by candidate", [part for c in shown.contests for part in _contest(c)])
@@ -71,7 +72,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _head(shown: View) -> list[str]:
     return [
         f"# {escape(shown.title)}",
-        f"**{escape(shown.verdict)}**" if shown.verdict else "",
+        f"**{escape(shown.advice)}.** {escape(shown.why)}",
+        escape(shown.verdict) if shown.verdict not in shown.why else "",
         escape(shown.line),
         "\n>\n".join(f"> {escape(note)}" for note in shown.notes),
     ]
@@ -80,8 +82,10 @@ def _head(shown: View) -> list[str]:
 def _steps(shown: View) -> list[str]:
     if not shown.steps:
         return []
-    rows = [[code(s.step), s.original, s.tuned, s.ratio, s.memory, s.reading] for s in shown.steps if s.compared]
-    made = [table(["Step", "Original", "Tuned", "Time ÷ original", "Peak memory", "Result"], rows)] if rows else []
+    rows = [[code(s.step), s.original, s.tuned, s.ratio, s.memory, s.words] for s in shown.steps if s.compared]
+    made = (
+        [table(["Step", "Original", "With winners", "Time ÷ original", "Peak memory", "Result"], rows)] if rows else []
+    )
     rest = ", ".join(code(s.step) for s in shown.steps if not s.compared)
     lines = [f"{code(s.step)}: {escape(s.amdahl)}" for s in shown.steps if s.amdahl]
     kept = f"No kernel won for {rest}: the original runs unchanged." if rest else ""
@@ -89,20 +93,18 @@ def _steps(shown: View) -> list[str]:
 
 
 def _selections(shown: View) -> list[str]:
-    """The contests that something won: the others are in the fold."""
+    """The contests that something won, by what it saves; one line for all others, which are in the fold."""
     if not shown.selections:
         return []
-    won = [line for line in shown.selections if line.gained]
-    rest = len(shown.selections) - len(won)
-    kept = f"The original stays in {rest} of {len(shown.selections)} contests." if rest else ""
-    heads = ["#", "Slot", "Call", "Share", "Winner", "Original", "Time", "Time ÷ original", "Speed-up", "Memory"]
+    won = [line for line in shown.selections if line.gained and line.called]
+    heads = ["#", "Slot", "Call", "Winner", "Saves a step", "Original", "Time", "Time ÷ original", "Speed-up", "Memory"]
     rows = [
         [
             str(s.number),
             code(s.short),
             code(s.call),
-            s.share,
             f"**{code(s.winner)}**",
+            s.saves,
             s.original,
             s.time,
             s.ratio,
@@ -111,7 +113,8 @@ def _selections(shown: View) -> list[str]:
         ]
         for s in won
     ]
-    return ["## What won", table(heads, rows) if rows else "", kept]
+    stayed = [f"{escape(text)}." for text in (shown.brief.stayed, shown.brief.probed) if text]
+    return ["## What won, by what it saves", table(heads, rows) if rows else "", *stayed]
 
 
 def _refused(shown: View) -> list[str]:

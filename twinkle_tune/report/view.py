@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Measurement
@@ -10,12 +11,13 @@ from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult, Time
 from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.report import frames, head
 from twinkle_tune.report.amdahl import amdahl_text
-from twinkle_tune.report.brief import brief
+from twinkle_tune.report.brief import Brief, brief
 from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
 from twinkle_tune.report.frames import Row
 from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
+from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.text import (
     NOTHING,
     bytes_text,
@@ -38,6 +40,8 @@ from twinkle_tune.tune.gain import gained as step_gained
 _NAME_LIMIT = 80
 _SENTENCE_LIMIT = 600
 _INSTANCES_SHOWN = 3
+_OTHERS_FIRST = 5
+"""So many of the contests that the original kept stand with the winners."""
 _UNCHANGED = "unchanged: the original runs"
 
 
@@ -48,12 +52,15 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     for row in frames.records(frames.trials(profile)):
         by_contest.setdefault(row["contest"], []).append(row)
     selected = zip(frames.records(frames.selections(profile)), profile.contests, strict=True)
+    found, advice = brief(profile), recommend(profile, path)
+    lines = [_selection(row, contest, found) for row, contest in selected]
     return View(
         title=f"{one_line(profile.model.name, _NAME_LIMIT)}, {profile.mode}, {profile.device}{head.by(profile)}",
-        advice="",
-        why=one_line(profile.verdict, _SENTENCE_LIMIT),
+        advice=advice.title,
+        kind=advice.kind,
+        why=one_line(advice.why, _SENTENCE_LIMIT),
         verdict=one_line(profile.verdict, _SENTENCE_LIMIT),
-        brief=brief(profile),
+        brief=found,
         unlooked=(),
         line=one_line(head.line(profile), 2 * _NAME_LIMIT),
         notes=tuple(head.notes(profile)),
@@ -64,7 +71,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
                 zip(frames.records(frames.steps(profile)), profile.steps, strict=True), 1
             )
         ),
-        selections=tuple(_selection(row, contest) for row, contest in selected),
+        selections=_ranked(lines),
         contests=tuple(
             _contest(number, contest, by_contest.get(number, [])) for number, contest in enumerate(profile.contests, 1)
         ),
@@ -99,8 +106,16 @@ def _step(number: int, row: Row, step: StepResult, aim: Aim, amdahl: str) -> Ste
     )
 
 
-def _selection(row: Row, contest: Contest) -> SelectionLine:
+def _ranked(lines: Sequence[SelectionLine]) -> tuple[SelectionLine, ...]:
+    """By what they save, then by their share; a reader sees the winners and the largest of the others first."""
+    ranked = sorted(lines, key=lambda line: (-(line.saved or 0.0), -(line.order[1] or 0.0), line.number))
+    others = [line.number for line in ranked if not line.gained and line.order[1]][:_OTHERS_FIRST]
+    return tuple(replace(line, is_first=line.gained or line.number in others) for line in ranked)
+
+
+def _selection(row: Row, contest: Contest, found: Brief) -> SelectionLine:
     gained, race = row["winner"] != ORIGINAL, frames.decisive(contest)
+    won = next((each for each in found.winners if each.number == row["contest"]), None)
     return SelectionLine(
         number=row["contest"],
         slot=one_line(row["slot"], _NAME_LIMIT),
@@ -120,6 +135,9 @@ def _selection(row: Row, contest: Contest) -> SelectionLine:
         speedup=speedup_text(row["ratio"]),
         memory=ratio_text(row["memory_ratio"]),
         spark=_spark(frames.times(race, row["winner"]), frames.times(race, ORIGINAL)) if gained else "",
+        saves=NOTHING if won is None else won.text,
+        saved=None if won is None else won.share,
+        called=bool(contest.seen),
     )
 
 

@@ -92,6 +92,11 @@
   const unfold = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!target) return;
+    const fate = document.getElementById("fate");
+    if (target.closest("[hidden]") && fate) { // a contest that the filter hides
+      fate.value = document.getElementById("filter").value = "";
+      fate.dispatchEvent(new Event("change"));
+    }
     for (let each = target; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
     target.scrollIntoView();
     target.querySelector("summary")?.focus({ preventScroll: true });
@@ -119,7 +124,7 @@
       const wanted = text.value.toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;
       rows.forEach((row, index) => {
-        const fits = wanted.every((word) => words[index].includes(word)) && (!fate.value || row.dataset.fate === fate.value);
+        const fits = wanted.every((word) => words[index].includes(word)) && (!fate.value || (fate.value === "first" ? "first" in row.dataset : row.dataset.fate === fate.value));
         row.hidden = !fits;
         shown += fits;
         const contest = document.getElementById(row.dataset.contest);
