@@ -56,7 +56,7 @@ def vary(call: Call, *, seed: int, scale: float = 1.0, outliers: bool = False) -
     - Floating tensors are drawn from a normal distribution with the captured mean and standard deviation
       (1 where that is zero or not finite), times ``scale``. A tensor all within [-1, 1] is clamped to that
       range afterwards. Elements that are not finite, or as large as the dtype allows, mark masked places and
-      stay what they are.
+      stay what they are; where all others are alike, the whole tensor is a mask and stays.
     - A floating tensor whose last dimension says everything twice (halves or pairs alike) is a rotary table
       and kept: right kernels read one half of it alone. A constant one is drawn with its halves alike, for
       a table at position 0 is one.
@@ -85,58 +85,6 @@ def vary(call: Call, *, seed: int, scale: float = 1.0, outliers: bool = False) -
         return Call(args=map_tensors(once, call.args), kwargs=map_tensors(once, dict(call.kwargs)))
 
 
-def shortened(call: Call) -> Call | None:
-    """The call with the last row of its tensors cut off; None where there is no row to spare.
-
-    The rows are the longest dimension of the first floating tensor that every tensor of two or more dimensions
-    has before its last one (tokens of hidden states, of a rotary table, of logits). It is cut wherever that size
-    occurs, so that labels and masks are cut along. Whether the result is a call that makes sense, only the
-    function that takes it can say.
-    """
-    _, size = _rows_of(call)
-    return None if size is None else _cut(call, size, size - 1)
-
-
-def with_rows(call: Call, rows: int) -> Call | None:
-    """The call cut, as by :func:`shortened`, to about ``rows`` rows of its first floating tensor.
-
-    None where it has none to spare, where a tensor is as wide as there are rows (so that its width would be cut
-    along), or where it cannot be cut to anything between one and its own number of rows.
-    """
-    first, size = _rows_of(call)
-    if (
-        first is None
-        or size is None
-        or any(t.dim() and t.shape[-1] == size for _, t in named_tensors(call) if t.dim() > 1)
-    ):
-        return None
-    beside = first.numel() // first.shape[-1] // size
-    kept = round(rows / beside)
-    return _cut(call, size, kept) if 1 <= kept < size else None
-
-
-def _rows_of(call: Call) -> tuple[Tensor | None, int | None]:
-    """The first floating tensor of two or more dimensions, and the size of the one that counts the rows."""
-    tensors = [tensor for _, tensor in named_tensors(call)]
-    first = next((t for t in tensors if t.is_floating_point() and t.dim() > 1), None)
-    if first is None:
-        return None, None
-    # A tensor of one element per column (a weight that is an argument) has no rows.
-    tables = [set(t.shape[:-1]) for t in tensors if t.dim() > 1 and any(size > 1 for size in t.shape[:-1])]
-    sizes = [size for size in first.shape[:-1] if size > 1 and all(size in table for table in tables)]
-    return first, max(sizes, default=None)
-
-
-def _cut(call: Call, size: int, kept: int) -> Call:
-    def cut(tensor: Tensor) -> Tensor:
-        short = tensor.detach()
-        for dim, found in enumerate(tensor.shape):
-            short = short.narrow(dim, 0, kept) if found == size else short
-        return short.requires_grad_(tensor.requires_grad)
-
-    return _mapped_once(cut, call)
-
-
 def spaced(call: Call) -> Call | None:
     """The call with gaps between the rows of its contiguous floating tensors; None where there are none.
 
@@ -150,12 +98,12 @@ def spaced(call: Call) -> Call | None:
         inner = wide[..., : tensor.shape[-1]]
         return inner.copy_(tensor.detach()).requires_grad_(tensor.requires_grad)
 
-    made = _mapped_once(with_gaps, call)
+    made = mapped_once(with_gaps, call)
     before, after = (dict(named_tensors(each)) for each in (call, made))
     return made if any(after[name].stride() != tensor.stride() for name, tensor in before.items()) else None
 
 
-def _mapped_once(function: Callable[[Tensor], Tensor], call: Call) -> Call:
+def mapped_once(function: Callable[[Tensor], Tensor], call: Call) -> Call:
     """The call with each tensor replaced, one object in two places by one; new leaves of autograd."""
     memo: dict[int, Tensor] = {}
 
@@ -264,7 +212,7 @@ def _drawn(values: Tensor, generator: torch.Generator, *, scale: float, outliers
     kept = wide[~masked]
     repeats = _repeats(values)
     constant = kept.numel() > 0 and bool((kept == kept.reshape(-1)[0]).all())
-    if kept.numel() == 0 or (repeats and not constant):
+    if kept.numel() == 0 or (repeats and not constant) or (constant and bool(masked.any())):
         return values
     mean, std = kept.mean(), kept.std(correction=0)
     std = torch.where(torch.isfinite(std) & (std > 0), std, torch.ones_like(std))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from twinkle_tune.capture.inputs import Call, named_tensors, shortened, spaced, vary
+from twinkle_tune.capture.inputs import Call, named_tensors, spaced, vary
+from twinkle_tune.capture.rows import shortened
 
 _LARGE = 2**26
 

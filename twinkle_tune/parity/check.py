@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from twinkle_tune.capture.inputs import Call, vary
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.parity.anew import Slices, errors_anew
 from twinkle_tune.parity.calls import Kin
-from twinkle_tune.parity.compare import SMALL, Noise, compare, noise_of, pooled
+from twinkle_tune.parity.compare import compare
 from twinkle_tune.parity.conduct import misconduct, overwriting, remarks, reused, same_results
 from twinkle_tune.parity.controls import fakes, lower_run
+from twinkle_tune.parity.pooling import key, noises
 from twinkle_tune.parity.reference import NoReferenceError, references
-from twinkle_tune.parity.run import Run, Subject, execute
+from twinkle_tune.parity.run import Run, Subject, baseline_of, execute
 from twinkle_tune.parity.sheet import Sheet, on_call, raised_on
 from twinkle_tune.parity.verdict import (
     Doubt,
@@ -112,7 +114,7 @@ class Judge:
         self._subject = None if copied is None or module is None else Subject.of(copied, module)
         self._copied, self._original = copied, original
         self._anew: dict[int, Mapping[str, Sequence[Slices]]] = {}
-        baselines = [self._run(original, call) for call in calls]
+        baselines = [baseline_of(partial(self._run, original, call), k) for k, call in enumerate(calls)]
         self.inconclusive: Inconclusive | None = None
         self.left_out: dict[str, str] = {}
         try:
@@ -124,7 +126,7 @@ class Judge:
         self._cases = [
             _Case(call=call, reference=r, baseline=b) for call, r, b in zip(calls, precise, baselines, strict=True)
         ]
-        self._seen = _noises(self._cases)
+        self._seen = noises((case.reference, case.baseline) for case in self._cases)
         self.inconclusive = self._control(original)
         if self.inconclusive is not None and self.note:
             self.inconclusive = replace(self.inconclusive, reason=f"{self.inconclusive.reason} ({self.note})")
@@ -191,7 +193,13 @@ class Judge:
         )
 
     def _run(
-        self, function: Callable[..., Any], call: Call, *, like: Run | None = None, seed: int | None = None
+        self,
+        function: Callable[..., Any],
+        call: Call,
+        scale: float = 1.0,
+        *,
+        like: Run | None = None,
+        seed: int | None = None,
     ) -> Run:
         return execute(
             function,
@@ -200,6 +208,7 @@ class Judge:
             trains=self._trains,
             seed=self._seed if seed is None else seed,
             incoming=like.incoming if like else None,
+            scale=scale,
             poison=like,
         )
 
@@ -212,12 +221,11 @@ class Judge:
         right, mine = case.baseline.tensors, run.tensors
         precise = case.reference.tensors
         for name, baseline in right.items():
-            finding = compare(precise[name], baseline, mine[name], tensor=name, seen=self._seen.get(name))
+            seen = self._seen.get(key(name, baseline, case.baseline))
+            finding = compare(precise[name], baseline, mine[name], tensor=name, seen=seen)
             if isinstance(finding, Reject) and finding.point == 3 and finding.error <= _LITTLE * finding.limit:
                 anew = self._errors_anew(case).get(name, ())
-                finding = compare(
-                    precise[name], baseline, mine[name], tensor=name, seen=self._seen.get(name), anew=anew
-                )
+                finding = compare(precise[name], baseline, mine[name], tensor=name, seen=seen, anew=anew)
             finding = finding.refusal if self._strict and isinstance(finding, Doubt) else finding
             yield finding
             if isinstance(finding, Reject):
@@ -292,6 +300,7 @@ class Judge:
             subject=self._subject,
             trains=self._trains,
             seed=self._seed + 1,
+            scale=case.baseline.scale,
         )
         low = lower_run(
             original,
@@ -316,14 +325,3 @@ def _with_varied_constants(module: nn.Module, seed: int) -> nn.Module:
         noise = torch.randn(values.shape, generator=generator, device=values.device)
         parameter.data = (values + _CONSTANT_SPREAD * noise).to(values.dtype)
     return module
-
-
-def _noises(cases: Sequence[_Case]) -> dict[str, Noise]:
-    """The original's noise over all calls, for tensors with few elements."""
-    found: dict[str, list[Noise]] = {}
-    for case in cases:
-        precise = case.reference.tensors
-        for name, tensor in case.baseline.tensors.items():
-            if 0 < tensor.numel() < SMALL and tensor.is_floating_point() and bool(torch.isfinite(tensor).all()):
-                found.setdefault(name, []).append(noise_of(precise[name], tensor))
-    return {name: pooled(noises) for name, noises in found.items()}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from twinkle_tune.capture.inputs import Call, fresh, named_tensors
 from twinkle_tune.parity.form import same_bits
+from twinkle_tune.parity.sent import ROOM, SCALES, STEP, gradients_to_send
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class Run:
         graded: names of the outputs that carry a gradient.
         gradients: of each floating argument and parameter that requires one; None where it gets none.
         incoming: the gradients that were sent into the graded outputs.
+        scale: of those into outputs of one element.
         changed: arguments, parameters, buffers and incoming gradients that the call changed, as it left them.
         aliases: pairs of an output and an argument, parameter or buffer in the same memory.
     """
@@ -34,6 +36,7 @@ class Run:
     graded: frozenset[str] = frozenset()
     gradients: Mapping[str, Tensor | None] = field(default_factory=dict)
     incoming: Mapping[str, Tensor] = field(default_factory=dict)
+    scale: float = 1.0
     changed: Mapping[str, Tensor] = field(default_factory=dict)
     aliases: frozenset[tuple[str, str]] = frozenset()
 
@@ -83,6 +86,7 @@ def execute(
     seed: int,
     incoming: Mapping[str, Tensor] | None = None,
     poison: Run | None = None,
+    scale: float = 1.0,
 ) -> Run:
     """Run ``function`` on a fresh copy of ``call``, with gradients if ``trains``.
 
@@ -93,6 +97,7 @@ def execute(
         trains: with gradients; else under ``torch.no_grad()``.
         seed: of torch's generators during the run; their state is put back afterwards.
         incoming: gradients to send into the outputs; drawn from ``seed`` where none are given.
+        scale: of the gradients that are drawn for outputs of one element, see :mod:`twinkle_tune.parity.sent`.
         poison: an earlier run whose sizes of memory are filled with NaN and freed right before the call.
     """
     given = fresh(call)
@@ -108,7 +113,7 @@ def execute(
         form = _flatten("output", result, outputs)
         graded = {name: t for name, t in outputs.items() if t.requires_grad} if trains else {}
         at_hand = incoming or {}
-        sent = {name: _sent(t, seed + k, at_hand.get(name)) for k, (name, t) in enumerate(graded.items())}
+        sent = gradients_to_send(graded, seed, at_hand, scale)
         kept = {name: gradient.clone() for name, gradient in sent.items()}
         gradients = _gradients(graded, sent, {**names, **_parameters(subject)}) if trains else {}
     changed = {f"{name} after the call": t.detach() for name, t in _differing(given, call)}
@@ -125,8 +130,31 @@ def execute(
         graded=frozenset(graded),
         gradients=gradients,
         incoming=kept,
+        scale=scale,
         changed=changed,
         aliases=aliases,
+    )
+
+
+def baseline_of(run: Callable[[float], Run], number: int) -> Run:
+    """The original's run on a call, by the scale whose turn it is, or the next smaller one that it can take.
+
+    Where its gradients overflow or nearly do, right rivals need not overflow in the same places: nothing could be told.
+    A layer without an output of one element is run once.
+    """
+    scale = SCALES[number % len(SCALES)]
+    made = run(scale)
+    while scale > 1.0 and any(t.numel() == 1 for t in made.incoming.values()) and _overflows(made):
+        scale = max(1.0, scale / STEP)
+        made = run(scale)
+    return made
+
+
+def _overflows(run: Run) -> bool:
+    return any(
+        t.is_floating_point() and t.numel() and not float(t.abs().amax()) < torch.finfo(t.dtype).max / ROOM
+        for t in run.gradients.values()
+        if t is not None
     )
 
 
@@ -165,19 +193,6 @@ def _parameters(subject: Subject | None) -> dict[str, Tensor]:
 def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters()
     yield from module.named_buffers()
-
-
-def _sent(output: Tensor, seed: int, given: Tensor | None) -> Tensor:
-    """The gradient that comes into ``output``: random, because the ones of ``.sum()`` hide most mistakes."""
-    if given is not None:
-        # A copy: a candidate that writes into it would else spoil it for all that are judged after.
-        return given.to(output.dtype, copy=True) if given.shape == output.shape else torch.zeros_like(output)
-    generator = torch.Generator(output.device).manual_seed(seed)
-    if output.numel() == 1:  # never close to zero: a loss is all there is
-        drawn = torch.rand(output.shape, generator=generator, device=output.device) + 0.5
-    else:
-        drawn = torch.randn(output.shape, generator=generator, device=output.device)
-    return drawn.to(output.dtype)
 
 
 def _gradients(
