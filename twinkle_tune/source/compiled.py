@@ -11,6 +11,7 @@ import torch
 
 from twinkle_tune.slot import Implementation, Slot
 from twinkle_tune.source.digest import digest_code, digest_text
+from twinkle_tune.source.inductor import Inductor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,8 @@ class CompileSource:
 
     def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
         """The compiled original; nothing is compiled before its first call."""
-        return Implementation(call=torch.compile(_apart(original)), per_shape=True)
+        made = torch.compile(_apart(original), backend=Inductor())
+        return Implementation(call=made, per_shape=True)
 
     def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
         """Digest of the original's code and torch's version."""
