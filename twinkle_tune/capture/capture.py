@@ -11,13 +11,14 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 
+from twinkle_tune.capture.below import autocast_below
 from twinkle_tune.capture.block import Block, BlockLog, Calls
 from twinkle_tune.capture.inputs import Call, snapshot
 from twinkle_tune.capture.sites import Site, replaced, sites_of
@@ -108,10 +109,11 @@ def capture(
     sites = sites_of(targets)
     log = _Log(blocks=BlockLog(model) if blocks else None)
     alone_us: list[tuple[str, tuple[float, ...]]] = []
-    steps, left_out = taken(steps, lambda step: run(step, model))
+    with autocast_below(sites, device_type) as below:
+        steps, left_out = taken(steps, lambda step: run(step, model))
     for step in steps:
         alone_us.append((step.label, repeated_us(functools.partial(run_timed, step, model, device_type))))
-        recorder = _Recorder(log=log, step=step.label)
+        recorder = _Recorder(log=log, step=step.label, below=below)
         with _eagerly(), _blocks_recorded(log, step.label), replaced(sites, recorder.wrap):
             run(step, model)
         timer = Timer(device_type=device_type, keys=recorder.keys)
@@ -166,6 +168,7 @@ class _Recorder:
 
     log: _Log
     step: str
+    below: dict[Site, str] = field(default_factory=dict)
     keys: defaultdict[Site, list[Key]] = field(default_factory=lambda: defaultdict(list))
     running: list[Site] = field(default_factory=list)
     is_writing: bool = False
@@ -189,6 +192,8 @@ class _Recorder:
 
     def _write(self, site: Site, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         workload = observe(site.target, args, kwargs, site.module)
+        if site in self.below:
+            workload = replace(workload, context=replace(workload.context, autocast=self.below[site]))
         blocks, is_layer = self.log.blocks, site.slot.kind is SlotKind.LAYER
         visit = None if blocks is None else blocks.around(site)
         # A function has one dispatcher for the whole process: its calls are told apart by nothing but themselves.

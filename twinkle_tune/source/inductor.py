@@ -26,11 +26,13 @@ class Inductor:
         import torch._functorch.config as settings
         from torch._inductor.compile_fx import compile_fx
 
+        made: Any
         if not torch.is_grad_enabled():
-            return compile_fx(graph, inputs)  # type: ignore[no-any-return]
+            made = compile_fx(graph, inputs)
+            return made  # type: ignore[no-any-return]
         # Asked when code is made, never when it runs: the user's own torch.compile keeps what it is set to.
         with settings.patch(donated_buffer=False):
-            made: Any = compile_fx(graph, inputs)
+            made = compile_fx(graph, inputs)
         return _Twice(graph, made)
 
 
@@ -39,13 +41,10 @@ class _Twice:
 
     def __init__(self, graph: torch.fx.GraphModule, compiled: Callable[..., Any]) -> None:
         self._graph, self._compiled = graph, compiled
-        self._is_plain = False
-        self._casts = [
-            (device, torch.get_autocast_dtype(device))
-            for device in ("cpu", torch.accelerator.current_accelerator(check_available=True) or "cpu")
-            for device in [str(device)]
-            if torch.is_autocast_enabled(device)
-        ]
+        self._is_plain = self._is_told = False
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        devices = {"cpu", "cpu" if accelerator is None else accelerator.type}
+        self._casts = [(d, torch.get_autocast_dtype(d)) for d in devices if torch.is_autocast_enabled(d)]
 
     def __call__(self, *args: Any) -> Any:
         if self._is_plain:
@@ -59,6 +58,9 @@ class _Twice:
             # A view of what was compiled: which of its gradients is whose cannot be told.
             self._is_plain = True
             return self._graph(*args)
+        if not self._is_told:
+            _tell_nothing_is_given_away(node)
+            self._is_told = True
         places = [(i, out.output_nr) for i, out in found]
         node.register_hook(_Hook(self, args, places))
         return outputs
@@ -93,6 +95,13 @@ class _Twice:
             for device, dtype in self._casts:
                 stack.enter_context(torch.autocast(device, dtype=dtype))
             yield
+
+
+def _tell_nothing_is_given_away(node: Any) -> None:
+    # Made without, torch notes None, and takes that for buffers that are given away when it asks at the backward.
+    noted = getattr(getattr(type(node), "_forward_cls", None), "metadata", None)
+    if noted is not None and getattr(noted, "bw_donated_idxs", ()) is None:
+        noted.bw_donated_idxs = []
 
 
 class _Hook:
