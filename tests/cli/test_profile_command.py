@@ -16,8 +16,9 @@ from tests.report.fabricate import normal
 from twinkle_tune.cli.app import run
 from twinkle_tune.errors import CaptureError, TuneInterrupted
 from twinkle_tune.mode import Mode
+from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.io import load_profile
-from twinkle_tune.profile.schema import Profile
+from twinkle_tune.profile.schema import Profile, RunFacts
 
 
 @dataclass(kw_only=True)
@@ -168,6 +169,70 @@ def test_interrupted_before_anything(tuner: Tuner, stop: BaseException, capsys: 
     assert "nothing was written" in capsys.readouterr().err
 
 
+def _stopped(held: int, of: int = 4) -> Profile:
+    """A run whose budget ran out after some contests."""
+    late = Selection(winner="original", reason="not tried", status="not tried")
+    contests = [normal().contests[0] if n < held else replace(normal().contests[0], trials=(), selection=late)
+                for n in range(of)]  # fmt: skip
+    run = RunFacts(took_s=30.0, budget_s=30.0, stopped="budget", needs_s=200.0)
+    return replace(normal(), complete=False, run=run, contests=tuple(contests))
+
+
+def test_a_stopped_run_goes_beside_a_fuller_profile(tuner: Tuner, capsys: pytest.CaptureFixture[str]) -> None:
+    """A budget that ran out never costs a whole profile, or one with more contests, unless that is asked for."""
+    tuner.result = normal()
+    assert profile("--out", "p.json") == 0
+    whole = Path("p.json").read_bytes()
+    tuner.result = _stopped(1)
+    assert profile("--out", "p.json") == 0
+    assert Path("p.json").read_bytes() == whole
+    assert not load_profile("p.partial.json").complete
+    told = capsys.readouterr()
+    assert "p.json stays as it was: it has 2 of 2 contests held, this run 1 of 4; this one goes beside it" in told.err
+    assert "wrote p.partial.json" in told.out
+    assert profile("--out", "p.json", "--force") == 0
+    assert not load_profile("p.json").complete
+
+
+def test_a_stopped_run_replaces_one_that_held_less(tuner: Tuner) -> None:
+    """Of two runs without enough time the one that came further stays."""
+    for held, expected in ((2, 2), (3, 3), (1, 3)):
+        tuner.result = _stopped(held)
+        assert profile("--out", "p.json") == 0
+        assert sum(contest.is_whole for contest in load_profile("p.json").contests) == expected
+
+
+def test_a_stopped_run_of_another_model_replaces_nothing(tuner: Tuner) -> None:
+    """However little is in the older one, it is of something else."""
+    tuner.result = _stopped(1)
+    assert profile("--out", "p.json") == 0
+    tuner.result = replace(_stopped(3), model=replace(normal().model, target="another:Model"))
+    assert profile("--out", "p.json") == 0
+    assert load_profile("p.json").model == normal().model
+    assert load_profile("p.partial.json").model.target == "another:Model"
+
+
+def test_loading_is_said_before_it_is_done(tuner: Tuner, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first line says what takes so long; with --json nothing is said."""
+    assert profile("--out", "p.json") == 0
+    assert capsys.readouterr().err.startswith("Loading llama-tiny ...\n")
+    assert profile("--out", "p.json", "--json") == 0
+    assert "Loading" not in capsys.readouterr().err
+
+
+def test_bars_of_transformers_are_hidden() -> None:
+    """While a model is loaded there are none; afterwards there are again."""
+    import transformers
+
+    from twinkle_tune.models.bars import without_bars
+
+    enabled = transformers.utils.logging.is_progress_bar_enabled
+    was = enabled()
+    with without_bars():
+        assert not enabled()
+    assert enabled() == was
+
+
 def test_a_failed_run_leaves_everything_alone(tuner: Tuner, capsys: pytest.CaptureFixture[str]) -> None:
     """An error while tuning is one line, and an older profile stays as it was."""
     Path("p.json").write_text("older", encoding="utf-8")
@@ -175,7 +240,9 @@ def test_a_failed_run_leaves_everything_alone(tuner: Tuner, capsys: pytest.Captu
     assert profile("--out", "p.json", "--report", "r.html") == 2
     assert Path("p.json").read_text(encoding="utf-8") == "older"
     assert [path.name for path in Path().iterdir()] == ["p.json"]
-    assert capsys.readouterr().err == "twinkle-tune: error: model: the forward raised ValueError; check the inputs\n"
+    assert capsys.readouterr().err.endswith(
+        "\ntwinkle-tune: error: model: the forward raised ValueError; check the inputs\n"
+    )
 
 
 def test_nothing_is_tuned_that_could_not_be_saved(tuner: Tuner) -> None:

@@ -260,8 +260,8 @@ def test_report() -> None:
     model = Model(layers=1)
     kernelize_model(model, mode="inference", device="cpu", registry=registry(plus_one))
     assert str(kernelize_report(model)).splitlines() == [
-        "bound  Norm layers.0.narrow: impl:plus_one (rows: all)",
-        "bound  Norm layers.0.wide: impl:plus_one (rows: all)",
+        "bound  Norm layers.0.narrow: impl:plus_one (rows: all; unchecked)",
+        "bound  Norm layers.0.wide: impl:plus_one (rows: all; unchecked)",
     ]
 
 

@@ -15,7 +15,7 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_func
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Selection, Trial
-from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.profile.schema import Contest, ModelFacts, Profile
 from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
 from twinkle_tune.source.hub import commit_of
 from twinkle_tune.workload import Workload, observe, target_of
@@ -169,6 +169,10 @@ def _contest(
     return replace(made, slot=slot, workload=workload, instances=instances)
 
 
+ANY_MODEL = ModelFacts(name="any", target="torch.nn.modules.module:Module", parameters=1, dtype="float32")
+
+
 def profile(contests: Iterable[Contest], **changes: Any) -> Profile:
-    """A profile of this machine's CPU."""
-    return fabricate.profile(*contests, **{"environment": current_environment("cpu"), **changes})
+    """A profile of this machine's CPU, and of any model: each one is a module."""
+    made = {"environment": current_environment("cpu"), "model": ANY_MODEL, **changes}
+    return fabricate.profile(*contests, **made)

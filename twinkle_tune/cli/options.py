@@ -13,6 +13,8 @@ from twinkle_tune.errors import TuneError
 if TYPE_CHECKING:
     from twinkle_tune.report.render import Format
 
+PARTIAL = ".partial.json"
+"""Ends the name of a profile that must not take the place of another one."""
 REPORT_FORMATS: tuple[Format, ...] = ("html", "md", "csv", "json")
 _LARGEST = 2**31 - 1
 _LONGEST_NAME = 150
@@ -153,4 +155,4 @@ def report_path(target: str, profile: Path) -> tuple[Path, Format]:
 
 def partial_path(path: Path) -> Path:
     """Where an interrupted run's profile goes: beside a file that is already there, never over it."""
-    return path.with_suffix(".partial.json") if path.is_file() else path
+    return path.with_suffix(PARTIAL) if path.is_file() else path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from twinkle_tune.cli.device import device_name, use_device
 from twinkle_tune.cli.options import (
+    PARTIAL,
     parse_budget,
     parse_count,
     parse_names,
@@ -82,6 +84,9 @@ def profile(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything again; drop an unfinished run.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let a run that was stopped replace a fuller profile.")
+    ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if another run uses the device.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile itself and nothing else.")] = False,
 ) -> None:
@@ -94,15 +99,21 @@ def profile(
     names, most = parse_names("--candidates", candidates), parse_slowdown(slowdown)
 
     from twinkle_tune.mode import parse_mode
-    from twinkle_tune.models import load_model
     from twinkle_tune.objective import parse_aim
-    from twinkle_tune.tune.journal import Journal, journal_path
 
     if resume and fresh:
         raise TuneError("--resume and --fresh: got both, expected one: go on with the unfinished run, or drop it")
 
     # Whatever can be refused is refused before the model is loaded, and long before the first contest.
     parsed, aim = parse_mode(mode), parse_aim(objective, most)
+    if not as_json and _is_terminal():
+        tell(_loading(model))
+
+    from twinkle_tune.models import load_model
+    from twinkle_tune.models.bars import without_bars
+    from twinkle_tune.models.presets import PRESETS
+    from twinkle_tune.tune.journal import Journal, journal_path
+
     place, kind = use_device(device)
     path = out or profile_path(device_name(kind), model, parsed, aim.objective)
     reports = [report_path(target, path) for target in report or []]
@@ -121,7 +132,11 @@ def profile(
             journal = None if records is None else Journal(records, resume=resume, fresh=fresh)
             store = open_store(fresh=fresh)
             register_files(register or [])
-            loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
+            # In a file or a pipe what cannot be loaded stays one line: of the others only a preset's name is sure.
+            if not as_json and not _is_terminal() and model in PRESETS:
+                tell(_loading(model))
+            with without_bars():
+                loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
 
             from twinkle_tune.tune.tune import tune_model
 
@@ -147,13 +162,22 @@ def profile(
                     dynamic=dynamic,
                 )
             made = replace(made, command=command_line())
+            at, path = _beside_fuller(made, at, path, force=force)
             _save(made, at, journal)
     except KeyboardInterrupt as stop:
-        _keep(getattr(stop, "profile", None), at, journal)
+        _keep(getattr(stop, "profile", None), at, path, journal, force=force)
         raise
     for file, form in reports_at:
         write_report(made, file, form, path)
     _show(made, [path, *(file for file, _ in reports)], as_json=as_json)
+
+
+def _loading(model: str) -> str:
+    return f"Loading {model} ..."
+
+
+def _is_terminal() -> bool:
+    return bool(getattr(sys.stderr, "isatty", lambda: False)())
 
 
 def listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
@@ -188,8 +212,28 @@ def _save(made: Profile, path: Path, journal: Journal | None) -> None:
         journal.remove()
 
 
-def _keep(profile: object, path: Path, journal: Journal | None) -> None:
-    """Save what an interrupted run had finished, and say so."""
+def _beside_fuller(made: Profile, at: Path, path: Path, *, force: bool) -> tuple[Path, Path]:
+    """Where a profile goes, and how that is told: beside what is there where the run was stopped and that says more."""
+    if force or made.complete or not at.is_file():
+        return at, path
+    from twinkle_tune.profile.fuller import held, is_fuller
+    from twinkle_tune.profile.io import load_profile
+
+    try:
+        there = load_profile(at)
+    except ProfileError:
+        return at, path  # no profile that could be lost
+    if not is_fuller(there, made):
+        return at, path
+    tell(
+        f"twinkle-tune: {path} stays as it was: it has {held(there)} of {len(there.contests)} contests held, this run "
+        f"{held(made)} of {len(made.contests)}; this one goes beside it (--force replaces it)"
+    )
+    return at.with_suffix(PARTIAL), path.with_suffix(PARTIAL)
+
+
+def _keep(profile: object, at: Path, path: Path, journal: Journal | None, *, force: bool) -> None:
+    """Save what an interrupted run had finished, and say so; ``path`` is how the user calls the place ``at``."""
     from twinkle_tune.profile.schema import Profile
 
     done = 0 if journal is None else journal.finished
@@ -204,7 +248,9 @@ def _keep(profile: object, path: Path, journal: Journal | None) -> None:
         )
         tell(f"twinkle-tune: interrupted{when}; {nothing}{on}")
         return
-    kept = replace(profile, command=command_line()).save(partial_path(path))
+    target = at if force else partial_path(at)
+    replace(profile, command=command_line()).save(target)
+    kept = path if target == at else path.with_suffix(PARTIAL)
     count = len(profile.contests)
     tell(f"twinkle-tune: interrupted; {count} finished contest{'' if count == 1 else 's'} kept in {kept}{on}")
 

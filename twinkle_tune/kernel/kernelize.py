@@ -18,6 +18,7 @@ from twinkle_tune.device import is_available, parse_device
 from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError, TuneError
 from twinkle_tune.kernel.function import choose_functions
 from twinkle_tune.kernel.functions import bind_functions, unbind_functions, why_function_not_running
+from twinkle_tune.kernel.match import NOTHING_TO_BIND, another_model
 from twinkle_tune.kernel.owner import owner_of, telling_parts
 from twinkle_tune.kernel.patch import (
     Binding,
@@ -61,7 +62,11 @@ class KernelizeReport:
         return self  # a copied one has its kernels
 
     def __str__(self) -> str:
-        lines = [f"bound  {b.slot} {b.path}".rstrip() + f": {b.candidate} (rows: {b.rows})" for b in self.bound]
+        lines = [
+            f"bound  {b.slot} {b.path}".rstrip()
+            + f": {b.candidate} (rows: {b.rows}{'' if b.is_checked else '; unchecked'})"
+            for b in self.bound
+        ]
         lines += [f"kept   {k.slot}: {k.reason}" for k in self.kept]
         return "\n".join(lines) or "nothing bound"
 
@@ -78,7 +83,8 @@ def kernelize_model(
     """Put kernels in the places of a model's layers and of functions, in place; returns the model.
 
     With a profile its winners are bound, each instance by the shapes that it was measured on. Without one the
-    kernel that was registered last for a slot, device and mode is bound. What was bound to the model before is
+    kernel that was registered last for a slot, device and mode is bound: nobody compared it with the original, and
+    :func:`kernelize_report` says "unchecked". What was bound to the model before is
     undone first. Either everything planned is bound or, on an error, the model is as it was.
 
     Args:
@@ -122,8 +128,12 @@ def kernelize_model(
         if model is None:
             raise BindError("profile: got model=None, expected the model that was profiled; pass the model")
         plan = plan_profile(model, loaded, wanted_device, wanted_mode, registry)
+        if not plan.layers and not plan.functions and (why := another_model(model, loaded)):
+            plan = Plan(stale=(why,))
     else:
         plan = _plan_registered(model, wanted_device, wanted_mode, registry)
+        if plan == Plan():
+            warnings.warn(NOTHING_TO_BIND, stacklevel=2)
     if plan.stale and not use_fallback:
         error = StaleProfileError if loaded is not None else RegistrationError
         raise error("; ".join(plan.stale) + " (use_fallback=True keeps the originals instead)")
@@ -256,11 +266,12 @@ def _plan_registered(model: nn.Module | None, device: str, mode: Mode, registry:
         if isinstance(found, str):
             stale.append(found)
         else:
-            layers.append((module, found.call, Binding(slot=name, path=path, candidate=fitting[-1].name, rows="all")))
+            binding = Binding(slot=name, path=path, candidate=fitting[-1].name, rows="all", is_checked=False)
+            layers.append((module, found.call, binding))
     problems: list[TuneError] = []
     chosen = choose_functions(registry, None, device, mode, problems)
     functions = tuple(
-        (slot, call, Binding(slot=slot.name, path="", candidate=name, rows="all"))
+        (slot, call, Binding(slot=slot.name, path="", candidate=name, rows="all", is_checked=False))
         for slot, (name, call) in chosen.items()
     )
     return Plan(tuple(layers), functions, (), tuple(dict.fromkeys((*stale, *map(str, problems)))))

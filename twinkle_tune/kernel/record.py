@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
@@ -22,13 +22,15 @@ Parts = tuple[tuple[str, type[nn.Module], tuple[tuple[str, type], ...], "Parts"]
 class Binding:
     """What is bound to one instance: for the reader of a report, and the mark by which it is undone.
 
-    ``rows`` says for which row counts ("all", "1 to 128").
+    ``rows`` says for which row counts ("all", "1 to 128"). ``is_checked``: whether a profile compared it with the
+    original and timed it; what is bound because it was registered was not.
     """
 
     slot: str
     path: str
     candidate: str
     rows: str
+    is_checked: bool = field(default=True, compare=False)
 
 
 def _nobody() -> None:

@@ -1,0 +1,24 @@
+"""Which of two profiles says more: a run that had less time must not replace one that had more. Pure."""
+
+from __future__ import annotations
+
+from twinkle_tune.profile.schema import Profile
+
+
+def held(profile: Profile) -> int:
+    """How many contests of a profile were held to their end."""
+    return sum(contest.is_whole for contest in profile.contests)
+
+
+def is_fuller(there: Profile, made: Profile) -> bool:
+    """Whether ``there`` would be lost for less: ``made`` was stopped, and ``there`` was not, or held more contests.
+
+    Of another model, mode or device it is lost in any case.
+    """
+    if made.complete:
+        return False
+    return there.complete or held(there) > held(made) or _question(there) != _question(made)
+
+
+def _question(profile: Profile) -> tuple[str, ...]:
+    return profile.model.target, str(profile.mode), profile.device, str(profile.aim)
