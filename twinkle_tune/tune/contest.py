@@ -23,6 +23,7 @@ from twinkle_tune.outcome import Measurement, Outcome, Rejection, Stage, Trial, 
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.source.compiled import graphs_made, why_uncompiled
 from twinkle_tune.source.hub import commit_of
 from twinkle_tune.source.tried import config_of
 from twinkle_tune.tune import selected
@@ -165,8 +166,11 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         if unfit:
             return _refuse(listener, candidate.name, "capability", unfit)
         stage = watch.begins(candidate.name, "first call")
+        before = graphs_made() if implementation.per_shape else 0
         with interpreted() as ran:
             step, first_call_us = arena.first_call(candidate.name, implementation)
+        if implementation.per_shape and graphs_made() == before:
+            return _refuse(listener, candidate.name, stage, why_uncompiled())
         if candidate.name == ORIGINAL:
             right = Pass(figures=(), deterministic=True)
             return _Ready(
