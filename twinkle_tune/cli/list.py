@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from twinkle_tune.kernel.target import Target
     from twinkle_tune.mode import Mode
     from twinkle_tune.slot import Candidate
+
+
+_CANDIDATE_S = (3.0, 12.0)
+"""Seconds that a candidate takes: checked, timed and timed again."""
+_WHOLE_S = 20.0
+"""Seconds beside the contests: the model is run once, and timed as a whole at the end."""
 
 
 def list_slots(
@@ -40,14 +48,32 @@ def list_slots(
     whole = outline(model, layers=parse_count("--layers", layers))
 
     from twinkle_tune.kernel.find import find_slots
+    from twinkle_tune.kernel.unlooked import unlooked, unlooked_text
 
     rows = [(target, _contestants(target, kind, parsed)) for target in find_slots(whole)]
+    rest = unlooked(whole)
     if as_json:
-        show_json({"model": model, "mode": parsed, "device": kind, "slots": _data(rows)})
-    elif rows:
-        _print_table(rows, f"{model}, {parsed} on {kind}")
+        show_json({"model": model, "mode": parsed, "device": kind, "slots": _data(rows), "unlooked": list(rest)})
+        return
+    if rows:
+        _print_slots(rows, f"{model}, {parsed} on {kind}")
+        say(length_text([len(found) for _, found in rows]))
     else:
         say(f"{model}: no slots; register one with --register, or register_external_layer in Python")
+    if rest:
+        say(unlooked_text(rest))
+
+
+def length_text(counts: Sequence[int]) -> str:
+    """How long a run may take, by how many candidates each slot has, the original among them."""
+    rivals = sum(counts) - len(counts)
+    low, high = (_span(rivals * seconds + _WHOLE_S) for seconds in _CANDIDATE_S)
+    slots = f"{len(counts)} slot{'' if len(counts) == 1 else 's'}"
+    return f"A run tries {rivals} candidates for {slots} at each size that the model calls: {low} to {high} a size."
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _contestants(target: Target, device: str, mode: Mode) -> tuple[Candidate, ...]:
@@ -70,14 +96,20 @@ def _data(rows: list[tuple[Target, tuple[Candidate, ...]]]) -> list[dict[str, ob
     ]
 
 
-def _print_table(rows: list[tuple[Target, tuple[Candidate, ...]]], title: str) -> None:
+def _print_slots(rows: list[tuple[Target, tuple[Candidate, ...]]], title: str) -> None:
+    """A slot a line, and below it what it replaces and who would compete; no name is broken."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for heading in ("slot", "replaces", "instances", "candidates"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "instances" else "left")
+    from twinkle_tune.report.layout import wrapped
+    from twinkle_tune.report.text import short_name
+
+    width = shutil.get_terminal_size((110, 24)).columns
+    console = Console(width=width, highlight=False)
+    lines = wrapped(title, width, style="bold")
     for target, candidates in rows:
-        count = str(len(target.instances)) if target.instances else "(function)"
-        table.add_row(target.slot.name, target.slot.target, count, ", ".join(each.name for each in candidates))
-    Console().print(table)
+        instances = len(target.instances)
+        count = f"{instances} instance{'' if instances == 1 else 's'}" if instances else "a function"
+        lines += wrapped(f"{short_name(target.slot.name)}: {count} of {target.slot.target}", width)
+        lines += wrapped(", ".join(each.name for each in candidates), width, indent=4)
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)

@@ -3,7 +3,8 @@
 Format history (the number is :data:`SCHEMA`):
 
 1. The first: environment, steps, contests with every trial, selections. Since then, all of them optional: ``status``
-   and ``visible_gain`` of a selection, trials that are ``untimed``, ``alone_us`` of a step, and ``run``.
+   and ``visible_gain`` of a selection, trials that are ``untimed``, ``alone_us`` of a step, ``unlooked`` of a
+   model, and ``run``.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ class ModelFacts:
         target: "module:qualified.name" of the model's class.
         parameters: number of parameters.
         dtype: dtype of most parameters ("bfloat16").
+        unlooked: its own layers for which nothing was tried, with their counts ("MyNorm (3)"); empty in a profile from
+            before they were written down.
     """
 
     name: str
     target: str
     parameters: int
     dtype: str
+    unlooked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from twinkle_tune.kernel.unlooked import unlooked_text
 from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult, TimedOn
@@ -61,7 +62,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         why=one_line(advice.why, _SENTENCE_LIMIT),
         verdict=one_line(profile.verdict, _SENTENCE_LIMIT),
         brief=found,
-        unlooked=(),
+        unlooked=tuple(one_line(text, _SENTENCE_LIMIT) for text in (unlooked_text(profile.model.unlooked),) if text),
         line=one_line(head.line(profile), 2 * _NAME_LIMIT),
         notes=tuple(head.notes(profile)),
         facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),

@@ -6,6 +6,7 @@ from collections import Counter
 
 from torch import nn
 
+from twinkle_tune.kernel.unlooked import unlooked
 from twinkle_tune.profile.schema import ModelFacts
 from twinkle_tune.workload import target_of
 
@@ -17,6 +18,7 @@ def model_facts(model: nn.Module, name: str) -> ModelFacts:
         target=target_of(type(model)),
         parameters=sum(p.numel() for p in model.parameters()),
         dtype=_main_dtype(model),
+        unlooked=unlooked(model),
     )
 
 
