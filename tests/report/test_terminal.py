@@ -25,12 +25,20 @@ SHIPPED = sorted((ROOT / "profiles").glob("*/*.json"))
 
 
 def held(slot: str, share: float, won: bool, rows: int, *, called: bool = True) -> Contest:
-    """A contest of a slot that takes this share of the prefill."""
+    """A contest of a slot that takes this share of the prefill: two calls of a step of 1005 microseconds."""
     made = fabricate.won() if won else fabricate.kept()
+    original = (share * 1005.0 / 2,) * 8 if share else (100.0,) * 8
+    rival = "fused" if won else "liger"
+    trials = (
+        fabricate.trial("original", fabricate.measurement(*original), "original"),
+        fabricate.trial(rival, fabricate.measurement(*(0.8 * time for time in original), left_race="" if won else "-")),
+        *made.trials[2:],
+    )
     seen = (Seen(step="prefill 1x128", calls=2, share=share),) if called else ()
     workload = fabricate.workload((1, rows, 256))
     return replace(
         made,
+        trials=trials,
         slot=Slot(name=slot, kind=SlotKind.LAYER, target=f"package.module:{slot}"),
         instances=("model.norm",),
         seen=seen,

@@ -33,11 +33,12 @@ class ReportFormat(StrEnum):
     JSON = "json"
     PNG = "png"
     SVG = "svg"
+    TRACE = "trace"
 
     @property
     def suffix(self) -> str:
         """The ending of a file in this format."""
-        return ".txt" if self is ReportFormat.TERMINAL else f".{self}"
+        return {"terminal": ".txt", "trace": ".trace.json"}.get(self, f".{self}")
 
 
 class TableName(StrEnum):

@@ -78,9 +78,10 @@ def _share(contest: Contest, step: str) -> float:
 def _inside(contest: Contest, others: Sequence[Contest]) -> float:
     """The part of a contest's instances that lie inside an instance of another contest."""
     outer = {path for other in others if other is not contest for path in other.instances}
-    inside = sum(any(_lies_in(path, place) for place in outer) for path in contest.instances)
+    inside = sum(any(lies_in(path, place) for place in outer) for path in contest.instances)
     return inside / len(contest.instances) if contest.instances else 0.0
 
 
-def _lies_in(path: str, place: str) -> bool:
+def lies_in(path: str, place: str) -> bool:
+    """Whether a module lies inside another one, by their paths."""
     return path != place and (not place or path.startswith(f"{place}."))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from twinkle_tune.report.look import PAGE, PAPER, SERIES, config
 
-Kind = Literal["ratios", "parts", "shapes", "roofline", "memory", "parity", "trend"]
+Kind = Literal["ratios", "parts", "shapes", "roofline", "memory", "parity", "trend", "why", "timeline"]
 Spec = dict[str, Any]
 
 MISSING = "The plots need altair and vl-convert-python, which are not installed: pip install altair vl-convert-python"
@@ -36,6 +36,8 @@ def _chart(kind: Kind, on_page: bool) -> Spec:
         "memory": _memory,
         "parity": _parity,
         "trend": _trend,
+        "why": _why,
+        "timeline": _timeline,
     }
     colours = PAGE if on_page else PAPER
     made = makers[kind](colours)
@@ -55,6 +57,8 @@ def height(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> int:
     """Pixels of a plot's inside: a line a name where names stand down the side."""
     if kind in _HEIGHTS:
         return _HEIGHTS[kind]
+    if kind == "timeline":
+        return 34 * len({row["lane"] for row in rows})
     lines = len({row["name"] for row in rows})
     pairs = len({(row["name"], row.get("when", row.get("role"))) for row in rows}) > lines
     return lines * (40 if pairs and kind in ("parts", "memory") else 26)
@@ -272,3 +276,44 @@ def _trend(colours: Mapping[str, str]) -> Any:
         .encode(x=x, y=y)
     )
     return _layered(one, lines, whisker, point, slower)
+
+
+WHY = ("saved", "original kept", "undecided", "outside of slots")
+"""The parts of a step in the plot that says why it is no faster."""
+
+
+def _why(colours: Mapping[str, str]) -> Any:
+    """A bar a step: what was saved, what the originals keep, what is undecided and what lies outside of slots."""
+    import altair as alt
+
+    shades = [colours["win"], colours["bar"], colours["warn"], colours["line"]]
+    colour = alt.Color("part:N", scale=alt.Scale(domain=list(WHY), range=shades), title=None)
+    bars = (
+        _plain()
+        .mark_bar()
+        .encode(
+            y=alt.Y("name:N", sort=None, title=None),
+            x=alt.X("from:Q", title="share of the step's time", axis=alt.Axis(format="%", tickCount=5)),
+            x2="to:Q",
+            color=colour,
+            tooltip=alt.Tooltip("tip:N"),
+        )
+    )
+    return _layered(bars)
+
+
+def _timeline(colours: Mapping[str, str]) -> Any:
+    """The parts of a step one after another, without and with the winners; slots inside of others are thinner."""
+    import altair as alt
+
+    shades = [colours[f"series-{index}"] for index in range(SERIES)]
+    colour = alt.Color("name:N", sort=None, scale=alt.Scale(range=shades), title=None)
+    rows = _plain().encode(
+        y=alt.Y("lane:N", sort=None, title=None),
+        x=alt.X("from:Q", title="ms, one part after another", axis=alt.Axis(tickCount=5)),
+        x2="to:Q",
+        tooltip=alt.Tooltip("tip:N"),
+    )
+    outer = rows.transform_filter("datum.depth == 0").mark_bar(size=24, stroke="white").encode(color=colour)
+    inner = rows.transform_filter("datum.depth == 1").mark_bar(size=8, stroke="white").encode(color=colour)
+    return _layered(outer, inner)

@@ -9,6 +9,7 @@ from twinkle_tune.report import frames
 from twinkle_tune.report.derive import Shapes, parts, rules_text, shapes
 from twinkle_tune.report.frames import Row
 from twinkle_tune.report.look import SERIES
+from twinkle_tune.report.pictures import timelines, why
 from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row, step_role
 from twinkle_tune.report.roofline import LIMITS, points
 from twinkle_tune.report.text import (
@@ -37,6 +38,8 @@ def plots(profile: Profile) -> tuple[Plot, ...]:
         by_contest[row["contest"]].append(row)
     found = [
         *_steps(profile),
+        *why(profile),
+        *timelines(profile),
         *_parts(profile),
         *(_contest(number, contest, by_contest[number]) for number, contest in enumerate(profile.contests, 1)),
         *(_shapes(number, each, by_contest) for number, each in enumerate(shapes(profile), 1)),

@@ -7,7 +7,7 @@ from typing import Literal, assert_never
 
 from twinkle_tune.profile.schema import Profile
 
-Format = Literal["html", "md", "csv", "json"]
+Format = Literal["html", "md", "csv", "json", "trace"]
 
 
 def render(profile: Profile, format: Format, path: str = "profile.json") -> str:
@@ -15,7 +15,8 @@ def render(profile: Profile, format: Format, path: str = "profile.json") -> str:
 
     Args:
         profile: what to report on.
-        format: "html" is a whole page, "md" GitHub's Markdown, "csv" one line a raw sample, "json" every other table.
+        format: "html" is a whole page, "md" GitHub's Markdown, "csv" one line a raw sample, "json" every other table,
+            "trace" a timeline that Perfetto and speedscope open.
         path: where the reader finds the profile, for the lines to copy in the HTML and Markdown reports.
     """
     return _writer(format, path)(profile)
@@ -40,5 +41,9 @@ def _writer(format: Format, path: str) -> Callable[[Profile], str]:
             from twinkle_tune.report.data import json_text
 
             return json_text
+        case "trace":
+            from twinkle_tune.report.trace import trace_text
+
+            return trace_text
         case _:
             assert_never(format)
