@@ -62,7 +62,10 @@ HEAVY = {
 }
 
 # A method that hands over to a later room when it is called: ``profile.to_frame()`` is where users look for it.
-HANDED_OVER = {("twinkle_tune.profile.schema", "twinkle_tune.report.frames")}
+HANDED_OVER = {
+    ("twinkle_tune.profile.schema", "twinkle_tune.report.frames"),
+    ("twinkle_tune.profile.schema", "twinkle_tune.report.summary"),
+}
 
 MAX_LINES = 330
 

@@ -271,6 +271,18 @@ class Profile:
 
         return write_profile(self, path)
 
+    def __str__(self) -> str:
+        """Six lines: what was profiled, the verdict, what to do, the whole model, the winners, the contests."""
+        from twinkle_tune.report.summary import summary_text
+
+        return summary_text(self)
+
+    def _repr_html_(self) -> str:
+        """The head of the page, for notebooks."""
+        from twinkle_tune.report.summary import summary_html
+
+        return summary_html(self)
+
     def to_frame(self, rows: Table = "samples") -> Frame:
         """A pandas table of it: one row a raw sample, or a trial, a selection, a step or a parity figure.
 

@@ -1,0 +1,71 @@
+"""A profile in six lines, and the head of its page: what ``print(profile)`` and a notebook show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from html import escape
+
+from twinkle_tune.errors import one_line
+from twinkle_tune.profile.schema import Profile
+from twinkle_tune.report import head
+from twinkle_tune.report.recommend import recommend, step_words
+from twinkle_tune.tune.progress import contest_name, contest_result
+from twinkle_tune.words import span
+
+_LIMIT = 300
+_WINNERS_SHOWN = 3
+
+
+def summary_text(profile: Profile) -> str:
+    """Six lines: what was profiled, the verdict, what to do, the whole model, the winners, the contests."""
+    found = recommend(profile)
+    lines = (
+        head.line(profile),
+        profile.verdict,
+        f"{found.title}: {found.why}",
+        f"Whole model: {found.whole or 'not run'}",
+        f"Winners: {_winners(profile)}",
+        f"Contests: {_contests(profile)}",
+    )
+    return "\n".join(one_line(line, _LIMIT) for line in lines)
+
+
+def summary_html(profile: Profile) -> str:
+    """The head of the page, as a notebook shows it: title, what to do and why, a row for each step."""
+    found = recommend(profile)
+    rows = "".join(
+        f"<tr><td>{_text(step.label)}</td><td>{_text(step_words(step, profile.aim))}</td></tr>"
+        for step in profile.steps
+    )
+    return (
+        f"<div><h3>{_text(profile.model.name)}, {_text(profile.mode)}, {_text(profile.device)}</h3>"
+        f"<p><strong>{_text(found.title)}.</strong> {_text(found.why)}</p>"
+        f"<p>{_text(profile.verdict)}</p>"
+        f"<table><thead><tr><th>Step</th><th>Whole model</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<p>Winners: {_text(_winners(profile))}<br>Contests: {_text(_contests(profile))}<br>"
+        f"{_text(head.line(profile))}</p></div>"
+    )
+
+
+def _winners(profile: Profile) -> str:
+    won = sorted(profile.winners, key=lambda c: -max((s.share * (1 - c.selection.ratio) for s in c.seen), default=0.0))
+    shown = [f"{contest_name(contest)} {contest_result(contest)}" for contest in won[:_WINNERS_SHOWN]]
+    more = len(won) - len(shown)
+    return "; ".join(shown) + (f" and {more} more" if more > 0 else "") if shown else "none"
+
+
+def _contests(profile: Profile) -> str:
+    return "; ".join(_parts(profile))
+
+
+def _parts(profile: Profile) -> Iterator[str]:
+    counts = Counter(contest.status for contest in profile.contests)
+    yield ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "none"
+    if profile.run is not None:
+        of = "" if profile.run.budget_s is None else f" of {span(profile.run.budget_s)}"
+        yield f"took {span(profile.run.took_s)}{of}"
+
+
+def _text(value: object) -> str:
+    return escape(one_line(value, _LIMIT))
