@@ -36,7 +36,8 @@ def run_facts(
     whole = all(contest.is_whole for contest in contests)
     stopped: Literal["", "budget", "interrupted"] = "interrupted" if interrupted else "" if whole else "budget"
     left = sum(entered(contest) if contest.status in UNDECIDED else _late(contest) for contest in contests)
-    done = sum(entered(contest) for contest in contests) - left
+    # What a contest did before it was cut short says how long a candidate takes, though it is held again.
+    done = sum(len(contest.trials) - _late(contest) for contest in contests)
     needs_s = None
     if stopped == "budget" and done > 0:
         blocks = sum(contest.slot.name == BLOCK and not contest.is_whole for contest in contests)
