@@ -28,7 +28,7 @@ def _kept(status: Status, visible_gain: float | None = None) -> Contest:
         (_kept("cut short"), "[3/12] rotary [1,4,128,64] 12.5%: cut short (budget used up)"),
         (
             _kept("no clear winner", 0.06),
-            "[3/12] rotary [1,4,128,64] 12.5%: original (too noisy: gains from 6% would show)",
+            "[3/12] rotary [1,4,128,64] 12.5%: original (noise hides up to 6%)",
         ),
         (_kept("nothing to gain"), "[3/12] rotary [1,4,128,64] 12.5%: original (nothing to gain)"),
     ],

@@ -94,6 +94,7 @@ def test_a_stopped_run_concludes_nothing() -> None:
         "Stopped by the 30 s budget: 1 of 12 contests held, 11 not tried. No conclusion yet. "
         "About 4 min would do; or --candidates torch."
     )
+    assert verdict_of(contests, (), run=run, narrowed=True).endswith("No conclusion yet. About 4 min would do.")
     assert "1 of 3 contests held, 1 cut short, 1 not tried" in verdict_of(
         [_contest("kept"), _contest("cut short"), _contest("not tried")], (), run=run
     )

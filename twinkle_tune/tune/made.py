@@ -71,7 +71,7 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         block_s=BLOCK_S,
         whole_s=2 * SECONDS * len(profile.steps),
     )
-    verdict = verdict_of(profile.contests, profile.steps, profile.aim, facts)
+    verdict = verdict_of(profile.contests, profile.steps, profile.aim, facts, narrowed=run.wanted is not None)
     alone = _alone(seen)
     steps = tuple(replace(step, alone_us=alone.get(step.label, ())) for step in profile.steps)
     return with_shares(replace(profile, steps=steps, run=facts, complete=not facts.stopped, verdict=verdict))

@@ -33,7 +33,8 @@ def contest_name(contest: Contest) -> str:
 def contest_result(contest: Contest) -> str:
     """What became of a contest: "torch.rms_norm 0.89", "original (2 refused)", "not tried (budget used up)"."""
     chosen = contest.selection
-    memory = "" if chosen.memory_ratio is None else f", memory {chosen.memory_ratio:.2f}"
+    # Of a winner by memory: one by time has its time.
+    memory = "" if chosen.memory_ratio is None or chosen.ratio < 1 else f", memory {chosen.memory_ratio:.2f}"
     refused = sum(isinstance(trial.outcome, Rejection) for trial in contest.trials)
     out = f"{refused} refused" if refused else ""
     match contest.status:
@@ -44,8 +45,8 @@ def contest_result(contest: Contest) -> str:
         case "nothing to gain":
             return "original (nothing to gain)"
         case "no clear winner":
-            seen = "" if chosen.visible_gain is None else f": gains from {chosen.visible_gain:.0%} would show"
-            return f"original (too noisy{seen}{f'; {out}' if out else ''})"
+            hidden = "" if chosen.visible_gain is None else f" hides up to {chosen.visible_gain:.0%}"
+            return f"original (noise{hidden or ': no clear winner'})"
         case "all refused":
             return "original (all refused)"
     return f"original ({out})" if out else "original"
@@ -62,7 +63,9 @@ def step_line(step: StepResult) -> str:
     if not step.original_us:
         return f"whole model, {label}: unchanged, the original runs"
     memory = memory_ratio(step.tuned_peak_bytes, step.original_peak_bytes)
-    peak = "" if memory is None else f", memory {memory:.2f}"
+    peak = "" if memory is None or f"{memory:.2f}" == "1.00" else f", memory {memory:.2f}"
+    if step.low <= 1 <= step.high:
+        return f"whole model, {label}: no clear difference ({step.low:.2f} to {step.high:.2f}){peak}"
     return f"whole model, {label}: {time_words(step.ratio, step.low, step.high)}{peak}"
 
 

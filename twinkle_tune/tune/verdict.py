@@ -16,7 +16,12 @@ _NOT_HELD: tuple[Status, ...] = (*UNDECIDED, "nothing to gain")
 
 
 def verdict_of(
-    contests: Sequence[Contest], steps: Sequence[StepResult], aim: Aim = BY_TIME, run: RunFacts | None = None
+    contests: Sequence[Contest],
+    steps: Sequence[StepResult],
+    aim: Aim = BY_TIME,
+    run: RunFacts | None = None,
+    *,
+    narrowed: bool = False,
 ) -> str:
     """What a run found.
 
@@ -25,10 +30,11 @@ def verdict_of(
         steps: the whole model, where it was compared.
         aim: what decided.
         run: how it went; None where that is not known, as for a run that did all it had to.
+        narrowed: whether only some candidates competed: to name fewer is no advice then.
     """
     if run is not None and run.stopped == "budget":
         found = f"So far: {_found(contests, steps, aim)}" if _won(contests) else "No conclusion yet."
-        return f"{stopped_text(contests, run)} {found} {more_text(run)}"
+        return f"{stopped_text(contests, run)} {found} {more_text(run, narrowed=narrowed)}"
     return _found(contests, steps, aim)
 
 
@@ -47,10 +53,10 @@ def stopped_text(contests: Sequence[Contest], run: RunFacts) -> str:
     return f"Stopped by {budget}: {', '.join(parts)}."
 
 
-def more_text(run: RunFacts) -> str:
+def more_text(run: RunFacts, *, narrowed: bool = False) -> str:
     """What would do: "About 4 min would do; or --candidates torch."."""
     enough = "A larger --budget would do" if run.needs_s is None else f"About {span(round_up_s(run.needs_s))} would do"
-    return f"{enough}; or --candidates torch."
+    return f"{enough}." if narrowed else f"{enough}; or --candidates torch."
 
 
 def round_up_s(seconds: float) -> int:
