@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,3 +17,30 @@ def drawn_like(tensor: Tensor, seed: int) -> Tensor:
     generator = torch.Generator(tensor.device).manual_seed(seed)
     drawn = torch.randn(tensor.shape, generator=generator, device=tensor.device)
     return torch.empty_like(tensor).copy_(drawn)
+
+
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Every generator of the process is afterwards where it was: torch's of all devices, Python's and numpy's."""
+    numpy: Any = sys.modules.get("numpy")
+    device = _device_module()
+    python, host = random.getstate(), torch.get_rng_state()
+    devices = None if device is None else device.get_rng_state_all()
+    arrays = None if numpy is None else numpy.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        torch.set_rng_state(host)
+        if device is not None:
+            device.set_rng_state_all(devices)
+        if numpy is not None:
+            numpy.random.set_state(arrays)
+
+
+def _device_module() -> Any:
+    """The module of the accelerator whose generators have begun; None where there is none."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    module = None if found is None else torch.get_device_module(found)
+    has_begun = getattr(module, "is_initialized", lambda: False)()
+    return module if has_begun and hasattr(module, "get_rng_state_all") else None

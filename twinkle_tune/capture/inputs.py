@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twinkle_tune.capture.address import empty_at, offset_of
+
 _OUTLIERS_FROM = 8
 """Fewest channels in which one can stand out."""
 _GAP = 8
@@ -170,7 +172,7 @@ def _laid_out(values: Tensor, like: Tensor) -> Tensor:
     """``values`` (see :func:`_dense`) in new memory with the shape and strides of ``like``."""
     if _overlaps(values.shape, like.stride()):
         return values.clone(memory_format=torch.contiguous_format).expand(like.shape)
-    twin = torch.empty_strided(values.shape, like.stride(), dtype=like.dtype, device=like.device)
+    twin = empty_at(values.shape, like.stride(), like, offset_of(like))
     return twin.copy_(values).expand(like.shape)
 
 

@@ -54,7 +54,8 @@ def find_slots(
     blocks = blocks_of(model)
     for path, module in model.named_modules():
         name = slot_name(module, registry) or (BLOCK if module in blocks else None)
-        if name is not None:
+        # A class without a forward is no layer: torch.compile's wrapper has one on each instance, around the layer's.
+        if name is not None and type(module).forward is not nn.Module.forward:
             slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
             instances.setdefault(slot, []).append((path, module))
     if attention and head:

@@ -7,13 +7,11 @@ to set. What the original itself raises, and what a candidate raises, is passed 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from twinkle_tune.capture.inputs import Call, vary
@@ -23,6 +21,7 @@ from twinkle_tune.parity.calls import Kin
 from twinkle_tune.parity.compare import compare
 from twinkle_tune.parity.conduct import misconduct, overwriting, remarks, reused, same_results
 from twinkle_tune.parity.controls import fakes, lower_run
+from twinkle_tune.parity.copied import varied_copy
 from twinkle_tune.parity.pooling import key, noises
 from twinkle_tune.parity.reference import NoReferenceError, references
 from twinkle_tune.parity.run import Run, Subject, baseline_of, execute
@@ -38,7 +37,6 @@ from twinkle_tune.parity.verdict import (
     checked_strictness,
 )
 
-_CONSTANT_SPREAD = 0.25
 _LITTLE = 4.0
 """So many times its limit a slice may be off before it is wrong whatever other roundings would show."""
 
@@ -110,7 +108,7 @@ class Judge:
             raise ValueError("calls: got none, expected at least one; capture the slot first")
         self._strict = checked_strictness(strictness) == "strict"
         self._trains, self._seed, self._random = trains, seed, False
-        copied = None if module is None else _with_varied_constants(copy.deepcopy(module), seed)
+        copied = None if module is None else varied_copy(module, seed)
         self._subject = None if copied is None or module is None else Subject.of(copied, module)
         self._copied, self._original = copied, original
         self._anew: dict[int, Mapping[str, Sequence[Slices]]] = {}
@@ -127,10 +125,10 @@ class Judge:
             _Case(call=call, reference=r, baseline=b) for call, r, b in zip(calls, precise, baselines, strict=True)
         ]
         self._seen = noises((case.reference, case.baseline) for case in self._cases)
-        self.inconclusive = self._control(original)
-        if self.inconclusive is not None and self.note:
-            self.inconclusive = replace(self.inconclusive, reason=f"{self.inconclusive.reason} ({self.note})")
-        if self.inconclusive is None:
+        found = self._control(original)
+        if found is not None:
+            self.inconclusive = replace(found, reason=f"{found.reason} ({self.note})") if self.note else found
+        else:
             self._cases += [case for each in kin if (case := self._kin_case(each)) is not None]
 
     def judge(self, candidate: Callable[..., Any], *, for_kin: Callable[..., Any] | None = None) -> Verdict:
@@ -311,17 +309,3 @@ class Judge:
             incoming=case.baseline.incoming,
         )
         yield from fakes(case.baseline, stale, low)
-
-
-def _with_varied_constants(module: nn.Module, seed: int) -> nn.Module:
-    """``module`` itself, its constant floating parameters spread by 0.25 around their value."""
-    for offset, parameter in enumerate(module.parameters()):
-        values = parameter.detach()
-        if type(values) is not torch.Tensor or values.layout is not torch.strided:
-            continue  # of a quantised or sparse weight one cannot tell what its values are, nor set them
-        if not values.is_floating_point() or values.numel() == 0 or bool((values != values.reshape(-1)[0]).any()):
-            continue
-        generator = torch.Generator(values.device).manual_seed(seed + offset)
-        noise = torch.randn(values.shape, generator=generator, device=values.device)
-        parameter.data = (values + _CONSTANT_SPREAD * noise).to(values.dtype)
-    return module

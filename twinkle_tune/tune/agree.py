@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from twinkle_tune.capture.inputs import map_tensors
 from twinkle_tune.capture.look import Look, apart
 from twinkle_tune.capture.step import Step
+from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.patch import Binding
@@ -34,7 +35,7 @@ _UNITS = 2.0
 
 
 def disagreement(model: nn.Module, step: Step, plan: Plan, seed: int = 0) -> str:
-    """Why a step with a plan bound does not compute what the original computes; "" if it does.
+    """Why a step with a plan bound does not compute what the original computes, or raises; "" if it does not.
 
     The model is left restored, random states as they were. It is not compiled.
 
@@ -45,7 +46,14 @@ def disagreement(model: nn.Module, step: Step, plan: Plan, seed: int = 0) -> str
         seed: of random numbers that the model draws, and of the noise.
     """
     original = _look(model, step, Plan(), seed)
-    tuned = apart(original, _look(model, step, plan, seed))
+    try:
+        with_plan = _look(model, step, plan, seed)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # By itself each was right, in copies and other memory; in the model a stranger's code may still raise anything.
+        return f"the whole model raised {in_a_line(error, 200)}"
+    tuned = apart(original, with_plan)
     allowed = apart(original, _look(model, step, Plan(), seed))
     for index in range(_SEEDS):
         noisy = apart(original, _look(model, step, _noisy(plan, seed + index), seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -33,6 +34,9 @@ from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialSt
 from twinkle_tune.tune.further import Timed, further_times
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
 from twinkle_tune.tune.tuned import Configs
+from twinkle_tune.tune.watch import HereWatch, MeddledError
+
+_LOAD: Stage = "load"
 
 
 class InProcess:
@@ -42,12 +46,14 @@ class InProcess:
     """
 
     def __init__(self, watch: Watch | None = None, configs: Configs | None = None) -> None:
-        self._watch: Watch = watch or Unwatched()
+        self._watch_of = HereWatch if watch is None else lambda task: watch
+        self._watch: Watch = Unwatched()
         self._configs = Configs() if configs is None else configs
 
     def run(self, task: Task, listener: Listener) -> Contest:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
         observation, ends_s, began_s = task.observation, _end_of(task), time.monotonic()
+        self._watch = self._watch_of(task)
         with as_observed(observation.workload.context, task.device), uncapped(compiles=task.mode.compiles):
             self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
@@ -69,7 +75,7 @@ class InProcess:
                 outcomes[name] = _refuse(listener, name, "parity", reason)
                 del steps[name]
             measured = {
-                name: _compiled(_measured(found, name, times_us, decision), arena.counted(found.step))
+                name: _measured(found, name, times_us, decision, arena.counted(found.step), self._watch.noticed(name))
                 for name, found in steps.items()
             }
             timed = _timed(task, decision.winner, steps, measured, arena)
@@ -120,7 +126,11 @@ class InProcess:
         ):
             return selected.not_tried(selected.NO_BLOCK)
         found = _prepare(candidate, arena, listener, self._watch)
-        self._watch.ends(candidate.name)
+        try:
+            self._watch.ends(candidate.name)
+        except MeddledError as error:
+            stage = found.stage if isinstance(found, Rejection) else "timing"
+            return found if isinstance(found, Rejection) else _refuse(listener, candidate.name, stage, str(error))
         return found
 
     def _again(self, name: str, judge: Callable[[], Verdict]) -> Callable[[], Verdict]:
@@ -134,7 +144,7 @@ class InProcess:
 
     def _trial(self, candidate: Candidate, origin: str, outcome: Outcome, arena: Arena) -> Trial:
         self._watch.begins(candidate.name, "load")  # some sources load their code once more for the digest
-        return Trial(
+        trial = Trial(
             candidate=candidate.name,
             source=candidate.source.kind,
             digest=digest_of(candidate, arena.task.observation.slot, arena.original),
@@ -143,6 +153,9 @@ class InProcess:
             config=config_of(candidate.source),
             config_origin=origin,
         )
+        with contextlib.suppress(MeddledError):  # it was put back, and the trial is over
+            self._watch.ends(candidate.name)
+        return trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +172,9 @@ class _Ready:
 
 def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watch) -> _Ready | Rejection | Untimed:
     """Load, call and judge one candidate. The original is not judged: the judge holds it against itself."""
-    task, stage = arena.task, watch.begins(candidate.name, "load")
+    task, stage = arena.task, _LOAD
     try:
+        stage = watch.begins(candidate.name, "load")
         implementation = candidate.source.load(task.observation.slot, arena.original)
         unfit = implementation.unfit_for(task.mode)
         if unfit:
@@ -251,7 +265,14 @@ def _end_of(task: Task) -> float:
     return math.inf if task.deadline_s is None else time.monotonic() + task.deadline_s
 
 
-def _measured(ready: _Ready, name: str, times_us: Mapping[str, tuple[float, ...]], decision: Decision) -> Outcome:
+def _measured(
+    ready: _Ready,
+    name: str,
+    times_us: Mapping[str, tuple[float, ...]],
+    decision: Decision,
+    counted: tuple[int, int],
+    noticed: tuple[str, ...],
+) -> Outcome:
     if name in decision.failed or not times_us.get(name):
         return selected.not_timed(name, decision)
     return Measurement(
@@ -260,8 +281,10 @@ def _measured(ready: _Ready, name: str, times_us: Mapping[str, tuple[float, ...]
         peak_bytes=ready.peak_bytes,
         parity=tuple(replace(f, error=_rounded(f.error), limit=_rounded(f.limit)) for f in ready.verdict.figures),
         deterministic=ready.verdict.deterministic,
-        notes=ready.verdict.notes,
+        notes=(*ready.verdict.notes, *noticed),
         left_race=dict(decision.left).get(name, ""),
+        graph_breaks=counted[0],
+        recompilations=counted[1],
     )
 
 
@@ -282,12 +305,6 @@ def _timed(
         for name in names
         if isinstance(outcome := measured[name], Measurement)
     }
-
-
-def _compiled(outcome: Outcome, counted: tuple[int, int]) -> Outcome:
-    if not isinstance(outcome, Measurement):
-        return outcome
-    return replace(outcome, graph_breaks=counted[0], recompilations=counted[1])
 
 
 def _refuse(listener: Listener, candidate: str, stage: Stage, reason: str) -> Rejection:

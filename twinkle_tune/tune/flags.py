@@ -1,4 +1,4 @@
-"""The training flags of a model, during a run and after it."""
+"""What a run may change of a model and of its process, during the run and after it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,21 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from twinkle_tune.capture.drawn import random_kept
 from twinkle_tune.capture.point import unwrapped
+from twinkle_tune.capture.untouched import left_as_found
 from twinkle_tune.mode import Mode
+from twinkle_tune.tune.state import process_kept
+
+
+@contextmanager
+def without_trace(model: nn.Module, mode: Mode) -> Iterator[None]:
+    """The model in train or eval mode; afterwards it, what it reaches, and the process are as they were.
+
+    Whatever happens inside, a KeyboardInterrupt included.
+    """
+    with process_kept(), random_kept(), left_as_found(model), flags_kept(model, mode):
+        yield
 
 
 @contextmanager

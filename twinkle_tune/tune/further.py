@@ -22,6 +22,7 @@ from twinkle_tune.measure.cold import cold_clock
 from twinkle_tune.measure.passes import Passes, time_passes
 from twinkle_tune.outcome import Timings
 from twinkle_tune.tune.task import Watch
+from twinkle_tune.tune.watch import MeddledError
 
 ROUNDS = 9
 """Paired rounds of a figure: enough for an interval that one disturbed round does not widen."""
@@ -183,7 +184,11 @@ class _Taker:
             # Anything can come out of a stranger's code, which was right and timed: this decides nothing any more.
             self.notes[name].append(f"{what}: {in_a_line(error, 200)}")
             made = None
-        self.watch.ends(name)
+        try:
+            self.watch.ends(name)
+        except MeddledError as error:
+            self.notes[name].append(f"{what}: {error}")
+            return None
         return made
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
-from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Rejection, Stage, Trial
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
@@ -19,7 +18,7 @@ from twinkle_tune.tune.held import Held
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY
 from twinkle_tune.tune.package import Header, Unportable, original_of, pack
-from twinkle_tune.tune.process import WorkerLost
+from twinkle_tune.tune.process import WorkerError, WorkerLost
 from twinkle_tune.tune.selected import ALL_REFUSED
 from twinkle_tune.tune.task import Task, digest_of
 from twinkle_tune.tune.wire import Found, event_of, result_of, stage_of
@@ -68,7 +67,8 @@ class Isolated:
         """Run a contest to its end.
 
         Raises:
-            TuneError: the original failed, or ended the worker process; or no worker process can be started.
+            WorkerError: the original ended the worker process, or no worker process can be started.
+            TuneError: the original failed.
         """
         with self._lock:
             try:
@@ -119,7 +119,7 @@ class Isolated:
                     # Here it has run: the worker lacks something, such as room on the device beside the model.
                     return _here(task, job.told, f"in a worker process the original {lost.reason}")
                 if guilty is None or (not guilty and tries > 1):
-                    raise TuneError(
+                    raise WorkerError(
                         f"{task.observation.slot.target}: the original itself {lost.reason} (in the worker process, at "
                         f"stage {lost.stage!r}); profile with --in-process, or raise the limits"
                     ) from None

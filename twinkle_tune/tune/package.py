@@ -29,7 +29,9 @@ from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind
 from twinkle_tune.source.direct import OriginalSource
 from twinkle_tune.source.hub import commit_of
 from twinkle_tune.source.tried import config_of, configured
-from twinkle_tune.tune.state import cuda_in_use, flags_now, set_flags
+from twinkle_tune.tune.placed import place, placed
+from twinkle_tune.tune.shared import set_settings, settings_to_send
+from twinkle_tune.tune.state import cuda_in_use
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.tuned import Tunable
 from twinkle_tune.workload import Workload
@@ -84,7 +86,8 @@ def _pack(task: Task, file: IO[bytes]) -> Header:
     package = {
         "task": {name: getattr(task, name) for name in _FIELDS},
         "candidates": [_candidate_data(c, portable) for c in task.candidates],
-        "flags": flags_now(),
+        "settings": settings_to_send(),
+        "placed": placed(observation),
         "cuda": torch.cuda.current_device() if cuda_in_use() else None,
     }
     file.seek(0)
@@ -141,9 +144,10 @@ def unpack(file: IO[bytes]) -> Task:
     package = torch.load(file, weights_only=False)
     if package["cuda"] is not None:
         torch.cuda.set_device(package["cuda"])
-    set_flags(package["flags"])
+    set_settings(package["settings"])
     fields = package["task"]
     observation = fields["observation"]
+    place(observation, package["placed"])
     function = None
     if observation.slot.kind is SlotKind.FUNCTION:
         function = original_function(observation.slot.target)

@@ -31,6 +31,10 @@ _SHOWN_OUTPUT = 200
 _LAST_WORDS_S = 5.0
 
 
+class WorkerError(TuneError):
+    """There is no worker process, or none in which the original itself can be run."""
+
+
 class WorkerLost(Exception):
     """The worker process ended, hung or broke the connection; ``at`` is who was at work, ``reason`` what happened."""
 
@@ -81,7 +85,7 @@ class WorkerProcess:
                 )
             except OSError as error:
                 ours.close()
-                raise TuneError(f"a worker process cannot be started ({error}); profile with --in-process") from error
+                raise WorkerError(f"a worker process cannot be started ({error}); profile with --in-process") from error
         assert self._process.stdout is not None
         self._connection, self._pipe = ours, self._process.stdout
         os.set_blocking(self._pipe.fileno(), False)
@@ -162,11 +166,11 @@ class WorkerProcess:
         try:
             message = self.receive()
         except WorkerLost as lost:
-            raise TuneError(
+            raise WorkerError(
                 f"the worker process did not start: it {lost.reason}; profile with --in-process, or raise the limits"
             ) from lost
         if message.get("is") != "ready":
-            raise TuneError(f"the worker process sent {message!r:.80}, expected that it is ready; profile again")
+            raise WorkerError(f"the worker process sent {message!r:.80}, expected that it is ready; profile again")
 
     def _expired(self, before: At | None) -> At | None:
         """Whoever is beyond its limit; on the second sight of the very same that is told."""

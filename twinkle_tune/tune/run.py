@@ -9,6 +9,7 @@ from torch import nn
 
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.environment import Environment
+from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
@@ -25,6 +26,7 @@ from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.journal import Header
 from twinkle_tune.tune.left_out import is_left_out
 from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
+from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.selected import NO_BLOCK, NOT_TRIED
 from twinkle_tune.tune.task import Executor, Task
@@ -102,10 +104,14 @@ def hold(
                 winner=ORIGINAL, reason=NOT_TRIED if run.budget.is_used_up else NO_BLOCK, status="not tried"
             ),
         )
-    contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), run.tell)
-    contest = confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
+
+    def held(tell: Listener) -> Contest:
+        contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), tell)
+        return confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, tell)
+
+    contest = unless_original_fails(task, run.tell, held)
     # What the budget cut short is no outcome for another run, whose budget is another.
-    if contest.is_whole and not run.budget.is_used_up:
+    if contest.trials and contest.is_whole and not run.budget.is_used_up:
         run.memory.keep(question, contest)
     return contest
 
@@ -113,7 +119,10 @@ def hold(
 def runner_up(run: Run, contest: Contest) -> Contest | None:
     """The contest with the runner-up of its winner in that one's place; None where there is none."""
     task = run.tasks[contest.slot.name, contest.workload.key, contest.instances]
-    return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
+    try:
+        return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
+    except TuneError:
+        return None  # the original fails in it now: nothing is known of the runner-up
 
 
 def look_between(

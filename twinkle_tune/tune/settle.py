@@ -20,6 +20,7 @@ from twinkle_tune.tune.agree import disagreement
 from twinkle_tune.tune.choose import (
     costly,
     culprits,
+    keep_original,
     only_winners_of,
     saved,
     slots_with_winners,
@@ -90,6 +91,7 @@ class Whole:
 
     def _agreeing(self, profile: Profile) -> tuple[Profile, Plan]:
         """The profile without the winners with which a step computes something else."""
+        profile = self._bindable(profile)
         plan = self._plan(profile)
         for step in self.steps:
             while slots := slots_with_winners(profile.contests, step.label):
@@ -160,13 +162,32 @@ class Whole:
         if not profile.winners:
             return Plan()
         plan = plan_profile(self.model, profile, profile.device, profile.mode, self.registry)
-        if plan.stale:
-            raise StaleProfileError("; ".join(plan.stale))
+        winners = [text for text in plan.stale if any(text.startswith(_named(c)) for c in profile.winners)]
+        if winners:
+            raise StaleProfileError("; ".join(winners))
         return plan
+
+    def _bindable(self, profile: Profile) -> Profile:
+        """The profile without winners whose layers are others now than in their calls, as a counter makes them."""
+        if not profile.winners:
+            return profile
+        stale = plan_profile(self.model, profile, profile.device, profile.mode, self.registry).stale
+        contests = []
+        for contest in profile.contests:
+            why = next((text for text in stale if text.startswith(_named(contest))), "")
+            lost = why and contest.selection.winner != ORIGINAL
+            reason = f"taken back: it cannot be bound again, {why.removeprefix(_named(contest))}"
+            contests.append(keep_original(contest, reason, "taken back") if lost else contest)
+        return _left(profile, contests)
 
     @property
     def _is_late(self) -> bool:
         return self.ends_s is not None and time.monotonic() >= self.ends_s
+
+
+def _named(contest: Contest) -> str:
+    """How a plan begins what it says of a contest."""
+    return f"{contest.slot.name} ({contest.selection.winner}): "
 
 
 def _left(profile: Profile, contests: Sequence[Contest]) -> Profile:

@@ -12,19 +12,24 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from twinkle_tune.tune.shared import SETTINGS, WORKING_DIRECTORY, Setting
+
 _KNOWN_POOLS = ("torch", "triton", "tqdm", "huggingface_hub")
 """Whose threads may stay: they wait for more to do."""
 _THREAD_GRACE_S = 1.0
 _POOL = ("concurrent.futures.thread", "_worker")
 """Module and function in which a pool's thread waits."""
+_TORCH = os.path.dirname(torch.__file__)
 _FOLLOWS_DTYPE = "Storage"
 """torch.Storage is set along with the default dtype."""
 # Bound here and now: what a candidate puts in their places changes nothing for us.
@@ -49,78 +54,10 @@ _SPACES: tuple[tuple[str, Any], ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Flag:
-    """A setting of the process: how it is called, read, and set (None where it is not set but by running code)."""
-
-    name: str
-    get: Callable[[], object]
-    put: Callable[[Any], object] | None = None
-
-
-def _attribute(name: str, owner: Any, attribute: str) -> _Flag:
-    return _Flag(
-        name=f"{name}.{attribute}",
-        get=lambda: getattr(owner, attribute),
-        put=lambda value: setattr(owner, attribute, value),
-    )
-
-
-_FLAGS = (
-    _Flag(name="the default dtype", get=torch.get_default_dtype, put=torch.set_default_dtype),
-    _Flag(name="the default device", get=torch.get_default_device, put=torch.set_default_device),
-    _Flag(name="the gradient mode", get=torch.is_grad_enabled),
-    _Flag(name="the inference mode", get=torch.is_inference_mode_enabled),
-    _Flag(name="autocast on the CPU", get=lambda: torch.is_autocast_enabled("cpu")),
-    _Flag(name="autocast on CUDA", get=lambda: torch.is_autocast_enabled("cuda")),
-    _Flag(name="autograd's anomaly mode", get=torch.is_anomaly_enabled, put=torch.autograd.set_detect_anomaly),
-    _Flag(name="torch's number of threads", get=torch.get_num_threads, put=torch.set_num_threads),
-    _Flag(
-        name="deterministic algorithms",
-        get=torch.are_deterministic_algorithms_enabled,
-        put=torch.use_deterministic_algorithms,
-    ),
-    _Flag(
-        name="the precision of float32 matrix products",
-        get=torch.get_float32_matmul_precision,
-        put=torch.set_float32_matmul_precision,
-    ),
-    _attribute("torch.backends.mkldnn", torch.backends.mkldnn, "enabled"),
-    _attribute("torch.backends.cudnn", torch.backends.cudnn, "enabled"),
-    _attribute("torch.backends.cudnn", torch.backends.cudnn, "benchmark"),
-    _attribute("torch.backends.cudnn", torch.backends.cudnn, "deterministic"),
-    _attribute("torch.backends.cudnn", torch.backends.cudnn, "allow_tf32"),
-    _attribute("torch.backends.cuda.matmul", torch.backends.cuda.matmul, "allow_tf32"),
-    _attribute("torch.backends.cuda.matmul", torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
-    _attribute("torch.backends.cuda.matmul", torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
-    _Flag(
-        name="flash attention",
-        get=torch.backends.cuda.flash_sdp_enabled,
-        put=torch.backends.cuda.enable_flash_sdp,
-    ),
-    _Flag(
-        name="memory-efficient attention",
-        get=torch.backends.cuda.mem_efficient_sdp_enabled,
-        put=torch.backends.cuda.enable_mem_efficient_sdp,
-    ),
-    _Flag(
-        name="attention by its formula",
-        get=torch.backends.cuda.math_sdp_enabled,
-        put=torch.backends.cuda.enable_math_sdp,
-    ),
-    # Drawing random numbers moves a generator and leaves its seed.
-    _Flag(name="the seed of torch's random numbers (torch.manual_seed)", get=torch.initial_seed),
-    _Flag(name="Python's garbage collection", get=gc.isenabled),
-    _Flag(name="Python's trace function", get=sys.gettrace),
-    _Flag(name="Python's profile function", get=sys.getprofile),
-    _Flag(name="the working directory", get=os.getcwd),
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What was found at one time. ``spaces`` holds the callables of modules and classes by the name of these."""
 
-    flags: Mapping[str, object]
+    settings: Mapping[str, object]
     spaces: Mapping[str, tuple[Any, Mapping[str, object]]]
     threads: frozenset[threading.Thread]
 
@@ -128,39 +65,66 @@ class State:
 def state_now(extra: Sequence[tuple[str, Any]] = ()) -> State:
     """The state now. ``extra``: more modules or classes whose functions are watched, with their names."""
     return State(
-        flags={flag.name: _read(flag) for flag in _FLAGS},
+        settings={setting.name: setting.read() for setting in SETTINGS},
         spaces={name: (space, _callables(space)) for name, space in (*_SPACES, *extra)},
         threads=frozenset(_enumerate_threads()),
     )
 
 
-def changes_since(before: State) -> str:
-    """What is different now, in words; "" where nothing is. Threads that are about to end are waited for."""
+def changes_since(before: State, *, threads: bool = True) -> str:
+    """What is different now that may not be, in words; "" where nothing is.
+
+    Threads that are about to end are waited for. ``threads``: whether they are looked at, for in a process that is not
+    ours alone others start some.
+    """
     found = [
-        f"{flag.name} from {before.flags[flag.name]} to {now}"
-        for flag in _FLAGS
-        if (now := _read(flag)) != before.flags[flag.name]
+        f"{setting.name} from {before.settings[setting.name]} to {now}" if setting.has_value else setting.name
+        for setting, now in _changed(before)
+        if setting.change == "refused"
     ]
-    patched = [
-        f"{name}.{attribute}" for name, (space, old) in before.spaces.items() for attribute in _other(space, old)
-    ]
-    found += [f"{patch} (replaced)" for patch in patched]
+    found += [f"{name}.{attribute} (replaced)" for name, _, attribute in _replaced(before)]
     told = f"changed {'; '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}" if found else ""
-    left = [thread.name for thread in _left_behind(before.threads)]
+    left = [thread.name for thread in _left_behind(before.threads)] if threads else []
     running = f"left {len(left)} thread{'' if len(left) == 1 else 's'} running ({', '.join(left[:3])})" if left else ""
     return " and ".join(part for part in (told, running) if part)
 
 
-def flags_now() -> dict[str, object]:
-    """The settings that another process can be given, by name."""
-    return {flag.name: _read(flag) for flag in _FLAGS if flag.put is not None}
+def noted_since(before: State) -> tuple[str, ...]:
+    """What is different now and no more than worth a word."""
+    notes = []
+    changed = list(_changed(before))
+    has_moved = any(setting.name == WORKING_DIRECTORY for setting, _ in changed)
+    for setting, now in () if has_moved else changed:
+        if setting.change == "noted" and isinstance(now, frozenset):
+            new = sorted(now - before.settings[setting.name])  # type: ignore[operator]
+            if new:
+                notes.append(f"while it ran, new {setting.name}: {', '.join(new[:3])}{' ...' if len(new) > 3 else ''}")
+    return tuple(notes)
 
 
-def set_flags(wanted: Mapping[str, object]) -> None:
-    """Set what differs; what does not differ is left alone, as setting a default device has a cost of its own."""
-    for flag in _FLAGS:
-        if flag.put is not None and flag.name in wanted and _read(flag) != wanted[flag.name]:
-            flag.put(wanted[flag.name])
+def put_back(before: State, *, everything: bool) -> None:
+    """Put back what is changed behind everybody's back; ``everything``: also that for which a candidate is refused."""
+    for setting, _ in _changed(before):
+        if everything or setting.change == "put back":
+            setting.put_back(before.settings[setting.name])
+    for name, space, attribute in _replaced(before) if everything else ():
+        old = before.spaces[name][1]
+        if attribute in old:
+            setattr(space, attribute, old[attribute])
+        else:
+            delattr(space, attribute)
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """The settings of the process are afterwards what they were, as far as they can be set."""
+    before = {setting.name: setting.read() for setting in SETTINGS}
+    try:
+        yield
+    finally:
+        for setting in SETTINGS:
+            if setting.read() != before[setting.name]:
+                setting.put_back(before[setting.name])
 
 
 def cuda_in_use() -> bool:
@@ -168,12 +132,17 @@ def cuda_in_use() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def _read(flag: _Flag) -> object:
-    try:
-        return flag.get()
-    except RuntimeError as error:
-        # Torch refuses to tell the older of two settings of one thing when the newer was used: also a state.
-        return f"unreadable ({str(error).splitlines()[0]:.60})"
+def _changed(before: State) -> Iterator[tuple[Setting, object]]:
+    for setting in SETTINGS:
+        now = setting.read()
+        if now != before.settings[setting.name]:
+            yield setting, now
+
+
+def _replaced(before: State) -> list[tuple[str, Any, str]]:
+    return [
+        (name, space, attribute) for name, (space, old) in before.spaces.items() for attribute in _other(space, old)
+    ]
 
 
 def _callables(space: Any) -> dict[str, object]:
@@ -183,16 +152,25 @@ def _callables(space: Any) -> dict[str, object]:
 def _other(space: Any, old: Mapping[str, object]) -> list[str]:
     """Names whose callable is another now, or was put before that of a base class."""
     now = vars(space)
-    changed = [name for name, value in old.items() if now.get(name) is not value and not _is_compilers(now.get(name))]
+    changed = [
+        name for name, value in old.items() if (new := now.get(name)) is not value and not _is_torchs(new, value)
+    ]
     if isinstance(space, type) and len(now) > len(old):
         inherited = {name for base in space.__mro__[1:] for name in vars(base)}
         changed += [name for name in now if name not in old and name in inherited and callable(now[name])]
     return changed
 
 
-def _is_compilers(value: object) -> bool:
-    """Whether torch.compile has put it there, which does so with its first use."""
-    return str(getattr(value, "__module__", "")).startswith(("torch._dynamo.", "torch._inductor."))
+def _is_torchs(new: object, old: object) -> bool:
+    """Whether torch.compile has put it there, which does so when it is imported, and with its first use.
+
+    A wrapper takes over the name of the module of what it wraps, so that the code's file is asked as well.
+    """
+    if str(getattr(new, "__module__", "")).startswith(("torch._dynamo.", "torch._inductor.")):
+        return True
+    code = getattr(new, "__code__", None)
+    is_from_torch = isinstance(code, CodeType) and code.co_filename.startswith(_TORCH)
+    return is_from_torch and getattr(new, "__wrapped__", None) is old
 
 
 def _left_behind(before: frozenset[threading.Thread]) -> list[threading.Thread]:

@@ -83,9 +83,12 @@ class Watch(Protocol):
     def goes_on(self) -> None:
         """The candidate is in the same stage, and begins the next piece of it, which has the stage's time again."""
 
+    def noticed(self, candidate: str) -> tuple[str, ...]:
+        """What is to be known of the candidate's doings although it refuses nothing."""
+
 
 class Unwatched:
-    """In the process of the run nobody is left to tell."""
+    """Nobody looks."""
 
     def begins(self, candidate: str, stage: Stage) -> Stage:
         """Only the stage."""
@@ -96,6 +99,10 @@ class Unwatched:
 
     def goes_on(self) -> None:
         """Nothing."""
+
+    def noticed(self, candidate: str) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
 
 
 class WatchedClock:

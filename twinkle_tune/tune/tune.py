@@ -32,7 +32,7 @@ from twinkle_tune.tune.compiling import mode_with, uncapped
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
-from twinkle_tune.tune.flags import flags_kept
+from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.journal import Journal
 from twinkle_tune.tune.left_out import is_left_out, left_out_notes
 from twinkle_tune.tune.memory import Memory
@@ -72,7 +72,12 @@ def tune_model(
 ) -> Profile:
     """Find out which kernels are right and faster, or smaller, on a model, and say so in a profile.
 
-    The model is left as it was: weights, gradients, training flags, functions.
+    The model is left as it was, after an error or Ctrl-C as well: weights, buffers, plain attributes, gradients,
+    training flags, functions, and the process's streams of random numbers and settings. Hooks that get a parameter's
+    finished gradient (``register_post_accumulate_grad_hook``) do not run meanwhile. A model that is in the mode already
+    keeps each module's own training flag, so that frozen layers stay frozen. What the original raises when it is run
+    apart makes that contest inconclusive, with the cause; a step that was made up (a decode step) and that the model
+    does not take is left out with a note.
 
     Args:
         model: any module, on ``device``.
@@ -145,7 +150,7 @@ def tune_model(
     check_memory_is_told(run.aim, run.device)
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
-    with flags_kept(model, run.mode):
+    with without_trace(model, run.mode):
         steps = make_steps(model, example_inputs, run.mode, run.device, optimizer_of(optimizer, run.mode, run.device))
         return _tune(replace(run, budget=budget_of(seconds, len(steps), settle.SECONDS)), steps)
 

@@ -70,10 +70,10 @@ class Configs:
         try:
             call = source.op_call(task.observation.workload)
             config, origin = _untold() if call is None else self._config(call, task, clock, watch, trains, ends_s)
+            watch.ends(candidate.name)
         except Exception as error:
             # The default has its turn all the same: a search must not stand in its way.
             config, origin = None, f"{CUT_SHORT}the search raised {in_a_line(error)}; the default"
-        watch.ends(candidate.name)
         if config is None:
             return candidate, origin
         return replace(candidate, source=source.with_config(config)), origin

@@ -27,7 +27,7 @@ from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate, SlotKind
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
-from twinkle_tune.tune.flags import flags_kept
+from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 
@@ -121,7 +121,7 @@ def verify_profile(
     registry, tell = registry or default_registry, on_event or _nobody
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
-    with flags_kept(model, profile.mode):
+    with without_trace(model, profile.mode):
         whole = changes(profile.environment, current_environment(profile.device))
         stale = plan_profile(model, profile, profile.device, profile.mode, registry).stale
         if not profile.winners:

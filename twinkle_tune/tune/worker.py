@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic as _now_s
@@ -29,9 +30,10 @@ from twinkle_tune.tune.events import Event, TrialRefused
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY, Mark
 from twinkle_tune.tune.package import Unportable, load_files, original_digest, original_of, unpack
-from twinkle_tune.tune.state import State, changes_since, cuda_in_use, state_now
+from twinkle_tune.tune.state import State, changes_since, cuda_in_use, noted_since, put_back, state_now
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.tuned import Configs
+from twinkle_tune.tune.watch import shared_code
 from twinkle_tune.tune.wire import event_data, result_data, send
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
@@ -60,7 +62,10 @@ class ProcessWatch:
         self._mark, self._limits, self._task = mark, limits, task
         self._index = {candidate.name: index for index, candidate in enumerate(task.candidates)}
         self._original_s: dict[Stage, float] = {}
+        self._extra = shared_code(task)
         self._state: State | None = None
+        self._last = ORIGINAL
+        self._notes: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._began_s = self._limit_s = 0.0
         self._stage: Stage = "load"
         self.at: tuple[str, Stage] | None = None
@@ -68,6 +73,10 @@ class ProcessWatch:
     def begins(self, candidate: str, stage: Stage) -> Stage:
         """As :meth:`Watch.begins`."""
         self._look()
+        if self._state is not None and candidate != self._last:
+            # Not earlier: what it has put into the environment it may need again in its next stage.
+            put_back(self._state, everything=False)
+        self._last = candidate
         limit_s = self._limits.setup_s
         if candidate != ORIGINAL:
             limit_s = self._limits.stage_s(stage, self._original_s.get(stage, 0.0))
@@ -86,6 +95,10 @@ class ProcessWatch:
         self._look()
         self.nobody()
 
+    def noticed(self, candidate: str) -> tuple[str, ...]:
+        """As :meth:`Watch.noticed`."""
+        return tuple(self._notes[candidate])
+
     def nobody(self) -> None:
         """Our own code is at work, after the stage that was."""
         if self.at is not None:
@@ -102,21 +115,22 @@ class ProcessWatch:
             took_s = _now_s() - self._began_s
             self._original_s[stage] = max(took_s, self._original_s.get(stage, 0.0))
             if stage != "timing":
-                self._state = state_now(self._extra())
+                self._state = state_now(self._extra)
             return
         broken = _broken_device()
         if broken:
             raise Fault(name, stage, f"left the device unusable: {broken}")
         if _forked():
             raise Fault(name, stage, "forked the process")
-        changed = changes_since(self._state) if self._state is not None else ""
+        if self._state is None:
+            return
+        changed = changes_since(self._state)
         if changed:
             raise Fault(name, stage, f"{changed}, which others in the process share")
-
-    def _extra(self) -> list[tuple[str, Any]]:
-        module, target = self._task.observation.module, self._task.observation.slot.target
-        space: Any = sys.modules.get(target.partition(":")[0]) if module is None else type(module)
-        return [] if space is None else [(getattr(space, "__qualname__", target.partition(":")[0]), space)]
+        notes = noted_since(self._state)
+        if notes:
+            self._notes[name].update(dict.fromkeys(notes))
+            self._state = state_now(self._extra)
 
 
 def main(config: Mapping[str, Any]) -> Never:
