@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from twinkle_tune.catalog import loss, rotary
+from twinkle_tune.catalog import loose, loss, rotary
+from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.catalog.functions import parameters_of
 from twinkle_tune.catalog.recognise import flavour_of
 from twinkle_tune.mode import Mode
@@ -26,6 +27,8 @@ def layer_contestants(name: str, module: nn.Module, device: str) -> tuple[Candid
         module: an instance, whose settings decide which candidates fit.
         device: the name of the device it will run on ("cpu", "cuda").
     """
+    if name == BLOCK:
+        return (*loose.contestants(module), COMPILE)
     found = flavour_of(module)
     if found is None or found[0].name != name:
         return (COMPILE,)

@@ -104,14 +104,17 @@ def lowered_again(
     return found
 
 
-def activated_again(function: str, transposed: bool, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def activated_again(
+    function: str, transposed: bool, x: Tensor, weight: Tensor, bias: Tensor | None, pre: Tensor | None = None
+) -> Tensor:
     """act(Linear(x)), of which the backward computes the Linear again: x (..., in) is all that is kept.
 
     Args:
         function: a key of :data:`SLOPES`.
         transposed: whether ``weight`` is (in, out).
+        pre: Linear(x) where it is there already, detached.
     """
-    found: Tensor = _Activated.apply(function, transposed, x, weight, bias)  # type: ignore[no-untyped-call]
+    found: Tensor = _Activated.apply(function, transposed, x, weight, bias, pre)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -156,10 +159,18 @@ class _Lowered(torch.autograd.Function):
 
 class _Activated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, function: str, transposed: bool, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        function: str,
+        transposed: bool,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        pre: Tensor | None,
+    ) -> Tensor:
         ctx.function, ctx.transposed = function, transposed
         ctx.save_for_backward(x, weight, bias)
-        return KNOWN[function](multiplied(x, weight, bias, transposed))
+        return KNOWN[function](multiplied(x, weight, bias, transposed) if pre is None else pre)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -168,7 +179,7 @@ class _Activated(torch.autograd.Function):
         d_pre = SLOPES[ctx.function](gradient, multiplied(x, weight, bias, ctx.transposed))
         d_weight, d_bias = _of_parameters(d_pre, x, ctx.transposed, wanted[3:5])
         d_x = d_pre @ (weight.t() if ctx.transposed else weight) if wanted[2] else None
-        return None, None, d_x, d_weight, d_bias
+        return None, None, d_x, d_weight, d_bias, None
 
 
 def _times(a: Tensor, b: Tensor) -> Tensor:
