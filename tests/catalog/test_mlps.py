@@ -14,6 +14,7 @@ from tests.catalog.encoder_families import FAMILIES, tiny
 from tests.catalog.test_catalog_candidates import loaded, ready_made
 from twinkle_tune.capture.inputs import Call
 from twinkle_tune.catalog import function_contestants, functions_of, layer_contestants, layer_name
+from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.mode import Mode
 from twinkle_tune.parity.check import check
@@ -257,3 +258,17 @@ def test_frozen_weights_get_no_gradient() -> None:
     )
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("mode", [Mode.INFERENCE, Mode.TRAIN])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_offered_something_of_torchs_own_for_its_mlp(family: str, mode: Mode) -> None:
+    """The MLP, its half, or the block that holds its parts has a candidate of torch's own in both modes."""
+    slots = {"MLP", "GatedMLP", "LinearAct", "Block"}
+    offered = [
+        candidate.name
+        for target in find_slots(tiny(family))
+        if target.slot.name in slots
+        for candidate in contestants(target.slot, "cpu", mode, module=target.instances[0][1])
+    ]
+    assert any(name.startswith("torch.") for name in offered), offered

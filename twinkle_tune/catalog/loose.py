@@ -89,7 +89,7 @@ def recomputing_forward(
 
 
 def _loose_parts(block: nn.Module) -> tuple[dict[str, Projection], str, str] | None:
-    """The plain Linears that have another behind them, the activation and which one it is."""
+    """The plain Linears that have another one back, the activation and which one it is."""
     if len(block._modules) > _MOST_CHILDREN:
         return None
     linears: dict[str, Projection] = {}
@@ -103,8 +103,8 @@ def _loose_parts(block: nn.Module) -> tuple[dict[str, Projection], str, str] | N
             linears[name] = projection
         elif kind is not None:
             acts[name] = kind.function
-    takes = {p.wide_in for p in linears.values()}
-    raising = {name: p for name, p in linears.items() if p.wide_out in takes}
+    there = {(p.wide_in, p.wide_out) for p in linears.values()}
+    raising = {name: p for name, p in linears.items() if (p.wide_out, p.wide_in) in there}
     if len(acts) != 1 or len(linears) < 2 or not raising:
         return None
     ((act, function),) = acts.items()
