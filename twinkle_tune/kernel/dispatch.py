@@ -142,6 +142,21 @@ def layer_dispatcher(
     return forward if name or index else forward_of_first
 
 
+def tensor_dispatcher(rules: Sequence[Rule], calls: Mapping[str, Call], original: Call) -> Call:
+    """As :func:`layer_dispatcher`, for calls that are known to be of one tensor by position."""
+    steps = tuple((rule.low, rule.high, calls[rule.winner]) for rule in rules)
+
+    def forward(self: Any, x: Any) -> Any:
+        shape = x.shape
+        rows = x.numel() // shape[-1] if shape and shape[-1] else -1
+        for low, high, call in steps:
+            if low <= rows <= high:
+                return call(self, x)
+        return original(self, x)
+
+    return forward
+
+
 def _rows(tensor: Any, dtype: torch.dtype | None) -> int:
     """Elements over the last dimension's size; -1, which no rule covers, where there is none or dtypes differ."""
     shape = tensor.shape if isinstance(tensor, torch.Tensor) and dtype in (None, tensor.dtype) else ()

@@ -82,17 +82,18 @@ def _for_one_tensor(call: Call, parts: Parts, measured: Measured) -> Call:
     autocast_dtype = getattr(torch, autocast) if casts else None
     weight, weight_dtype = measured.weight, measured.weight_dtype
 
-    def forward(held: Any, x: Any = _ABSENT, /, **kwargs: Any) -> Any:
+    def forward(held: Any, x: Any = _ABSENT, /, *more: Any, **kwargs: Any) -> Any:
         self = held.module() if held.__class__ is Record else _still_bound(held)
         if (
             not kwargs
+            and not more
             and self is not None
             and isinstance(x, Tensor)
             and x.dtype is dtype
             and (_gradients_are_on() is grad or (not grad and not wants_gradients(self, (x,))))
             and _autocast_is_on() is casts
             and (not casts or torch.get_autocast_dtype(x.device.type) is autocast_dtype)
-            and (not weight or ((w := self._parameters.get(weight)) is not None and w.dtype is weight_dtype))
+            and (not weight or getattr(self._parameters.get(weight), "dtype", None) is weight_dtype)
             and (not parts or unchanged(self, parts))
             and not (grad and is_run_again())
         ):
@@ -101,7 +102,7 @@ def _for_one_tensor(call: Call, parts: Parts, measured: Measured) -> Call:
             except Exception as error:
                 explain(error, self)
                 raise
-        return run_original(held, *(() if x is _ABSENT else (x,)), **kwargs)
+        return run_original(held, *(() if x is _ABSENT else (x,)), *more, **kwargs)
 
     return forward
 

@@ -80,7 +80,8 @@ class Measured:
         state: of the process.
         forms: of the calls, each of them once.
         dtype: of the one tensor, where every call was given one by position and nothing else; else None.
-        weight, weight_dtype: the layer's first own parameter of a floating dtype, and that; "" and None without one.
+        weight, weight_dtype: the layer's first own parameter of a floating dtype, and that; "" where there is none, or
+            it has the dtype of the one tensor.
     """
 
     state: State
@@ -96,10 +97,13 @@ class Measured:
         first = next(iter(found.values()))
         own = ((n, p.dtype) for n, p in module._parameters.items() if p is not None and p.is_floating_point())
         weight, weight_dtype = next(own, ("", None))
+        dtype = _only_dtype(list(found.values()))
+        if weight_dtype is dtype:
+            weight = ""  # a model changes its dtype as a whole: the tensor's tells
         return cls(
             state=State.of(first.context),
             forms=tuple(map(Form.of, found.values())),
-            dtype=_only_dtype(list(found.values())),
+            dtype=dtype,
             weight=weight,
             weight_dtype=weight_dtype,
         )

@@ -21,26 +21,26 @@ _AS_PLAIN = frozenset({"FakeTensor", "FunctionalTensor", "DTensor"})
 
 def parts_of(module: nn.Module) -> Parts:
     """The submodules as they are."""
-    return tuple(
-        (name, type(part), tuple((own, type(p)) for own, p in part._parameters.items()), parts_of(part))
-        for name, part in module._modules.items()
-        if part is not None
-    )
+    return tuple(_part(name, part) for name, part in module._modules.items() if part is not None)
+
+
+def _part(name: str, part: nn.Module) -> tuple[str, type[nn.Module], str, type, Parts]:
+    weight = next((own for own, parameter in part._parameters.items() if parameter is not None), "")
+    return name, type(part), weight, type(part._parameters.get(weight)), parts_of(part)
 
 
 def unchanged(module: nn.Module, parts: Parts) -> bool:
     """Whether the submodules are of these classes, their weights plain ones, and none has a hook or another forward."""
     found = module._modules
-    for name, kind, weights, below in parts:
+    for name, kind, weight, was, below in parts:
         part = found.get(name)
         if part is None or part.__class__ is not kind or part._forward_pre_hooks or part._forward_hooks:
             return False
         own = part.__dict__
         if "forward" in own and ("_hf_hook" in own or replaced_by_another(part)):
             return False
-        held = part._parameters
-        for weight, was in weights:
-            now = held.get(weight).__class__
+        if weight:
+            now = part._parameters.get(weight).__class__
             if now is not was and now not in _PLAIN and now.__name__ not in _AS_PLAIN:
                 return False  # a subclass that computes in its own way: quantised, sharded
         if below and not unchanged(part, below):

@@ -22,6 +22,7 @@ from twinkle_tune.kernel.dispatch import (
     layer_dispatcher,
     rules_of,
     rules_text,
+    tensor_dispatcher,
     winner_text,
 )
 from twinkle_tune.kernel.forward import Winner
@@ -193,7 +194,10 @@ def _calls_in_a_state(
         return "its workloads have different winners that no row count tells apart"
     winners = ", ".join(dict.fromkeys(candidate_of(rule.winner) for rule in rules))
     (dtype,) = dtypes
-    call = layer_dispatcher(rules, calls, original, rows_from)
+    if measured.dtype is not None:
+        call = tensor_dispatcher(rules, calls, original)
+    else:
+        call = layer_dispatcher(rules, calls, original, rows_from)
     told = rules_text(rules) + (f" ({dtype} alone)" if needs_dtype else "")
     return _Calls(call=call, measured=measured, candidates=winners, rows=told)
 

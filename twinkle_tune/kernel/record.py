@@ -14,8 +14,8 @@ RECORD = "_twinkle_tune_binding"
 """The attribute that holds the record."""
 BELOW_HOOK = "_old_forward"
 """Where accelerate keeps the forward that its hook runs."""
-Parts = tuple[tuple[str, type[nn.Module], tuple[tuple[str, type], ...], "Parts"], ...]
-"""Name, class, parameters (name and class) and submodules of each submodule."""
+Parts = tuple[tuple[str, type[nn.Module], str, type, "Parts"], ...]
+"""Name and class of each submodule, name ("" for none) and class of its first parameter, and its own submodules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
