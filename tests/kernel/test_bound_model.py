@@ -36,7 +36,7 @@ class Gated(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, scale: float = 1.0, *, residual: Any = None) -> torch.Tensor:
         """Gate times up."""
-        out = torch.sigmoid(self.gate(hidden_states)) * self.up(hidden_states) * scale
+        out: torch.Tensor = torch.sigmoid(self.gate(hidden_states)) * self.up(hidden_states) * scale
         return out if residual is None else out + residual
 
 
@@ -82,7 +82,7 @@ def _bound(name: str, grad: bool = False, **profiled: Any) -> nn.Module:
 
 def _shows(layer: nn.Module, *args: Any, **kwargs: Any) -> float:
     """What is added to what the class's own forward gives."""
-    out = layer(*args, **kwargs) - type(layer).forward(layer, *args, **kwargs)  # type: ignore[operator]
+    out = layer(*args, **kwargs) - type(layer).forward(layer, *args, **kwargs)
     return round(float(out.detach().float().mean()), 2)
 
 
@@ -174,9 +174,11 @@ def test_a_checkpointed_layer_computes_the_same_twice(reentrant: bool) -> None:
 
     def run(value: torch.Tensor) -> torch.Tensor:
         ran.append(layer(value).detach())
-        return layer(value) * layer(value)
+        out: torch.Tensor = layer(value) * layer(value)
+        return out
 
-    checkpoint(run, given, use_reentrant=reentrant).sum().backward()
+    out: Any = checkpoint(run, given, use_reentrant=reentrant)
+    out.sum().backward()
     assert len(ran) == 2
     assert torch.equal(ran[0], ran[1])
 
@@ -213,7 +215,8 @@ def test_a_deleted_model_is_freed_at_once() -> None:
     gc.collect()
     gc.disable()
     try:
-        for make in (Model, lambda: bind(tiny_llama(), mlp=True)):
+        makes: tuple[Callable[[], Any], ...] = (Model, lambda: bind(tiny_llama(), mlp=True))
+        for make in makes:
             model: Any = make()
             if isinstance(model, Model):
                 made, known = _plan(model)
@@ -331,7 +334,7 @@ def test_accelerate_takes_the_function_and_binds_it_again() -> None:
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     prepared = accelerate.Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
     with torch.no_grad():
-        plain = Norm.forward(model, inputs(4))
+        plain = Norm.forward(model, inputs(4))  # type: ignore[arg-type]
         assert torch.allclose(prepared(inputs(4)), plain + 1, atol=1e-5)
         assert kernelize_report(model).bound
         with pytest.warns(UserWarning, match="was replaced by somebody else"):
