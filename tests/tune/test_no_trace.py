@@ -169,3 +169,47 @@ def test_what_the_original_raises_ends_no_run(how: str) -> None:
             "inconclusive: the original raised RuntimeError: it is called from outside" in found["Odd"].selection.reason
         )
     assert found["Odd"].selection.winner in ("original", "impl:norm")
+
+
+class Ragged(nn.Module):
+    """Calls its norm with a nested tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.plain = nn.LayerNorm(16), Norm(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, 16) to (rows, 16)."""
+        nested: Any = torch.nested.nested_tensor([x[:2], x[2:]], layout=torch.jagged)
+        return self.plain(self.norm(nested).values())  # type: ignore[no-any-return]
+
+
+class Sparse(nn.Module):
+    """Multiplies with a weight that has no strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 16).relu().to_sparse_csr(), requires_grad=False)
+        self.plain = Norm(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, 16) to (rows, 16)."""
+        return self.plain((self.weight @ x.t()).t())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("make", [Ragged, Sparse, lambda: torch.compile(nn.Sequential(Norm(16)), backend="eager")])
+def test_a_model_of_any_form_is_tuned(make: Callable[[], nn.Module]) -> None:
+    """Nested tensors, sparse weights and torch.compile's wrapper end no run: the layer beside them has its contest."""
+    registry = Registry()
+    for layer, name in ((Norm, "Norm"), (Sparse, "Sparse")):
+        register_external_layer(layer, name, registry=registry)
+        register_layer_kernel(name, layer_impl=norm, device="cpu", registry=registry)
+    profile = tune_model(
+        make().eval(),
+        torch.randn(6, 16),
+        registry=registry,
+        candidates=["impl"],
+        settings=RaceSettings(max_rounds=9),
+        budget_s=3.0,
+    )
+    assert "Norm" in {contest.slot.name for contest in profile.contests}

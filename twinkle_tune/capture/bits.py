@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,12 @@ def _inner(tensor: Tensor) -> Iterator[Tensor]:
     for part in found.values():
         if part is not tensor:
             yield from parts_of(part)
+    if not found:
+        with contextlib.suppress(RuntimeError, NotImplementedError, TypeError):  # a wrapper without any memory
+            with torch._C.DisableTorchFunctionSubclass():
+                plain = tensor.detach().as_subclass(Tensor)
+            if plain.layout is torch.strided and plain.data_ptr():
+                yield plain
 
 
 def same_memory(one: Tensor, other: Tensor) -> bool:

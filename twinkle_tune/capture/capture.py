@@ -28,6 +28,7 @@ from twinkle_tune.capture.timer import Key, Pass, Timer, repeated_us, run, run_t
 from twinkle_tune.catalog.attention import continues
 from twinkle_tune.catalog.block import BLOCK, repeats
 from twinkle_tune.device import parse_device, torch_type
+from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.target import Target
 from twinkle_tune.profile.schema import Seen
 from twinkle_tune.slot import OF_THE_MODEL, Slot, SlotKind
@@ -130,7 +131,7 @@ def capture(
     _keep_blocks(log, steps, model)
     return Capture(
         observations=_observations(log, sites, [step.label for step in steps]),
-        uncalled=tuple(site.title for site in sites if site not in log.called),
+        uncalled=tuple(_unseen(log, site) for site in sites if site not in log.called),
         step_us=tuple((label, median(times_us)) for label, times_us in alone_us),
         alone_us=tuple(alone_us),
         steps=steps,
@@ -158,6 +159,7 @@ class _Log:
     blocks: BlockLog | None = None
     entries: dict[Key, _Entry] = field(default_factory=dict)
     called: set[Site] = field(default_factory=set)
+    undescribed: dict[Site, str] = field(default_factory=dict)
     passes: dict[str, list[Pass]] = field(default_factory=dict)
     trains: bool = False
 
@@ -180,6 +182,10 @@ class _Recorder:
             self.is_writing = True
             try:
                 self._write(site, args, kwargs)
+            except Exception as error:
+                # Of a stranger's tensors (ragged ones, weights without strides) not all can be described or copied.
+                self.log.undescribed[site] = in_a_line(error, 120)
+                self.keys[site].clear()  # which of its calls takes how long cannot be told any more
             finally:
                 self.is_writing = False
             self.running.append(site)
@@ -211,6 +217,11 @@ class _Recorder:
         entry.inside.update((_whereabouts(outer), None) for outer in outside)
         self.keys[site].append(key)
         self.log.called.add(site)
+
+
+def _unseen(log: _Log, site: Site) -> str:
+    why = log.undescribed.get(site)
+    return site.title if why is None else f"{site.title} (its calls cannot be described: {why})"
 
 
 def _observations(log: _Log, sites: Sequence[Site], labels: Sequence[str]) -> tuple[Observation, ...]:
