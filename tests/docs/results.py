@@ -19,7 +19,7 @@ _HEAD = """\
 # Measured results
 
 What was measured so far, on which machine and when. This page is written by `make reports` from the figures under
-`reports/`; each line leads to its page there, which says how it was done. No GPU code of this package has been run on a
+`reports/`. Each line leads to its page there, which says how it was done. No GPU code of this package has been run on a
 GPU so far, unless a line below names a GPU as its machine. What was replayed or counted says nothing about speed.
 """
 _UNDATED = "not dated"
