@@ -53,7 +53,7 @@ def _device(profile: Profile) -> dict[str, object]:
     """The device type and, where it is known, the interval of capabilities: the one that was profiled."""
     found: dict[str, object] = {"type": profile.device}
     major, dot, minor = profile.environment.capability.partition(".")
-    if dot and profile.device in ("cuda", "rocm"):
+    if dot and profile.device in ("cuda", "rocm") and major.isdecimal() and minor.isdecimal():
         capability = int(major) * 10 + int(minor)
         found |= {"min_capability": capability, "max_capability": capability}
     return found

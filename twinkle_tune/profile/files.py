@@ -15,8 +15,8 @@ from pathlib import Path
 _OWN_DESCRIPTORS = re.compile(r"/proc/(self|thread-self|\d+)(/task/\d+)?/fd|/dev/fd")
 _MOST_LINKS = 40
 _NAME_MAX = 255
-_NO_ROOM_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
-"""A folder in which no file can be made, or a file that is a mount point: the file itself may still be written."""
+_NO_ROOM_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""No file can be made in the folder: one that is there may still be written."""
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -57,13 +57,26 @@ def write_files(files: Mapping[Path, bytes]) -> None:
             try:
                 os.replace(beside, target)
             except OSError as error:
-                if error.errno not in _NO_ROOM_BESIDE or not target.is_file():
+                if error.errno != errno.EBUSY or not target.is_file():  # a file that is a mount point
                     raise
                 _overwrite(target, beside.read_bytes())
     finally:
         for beside in staged:
             with suppress(OSError):
                 beside.unlink()
+
+
+def read_file(path: Path, most_bytes: int) -> bytes:
+    """What is in a file, a pipe or the like, up to a limit.
+
+    Raises:
+        OSError: it cannot be read, or holds more.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"it holds more than {most_bytes >> 20} MiB, the most that is read", str(path))
+    return content
 
 
 def write_file(path: str | Path, content: bytes) -> None:

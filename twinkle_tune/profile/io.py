@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from twinkle_tune.errors import ProfileError
-from twinkle_tune.profile.checked import adapter_of, from_data, json_value, to_data
-from twinkle_tune.profile.files import write_file
+from twinkle_tune.profile.checked import adapter_of, from_json, to_data, top_of
+from twinkle_tune.profile.files import read_file, write_file
 from twinkle_tune.profile.meaning import check_meaning
 from twinkle_tune.profile.schema import SCHEMA, Profile
 
 _WIDTH = 110
+_MOST_BYTES = 256 << 20
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -24,19 +25,21 @@ def load_profile(path: str | Path) -> Profile:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_file(path, _MOST_BYTES)
+        text = content.decode()
+    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError, as is a NUL in the path
         raise ProfileError(
             f"{path}: cannot be read as a profile ({error}); expected a JSON file written by 'twinkle-tune profile'"
         ) from error
     try:
-        data = json_value(text)
+        found = top_of(text, "schema")
     except ValueError as error:
         raise ProfileError(
             f"{path}: not valid JSON ({error}), expected a whole profile; it may be truncated: "
             "restore it or profile the model again"
         ) from error
-    return profile_from_data(data, str(path))
+    del text  # which is as large again
+    return _profile(found, content, str(path))
 
 
 def profile_from_data(data: object, where: str) -> Profile:
@@ -45,13 +48,16 @@ def profile_from_data(data: object, where: str) -> Profile:
     Raises:
         ProfileError: as :func:`load_profile`.
     """
-    found = data.get("schema") if isinstance(data, dict) else None
+    return _profile(data.get("schema") if isinstance(data, dict) else None, json.dumps(data), where)
+
+
+def _profile(found: object, text: str | bytes, where: str) -> Profile:
     if type(found) is not int or found < 1:
-        raise ProfileError(f"{where}: got no schema number ({found!r}), expected schema {SCHEMA}; is this a profile?")
+        raise ProfileError(f"{where}: got no schema number ({found!r:.80}), expected schema {SCHEMA}; is this a profile?")
     if found != SCHEMA:
         step = "upgrade twinkle_tune" if found > SCHEMA else "profile the model again"
-        raise ProfileError(f"{where}: got schema {found}, expected {SCHEMA}; {step}")
-    profile = from_data(Profile, data, where, "profile the model again")
+        raise ProfileError(f"{where}: got schema {found!r:.80}, expected {SCHEMA}; {step}")
+    profile = from_json(Profile, text, where, "profile the model again")
     check_meaning(profile, where)
     return profile
 
