@@ -53,7 +53,9 @@ def profile_from_data(data: object, where: str) -> Profile:
 
 def _profile(found: object, text: str | bytes, where: str) -> Profile:
     if type(found) is not int or found < 1:
-        raise ProfileError(f"{where}: got no schema number ({found!r:.80}), expected schema {SCHEMA}; is this a profile?")
+        raise ProfileError(
+            f"{where}: got no schema number ({found!r:.80}), expected schema {SCHEMA}; is this a profile?"
+        )
     if found != SCHEMA:
         step = "upgrade twinkle_tune" if found > SCHEMA else "profile the model again"
         raise ProfileError(f"{where}: got schema {found!r:.80}, expected {SCHEMA}; {step}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from datetime import datetime
 
 import torch
 
@@ -17,6 +18,10 @@ from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.workload import TensorSpec
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LEAST, _MOST = 1e-30, 1e30
+"""What no clock gives: beyond these a quotient of two figures may overflow."""
+_MOST_CALLS = 2**53
+"""Sums of them still are numbers of 64 bits."""
 _PARAMETER = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -52,8 +57,14 @@ def _problems(profile: Profile) -> Iterator[str]:
         seconds = getattr(profile.run, name)
         if seconds is not None and not 0 <= seconds < math.inf:
             yield f"run: got {name} {seconds}, expected seconds"
+    yield from _count_problems(profile)
     for step in profile.steps:
         yield from _step_problems(step)
+    for compiled in profile.compiled:
+        if not all(map(_is_time, (*compiled.original_us, *compiled.compiled_us))) or compiled.compile_s < 0:
+            yield f"compiled step {compiled.label}: got a time that is not positive"
+        if not _is_interval(compiled.low, compiled.ratio, compiled.high):
+            yield f"compiled step {compiled.label}: got ratio {compiled.ratio}, expected low <= ratio <= high"
     for index, contest in enumerate(profile.contests):
         for problem in _contest_problems(contest):
             yield f"contest {index} of {contest.slot.name}: {problem}"
@@ -64,7 +75,7 @@ def _step_problems(step: StepResult) -> Iterator[str]:
         yield f"step {step.label}: got {len(step.original_us)} and {len(step.tuned_us)} times, expected pairs"
     if not all(_is_time(t) for t in (*step.original_us, *step.tuned_us, *step.alone_us)):
         yield f"step {step.label}: got a time that is not positive"
-    if not 0 < step.low <= step.ratio <= step.high < math.inf:
+    if not _is_interval(step.low, step.ratio, step.high):
         yield f"step {step.label}: got ratio {step.ratio} in {step.low} to {step.high}, expected low <= ratio <= high"
     if min(step.original_peak_bytes or 0, step.tuned_peak_bytes or 0) < 0:
         yield f"step {step.label}: got a negative peak of memory"
@@ -90,6 +101,11 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
             yield f"trial of {trial.candidate}: got the config {dict(trial.config)!r:.80}, expected names and values"
         if isinstance(trial.outcome, Measurement) and min(trial.outcome.graph_breaks, trial.outcome.recompilations) < 0:
             yield f"trial of {trial.candidate}: got a negative count of graph breaks or recompilations"
+        for figure in trial.outcome.parity if isinstance(trial.outcome, Measurement) else ():
+            if not (0 <= figure.error < 1e50 and 0 <= figure.limit < 1e50) or 0 < figure.limit < 1e-250:
+                yield f"trial of {trial.candidate}: got the error {figure.error} at a limit of {figure.limit}"
+        if isinstance(trial.outcome, Measurement) and (trial.outcome.peak_bytes or 0) < 0:
+            yield f"trial of {trial.candidate}: got a negative peak of memory"
         if isinstance(trial.outcome, Measurement) and not _is_time(trial.outcome.first_call_us):
             yield f"trial of {trial.candidate}: got a first call of {trial.outcome.first_call_us} us, expected a time"
     for timings in contest.timings:
@@ -109,12 +125,14 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
         yield f"got the status {chosen.status!r} with the winner {chosen.winner!r}, expected 'won' for a kernel alone"
     if chosen.visible_gain is not None and not 0 < chosen.visible_gain < 1:
         yield f"got a visible gain of {chosen.visible_gain}, expected a share between 0 and 1"
-    if not 0 < chosen.low <= chosen.ratio <= chosen.high < math.inf:
+    if chosen.rounds < 0:
+        yield f"got {chosen.rounds} rounds, expected none below 0"
+    if not _is_interval(chosen.low, chosen.ratio, chosen.high):
         yield f"got ratio {chosen.ratio} in {chosen.low} to {chosen.high}, expected low <= ratio <= high"
-    if chosen.memory_ratio is not None and not 0 <= chosen.memory_ratio < math.inf:
+    if chosen.memory_ratio is not None and not 0 <= chosen.memory_ratio < _MOST:
         yield f"got a memory ratio of {chosen.memory_ratio}, expected none below 0"
-    if not all(0 <= seen.share <= 1 and seen.calls >= 0 for seen in contest.seen):
-        yield "got a share outside 0 to 1, or a negative number of calls"
+    if not all(0 <= seen.share <= 1 and 0 <= seen.calls <= _MOST_CALLS for seen in contest.seen):
+        yield "got a share outside 0 to 1, or a number of calls below 0 or beyond 2^53"
     for spec in contest.workload.tensors:
         yield from _tensor_problems(spec)
 
@@ -127,4 +145,26 @@ def _tensor_problems(spec: TensorSpec) -> Iterator[str]:
 
 
 def _is_time(value: float) -> bool:
-    return 0 < value < math.inf
+    return _LEAST < value < _MOST
+
+
+def _is_interval(low: float, ratio: float, high: float) -> bool:
+    return _LEAST < low <= ratio <= high < _MOST
+
+
+def _count_problems(profile: Profile) -> Iterator[str]:
+    made, environment = profile.model, profile.environment
+    counts = {
+        "model.parameters": made.parameters,
+        "environment.memory_bytes": environment.memory_bytes,
+        "environment.threads": environment.threads,
+        "environment.processors": environment.processors,
+        "environment.load": environment.load,
+    }
+    for name, count in counts.items():
+        if count < 0:
+            yield f"{name}: got {count}, expected none below 0"
+    try:
+        datetime.fromisoformat(profile.created)
+    except ValueError:
+        yield f"created: got {profile.created!r:.60}, expected a time as ISO 8601 has it"

@@ -8,7 +8,8 @@ joins the tables of one profile; ``workload`` is the workload's key, which joins
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -81,10 +82,10 @@ def trials(profile: Profile) -> pd.DataFrame:
         ProfileError: times that no clock gives (zero, negative, infinite), in a profile made by hand.
     """
     rows = [
-        _place(number, contest)
+        place
         | {"candidate": trial.candidate, "source": trial.source, "race": race}
         | _outcome(contest.slot.name, trial, times(held, ORIGINAL))
-        for number, contest in enumerate(profile.contests, 1)
+        for contest, place in _placed(profile)
         for race, held in races(contest)
         for trial in held
     ]
@@ -94,8 +95,8 @@ def trials(profile: Profile) -> pd.DataFrame:
 def samples(profile: Profile) -> pd.DataFrame:
     """One row a raw sample: microseconds of one call in one round. See :data:`SAMPLE_COLUMNS`."""
     rows = [
-        _place(number, contest) | {"candidate": trial.candidate, "race": race, "round": index, "time_us": time_us}
-        for number, contest in enumerate(profile.contests, 1)
+        place | {"candidate": trial.candidate, "race": race, "round": index, "time_us": time_us}
+        for contest, place in _placed(profile)
         for race, held in races(contest)
         for trial in held
         if isinstance(trial.outcome, Measurement)
@@ -132,10 +133,10 @@ def steps(profile: Profile) -> pd.DataFrame:
 def parity(profile: Profile) -> pd.DataFrame:
     """One row a comparison of a measured candidate's tensor with its limit. See :data:`PARITY_COLUMNS`."""
     rows = [
-        _place(number, contest)
+        place
         | {"candidate": trial.candidate, "tensor": figure.tensor, "point": figure.point}
         | {"error": figure.error, "limit": figure.limit, "margin": nearness(figure)}
-        for number, contest in enumerate(profile.contests, 1)
+        for contest, place in _placed(profile)
         for trial in contest.trials
         if isinstance(trial.outcome, Measurement)
         for figure in trial.outcome.parity
@@ -146,7 +147,7 @@ def parity(profile: Profile) -> pd.DataFrame:
 def conditions(profile: Profile) -> pd.DataFrame:
     """One row a race of which the device's state is known. See :data:`RACE_COLUMNS`."""
     rows = [
-        _place(number, contest)
+        place
         | {
             "race": race,
             "clock_before_mhz": each.before.clock_mhz,
@@ -159,7 +160,7 @@ def conditions(profile: Profile) -> pd.DataFrame:
             "repeated": len(each.repeated),
             "repeated_reasons": "; ".join(each.repeated) or None,
         }
-        for number, contest in enumerate(profile.contests, 1)
+        for contest, place in _placed(profile)
         for race, each in enumerate(contest.conditions, 1)
     ]
     return _frame(rows, RACE_COLUMNS)
@@ -168,12 +169,12 @@ def conditions(profile: Profile) -> pd.DataFrame:
 def timings(profile: Profile) -> pd.DataFrame:
     """One row a candidate whose further times were taken. See :data:`TIMING_COLUMNS`."""
     rows = [
-        _place(number, contest)
+        place
         | {"candidate": each.candidate, "host_us": each.host_us}
         | {"forward_us": each.forward_us, "backward_us": each.backward_us, "notes": "; ".join(each.notes) or None}
         | _further("cold", each, contest)
         | _further("graph", each, contest)
-        for number, contest in enumerate(profile.contests, 1)
+        for contest, place in _placed(profile)
         for each in contest.timings
     ]
     return _frame(rows, TIMING_COLUMNS)
@@ -220,6 +221,12 @@ def _frame(rows: list[Row], columns: Mapping[str, str]) -> pd.DataFrame:
     return pd.DataFrame(
         {name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in columns.items()}
     )
+
+
+def _placed(profile: Profile) -> Iterator[tuple[Contest, Row]]:
+    """Each contest with what its rows have in common, made once for all of them: a key takes longer than a row."""
+    for number, contest in enumerate(profile.contests, 1):
+        yield contest, _place(number, contest)
 
 
 def _place(number: int, contest: Contest) -> Row:
@@ -319,4 +326,4 @@ def _of(ratio: float, original_us: float | None) -> float | None:
 
 
 def _median(times_us: tuple[float, ...]) -> float | None:
-    return float(pd.Series(times_us, dtype="float64").median()) if times_us else None
+    return float(median(times_us)) if times_us else None
