@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from tests.parity.zoo.ops import gelu_erf, gelu_tanh, normal, softmax
 from tests.parity.zoo.right import softmax_by_hand
-from twinkle_tune.errors import ModeError
+from twinkle_tune.errors import ModeError, SignatureError
 from twinkle_tune.testing import assert_parity
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +35,27 @@ class Norm(nn.Module):
         return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps))
 
 
+class ForwardAlone(nn.Module):
+    """As it is registered: without a constructor, run with the original as self."""
+
+    weight: Tensor
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class ForInference(nn.Module):
+    """One that says it has no backward."""
+
+    has_backward = False
+    weight: Tensor
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
 class FusedNorm(Norm):
     """A right one, with another initial weight."""
 
@@ -45,6 +66,16 @@ class FusedNorm(Norm):
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., width)."""
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class ForgetfulAlone(nn.Module):
+    """A wrong one as it is registered."""
+
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., width)."""
+        return F.rms_norm(x, (x.shape[-1],), None, self.eps)
 
 
 class ForgetfulNorm(Norm):
@@ -73,13 +104,13 @@ def failure(*args: Any, **kwargs: Any) -> str:
 def test_right_functions_and_layers_pass(mode: str) -> None:
     """Functions, a class, an instance with weights of its own and a function of the module are all taken."""
     assert_parity(softmax_by_hand, softmax, X, mode=mode)
-    for right in (fused, FusedNorm, FusedNorm(64)):
+    for right in (fused, ForwardAlone, FusedNorm(64)):
         assert_parity(right, Norm(64), X, mode=mode)
     assert_parity(fused, Norm, X, module=Norm(64), mode=mode)
     assert_parity(fused, Norm.forward, X, module=Norm(64), mode=mode)
 
 
-@pytest.mark.parametrize("wrong", [forgetful, ForgetfulNorm, ForgetfulNorm(64)], ids=lambda w: type(w).__name__)
+@pytest.mark.parametrize("wrong", [forgetful, ForgetfulAlone, ForgetfulNorm(64)], ids=lambda w: type(w).__name__)
 def test_wrong_layers_fail(wrong: Callable[..., Any]) -> None:
     """A layer that forgets its weight fails, although the weight of a new layer is one."""
     assert "refused by point 2" in failure(wrong, Norm(64), X)
@@ -111,10 +142,12 @@ def test_gradients_are_compared_when_training() -> None:
     assert "tensor: gradient of args[0]" in failure(half, softmax, X, mode="train")
 
 
-def test_strict_refuses_what_is_off_where_it_is_small() -> None:
-    """A tanh GELU for an erf GELU in bfloat16 passes normally and not under strict, with the band named."""
+def test_what_is_off_where_it_is_small_is_refused() -> None:
+    """A tanh GELU for an erf GELU in bfloat16: normally because the errors lean, under strict for the band alone."""
     x = normal(64, 256, dtype=torch.bfloat16)
-    assert_parity(gelu_tanh, gelu_erf, x)
+    text = failure(gelu_tanh, gelu_erf, x)
+    assert "refused by point 5" in text
+    assert "the errors lean to one side: where r is about -2^-" in text
     text = failure(gelu_tanh, gelu_erf, x, strictness="strict")
     assert "refused by point 5" in text
     assert "where |r| is from 2^" in text
@@ -193,3 +226,36 @@ def test_the_entry_point_names_the_plugin() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["entry-points"]["pytest11"] == {"twinkle_tune": "twinkle_tune.testing.plugin"}
+
+
+def test_what_a_run_refuses_by_its_form_is_refused_here() -> None:
+    """A class with a constructor, other parameters, a kernel that says it is not for training."""
+    with pytest.raises(SignatureError, match="has its own constructor, expected none"):
+        assert_parity(FusedNorm, Norm(64), X)
+    with pytest.raises(SignatureError, match="take the same parameters in the same order"):
+        assert_parity(lambda x, y: x, softmax, X)
+    assert_parity(ForInference, Norm(64), X)
+    with pytest.raises(ValueError, match=r"has_backward=False and the mode is train, where a run leaves it out"):
+        assert_parity(ForInference, Norm(64), X, mode="train")
+
+
+def test_a_kernel_without_backward_is_told_so() -> None:
+    """In training; what to do about it stands there."""
+    with pytest.raises(AssertionError, match="your kernel has no backward; wrap it in "):
+        assert_parity(lambda x: softmax(x.detach()), softmax, X, mode="train")
+
+
+def test_there_is_no_tolerance() -> None:
+    """Asked for one it says what is looked at in its place."""
+    with pytest.raises(TypeError, match="rtol: there is no tolerance to choose"):
+        assert_parity(softmax, softmax, X, rtol=1e-2)
+
+
+def test_without_a_gpu_the_interpreter_is_named() -> None:
+    """What Triton says there is followed by what to do."""
+
+    def kernel(x: Tensor) -> Tensor:
+        raise RuntimeError("0 active drivers ([]). There should only be one.")
+
+    with pytest.raises(RuntimeError, match=r"no GPU driver here .* set TRITON_INTERPRET=1"):
+        assert_parity(kernel, softmax, X)

@@ -22,6 +22,7 @@ from twinkle_tune.parity.compare import compare
 from twinkle_tune.parity.conduct import misconduct, overwriting, remarks, reused, same_results
 from twinkle_tune.parity.controls import fakes, lower_run
 from twinkle_tune.parity.copied import varied_copy
+from twinkle_tune.parity.lean import Lean
 from twinkle_tune.parity.pooling import key, noises
 from twinkle_tune.parity.reference import NoReferenceError, references
 from twinkle_tune.parity.run import Run, Subject, baseline_of, execute
@@ -151,11 +152,11 @@ class Judge:
     def _judge(self, candidate: Callable[..., Any], for_kin: Callable[..., Any] | None, *, twice: bool) -> Verdict:
         if self.inconclusive is not None:
             return self.inconclusive
-        sheet = Sheet()
+        sheet, lean = Sheet(), Lean()
         for number, case in enumerate(self._cases, start=1):
             function = candidate if case.kin is None else for_kin or candidate
             try:
-                refusal = self._judge_case(case, function, sheet, twice=twice)
+                refusal = self._judge_case(case, function, sheet, lean, twice=twice)
             except Exception as error:
                 if case.kin is None:
                     raise
@@ -163,11 +164,18 @@ class Judge:
             if refusal is not None:
                 found = on_call(refusal, number, len(self._cases), case.kin)
                 return self._drawn_apart(case, function, found) or found
-        return Pass(figures=tuple(sheet.closest.values()), deterministic=sheet.deterministic, notes=tuple(sheet.notes))
+        passed = Pass(
+            figures=tuple(sheet.closest.values()), deterministic=sheet.deterministic, notes=tuple(sheet.notes)
+        )
+        return lean.refusal() or passed
 
-    def _judge_case(self, case: _Case, candidate: Callable[..., Any], sheet: Sheet, *, twice: bool) -> Reject | None:
+    def _judge_case(
+        self, case: _Case, candidate: Callable[..., Any], sheet: Sheet, lean: Lean, *, twice: bool
+    ) -> Reject | None:
         first = self._run(candidate, case.call, like=case.baseline)
         findings = list(self._findings(case, first))
+        if case.kin is None and not self._random:
+            lean.take(case.reference, case.baseline, first, findings)
         sheet.notes.update(dict.fromkeys(remarks(case.baseline, first)))
         if twice:
             again = self._run(candidate, case.call, like=case.baseline)

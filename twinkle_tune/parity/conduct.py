@@ -15,6 +15,12 @@ def misconduct(right: Run, run: Run) -> Reject | None:
     """What differs between the original's run and a candidate's apart from values; None for nothing."""
     if run.form != right.form:
         return _form("output", f"the output is {run.form}, expected {right.form}")
+    if right.graded and not run.graded:
+        return _form(
+            min(right.graded),
+            "no output carries a gradient: your kernel has no backward; wrap it in torch.autograd.Function, or set "
+            "has_backward = False to keep it out of training",
+        )
     for name in sorted(right.graded ^ run.graded):
         return _form(
             name,

@@ -15,6 +15,8 @@ from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Strictness
+from twinkle_tune.slot import Slot, SlotKind
+from twinkle_tune.source.fit import implementation_of
 
 _HINTS = {
     1: "return the same nesting, dtypes and shapes, leave arguments and weights as they are, and mask what is not "
@@ -46,8 +48,9 @@ def assert_parity(
 
     Args:
         candidate: a function; or a layer. A layer's class is called with the original's module as ``self``, as in
-            a profiling run; an instance runs with the original's parameters and buffers in place of its own of the
-            same names. With ``module`` (or an original that is a layer) a function takes the module first.
+            a profiling run, and like there it has no constructor of its own; an instance runs with the original's
+            parameters and buffers in place of its own of the same names. With ``module`` (or an original that is a
+            layer) a function takes the module first.
         original: a function, a layer, or with ``module`` a layer's class or unbound ``forward``.
         inputs: positional arguments of the call, tensors of any shape, dtype and device among them.
         mode: "inference", "train", "compile" or "train+compile". When training, gradients of the inputs and of the
@@ -60,8 +63,10 @@ def assert_parity(
 
     Raises:
         AssertionError: the candidate is wrong, or the inputs cannot tell (inconclusive); the message says where.
-        ValueError, TypeError: the arguments make no call; says which and what to pass.
+        ValueError, TypeError: the arguments make no call, or the candidate declares that it is not for this mode;
+            says which and what to pass.
         ModeError: there is no such mode.
+        SignatureError: the candidate cannot take the original's place, so that a run would refuse it.
         Exception: whatever original or candidate raise.
     """
     __tracebackhide__ = True
@@ -69,7 +74,8 @@ def assert_parity(
     if seeds < 1:
         raise ValueError(f"seeds: got {seeds}, expected at least 1")
     layer, reference = _original(original, module)
-    judged = _candidate(candidate, layer)
+    judged = _candidate(candidate, layer, reference, wanted)
+    _no_tolerances(kwargs, reference)
     call = _call(inputs, kwargs, wanted)
     judge = Judge(
         reference,
@@ -80,9 +86,31 @@ def assert_parity(
         strictness=strictness,
     )
     run = torch.compile(judged) if wanted.compiles else judged
-    verdict = judge.judge(run, for_kin=judged)
+    try:
+        verdict = judge.judge(run, for_kin=judged)
+    except RuntimeError as error:
+        if "active drivers" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{_name(candidate)}: Triton finds no GPU driver here ({error}); set TRITON_INTERPRET=1 before Triton is "
+            "imported, so that its interpreter runs the kernel on the CPU"
+        ) from error
     if not isinstance(verdict, Pass):
         raise AssertionError(_message(_name(candidate), _name(original), wanted, strictness, verdict))
+
+
+def _no_tolerances(kwargs: dict[str, Any], original: Callable[..., Any]) -> None:
+    """They would be passed on to the original, whose error says nothing of what is meant."""
+    given = sorted({"rtol", "atol"} & kwargs.keys())
+    try:
+        taken = set(inspect.signature(original).parameters)
+    except (ValueError, TypeError):
+        taken = set()
+    if set(given) - taken:
+        raise TypeError(
+            f"{', '.join(given)}: there is no tolerance to choose: a candidate may be about as far from the exact "
+            'result as the original is in this dtype; leave it out, or ask for strictness="strict"'
+        )
 
 
 def _original(
@@ -103,16 +131,32 @@ def _original(
     return module, original
 
 
-def _candidate(candidate: Callable[..., Any] | type[nn.Module], layer: nn.Module | None) -> Callable[..., Any]:
+def _as_registered(candidate: Any, original: Callable[..., Any], kind: SlotKind, mode: Mode) -> Callable[..., Any]:
+    """What a run would call, by the rules by which a run takes or refuses it."""
+    target = f"{getattr(original, '__module__', '')}:{_name(original)}"
+    slot = Slot(name=_name(original), kind=kind, target=target)
+    loaded = implementation_of(candidate, slot, original, f"candidate {_name(candidate)}")
+    if unfit := loaded.unfit_for(mode):
+        raise ValueError(f"candidate: {unfit}, where a run leaves it out; test it in a mode that it is for")
+    return loaded.call
+
+
+def _candidate(
+    candidate: Callable[..., Any] | type[nn.Module],
+    layer: nn.Module | None,
+    original: Callable[..., Any],
+    mode: Mode,
+) -> Callable[..., Any]:
     if _is_layer_class(candidate):
         if layer is None:
             raise TypeError(
                 f"candidate: got the class {_name(candidate)} for an original that is a function, expected a "
                 "function; pass its instance"
             )
-        return candidate.forward
+        return _as_registered(candidate, original, SlotKind.LAYER, mode)
     if not isinstance(candidate, nn.Module) or layer is None:
-        return candidate
+        kind = SlotKind.FUNCTION if layer is None else SlotKind.LAYER
+        return _as_registered(candidate, original, kind, mode)
     own, given = (dict(_state(each)) for each in (candidate, layer))
     if own.keys() - given.keys():
         raise ValueError(
