@@ -34,10 +34,10 @@ _STEPS = (
 _WINNERS = (
     Column(head="#", right=True),
     Column(head="Slot", least=8),
-    Column(head="Call", rank=3, least=9),
+    Column(head="Call", rank=1, least=9),
     Column(head="Winner", least=10),
     Column(head="Saves a step", right=True),
-    Column(head="By itself", rank=1),
+    Column(head="By itself", rank=3),
     Column(head="Of", rank=2, least=8),
     Column(head="Time ÷ original", rank=4),
 )
@@ -204,7 +204,7 @@ def _winners(shown: View, width: int, *, most: int) -> Iterator[Text]:
     ]
     yield from table_lines(_WINNERS, rows, width)
     if len(winners) > most:
-        yield Text(f"{len(winners) - most} more winners: --full", style="dim")
+        yield Text(f"{len(winners) - most} more: --full", style="dim")
 
 
 def _stayed(shown: View, width: int) -> Iterator[Text]:
