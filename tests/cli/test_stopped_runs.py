@@ -46,7 +46,8 @@ def wait_for_contests(folder: Path, contests: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_a_signal_leaves_a_partial_profile_and_the_journal(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """SIGTERM ends a run as Ctrl-C does: a valid partial profile, a journal to go on with, and a line that says so."""
@@ -122,6 +123,20 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "p.json").exists()
     read_journal(tmp_path / "p.json.journal")
+
+
+def test_what_was_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under nohup a closed terminal does not end the run; and after the first signal others disturb nothing."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable() as stops:
+            signal.raise_signal(signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        assert stops.code == 143
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_sigterm_is_as_before_afterwards() -> None:
