@@ -1,0 +1,129 @@
+"""Example inputs of a model, from its configuration and the parameters of its forward."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tests.zoo.shrink import IMAGE, ORDINARY
+
+BATCH, TOKENS, TARGETS = 2, 12, 6
+_PIXELS = ("pixel_values", "pixel_values_videos", "images")
+_SOUND = ("input_values", "input_features", "input_audio", "audio_values")
+_FRAMES = 4
+
+
+def attempts(model: nn.Module) -> Iterator[dict[str, Any]]:
+    """Keyword arguments that may fit, the likeliest first: forms of pixels and of sound differ between types."""
+    names = set(inspect.signature(model.forward).parameters)
+    main = getattr(model, "main_input_name", "input_ids")
+    text = _text(names)
+    if main in _PIXELS or (main not in names and names & set(_PIXELS)):
+        name = main if main in names else next(n for n in _PIXELS if n in names)
+        for pixels in _pixels(model):
+            yield text | {name: pixels}
+            yield {name: pixels}
+            if "decoder_input_ids" in names:
+                yield {name: pixels} | _targets()
+    if main in _SOUND or (main not in names and names & set(_SOUND)):
+        name = main if main in names else next(n for n in _SOUND if n in names)
+        for sound in _sound(model):
+            targets = _targets() if "decoder_input_ids" in names else {}
+            yield {name: sound} | targets
+            if text:
+                yield text | {name: sound}
+    if text:
+        yield text
+        if "pixel_values" in names:
+            for pixels in _pixels(model):
+                yield text | {"pixel_values": pixels}
+        if "input_features" in names:
+            for sound in _sound(model):
+                yield text | {"input_features": sound}
+    if "inputs_embeds" in names and "input_ids" not in names:
+        width = getattr(model.config, "hidden_size", 64)
+        yield {"inputs_embeds": _normal(BATCH, TOKENS, width)}
+    if "hidden_states" in names:
+        width = getattr(model.config, "hidden_size", 64)
+        yield {"hidden_states": _normal(BATCH, TOKENS, width)}
+
+
+def with_labels(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of a training step: labels for a language model, none elsewhere (random gradients serve there)."""
+    names = inspect.signature(model.forward).parameters
+    if "labels" not in names:
+        return inputs
+    if "decoder_input_ids" in inputs:
+        return inputs | {"labels": inputs["decoder_input_ids"].clone()}
+    is_language = any(word in type(model).__name__ for word in ("CausalLM", "LMHead", "MaskedLM", "ConditionalGeneration"))
+    if is_language and "input_ids" in inputs:
+        return inputs | {"labels": inputs["input_ids"].clone()}
+    return inputs
+
+
+def _text(names: set[str]) -> dict[str, Any]:
+    if "input_ids" not in names:
+        return {}
+    made: dict[str, Any] = {"input_ids": _ids(TOKENS)}
+    if "attention_mask" in names:
+        made["attention_mask"] = torch.ones(BATCH, TOKENS, dtype=torch.long)
+    if "decoder_input_ids" in names:
+        made |= _targets()
+    return made
+
+
+def _targets() -> dict[str, Tensor]:
+    return {"decoder_input_ids": _ids(TARGETS)}
+
+
+def _ids(length: int) -> Tensor:
+    return torch.randint(*ORDINARY, (BATCH, length), generator=torch.Generator().manual_seed(0))
+
+
+def _normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _pixels(model: nn.Module) -> Iterator[Tensor]:
+    config = _inner(model.config, ("vision_config", "backbone_config", "encoder", "vision"))
+    sizes = [_size(getattr(config, "image_size", None)), (IMAGE, IMAGE), (64, 64), (224, 224)]
+    channels = getattr(config, "num_channels", None) or getattr(config, "in_channels", None) or 3
+    channels = channels if isinstance(channels, int) else 3
+    frames = getattr(config, "num_frames", _FRAMES)
+    for height, width in dict.fromkeys(size for size in sizes if size):
+        yield _normal(BATCH, channels, height, width)
+        yield _normal(BATCH, frames if isinstance(frames, int) else _FRAMES, channels, height, width)
+        yield _normal(1, 2, channels, height, width)
+
+
+def _sound(model: nn.Module) -> Iterator[Tensor]:
+    config = _inner(model.config, ("audio_config", "encoder_config", "encoder", "audio_encoder"))
+    mels = next((v for n in ("num_mel_bins", "feature_size", "input_feat_per_channel", "input_dim") if isinstance(v := getattr(config, n, None), int)), 16)
+    longest = getattr(config, "max_source_positions", None)
+    length = 2 * longest if isinstance(longest, int) and longest < 1000 else 64
+    yield _normal(BATCH, 6400)
+    yield _normal(BATCH, mels, length)
+    yield _normal(BATCH, length, mels)
+    yield _normal(BATCH, 1, 6400)
+    yield _normal(BATCH, 1, 1024, 128)
+    yield _normal(BATCH, 1024, 128)
+
+
+def _inner(config: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        found = getattr(config, name, None)
+        if hasattr(found, "to_dict"):
+            return found
+    return config
+
+
+def _size(value: object) -> tuple[int, int] | None:
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, (list, tuple)) and len(value) >= 2 and all(isinstance(v, int) for v in value):
+        return int(value[-2]), int(value[-1])
+    return None
