@@ -59,7 +59,9 @@ def with_labels(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs
     if "decoder_input_ids" in inputs:
         return inputs | {"labels": inputs["decoder_input_ids"].clone()}
-    is_language = any(word in type(model).__name__ for word in ("CausalLM", "LMHead", "MaskedLM", "ConditionalGeneration"))
+    is_language = any(
+        word in type(model).__name__ for word in ("CausalLM", "LMHead", "MaskedLM", "ConditionalGeneration")
+    )
     if is_language and "input_ids" in inputs:
         return inputs | {"labels": inputs["input_ids"].clone()}
     return inputs
@@ -102,7 +104,14 @@ def _pixels(model: nn.Module) -> Iterator[Tensor]:
 
 def _sound(model: nn.Module) -> Iterator[Tensor]:
     config = _inner(model.config, ("audio_config", "encoder_config", "encoder", "audio_encoder"))
-    mels = next((v for n in ("num_mel_bins", "feature_size", "input_feat_per_channel", "input_dim") if isinstance(v := getattr(config, n, None), int)), 16)
+    mels = next(
+        (
+            v
+            for n in ("num_mel_bins", "feature_size", "input_feat_per_channel", "input_dim")
+            if isinstance(v := getattr(config, n, None), int)
+        ),
+        16,
+    )
     longest = getattr(config, "max_source_positions", None)
     length = 2 * longest if isinstance(longest, int) and longest < 1000 else 64
     yield _normal(BATCH, 6400)

@@ -9,10 +9,10 @@ from typing import Any
 _PREFERRED = (
     "SEQ_TO_SEQ_CAUSAL_LM",
     "SPEECH_SEQ_2_SEQ",
+    "MASKED_LM",
     "CAUSAL_LM",
     "IMAGE_TEXT_TO_TEXT",
     "MULTIMODAL_LM",
-    "MASKED_LM",
     "CTC",
     "SEQUENCE_CLASSIFICATION",
     "IMAGE_CLASSIFICATION",
@@ -24,7 +24,7 @@ _PREFERRED = (
     "DEPTH_ESTIMATION",
 )
 """Heads in the order in which they are looked for; then the base model, then whatever there is. An encoder-decoder has
-a class for its decoder alone as well, so that comes after the whole."""
+a class for its decoder alone as well, and an encoder one that makes it a decoder: the natural form comes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

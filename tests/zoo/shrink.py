@@ -61,7 +61,9 @@ class Numbers:
         return self._given.setdefault(name, VOCABULARY - 1 - len(self._given) % (VOCABULARY - ORDINARY[1] - 1))
 
 
-def tiny_config(config_class: Any, level: int = 0, numbers: Numbers | None = None, over: dict[str, Any] | None = None) -> Any:
+def tiny_config(
+    config_class: Any, level: int = 0, numbers: Numbers | None = None, over: dict[str, Any] | None = None
+) -> Any:
     """A small configuration.
 
     Args:
@@ -112,7 +114,9 @@ def _small(name: str, value: object, level: int, numbers: Numbers) -> object:
     is_list = isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value)
     if is_list and _DEPTHS.fullmatch(name):
         return type(value)(1 for _ in value)  # type: ignore[call-arg,attr-defined,call-overload]
-    if level == 1 and not re.fullmatch(r"(.*_)?vocab_size|.*layers|depth|image_size|(.*_)?num_hidden_layers|n_layers?", name):
+    if level == 1 and not re.fullmatch(
+        r"(.*_)?vocab_size|.*layers|depth|image_size|(.*_)?num_hidden_layers|n_layers?", name
+    ):
         return None
     if type(value) is int:
         if name == "depth":
@@ -131,7 +135,9 @@ def _small_list(name: str, value: Any) -> object:
         return type(value)(IMAGE for _ in value)
     if name == "patch_size" and min(value) > PATCH:
         return type(value)(PATCH for _ in value)
-    if re.fullmatch(r"(.*_)?(hidden_sizes|embed_dims?|dims|encoder_hidden_sizes|out_channels|widths|neck_hidden_sizes)", name):
+    if re.fullmatch(
+        r"(.*_)?(hidden_sizes|embed_dims?|dims|encoder_hidden_sizes|out_channels|widths|neck_hidden_sizes)", name
+    ):
         # Widths that grow from stage to stage: the same ratios.
         factor = max(1, min(value) // 16)
         return type(value)(max(8, v // factor) for v in value)
