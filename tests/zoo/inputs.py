@@ -21,19 +21,24 @@ def attempts(model: nn.Module) -> Iterator[dict[str, Any]]:
     """Keyword arguments that may fit, the likeliest first: forms of pixels and of sound differ between types."""
     names = set(inspect.signature(model.forward).parameters)
     main = getattr(model, "main_input_name", "input_ids")
-    text = _text(names)
+    text = _text(names, model.config)
+    if grid := next((n for n in ("grid_thw", "image_grid_thw") if n in names and not text), None):
+        yield from _patches(names, model.config, grid)
     if main in _PIXELS or (main not in names and names & set(_PIXELS)):
         name = main if main in names else next(n for n in _PIXELS if n in names)
         for pixels in _pixels(model):
             yield text | {name: pixels}
             yield {name: pixels}
             if "decoder_input_ids" in names:
-                yield {name: pixels} | _targets()
+                yield {name: pixels} | _targets(model.config)
     if main in _SOUND or (main not in names and names & set(_SOUND)):
         name = main if main in names else next(n for n in _SOUND if n in names)
         for sound in _sound(model):
-            targets = _targets() if "decoder_input_ids" in names else {}
+            targets = _targets(model.config) if "decoder_input_ids" in names else {}
             yield {name: sound} | targets
+            for mask in names & {"input_features_mask", "attention_mask", "padding_mask", "feature_attention_mask"}:
+                yield {name: sound, mask: torch.ones(BATCH, sound.shape[1], dtype=torch.long)} | targets
+                yield {name: sound, mask: torch.ones(BATCH, sound.shape[-1], dtype=torch.long)} | targets
             if text:
                 yield text | {name: sound}
     if text:
@@ -67,23 +72,40 @@ def with_labels(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def _text(names: set[str]) -> dict[str, Any]:
+def _text(names: set[str], config: Any) -> dict[str, Any]:
     if "input_ids" not in names:
         return {}
-    made: dict[str, Any] = {"input_ids": _ids(TOKENS)}
+    made: dict[str, Any] = {"input_ids": _ids(TOKENS, config)}
     if "attention_mask" in names:
         made["attention_mask"] = torch.ones(BATCH, TOKENS, dtype=torch.long)
     if "decoder_input_ids" in names:
-        made |= _targets()
+        made |= _targets(config)
+    if "bbox" in names:
+        made["bbox"] = torch.tensor([1, 2, 9, 8]).expand(BATCH, TOKENS, 4).contiguous()
     return made
 
 
-def _targets() -> dict[str, Tensor]:
-    return {"decoder_input_ids": _ids(TARGETS)}
+def _targets(config: Any) -> dict[str, Tensor]:
+    return {"decoder_input_ids": _ids(TARGETS, config)}
 
 
-def _ids(length: int) -> Tensor:
-    return torch.randint(*ORDINARY, (BATCH, length), generator=torch.Generator().manual_seed(0))
+def _ids(length: int, config: Any) -> Tensor:
+    """Ordinary tokens, where the vocabulary reaches so far; else any but the first."""
+    low, high = ORDINARY
+    inner = config.get_text_config() if hasattr(config, "get_text_config") else config
+    size = getattr(inner, "vocab_size", None)
+    if isinstance(size, int) and size < high:
+        low, high = min(low, size // 2), size
+    return torch.randint(low, high, (BATCH, length), generator=torch.Generator().manual_seed(0))
+
+
+def _patches(names: set[str], config: Any, grid: str) -> Iterator[dict[str, Any]]:
+    """Two pictures of 4 by 4 patches, as the vision parts of language models take them."""
+    patch, frames = getattr(config, "patch_size", 8), getattr(config, "temporal_patch_size", 1)
+    channels = getattr(config, "in_channels", None) or getattr(config, "num_channels", 3)
+    name = next((n for n in ("pixel_values", "hidden_states") if n in names), "hidden_states")
+    for flat in (channels * frames * patch**2, channels * patch**2):
+        yield {name: _normal(BATCH * 16, flat), grid: torch.tensor([[1, 4, 4]] * BATCH)}
 
 
 def _normal(*shape: int) -> Tensor:

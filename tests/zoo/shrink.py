@@ -20,7 +20,8 @@ POSITIONS = 128
 LAYERS, HEADS, KEY_HEADS, HEAD, WIDTH, INNER, EXPERTS = 2, 4, 2, 16, 64, 96, 4
 
 _BY_NAME: tuple[tuple[str, int], ...] = (
-    (r"(.*_)?vocab_size", VOCABULARY),
+    (r"(.*_)?vocab_size(_per_layer_input)?", VOCABULARY),
+    (r"qk_rope_head_dim|qk_nope_head_dim|rotary_dim", 8),
     (r"(max_position_embeddings|n_positions|n_ctx|max_sequence_length|max_seq_len|max_(source|target)_positions)", POSITIONS),
     (r"(num_hidden_layers|num_layers|n_layers?|(.*_)?num_hidden_layers|(encoder|decoder)_layers|num_(en|de)coder_layers)", LAYERS),
     (r"(text|audio|vision|prediction|memory_attention)_(num_)?(hidden_)?layers", LAYERS),
@@ -34,7 +35,6 @@ _BY_NAME: tuple[tuple[str, int], ...] = (
     (r"num_experts_per_tok|moe_topk|moe_k|num_experts_per_token|moe_top_k|top_k_experts", 2),
     (r"n_group|topk_group|first_k_dense_replace|num_expert_groups", 1),
     (r"q_lora_rank|kv_lora_rank|o_lora_rank", 16),
-    (r"qk_rope_head_dim|qk_nope_head_dim", 8),
     (r"num_kv_shared_layers|num_nextn_predict_layers", 0),
     (r"sliding_window|attention_window|local_attention|window_size", 8),
     (r"image_size|input_size|pretrain_image_size", IMAGE),
@@ -84,6 +84,8 @@ def tiny_config(
             made[field.name] = tiny_config(type(value), level, numbers)
         elif (small := _small(field.name, value, level, numbers)) is not None:
             made[field.name] = small
+    if level == 0:
+        made |= _alike(default, made)
     if level < 2:
         made |= _layers(default, made)
     for name, value in wanted.items():
@@ -146,6 +148,22 @@ def _small_list(name: str, value: Any) -> object:
     if name == "conv_dim":
         return type(value)(32 for _ in value)
     return None
+
+
+def _alike(default: Any, made: dict[str, Any]) -> dict[str, Any]:
+    """What must stay as it is among the small values: heads without groups, and the parts of a rotary embedding."""
+    found: dict[str, Any] = {}
+    given = default.__dict__
+    heads, key_heads = given.get("num_attention_heads"), given.get("num_key_value_heads")
+    if heads is not None and heads == key_heads and "num_key_value_heads" in made:
+        found["num_key_value_heads"] = made.get("num_attention_heads", heads)
+    rope = given.get("rope_parameters")
+    if "mrope_section" in (getattr(default, "ignore_keys_at_rope_validation", None) or ()) and isinstance(rope, dict):
+        head = made.get("head_dim") or given.get("head_dim") or HEAD
+        pairs = int(head * float(rope.get("partial_rotary_factor", 1.0))) // 2
+        third = pairs * 3 // 8
+        found["rope_parameters"] = rope | {"mrope_section": [pairs - 2 * third, third, third]}
+    return found
 
 
 def _layers(default: Any, made: dict[str, Any]) -> dict[str, Any]:
