@@ -95,11 +95,17 @@ def _text_of(obj: type | FunctionType) -> str:
     code = obj.__code__ if isinstance(obj, FunctionType) else None
     try:
         # Of the code object: for a wrapper inspect would show what is wrapped.
-        tree = ast.parse(textwrap.dedent(inspect.getsource(code or obj)))
+        return _without_comments(inspect.getsource(code or obj))
     except (OSError, TypeError, SyntaxError):
         # A lambda inside an expression, or code without a file.
         codes = [function.__code__ for function in _functions_of(obj)]
         return " ".join((obj.__qualname__ if code is None else "", *map(_code_text, codes)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _without_comments(source: str) -> str:
+    """Source text as its syntax tree says it. A run asks for the same few functions some eighty times."""
+    tree = ast.parse(textwrap.dedent(source))
     _drop_docstrings(tree)
     return ast.unparse(tree)
 
