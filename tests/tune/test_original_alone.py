@@ -1,0 +1,39 @@
+"""An original that runs in the model and not by itself costs its contest, never the run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tune.toy import QUICK, Norm, norm
+from tests.zoo.quick import Quick
+from twinkle_tune import kernelize_model, tune_model
+from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
+
+ACTIVATIONS = (nn.ReLU(inplace=True), nn.SiLU(inplace=True), nn.Hardswish(inplace=True))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda module: type(module).__name__)
+def test_an_activation_that_writes_into_its_input_does_not_end_a_training_run(activation: nn.Module) -> None:
+    """Its contest keeps the original and says why; the norm beside it is tried, and the profile can be applied."""
+    registry = Registry()
+    register_external_layer(Norm, "Norm", registry=registry)
+    register_layer_kernel("Norm", layer_impl=norm, device="cpu", registry=registry)
+    model = nn.Sequential(nn.Linear(8, 16), activation, Norm(16), nn.Linear(16, 4))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    profile = tune_model(
+        model,
+        torch.randn(4, 8),
+        mode="train",
+        registry=registry,
+        settings=QUICK,
+        candidates=["impl"],
+        executor=Quick(),
+    )
+    kept = [c for c in profile.contests if "cannot be called apart from the model" in c.selection.reason]
+    assert [contest.selection.winner for contest in kept] == ["original"] * len(kept)
+    (held,) = (contest for contest in profile.contests if contest.slot.name == "Norm")
+    assert {trial.candidate for trial in held.trials} == {"original", "impl:norm"}
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    kernelize_model(model, profile=profile, registry=registry, use_fallback=False)
