@@ -13,7 +13,7 @@ TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 NEEDED := torch triton transformers pandas typer rich jinja2
 
 .DEFAULT_GOAL := help
-.PHONY: help profile test slow lint type format check docs bench aa regret reports families gpu gpu-profile gpu-models gpu-races gpu-ops gpu-ready clean
+.PHONY: help profile test slow lint type format check docs bench aa regret reports families zoo gpu gpu-profile gpu-models gpu-races gpu-ops gpu-ready clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -60,6 +60,10 @@ reports: $(READY) ## Write the reports of the profiles under profiles/ to report
 
 families: $(READY) ## Tiny models of four families with the winners against their rivals (20 minutes); writes reports/
 	$(BIN)/python -m tests.bench.models
+
+zoo: $(READY) ## Every model type of transformers, tiny, with every right rival bound (hours; goes on where it stopped)
+	$(BIN)/python -m tests.zoo
+	$(BIN)/python -m tests.zoo --page
 
 gpu: gpu-profile gpu-models gpu-races gpu-ops ## All figures of a CUDA device; no installation, no network
 

@@ -28,7 +28,7 @@ def test_exchanged_weights(family: str) -> None:
         name: value + 0.1 * torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
         for name, value in plain.state_dict().items()
     }
-    plain.load_state_dict({name: value.clone() for name, value in state.items()})
+    plain.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
     bound.load_state_dict(state, assign=True)
     assert_near({"logits": logits(plain)}, {"logits": logits(bound)})
     assert not torch.allclose(before, logits(bound), atol=1e-3)

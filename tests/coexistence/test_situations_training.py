@@ -16,7 +16,7 @@ from twinkle_tune import kernelize_model, kernelize_report
 from twinkle_tune.mode import Mode
 from twinkle_tune.testing import with_winner
 
-WITH_HEAD = ("llama", "qwen2", "gemma3")
+WITH_HEAD = ("llama", "mistral", "gemma3")
 TRAIN = Mode.TRAIN
 
 

@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     if asked.page:
-        print(f"wrote {', '.join(write_page(read(asked.results), all_kinds()[1]))}")
+        kinds, without = all_kinds()
+        print(f"wrote {', '.join(write_page(read(asked.results), without, [kind.name for kind in kinds]))}")
         return
     kinds, _ = all_kinds()
     by_name = {name: kind for kind in kinds for name in (kind.name, *kind.aliases)}

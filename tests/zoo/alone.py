@@ -42,7 +42,7 @@ def tried_alone(kind: Kind, *, time_s: float = TIME_S, memory_bytes: int = MEMOR
     if said:
         record: dict[str, Any] = json.loads(said)
         return record
-    why = f"stopped after {time_s:g} s" if said is None else f"its process ended with {_ended(status)}"
+    why = f"stopped after {time_s:g} s" if said is None else f"ended with {_ended(status)}"
     lost = Result(name=kind.name, model_class=kind.model_class.__name__, aliases=list(kind.aliases))
     lost.fault("the process", why)
     lost.seconds = round(time.monotonic() - began_s, 1)

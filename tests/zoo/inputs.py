@@ -15,6 +15,8 @@ BATCH, TOKENS, TARGETS = 2, 12, 6
 _PIXELS = ("pixel_values", "pixel_values_videos", "images")
 _SOUND = ("input_values", "input_features", "input_audio", "audio_values")
 _FRAMES = 4
+_MELS = ("num_mel_bins", "feature_size", "input_feat_per_channel", "input_dim")
+_LANGUAGE = ("CausalLM", "LMHead", "MaskedLM", "ConditionalGeneration")
 
 
 def attempts(model: nn.Module) -> Iterator[dict[str, Any]]:
@@ -126,14 +128,7 @@ def _pixels(model: nn.Module) -> Iterator[Tensor]:
 
 def _sound(model: nn.Module) -> Iterator[Tensor]:
     config = _inner(model.config, ("audio_config", "encoder_config", "encoder", "audio_encoder"))
-    mels = next(
-        (
-            v
-            for n in ("num_mel_bins", "feature_size", "input_feat_per_channel", "input_dim")
-            if isinstance(v := getattr(config, n, None), int)
-        ),
-        16,
-    )
+    mels = next((found for name in _MELS if isinstance(found := getattr(config, name, None), int)), 16)
     longest = getattr(config, "max_source_positions", None)
     length = 2 * longest if isinstance(longest, int) and longest < 1000 else 64
     yield _normal(BATCH, 6400)

@@ -22,15 +22,19 @@ LAYERS, HEADS, KEY_HEADS, HEAD, WIDTH, INNER, EXPERTS = 2, 4, 2, 16, 64, 96, 4
 _BY_NAME: tuple[tuple[str, int], ...] = (
     (r"(.*_)?vocab_size(_per_layer_input)?", VOCABULARY),
     (r"qk_rope_head_dim|qk_nope_head_dim|rotary_dim", 8),
-    (r"(max_position_embeddings|n_positions|n_ctx|max_sequence_length|max_seq_len|max_(source|target)_positions)", POSITIONS),
-    (r"(num_hidden_layers|num_layers|n_layers?|(.*_)?num_hidden_layers|(encoder|decoder)_layers|num_(en|de)coder_layers)", LAYERS),
+    (
+        r"max_position_embeddings|n_positions|n_ctx|max_sequence_length|max_seq_len|max_(source|target)_positions",
+        POSITIONS,
+    ),
+    (r"num_layers|n_layers?|(.*_)?num_hidden_layers|(encoder|decoder)_layers|num_(en|de)coder_layers", LAYERS),
     (r"(text|audio|vision|prediction|memory_attention)_(num_)?(hidden_)?layers", LAYERS),
     (r"num_key_value_heads|num_kv_heads|multi_query_group_num", KEY_HEADS),
     (r"(.*_)?num_attention_heads|num_heads|n_heads?|(encoder|decoder)_attention_heads|attention_heads", HEADS),
     (r"(.*_)?head_dim|d_kv|d_head|attention_head_dim|kv_channels|attention_key_size", HEAD),
-    (r"hidden_size|d_model|n_embd|embed_dim|hidden_dim|dim|emb_dim|embedding_size|projection_dim", WIDTH),
+    (r"d_model|n_embd|dim|emb_dim", WIDTH),
     (r"(.*_)?(hidden_size|embed_dim|hidden_dim|projection_dim|embedding_dim|embedding_size)", WIDTH),
-    (r"(.*_)?(intermediate_size|ffn_dim|mlp_dim|d_ff|ffn_hidden_size|intermediate_dim|d_inner|dim_feedforward)|n_inner", INNER),
+    (r"(.*_)?(intermediate_size|ffn_dim|mlp_dim|d_ff|ffn_hidden_size|intermediate_dim|d_inner)", INNER),
+    (r"dim_feedforward|n_inner", INNER),
     (r"num_experts|n_routed_experts|num_local_experts|moe_num_experts|num_moe_experts", EXPERTS),
     (r"num_experts_per_tok|moe_topk|moe_k|num_experts_per_token|moe_top_k|top_k_experts", 2),
     (r"n_group|topk_group|first_k_dense_replace|num_expert_groups", 1),
@@ -44,7 +48,10 @@ _BY_NAME: tuple[tuple[str, int], ...] = (
     (r"num_mel_bins|feature_size|input_feat_per_channel", 16),
     (r"num_queries|num_query_tokens", 8),
     (r"classifier_proj_size", WIDTH),
-)  # fmt: skip
+)
+"""The first pattern that a field's whole name matches says how small it becomes."""
+_COUNTS = re.compile(r"(.*_)?vocab_size|.*layers|depth|image_size|(.*_)?num_hidden_layers|n_layers?")
+_WIDTHS = re.compile(r"(.*_)?(hidden_sizes|embed_dims?|dims|encoder_hidden_sizes|out_channels|widths)")
 _SPECIAL = re.compile(r"(.*_)?(token_id|token_index|token_ids)|(pad|bos|eos|unk|sep|cls|mask)_index")
 _DEPTHS = re.compile(r"depths?|num_blocks|layer_depths|num_layers|(.*_)?layers|encoder_depths")
 _PER_LAYER = re.compile(r"layer_types|mlp_layer_types|layers_block_type|no_rope_layers|indexer_types|layer_rope_theta")
@@ -116,9 +123,7 @@ def _small(name: str, value: object, level: int, numbers: Numbers) -> object:
     is_list = isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value)
     if is_list and _DEPTHS.fullmatch(name):
         return type(value)(1 for _ in value)  # type: ignore[call-arg,attr-defined,call-overload]
-    if level == 1 and not re.fullmatch(
-        r"(.*_)?vocab_size|.*layers|depth|image_size|(.*_)?num_hidden_layers|n_layers?", name
-    ):
+    if level == 1 and not _COUNTS.fullmatch(name):
         return None
     if type(value) is int:
         if name == "depth":
@@ -137,9 +142,7 @@ def _small_list(name: str, value: Any) -> object:
         return type(value)(IMAGE for _ in value)
     if name == "patch_size" and min(value) > PATCH:
         return type(value)(PATCH for _ in value)
-    if re.fullmatch(
-        r"(.*_)?(hidden_sizes|embed_dims?|dims|encoder_hidden_sizes|out_channels|widths|neck_hidden_sizes)", name
-    ):
+    if _WIDTHS.fullmatch(name):
         # Widths that grow from stage to stage: the same ratios.
         factor = max(1, min(value) // 16)
         return type(value)(max(8, v // factor) for v in value)
