@@ -104,7 +104,7 @@ def _ids(length: int, config: Any) -> Tensor:
 def _patches(names: set[str], config: Any, grid: str) -> Iterator[dict[str, Any]]:
     """Two pictures of 4 by 4 patches, as the vision parts of language models take them."""
     patch, frames = getattr(config, "patch_size", 8), getattr(config, "temporal_patch_size", 1)
-    channels = getattr(config, "in_channels", None) or getattr(config, "num_channels", 3)
+    channels: int = getattr(config, "in_channels", None) or getattr(config, "num_channels", None) or 3
     name = next((n for n in ("pixel_values", "hidden_states") if n in names), "hidden_states")
     for flat in (channels * frames * patch**2, channels * patch**2):
         yield {name: _normal(BATCH * 16, flat), grid: torch.tensor([[1, 4, 4]] * BATCH)}

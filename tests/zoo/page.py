@@ -45,19 +45,18 @@ def write_page(results: Mapping[str, Mapping[str, Any]], without: Mapping[str, s
         without: types that no class of transformers stands for, with why.
         types: all others.
     """
-    data = {
+    records = [_short(results[name]) for name in types if name in results]
+    head = {
         "machine": _machine(),
         "date": max((record["when"] for record in results.values()), default="")[:10],
         "transformers": version("transformers"),
         "torch": version("torch"),
         "types": len(types),
         "parts": len(without),
-        "results": [_short(results[name]) for name in types if name in results],
     }
-    lines = (json.dumps(record) for record in data["results"])
-    head = json.dumps({name: value for name, value in data.items() if name != "results"})
-    DATA.write_text(f'{head[:-1]}, "results": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
-    PAGE.write_text(page(data), encoding="utf-8")
+    lines = ",\n".join(json.dumps(record) for record in records)
+    DATA.write_text(f'{json.dumps(head)[:-1]}, "results": [\n{lines}\n]}}\n', encoding="utf-8")
+    PAGE.write_text(page({**head, "results": records}), encoding="utf-8")
     return [str(path.relative_to(ROOT)) for path in (PAGE, DATA)]
 
 

@@ -122,7 +122,7 @@ def _small(name: str, value: object, level: int, numbers: Numbers) -> object:
         return None
     is_list = isinstance(value, (list, tuple)) and value and all(type(v) is int for v in value)
     if is_list and _DEPTHS.fullmatch(name):
-        return type(value)(1 for _ in value)  # type: ignore[call-arg,attr-defined,call-overload]
+        return type(value)(1 for _ in value)  # type: ignore[call-arg,attr-defined]
     if level == 1 and not _COUNTS.fullmatch(name):
         return None
     if type(value) is int:

@@ -50,7 +50,7 @@ def test_the_page_says_what_the_data_says() -> None:
 
 def test_a_change_is_seen() -> None:
     """A weight, a buffer, a plain attribute, a flag or a random number that moved is named."""
-    model = torch.nn.Sequential(torch.nn.BatchNorm1d(4))
+    model: Any = torch.nn.Sequential(torch.nn.BatchNorm1d(4))
     changes: tuple[tuple[Any, str], ...] = (
         (lambda: torch.nn.init.zeros_(model[0].weight), "0.weight"),
         (lambda: model[0].running_mean.add_(1), "0.running_mean"),
