@@ -19,7 +19,7 @@ MEMORY_BYTES = 8 << 30
 
 
 def tried_alone(kind: Kind, *, time_s: float = TIME_S, memory_bytes: int = MEMORY_BYTES) -> dict[str, Any]:
-    """The record of a type; one whose process ends or is stopped is a fault with that message.
+    """The record of a type; one whose process ends by itself is a fault, one that is stopped took too long.
 
     The caller must run no threads of its own: it is forked.
 
@@ -44,7 +44,10 @@ def tried_alone(kind: Kind, *, time_s: float = TIME_S, memory_bytes: int = MEMOR
         return record
     why = f"stopped after {time_s:g} s" if said is None else f"ended with {_ended(status)}"
     lost = Result(name=kind.name, model_class=kind.model_class.__name__, aliases=list(kind.aliases))
-    lost.fault("the process", why)
+    if said is None:
+        lost.verdict, lost.message = "too long", why
+    else:
+        lost.fault("the process", why)
     lost.seconds = round(time.monotonic() - began_s, 1)
     return as_record(lost)
 

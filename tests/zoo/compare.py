@@ -49,11 +49,12 @@ def same_bits(one: list[Tensor], other: list[Tensor]) -> bool:
 def too_far(model: nn.Module, inputs: dict[str, Any], mode: Mode, profile: Profile) -> str:
     """Why a model with a profile's winners does not compute what the original does; "" where it does.
 
-    Each step is held against what roundings do to the original (:func:`twinkle_tune.tune.agree.disagreement`).
+    Each step of the profile is held against what roundings do to the original (:func:`twinkle_tune.tune.agree.disagreement`).
     """
     plan = plan_profile(model, profile, "cpu", mode, default_registry)
+    taken = {step.label for step in profile.steps}
     with flags_kept(model, mode):
-        for step in make_steps(model, [inputs], mode, "cpu"):
+        for step in (step for step in make_steps(model, [inputs], mode, "cpu") if step.label in taken):
             why = disagreement(model, step, plan)
             if why:
                 return f"step {step.label}: {why}"

@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PAGE, DATA = ROOT / "docs" / "zoo.md", ROOT / "reports" / "zoo.json"
-_VERDICTS = ("held", "fault", "own forward fails", "cannot be built")
+_VERDICTS = ("held", "fault", "too long", "own forward fails", "cannot be built")
 _KEPT = (
     *("name", "model_class", "aliases", "verdict", "message", "faults", "level", "modes", "slots", "right"),
     *("refused", "bound", "generated", "seconds"),
@@ -105,7 +105,7 @@ def _row(record: Mapping[str, Any]) -> str:
     slots = ", ".join(f"{name} {count}" for name, count in sorted(_by_short(record.get("slots", {})).items()))
     rivals = ", ".join(sorted({_name(right).partition(": ")[2] for right in record.get("right", ())}))
     refused = "; ".join(f"{_name(name)}: {why}" for name, why in sorted(record.get("refused", {}).items())[:3])
-    verdict = record["verdict"] if record["verdict"] == "held" else f"**fault**: {record['faults'][0]}"
+    verdict = record["verdict"] if record["verdict"] == "held" else f"fault: {record['faults'][0]}"
     cells = (record["name"], record["model_class"], slots, rivals, str(record.get("bound", 0)), refused, verdict)
     return f"| {' | '.join(map(_cell, cells))} |"
 

@@ -84,7 +84,7 @@ def test_a_type_that_ends_its_process_is_a_fault(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(alone, "tried", lambda _: os._exit(3))
     assert tried_alone(kind)["faults"] == ["the process: ended with exit code 3"]
     monkeypatch.setattr(alone, "tried", lambda _: time.sleep(60))
-    assert tried_alone(kind, time_s=0.2)["faults"] == ["the process: stopped after 0.2 s"]
+    assert tried_alone(kind, time_s=0.2)["message"] == "stopped after 0.2 s"
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "t5"])

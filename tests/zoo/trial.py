@@ -29,7 +29,7 @@ from twinkle_tune.testing import with_winner
 
 _MOST_FAULTS = 12
 _NO_RIVAL = ("there was no candidate to race against the original", "every other candidate was refused")
-Verdict = Literal["held", "fault", "own forward fails", "cannot be built"]
+Verdict = Literal["held", "fault", "too long", "own forward fails", "cannot be built"]
 
 
 @dataclass(slots=True, kw_only=True)
