@@ -49,7 +49,7 @@ def same_bits(one: list[Tensor], other: list[Tensor]) -> bool:
 def too_far(model: nn.Module, inputs: dict[str, Any], mode: Mode, profile: Profile) -> str:
     """Why a model with a profile's winners does not compute what the original does; "" where it does.
 
-    Each step of the profile is held against what roundings do to the original (:func:`twinkle_tune.tune.agree.disagreement`).
+    Each step of the profile is held against what roundings do to the original (see :mod:`twinkle_tune.tune.agree`).
     """
     plan = plan_profile(model, profile, "cpu", mode, default_registry)
     taken = {step.label for step in profile.steps}
