@@ -90,8 +90,14 @@ def _rules(data: Mapping[str, Any]) -> str:
     trials, ours = data["trials"], data["mistaken"]["ours"]
     return (
         f"accepts {ours['wrong']} of {trials['wrong']} trials with wrong values and {ours['conduct']} of "
-        f"{trials['conduct']} with wrong conduct, refuses {ours['right']} of {trials['right']} right ones"
+        f"{trials['conduct']} with wrong conduct, refuses {ours['right']} of {trials['right']} right ones; accepts of "
+        f"kernels with a number 2% off {_of(data, '2% off, float32')} in float32 and {_of(data, '2% off, half')} in "
+        f"half precision, 5% off {_of(data, '5% off, float32')} and {_of(data, '5% off, half')} (goals {_met(data)})"
     )
+
+
+def _of(data: Mapping[str, Any], kind: str) -> str:
+    return f"{data['mistaken']['ours'][kind]} of {data['trials'][kind]}"
 
 
 def _replay(data: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from tests.docs.results import PAGE, ROOT, page
 from tests.report import fabricate
 
 _MADE = {"date": "2026-11-20", "machine": "A CPU", "threads": 2, "torch": "2.13.0+cpu"}
+_RULES = {"wrong": 1, "conduct": 2, "right": 3} | {
+    f"{off}% off, {bits}": number for number, (off, bits) in enumerate(product((2, 5), ("float32", "half")), start=4)
+}
 
 
 def _report(root: Path, name: str, **data: object) -> None:
@@ -37,6 +41,10 @@ def test_a_report_has_its_machine_date_and_command(tmp_path: Path) -> None:
     [
         ("bench", {"figures": [{"goal": 1, "median": 2.0}, {"goal": 3, "median": 2}, {"goal": None, "median": 1}]},
          "1 of 2 goals met"),
+        ("parity-rules", {"trials": dict.fromkeys(_RULES, 9), "mistaken": {"ours": _RULES}, "met": False},
+         "accepts 1 of 9 trials with wrong values and 2 of 9 with wrong conduct, refuses 3 of 9 right ones; accepts of "
+         "kernels with a number 2% off 4 of 9 in float32 and 5 of 9 in half precision, 5% off 6 of 9 and 7 of 9 (goals "
+         "MISSED)"),
         ("aa", {"false": 3, "contests": 100, "upper": 0.0758, "goal": 0.01, "met": False},
          "3 false switches in 100 contests, with 95% confidence at most 7.58% (goal 1%, MISSED)"),
         ("regret", {"figures": {"real": {"races": 40, "median": 0.001, "p95": 0.02, "cost": 0.25}}, "met": True},

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tests.parity.zoo.ops import cross_entropy, labels, normal
 from tests.parity.zoo.right import RIGHT
+from tests.parity.zoo.scaled import early, head_inputs, off_beside_logits, wide_labels, wide_logits, with_logits
 from twinkle_tune.capture.inputs import Call
 from twinkle_tune.catalog.pieces import in_pieces
 from twinkle_tune.parity.calls import parity_calls
@@ -21,37 +22,6 @@ from twinkle_tune.parity.verdict import Pass, Reject
 
 def judge_of(original: Any, *args: Any) -> Judge:
     return Judge(original, parity_calls(Call(args=args, kwargs={}), 0), module=None, trains=True)
-
-
-class _Early(torch.autograd.Function):
-    """The gradient is made and rounded on the way forward, and multiplied on the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, at_most: float) -> Tensor:
-        with torch.enable_grad():
-            leaf = logits.detach().requires_grad_()
-            loss = cross_entropy(leaf, target)
-        ctx.save_for_backward(torch.autograd.grad(loss, leaf)[0])
-        ctx.at_most = at_most
-        return loss.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (held,) = ctx.saved_tensors
-        return (held.float() * gradients[0].clamp(max=ctx.at_most)).to(held.dtype), None, None
-
-
-def early(at_most: float) -> Any:
-    return lambda logits, target: _Early.apply(logits, target, at_most)  # type: ignore[no-untyped-call]
-
-
-def wide_logits(dtype: torch.dtype) -> Tensor:
-    """As many classes as make most of the loss's gradients smaller than float16's least normal number."""
-    return normal(48, 4000, dtype=dtype, grad=True)
-
-
-def wide_labels() -> Tensor:
-    return torch.arange(48) * 80
 
 
 def test_small_gradients_that_are_rounded_too_early_are_refused() -> None:
@@ -105,19 +75,9 @@ def head(x: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 def test_a_losss_gradient_is_seen_beside_the_logits() -> None:
     """A model gives its loss and its logits: a loss with a gradient that is 3% too large is refused all the same."""
 
-    def with_logits(x: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        logits = x @ weight.T
-        return cross_entropy(logits, target), logits
-
-    def off(x: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        logits = x @ weight.T
-        loss = cross_entropy(logits, target)
-        return loss.detach() + 1.03 * (loss - loss.detach()), logits
-
-    x, weight = normal(48, 16, dtype=torch.bfloat16, grad=True), normal(200, 16, dtype=torch.bfloat16, grad=True)
-    judge = judge_of(with_logits, x, weight, labels())
+    judge = judge_of(with_logits, *head_inputs(torch.bfloat16, True)[1])
     assert isinstance(judge.judge(with_logits), Pass)
-    assert isinstance(judge.judge(off), Reject)
+    assert isinstance(judge.judge(off_beside_logits), Reject)
 
 
 def test_the_first_call_is_as_it_was_captured() -> None:

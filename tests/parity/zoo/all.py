@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.parity.zoo.ops import OPS
+from tests.parity.zoo.scaled import LOSSES
 from tests.parity.zoo.wrong import Wrong
 from tests.parity.zoo.wrong_conduct import CONDUCT
 from tests.parity.zoo.wrong_first import FIRST
@@ -14,11 +15,12 @@ from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 
 WRONG: tuple[Wrong, ...] = (*FIRST, *MORE, *CONDUCT)
+EVERY = {**OPS, **LOSSES}
 
 
 def call_of(op: str, dtype: torch.dtype, trains: bool, seed: int) -> Call:
     """The captured call of a seed: other values for each."""
-    _, args = OPS[op].make(dtype, trains)
+    _, args = EVERY[op].make(dtype, trains)
     return vary(snapshot(args, {}), seed=1000 * seed)
 
 
@@ -26,9 +28,9 @@ def zoo_judge(op: str, dtype: torch.dtype, trains: bool, seed: int, *, strict: b
     """A judge as a contest makes it."""
     call = call_of(op, dtype, trains, seed)
     return Judge(
-        OPS[op].original,
+        EVERY[op].original,
         parity_calls(call, 1000 * seed),
-        module=OPS[op].make(dtype, trains)[0],
+        module=EVERY[op].make(dtype, trains)[0],
         trains=trains,
         seed=seed,
         kin=kin_calls(call, 1000 * seed),
