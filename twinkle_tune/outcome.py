@@ -11,13 +11,22 @@ Stage = Literal["load", "signature", "capability", "first call", "parity", "timi
 """Where a candidate was refused, in the order in which a trial goes through them."""
 
 Status = Literal[
-    "won", "kept", "no clear winner", "all refused", "taken back", "nothing to gain", "cut short", "not tried"
+    "won",
+    "kept",
+    "no clear winner",
+    "all refused",
+    "inconclusive",
+    "taken back",
+    "nothing to gain",
+    "cut short",
+    "not tried",
 ]
 """What became of a contest; the original stays in all but the first.
 
 - "kept": it was held, and no candidate was better.
 - "no clear winner": it was held, and the noise hid whether one is.
 - "all refused": none could be timed, or none was right.
+- "inconclusive": the original itself could not be called, copied or timed there, so nothing could be held against it.
 - "taken back": a kernel won by itself, and gained nothing in the whole model, or was wrong there.
 - "nothing to gain": it was not held, since no candidate could gain anything.
 - "cut short": the time budget ran out while it was held.

@@ -107,3 +107,20 @@ def test_reports_say_what_the_step_is_made_of() -> None:
     inference = tuned(nn.Sequential(Norm(16)), mode="inference")
     assert "Training step" not in terminal_text(inference)
     assert [row["optimizer"] for row in frames.records(frames.steps(inference))] == [None]
+
+
+def test_a_winner_with_which_the_model_raises_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What raises only after many calls of the whole model costs the winner its place, and not the run."""
+    time_steps = settle.time_steps
+
+    def raising(model: nn.Module, steps: Any, profile: Profile, *args: Any, **kwargs: Any) -> Any:
+        if profile.winners:
+            raise RuntimeError("no workspace is left")
+        return time_steps(model, steps, profile, *args, **kwargs)
+
+    monkeypatch.setattr(settle, "time_steps", raising)
+    found = tuned(nn.Sequential(Norm(16)), mode="inference")
+    (contest,) = found.contests
+    assert (contest.selection.winner, contest.status) == ("original", "taken back")
+    assert "the whole model raised RuntimeError: no workspace is left" in contest.selection.reason
+    assert found.complete

@@ -18,6 +18,7 @@ _STAYED: Mapping[Fate, str] = {
     "kept": "no kernel was clearly faster",
     "no clear winner": "no clear winner",
     "all refused": "every other kernel was refused",
+    "inconclusive": "the original could not be tried by itself",
     "taken back": "a kernel won by itself and was taken back",
     "nothing to gain": "nothing could be gained",
 }

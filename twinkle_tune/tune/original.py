@@ -54,5 +54,5 @@ def unless_original_fails(task: Task, listener: Listener, held: Callable[[Listen
             seen=observation.seen,
             workload=observation.workload,
             trials=(),
-            selection=Selection(winner=ORIGINAL, reason=f"{INCONCLUSIVE}: {why}", status="all refused"),
+            selection=Selection(winner=ORIGINAL, reason=f"{INCONCLUSIVE}: {why}", status="inconclusive"),
         )

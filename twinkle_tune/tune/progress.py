@@ -47,8 +47,8 @@ def contest_result(contest: Contest) -> str:
         case "no clear winner":
             hidden = "" if chosen.visible_gain is None else f" hides up to {chosen.visible_gain:.0%}"
             return f"original (noise{hidden or ': no clear winner'})"
-        case "all refused":
-            return "original (all refused)"
+        case "all refused" | "inconclusive":
+            return f"original ({contest.status})"
     return f"original ({out})" if out else "original"
 
 

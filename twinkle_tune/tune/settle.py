@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from twinkle_tune.capture.step import Step
-from twinkle_tune.errors import StaleProfileError
+from twinkle_tune.errors import StaleProfileError, in_a_line
 from twinkle_tune.kernel.plan import Plan, plan_profile
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.clock import Clock
@@ -76,7 +76,7 @@ class Whole:
         profile, plan = self._agreeing(replace(profile, contests=without_orphans(profile.contests)))
         asked: set[int] = set()
         while True:
-            results = self._timed(profile, self.steps, plan)
+            profile, results = self._running(profile, plan)
             timed = zip(self.steps, results, strict=True)
             slow = [s for s, result in timed if result.tuned_us and not gained(result, profile.aim)]
             needed = profile if slow else self._without_idle(profile, results)
@@ -110,6 +110,39 @@ class Whole:
                 profile = _left(profile, take_back_wrong(profile.contests, step.label, guilty))
                 plan = self._plan(profile)
         return profile, plan
+
+    def _running(self, profile: Profile, plan: Plan) -> tuple[Profile, tuple[StepResult, ...]]:
+        """Each step timed, and the profile without the winners with which one raised while it was."""
+        while True:
+            try:
+                return profile, self._timed(profile, self.steps, plan)
+            except Exception as error:
+                slots = {contest.slot.name for contest in profile.winners}
+                if not slots:
+                    raise
+                reason = f"taken back: the whole model raised {in_a_line(error)} while it was timed with it"
+                guilty = {slot for slot in slots if len(slots) > 1 and self._raises(profile, slot)} or slots
+                profile = self._kept(profile, guilty, reason)
+                plan = self._plan(profile)
+
+    def _raises(self, profile: Profile, slot: str) -> bool:
+        """Whether a step raises while it is timed with the winners of one slot alone."""
+        others = {contest.slot.name for contest in profile.winners} - {slot}
+        one = self._kept(profile, others, "left out to find the one that raises")
+        try:
+            self._timed(one, self.steps, self._plan(one))
+        except Exception:
+            return True
+        return False
+
+    def _kept(self, profile: Profile, slots: set[str], reason: str) -> Profile:
+        """The profile with the originals of some slots in the places of their winners."""
+        won = {contest.workload.key for contest in profile.winners if contest.slot.name in slots}
+        contests = [
+            keep_original(contest, reason, "taken back") if contest.workload.key in won else contest
+            for contest in profile.contests
+        ]
+        return _left(profile, contests)
 
     def _without_culprits(self, profile: Profile, step: Step, together: StepResult) -> Profile:
         slots = slots_with_winners(profile.contests, step.label)
