@@ -17,7 +17,7 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_laye
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import frames
 from twinkle_tune.report.terminal import terminal_text
-from twinkle_tune.tune import settle
+from twinkle_tune.tune import settle, whole
 
 
 class Slow(torch.optim.SGD):
@@ -111,7 +111,7 @@ def test_reports_say_what_the_step_is_made_of() -> None:
 
 def test_a_winner_with_which_the_model_raises_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """What raises only after many calls of the whole model costs the winner its place, and not the run."""
-    time_steps = settle.time_steps
+    time_steps = whole.time_steps
 
     def raising(model: nn.Module, steps: Any, profile: Profile, *args: Any, **kwargs: Any) -> Any:
         if profile.winners:
