@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import os
-import re
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -77,7 +73,6 @@ class WorkerProcess:
             "limits": asdict(limits),
             "device": device,
         }
-        self._temporary, surroundings = _surroundings()
         with theirs:
             try:
                 self._process = subprocess.Popen(
@@ -87,11 +82,9 @@ class WorkerProcess:
                     stderr=subprocess.STDOUT,
                     pass_fds=(theirs.fileno(), task.fileno(), mark.fileno()),
                     start_new_session=True,
-                    env=surroundings,
                 )
             except OSError as error:
                 ours.close()
-                self._forget_temporary()
                 raise WorkerError(f"a worker process cannot be started ({error}); profile with --in-process") from error
         assert self._process.stdout is not None
         self._connection, self._pipe = ours, self._process.stdout
@@ -165,14 +158,9 @@ class WorkerProcess:
             # Before it is waited for: until then its id is nobody else's.
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._forget_temporary()
         self._selector.close()
         self._connection.close()
         self._pipe.close()
-
-    def _forget_temporary(self) -> None:
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _wait_ready(self) -> None:
         try:
@@ -254,20 +242,3 @@ class WorkerProcess:
             return False
         self._lines += data
         return bool(data)
-
-
-def _surroundings() -> tuple[str | None, dict[str, str]]:
-    """A folder for temporary files, None where none can be made, and the environment of a worker that uses it.
-
-    A compiler that is ended leaves its files: they go with the folder. What inductor has compiled stays where it was.
-    """
-    try:
-        folder = tempfile.mkdtemp(prefix="twinkle_tune-")
-    except OSError:
-        return None, dict(os.environ)
-    try:
-        user = re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser())
-    except (KeyError, OSError):  # a user without a name, as in many containers
-        user = str(os.getuid())
-    kept = os.path.join(tempfile.gettempdir(), f"torchinductor_{user}")
-    return folder, {"TORCHINDUCTOR_CACHE_DIR": kept, **os.environ, "TMPDIR": folder}
