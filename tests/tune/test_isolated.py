@@ -383,7 +383,9 @@ tuned(registry_of(hostile.brood), executor=executor, on_event=listen)
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["SIGINT", "SIGTERM", "SIGKILL"])
 def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, int]]:
     """A run that was ended while a candidate ran; the folder of its temporary files, and its worker's id."""
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    # torch makes the folder of its compiler's cache, which is to stay, when parts of it are imported.
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path.with_name(f"{tmp_path.name}_inductor"))}
+    environment = {**os.environ, **cache, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
     run = subprocess.Popen(
         [sys.executable, "-c", _RUN], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
