@@ -65,9 +65,13 @@ def started(folder: Path, *arguments: str, **more: object) -> subprocess.Complet
 
 
 def error_of(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was said on stderr: one line, an error of ours; nothing was said on stdout."""
-    out, err = capsys.readouterr()
+    """What was said on stderr: one line, an error of ours; nothing was said on stdout.
+
+    That a model is being loaded is said before, and is no part of it.
+    """
+    out, said = capsys.readouterr()
     assert out == ""
+    err = "".join(line for line in said.splitlines(keepends=True) if not line.startswith("Loading "))
     assert err.count("\n") == 1, err
     assert err.startswith("twinkle-tune: error: ")
     return err
@@ -354,7 +358,8 @@ def test_whatever_the_code_does(
     out, err = capfd.readouterr()
     assert Path.cwd() == tmp_path
     fails = {"exits", "raises", "recurses"}
-    if imported in fails or called in fails:
+    # Who took stdout away has left none that could be closed.
+    if imported in fails or called in fails or (imported, called) == ("takes stdout", "closes stdout"):
         assert ended == 2
         assert err.count("twinkle-tune: error: ") == 1
     elif as_json:
