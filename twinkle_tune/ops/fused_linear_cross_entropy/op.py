@@ -60,7 +60,9 @@ def fused_linear_cross_entropy(
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     values = launch.values(config, NAMES)
     settings = (ignore_index, label_smoothing, z_loss, reduction == "mean")
-    with torch.autocast(x.device.type, enabled=False):
+    # Only where it is on: torch.export keeps a context as a module of its own around the node.
+    is_cast = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if is_cast else nullcontext():
         result: Tensor = _node(x, weight, target, *settings, wanted, values)
     return result
 
