@@ -30,8 +30,8 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_terminal_is_the_default(saved: Path) -> None:
-    """Without options the report is a table that names the winner."""
-    result = runner.invoke(app, [str(saved)])
+    """Without options the report is a table that names the winner, where there is room with its interval."""
+    result = runner.invoke(app, [str(saved)], env={"COLUMNS": "110"})
     assert result.exit_code == 0, result.output
     assert "fused" in result.stdout
     assert "0.800 (0.790 to 0.810)" in result.stdout
