@@ -150,7 +150,7 @@ def test_images_are_made_without_a_display(format: str, start: bytes, monkeypatc
     pytest.importorskip("vl_convert", reason="draws")
     monkeypatch.delenv("DISPLAY", raising=False)
     chosen = {plot.kind: plot for name in ("gpu", "hostile", "extreme") for plot in plots(ALL[name])}
-    assert {"ratios", "parts", "shapes", "roofline", "memory", "parity"} == chosen.keys()
+    assert {"why", "timeline", "ratios", "parts", "shapes", "roofline", "memory", "parity"} == chosen.keys()
     made = dict(images(chosen.values(), format))  # type: ignore[arg-type]
     assert len(made) == len(chosen)
     assert all(content.startswith(start) and len(content) > 1000 for content in made.values())
