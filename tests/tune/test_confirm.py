@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +26,16 @@ FIRST_PROCESS = "TWINKLE_TUNE_TEST_FIRST_PROCESS"
 
 def lucky_once(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Fast in the first process that calls it, slower than the original in any other."""
-    mark = Path(os.environ[FIRST_PROCESS])
-    if not mark.exists():
-        mark.write_text(str(os.getpid()), encoding="ascii")
-    spin(20 if mark.read_text(encoding="ascii") == str(os.getpid()) else 400)
+    spin(20 if _is_first(os.environ[FIRST_PROCESS], os.getpid()) else 400)
     return norm(self, x)
+
+
+@functools.cache  # a file takes longer to read than the calls that are compared
+def _is_first(path: str, pid: int) -> bool:
+    mark = Path(path)
+    if not mark.exists():
+        mark.write_text(str(pid), encoding="ascii")
+    return mark.read_text(encoding="ascii") == str(pid)
 
 
 def always_fast(self: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,12 +27,21 @@ class CompileSource:
 
     def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
         """The compiled original; nothing is compiled before its first call."""
-        made = torch.compile(_apart(original), backend=Inductor())
+        made = torch.compile(_apart(original), backend=_backend())
         return Implementation(call=made, per_shape=True)
 
     def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
         """Digest of the original's code and torch's version."""
         return digest_text(digest_code(original), str(torch.__version__))
+
+
+def _backend() -> Any:
+    """What torch.compile compiles with by default; where that is inductor, as ours.
+
+    Who put a partial of torch.compile with a backend of their own in its place (OpenVINO's, say) has another default.
+    """
+    usual = inspect.signature(torch.compile).parameters["backend"].default
+    return Inductor() if usual in (None, "inductor") else usual
 
 
 def graphs_made() -> int:
