@@ -58,6 +58,7 @@ def registry() -> Registry:
     return made
 
 
+@torch.no_grad()
 def taken_us(call: Callable[..., object], *first: object) -> float:
     """Microseconds of calls at all held-out row counts together, each a median of five."""
     total_us = 0.0

@@ -74,7 +74,7 @@ def test_a_profile_is_applied_in_another_process_without_a_search(log: Path, tmp
         "from twinkle_tune import kernelize_model, load_profile\n"
         "profile = load_profile(sys.argv[1])\n"
         "model = kernelize_model(tunable.model(), profile=profile, registry=tunable.registry())\n"
-        "model(torch.randn(8, 16))\n"
+        "with torch.no_grad(): model(torch.randn(8, 16))\n"
         "print(json.dumps([tunable.ran, 'optuna' in sys.modules]))\n"
     )
     done = subprocess.run(
@@ -105,7 +105,8 @@ def test_each_row_count_has_its_own_config(log: Path) -> None:
     blocks = []
     for rows in (1, 8, 31, 33, 128, 1000):
         tunable.ran.clear()
-        bound(torch.randn(rows, 16))
+        with torch.no_grad():  # as it was measured
+            bound(torch.randn(rows, 16))
         blocks += [None if config is None else config["block"] for config in tunable.ran]
     assert blocks == [4, 4, 4, 2, 2, 2]
     assert [binding.candidate for binding in kernelize_report(bound).bound] == ["spinning"]
