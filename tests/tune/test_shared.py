@@ -67,7 +67,7 @@ HOSTILE: dict[str, Callable[[], object]] = {
     "flash attention": lambda: torch.backends.cuda.enable_flash_sdp(False),
     "memory-efficient attention": lambda: torch.backends.cuda.enable_mem_efficient_sdp(False),
     "attention by its formula": lambda: torch.backends.cuda.enable_math_sdp(False),
-    "the seed of torch's random numbers (torch.manual_seed)": lambda: torch.manual_seed(next(_names)),
+    "the seed of torch's random numbers (torch.manual_seed)": lambda: torch.manual_seed(10**6 + next(_names)),
     "the flushing of denormal numbers to zero": lambda: torch.set_flush_denormal(True),
     "the processors that it may use": lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]),
     "its priority": lambda: os.nice(1),
