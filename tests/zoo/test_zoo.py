@@ -84,7 +84,9 @@ def test_a_type_that_ends_its_process_is_a_fault(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(alone, "tried", lambda _: os._exit(3))
     assert tried_alone(kind)["faults"] == ["the process: ended with exit code 3"]
     monkeypatch.setattr(alone, "tried", lambda _: time.sleep(60))
-    assert tried_alone(kind, time_s=0.2)["message"] == "stopped after 0.2 s"
+    assert tried_alone(kind, hangs_s=0.2)["message"] == "hung: stopped after 0.2 s"
+    monkeypatch.setattr(alone, "tried", lambda _: any(False for _ in iter(int, 1)))
+    assert tried_alone(kind, cpu_s=1)["message"] == "stopped after 1 s of CPU time"
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "t5"])
