@@ -131,7 +131,8 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
         yield f"got ratio {chosen.ratio} in {chosen.low} to {chosen.high}, expected low <= ratio <= high"
     if chosen.memory_ratio is not None and not 0 <= chosen.memory_ratio < _MOST:
         yield f"got a memory ratio of {chosen.memory_ratio}, expected none below 0"
-    if not all(0 <= seen.share <= 1 and 0 <= seen.calls <= _MOST_CALLS for seen in contest.seen):
+    shares = [share for seen in contest.seen for share in (seen.share, seen.in_model) if share is not None]
+    if not all(0 <= share <= 1 for share in shares) or not all(0 <= seen.calls <= _MOST_CALLS for seen in contest.seen):
         yield "got a share outside 0 to 1, or a number of calls below 0 or beyond 2^53"
     for spec in contest.workload.tensors:
         yield from _tensor_problems(spec)

@@ -4,7 +4,7 @@ Format history (the number is :data:`SCHEMA`):
 
 1. The first: environment, steps, contests with every trial, selections. Since then, all of them optional: ``status``
    and ``visible_gain`` of a selection, trials that are ``untimed``, ``alone_us`` of a step, ``unlooked`` of a
-   model, and ``run``.
+   model, ``run``, and ``in_model`` of what was seen.
 """
 
 from __future__ import annotations
@@ -102,11 +102,20 @@ class CompiledStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """How a workload occurred in a step: calls over all instances, and its share of the step's time (0 to 1)."""
+    """How a workload occurred in a step.
+
+    Attributes:
+        step: its label.
+        calls: over all instances.
+        share: of the step's time, 0 to 1 (:mod:`twinkle_tune.profile.shares`).
+        in_model: the share that was measured while the model ran, in training by the forward alone; None where
+            ``share`` is that one.
+    """
 
     step: str
     calls: int
     share: float
+    in_model: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

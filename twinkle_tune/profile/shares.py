@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from statistics import median
 
 from twinkle_tune.outcome import Measurement
+from twinkle_tune.profile.nested import called_in, part_inside
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.slot import ORIGINAL
+
+_FAR_POINTS, _FAR_TIMES = 0.15, 1.5
+"""Two measurements of a share that are this far apart, by their difference and their ratio, are not of one load."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """Two measurements of a slot's share of a step that do not agree.
+
+    Attributes:
+        step: its label.
+        slot: the slot where they are furthest apart.
+        in_model: the share while the model ran.
+        timed: calls x the original's median ÷ the step's median; over 1 where the calls alone took longer.
+        together: what slots side by side would take of the step by their times. Over 1 those do not count.
+    """
+
+    step: str
+    slot: str
+    in_model: float
+    timed: float
+    together: float
+
+    @property
+    def is_impossible(self) -> bool:
+        """Whether the times cannot be those of parts of the step."""
+        return self.together > 1
 
 
 def step_us(step: StepResult) -> float | None:
@@ -32,22 +61,75 @@ def original_us(contest: Contest) -> float | None:
 def with_shares(profile: Profile) -> Profile:
     """The profile with each contest's share of a step made of its calls: calls x the original's median ÷ the step's.
 
-    So they agree with the times beside them, and in training hold the backward as well. A share stays as it was seen
-    where one of these times is missing, and in the compile modes, whose times are of other code than the steps'.
+    So they agree with the times beside them, and in training hold the backward as well. Calls and step are timed in
+    other minutes: where the load changed meanwhile, slots side by side can come to more than the whole step. Such times
+    are no shares, and each share of that step is the one that was seen while the model ran (:func:`doubts` says so). A
+    share stays as it was seen, too, where one of these times is missing, and in the compile modes, whose times are of
+    other code than the steps'.
     """
     if profile.mode.compiles:
         return profile
-    steps = {step.label: known for step in profile.steps if (known := step_us(step)) is not None}
+    steps = {label: whole for label, whole in _steps_us(profile).items() if _together(profile, label, whole) <= 1}
     return replace(profile, contests=tuple(_with_shares(contest, steps) for contest in profile.contests))
 
 
-def _with_shares(contest: Contest, steps: dict[str, float]) -> Contest:
-    call_us = original_us(contest)
-    if call_us is None or contest.block:
-        return contest
+def doubts(profile: Profile) -> Iterator[Doubt]:
+    """The steps whose shares are uncertain, each with the slot whose two measurements are furthest apart.
 
+    In training the share that was seen is the forward's: it is another figure, and casts no doubt by being another.
+    """
+    if profile.mode.compiles:
+        return
+    for label, whole_us in _steps_us(profile).items():
+        together = _together(profile, label, whole_us)
+        pairs = [
+            Doubt(step=label, slot=contest.slot.name, in_model=_in_model(seen), timed=timed, together=together)
+            for contest in called_in(profile.contests, label)
+            for seen in contest.seen
+            if seen.step == label and (timed := _timed(contest, seen, whole_us)) is not None
+        ]
+        worst = max(pairs, key=lambda pair: abs(pair.timed - pair.in_model), default=None)
+        far = together > 1 + _FAR_POINTS or (worst is not None and not profile.mode.trains and _are_far(worst))
+        if worst is not None and far:
+            yield worst
+
+
+def _steps_us(profile: Profile) -> dict[str, float]:
+    return {step.label: known for step in profile.steps if (known := step_us(step))}
+
+
+def _together(profile: Profile, label: str, whole_us: float) -> float:
+    """What layers of which none lies in another take of a step by their times, or one function, if that is more."""
+    here = called_in(profile.contests, label)
+    layers, functions = 0.0, [0.0]
+    for contest in here:
+        own = sum(_timed(contest, seen, whole_us) or 0.0 for seen in contest.seen if seen.step == label)
+        if contest.instances:
+            layers += own * (1 - part_inside(contest, here))
+        else:
+            functions.append(own)  # which may be called inside any of the layers
+    return max(layers, *functions)
+
+
+def _are_far(pair: Doubt) -> bool:
+    low, high = sorted((pair.in_model, pair.timed))
+    return high - low > _FAR_POINTS and high > _FAR_TIMES * low
+
+
+def _timed(contest: Contest, seen: Seen, whole_us: float) -> float | None:
+    call_us = original_us(contest)
+    return None if call_us is None or contest.block else seen.calls * call_us / whole_us
+
+
+def _in_model(seen: Seen) -> float:
+    return seen.share if seen.in_model is None else seen.in_model
+
+
+def _with_shares(contest: Contest, steps: Mapping[str, float]) -> Contest:
     def shared(seen: Seen) -> Seen:
-        whole_us = steps.get(seen.step)
-        return seen if whole_us is None else replace(seen, share=round(min(1.0, seen.calls * call_us / whole_us), 4))
+        if seen.step not in steps:
+            return replace(seen, share=_in_model(seen))
+        timed = _timed(contest, seen, steps[seen.step])
+        return seen if timed is None else replace(seen, share=round(min(1.0, timed), 4), in_model=_in_model(seen))
 
     return replace(contest, seen=tuple(shared(seen) for seen in contest.seen))

@@ -7,13 +7,12 @@ them; they are no bound, because calls of their own do not take just the time th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from twinkle_tune.profile.nested import called_in, part_inside
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.shares import step_us, with_shares
 from twinkle_tune.report.text import percent, reading
-from twinkle_tune.slot import OF_THE_MODEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +43,8 @@ def amdahl(profile: Profile, step: StepResult) -> Amdahl:
     """
     profile = with_shares(profile)
     here = [contest for contest in profile.contests if any(seen.step == step.label for seen in contest.seen)]
-    layers = [contest for contest in here if contest.slot.name not in OF_THE_MODEL]
-    covered = min(1.0, sum(_share(contest, step.label) * (1 - _inside(contest, layers)) for contest in layers))
+    parts = called_in(here, step.label)
+    covered = min(1.0, sum(_share(contest, step.label) * (1 - part_inside(contest, parts)) for contest in parts))
     promised = sum(_share(contest, step.label) * (1 - contest.selection.ratio) for contest in here)
     gained = 1 - step.ratio if step.tuned_us else None
     # Calls that are timed one after the other find their caches warm: what was gained was there to be gained.
@@ -73,15 +72,3 @@ def amdahl_text(profile: Profile, step: StepResult) -> str:
 
 def _share(contest: Contest, step: str) -> float:
     return sum(seen.share for seen in contest.seen if seen.step == step)
-
-
-def _inside(contest: Contest, others: Sequence[Contest]) -> float:
-    """The part of a contest's instances that lie inside an instance of another contest."""
-    outer = {path for other in others if other is not contest for path in other.instances}
-    inside = sum(any(lies_in(path, place) for place in outer) for path in contest.instances)
-    return inside / len(contest.instances) if contest.instances else 0.0
-
-
-def lies_in(path: str, place: str) -> bool:
-    """Whether a module lies inside another one, by their paths."""
-    return path != place and (not place or path.startswith(f"{place}."))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.profile.shares import Doubt, doubts
 from twinkle_tune.report.conditions import disturbances
-from twinkle_tune.report.text import bytes_text, one_line, three_digits
+from twinkle_tune.report.text import bytes_text, one_line, percent, short_name, three_digits
+
+_NAME_LIMIT = 60
 
 
 def notes(profile: Profile) -> Iterable[str]:
@@ -20,10 +23,26 @@ def notes(profile: Profile) -> Iterable[str]:
     for step in profile.steps:
         if step.note:
             yield f"{step.label} was timed {step.note}."
+    for doubt in doubts(profile):
+        yield _doubted(doubt)
     if not profile.complete:
         yield "The run was interrupted: what is here was finished, the rest is missing."
     if not profile.contests:
         yield "No contest was finished, so nothing was chosen: the model stays as it is."
+
+
+def _doubted(doubt: Doubt) -> str:
+    """Why the shares of a step are to be read with care."""
+    slot, step = one_line(short_name(doubt.slot), _NAME_LIMIT), one_line(doubt.step, _NAME_LIMIT)
+    if doubt.is_impossible:
+        return (
+            f"The load changed during the run: timed alone, slots come to {percent(doubt.together)} of {step}. "
+            f"Its shares are those of the running model ({slot}: {percent(doubt.in_model)})."
+        )
+    return (
+        f"The share of {slot} in {step} is uncertain: {percent(doubt.in_model)} while the model ran, "
+        f"{percent(doubt.timed)} by the times of its calls alone."
+    )
 
 
 def line(profile: Profile) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
+from twinkle_tune.profile.nested import lies_in
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.profile.shares import step_us, with_shares
-from twinkle_tune.report.amdahl import lies_in
 from twinkle_tune.report.derive import share_after
 from twinkle_tune.report.text import one_line, short_name
 from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL
