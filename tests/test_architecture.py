@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -20,6 +21,7 @@ PACKAGE = ROOT / "twinkle_tune"
 ROOMS = (
     "errors",
     "words",
+    "version",
     "mode",
     "objective",
     "device",
@@ -61,21 +63,15 @@ HEAVY = {
     "transformers": {"catalog", "capture", "models"},
 }
 
-# A method that hands over to a later room when it is called: ``profile.to_frame()`` is where users look for it.
-HANDED_OVER = {
-    ("twinkle_tune.profile.schema", "twinkle_tune.report.frames"),
-    ("twinkle_tune.profile.schema", "twinkle_tune.report.summary"),
-}
-
 MAX_LINES = 330
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """An import statement: the module named, and whether it runs when the importing module is imported."""
+    """A module that a file names, and where: in a statement or in a text ("twinkle_tune.report.frames:table")."""
 
     target: str
-    at_import: bool
+    line: int
 
 
 def module_name(path: Path) -> str:
@@ -87,27 +83,24 @@ def module_name(path: Path) -> str:
 FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+@cache
 def imports(module: str) -> list[Import]:
-    """Every import statement of a module."""
-    return list(_imports(ast.parse(FILES[module].read_text(encoding="utf-8")), module, at_import=True))
+    """Whatever a module imports: at its top, within functions, for annotations alone, or by a module's name as text."""
+    return list(_imports(ast.parse(FILES[module].read_text(encoding="utf-8")), module))
 
 
-def _imports(node: ast.AST, module: str, *, at_import: bool) -> Iterator[Import]:
-    for child in ast.iter_child_nodes(node):
-        match child:
+def _imports(tree: ast.AST, module: str) -> Iterator[Import]:
+    for node in ast.walk(tree):
+        match node:
             case ast.Import(names=names):
-                yield from (Import(target=name.name, at_import=at_import) for name in names)
+                yield from (Import(target=name.name, line=node.lineno) for name in names)
             case ast.ImportFrom(names=names):
-                base = _base(child, module)
+                base = _base(node, module)
                 for name in names:
                     full = f"{base}.{name.name}"
-                    yield Import(target=full if full in FILES else base, at_import=at_import)
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                yield from _imports(child, module, at_import=False)
-            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
-                yield from _imports(child, module, at_import=False)
-            case _:
-                yield from _imports(child, module, at_import=at_import)
+                    yield Import(target=full if full in FILES else base, line=node.lineno)
+            case ast.Constant(value=str(text)) if (named := text.partition(":")[0]) in FILES and "." in named:
+                yield Import(target=named, line=node.lineno)
 
 
 def _base(node: ast.ImportFrom, module: str) -> str:
@@ -133,20 +126,16 @@ def test_imports_go_one_way(module: str) -> None:
     """A file imports only from rooms before its own, or from its own; functions and annotations included."""
     own = ROOMS.index(room(module))
     wrong = [
-        each.target
+        f"{each.target} (line {each.line})"
         for each in imports(module)
         if each.target.startswith("twinkle_tune.") and ROOMS.index(room(each.target)) > own
-        if each.at_import or (module, each.target) not in HANDED_OVER
     ]
     assert not wrong, f"{module} imports from a later room: {wrong}"
 
 
 def test_no_import_cycles() -> None:
-    """No file needs itself, through whatever chain, to be imported."""
-    graph = {
-        module: {each.target for each in imports(module) if each.at_import and each.target in FILES} - {module}
-        for module in FILES
-    }
+    """No file needs itself, through whatever chain; imports within functions and for annotations alone count."""
+    graph = {module: {each.target for each in imports(module) if each.target in FILES} - {module} for module in FILES}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

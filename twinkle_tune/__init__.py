@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from twinkle_tune.profile.views import offer_views
+from twinkle_tune.version import __version__
 
 if TYPE_CHECKING:
     from twinkle_tune.kernel import (
@@ -41,8 +42,16 @@ _HOMES = {
     "tune_model": "twinkle_tune.tune.tune",
 }
 
+# A profile comes before the reports in the order of the rooms and knows none of them; this file stands above all.
+offer_views(
+    text="twinkle_tune.report.summary:summary_text",
+    html="twinkle_tune.report.summary:summary_html",
+    table="twinkle_tune.report.frames:table",
+)
+
 __all__ = [
     "Profile",
+    "__version__",
     "apply_function_kernel",
     "kernelize_model",
     "kernelize_report",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from twinkle_tune import tune_model
-from twinkle_tune.profile.io import profile_text
+from twinkle_tune.profile.json_text import profile_text
 
 DOCS = Path(__file__).parents[2] / "docs"
 _BLOCK = re.compile(r"```json\n.*?```", re.DOTALL)

@@ -16,7 +16,8 @@ from twinkle_tune import kernelize_model, kernelize_report, restore_model
 from twinkle_tune.errors import ProfileError, TuneError
 from twinkle_tune.kernel import Registry, register_function_kernel
 from twinkle_tune.kernel.patch import binding_of
-from twinkle_tune.profile.io import load_profile, profile_text, write_profile
+from twinkle_tune.profile.io import load_profile
+from twinkle_tune.profile.json_text import profile_text, write_profile
 
 HERE = __name__
 COUNT = 1000

@@ -14,8 +14,10 @@ import pytest
 from tests.report import fabricate
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.objective import BY_TIME
-from twinkle_tune.profile.io import json_schema, load_profile, profile_text, write_profile
-from twinkle_tune.profile.schema import SCHEMA, Profile
+from twinkle_tune.profile.format import SCHEMA
+from twinkle_tune.profile.io import json_schema, load_profile
+from twinkle_tune.profile.json_text import profile_text, write_profile
+from twinkle_tune.profile.schema import Profile
 from twinkle_tune.workload import Context, Entries, Items, Named, Node, Plain, TensorSpec
 
 SPEC = TensorSpec(dtype="int64", shape=(2, 3), stride=(3, 1), requires_grad=True, low=-1, high=63)

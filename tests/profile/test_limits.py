@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.report import fabricate
 from twinkle_tune.cli.app import run
 from twinkle_tune.errors import ProfileError
-from twinkle_tune.profile.io import load_profile, profile_text
+from twinkle_tune.profile.io import load_profile
+from twinkle_tune.profile.json_text import profile_text
 from twinkle_tune.report.data import json_text
 from twinkle_tune.report.markdown import markdown_text
 from twinkle_tune.report.terminal import terminal_text

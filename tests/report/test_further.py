@@ -9,8 +9,8 @@ import pytest
 from tests.report import fabricate
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.outcome import Timings
-from twinkle_tune.profile.checked import to_data
 from twinkle_tune.profile.io import profile_from_data
+from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report import frames
 from twinkle_tune.report.further import further_part

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from twinkle_tune.cli.device import choose_device
-from twinkle_tune.cli.options import parse_count
-from twinkle_tune.cli.profile import MODEL_HELP
+from twinkle_tune.cli.options import MODEL_HELP, parse_count
 from twinkle_tune.cli.register import register_files
 from twinkle_tune.cli.say import say, show_json
 

@@ -13,6 +13,8 @@ from twinkle_tune.errors import TuneError
 if TYPE_CHECKING:
     from twinkle_tune.report.render import Format
 
+MODEL_HELP = "A preset, a Hub id, a local directory, or package.module:factory."
+IN_PROCESS_HELP = "Try candidates in this process; a crash then ends the run."
 PARTIAL = ".partial.json"
 """Ends the name of a profile that must not take the place of another one."""
 REPORT_FORMATS: tuple[Format, ...] = ("html", "md", "csv", "json")

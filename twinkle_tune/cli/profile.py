@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,8 @@ import typer
 
 from twinkle_tune.cli.device import device_name, use_device
 from twinkle_tune.cli.options import (
+    IN_PROCESS_HELP,
+    MODEL_HELP,
     PARTIAL,
     parse_budget,
     parse_count,
@@ -24,6 +25,7 @@ from twinkle_tune.cli.options import (
 )
 from twinkle_tune.cli.past import locked, open_store
 from twinkle_tune.cli.register import register_files
+from twinkle_tune.cli.running import executor_of, listener
 from twinkle_tune.cli.say import say, show_json_text, tell
 from twinkle_tune.cli.typed import command_line
 from twinkle_tune.cli.write import check_writable, write_report
@@ -32,12 +34,7 @@ from twinkle_tune.profile.files import descriptor_of, is_stream
 
 if TYPE_CHECKING:
     from twinkle_tune.profile.schema import Profile
-    from twinkle_tune.tune.events import Listener
     from twinkle_tune.tune.journal import Journal
-    from twinkle_tune.tune.task import Executor
-
-MODEL_HELP = "A preset, a Hub id, a local directory, or package.module:factory."
-IN_PROCESS_HELP = "Try candidates in this process; a crash then ends the run."
 
 
 def profile(
@@ -180,24 +177,6 @@ def _is_terminal() -> bool:
     return bool(getattr(sys.stderr, "isatty", lambda: False)())
 
 
-def listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
-    """What shows a run while it goes on; nothing where it is to be quiet."""
-    if quiet:
-        return nullcontext()
-    from twinkle_tune.cli.show import Progress
-
-    return Progress()
-
-
-def executor_of(*, in_process: bool) -> AbstractContextManager[Executor | None]:
-    """Where contests run: in a worker process for all of them, or (None) in this one."""
-    if in_process:
-        return nullcontext()
-    from twinkle_tune.tune.isolated import Isolated
-
-    return Isolated()
-
-
 def _save(made: Profile, path: Path, journal: Journal | None) -> None:
     """Save a profile whole, and remove the journal, which has nothing to say any more."""
     try:
@@ -257,7 +236,7 @@ def _keep(profile: object, at: Path, path: Path, journal: Journal | None, *, for
 
 def _show(profile: Profile, written: list[Path], *, as_json: bool) -> None:
     if as_json:
-        from twinkle_tune.profile.io import profile_text
+        from twinkle_tune.profile.json_text import profile_text
 
         show_json_text(profile_text(profile))
     # A profile that went to stdout is the whole of what stands there.

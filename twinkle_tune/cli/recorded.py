@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from twinkle_tune.cli.profile import profile as profile_command
 from twinkle_tune.errors import ModelError, RegistrationError
 
 if TYPE_CHECKING:
@@ -80,18 +81,18 @@ def _is_hub_id(name: str) -> bool:
 
 def _options(command: str) -> dict[str, Any]:
     """The parsed options of a "twinkle-tune profile …" line; empty where it is none."""
-    from twinkle_tune.cli.app import app
-
     try:
         words = shlex.split(command)
     except ValueError:
         return {}
     if words[:2] != ["twinkle-tune", "profile"]:
         return {}
-    known: Any = typer.main.get_command(app)
+    only = typer.Typer(add_completion=False)
+    only.command()(profile_command)
+    parser: Any = typer.main.get_command(only)
     try:
         # Parsed as the command line would; nothing is called.
-        parsed: dict[str, Any] = known.commands["profile"].make_context("profile", words[2:]).params
+        parsed: dict[str, Any] = parser.make_context("profile", words[2:]).params
     except (_UsageError, typer.Exit):  # of another version, or made by hand
         return {}
     return parsed

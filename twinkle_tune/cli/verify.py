@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from twinkle_tune.cli.device import use_device
-from twinkle_tune.cli.options import parse_count, parse_sizes
+from twinkle_tune.cli.options import IN_PROCESS_HELP, MODEL_HELP, parse_count, parse_sizes
 from twinkle_tune.cli.past import locked
-from twinkle_tune.cli.profile import IN_PROCESS_HELP, MODEL_HELP, executor_of, listener
 from twinkle_tune.cli.recorded import Recorded, recorded_options
 from twinkle_tune.cli.register import register_files
+from twinkle_tune.cli.running import executor_of, listener
 from twinkle_tune.cli.say import say, show_json, tell
 
 if TYPE_CHECKING:

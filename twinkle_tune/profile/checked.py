@@ -1,4 +1,4 @@
-"""Values as plain data and back: strictly checked, nothing executed, nothing dropped silently."""
+"""Values of plain data: strictly checked, nothing executed, nothing dropped silently."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twinkle_tune.errors import ProfileError
-from twinkle_tune.profile.schema import SCHEMA
+from twinkle_tune.profile.format import SCHEMA
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     Value = TypeVar("Value", bound=DataclassInstance)
 else:
     Value = TypeVar("Value")
-
-
-def to_data(value: DataclassInstance) -> Any:
-    """A frozen value as JSON has it: tables, and lists for tuples. Writing needs no validation, so no pydantic."""
-    return _plain(asdict(value))
 
 
 def from_data(kind: type[Value], data: object, where: str, advice: str) -> Value:
@@ -90,12 +85,6 @@ def adapter_of(kind: type) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
-
-
-def _plain(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {name: _plain(value) for name, value in data.items()}
-    return [_plain(item) for item in data] if isinstance(data, (list, tuple)) else data
 
 
 def _refuse_constant(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Profiles on disk: validated on reading, written whole or not at all."""
+"""Reading profiles: whatever is not one is refused. Writing is profile/json_text.py."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from twinkle_tune.errors import ProfileError
-from twinkle_tune.profile.checked import adapter_of, from_json, to_data, top_of
-from twinkle_tune.profile.files import read_file, write_file
+from twinkle_tune.profile.checked import adapter_of, from_json, top_of
+from twinkle_tune.profile.files import read_file
+from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.meaning import check_meaning
-from twinkle_tune.profile.schema import SCHEMA, Profile
+from twinkle_tune.profile.schema import Profile
 
-_WIDTH = 110
 _MOST_BYTES = 256 << 20
 
 
@@ -64,30 +64,6 @@ def _profile(found: object, text: str | bytes, where: str) -> Profile:
     return profile
 
 
-def write_profile(profile: Profile, path: str | Path) -> Path:
-    """Write a profile in one step: an existing file is replaced only by a whole new one, of the same mode and owner.
-
-    A symbolic link is followed; what exists and is no regular file (a pipe, /dev/stdout) is written to as it is.
-
-    Raises:
-        ProfileError: the folder cannot be made or written to (or the disk is full), it is a folder or a socket, or
-            the profile holds a number that JSON lacks (an infinity).
-    """
-    path = Path(path)
-    try:
-        write_file(path, profile_text(profile).encode())
-    except (OSError, ValueError) as error:  # ValueError: a number or text that JSON cannot hold
-        raise ProfileError(
-            f"{path}: the profile cannot be written ({error}); an existing file is as it was; choose another path"
-        ) from error
-    return path
-
-
-def profile_text(profile: Profile) -> str:
-    """A profile as JSON text: fields in the order of the schema, short lists on one line."""
-    return _pretty(to_data(profile)) + "\n"
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the format, as published in docs/profile.schema.json."""
     schema = adapter_of(Profile).json_schema()
@@ -96,16 +72,3 @@ def json_schema() -> dict[str, Any]:
             table["additionalProperties"] = False  # as load_profile, which refuses a field that it does not know
     required = ["schema", *schema["required"]]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "required": required}
-
-
-def _pretty(data: Any, indent: int = 0) -> str:
-    """JSON with two spaces of indentation in which whatever fits a line, or is a list of numbers, stands on one."""
-    flat = json.dumps(data, ensure_ascii=False, allow_nan=False)
-    numbers = isinstance(data, list) and all(isinstance(item, (int, float)) for item in data)
-    if numbers or len(flat) + indent <= _WIDTH or not isinstance(data, (dict, list)):
-        return flat
-    pad, end = " " * (indent + 2), " " * indent
-    if isinstance(data, dict):
-        body = [f"{pad}{json.dumps(key)}: {_pretty(value, indent + 2)}" for key, value in data.items()]
-        return "{\n" + ",\n".join(body) + f"\n{end}}}"
-    return "[\n" + ",\n".join(pad + _pretty(item, indent + 2) for item in data) + f"\n{end}]"

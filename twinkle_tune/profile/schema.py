@@ -1,29 +1,23 @@
-"""What a profile says. Frozen values; profile/io.py turns them into JSON and back.
+"""What a profile says. Frozen values; profile/io.py makes them of JSON again.
 
-Format history (the number is :data:`SCHEMA`):
-
-1. The first: environment, steps, contests with every trial, selections. Since then, all of them optional: ``status``
-   and ``visible_gain`` of a selection, trials that are ``untimed``, ``alone_us`` of a step, ``unlooked`` of a
-   model, ``run``, and ``in_model`` of what was seen.
+The format's history is in profile/format.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, Objective
 from twinkle_tune.outcome import UNDECIDED, Conditions, Measurement, Selection, Status, Timings, Trial, Untimed
+from twinkle_tune.profile.format import SCHEMA
+from twinkle_tune.profile.json_text import write_profile
+from twinkle_tune.profile.views import Table, view
 from twinkle_tune.slot import ORIGINAL, Slot
 from twinkle_tune.workload import Workload
-
-if TYPE_CHECKING:
-    from twinkle_tune.report.frames import Frame, Table
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,23 +270,17 @@ class Profile:
         Raises:
             ProfileError: it cannot be written there.
         """
-        from twinkle_tune.profile.io import write_profile
-
         return write_profile(self, path)
 
     def __str__(self) -> str:
         """Six lines: what was profiled, the verdict, what to do, the whole model, the winners, the contests."""
-        from twinkle_tune.report.summary import summary_text
-
-        return summary_text(self)
+        return str(view("text")(self))
 
     def _repr_html_(self) -> str:
         """The head of the page, for notebooks."""
-        from twinkle_tune.report.summary import summary_html
+        return str(view("html")(self))
 
-        return summary_html(self)
-
-    def to_frame(self, rows: Table = "samples") -> Frame:
+    def to_frame(self, rows: Table = "samples") -> Any:
         """A pandas table of it: one row a raw sample, or a trial, a selection, a step or a parity figure.
 
         Args:
@@ -302,6 +290,4 @@ class Profile:
         Raises:
             ProfileError: there is no such table.
         """
-        from twinkle_tune.report.frames import table
-
-        return table(self, rows)
+        return view("table")(self, rows)

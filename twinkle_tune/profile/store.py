@@ -19,8 +19,9 @@ from pathlib import Path
 
 from twinkle_tune.errors import ProfileError, TuneError
 from twinkle_tune.profile.folders import cache_folder, make_private
+from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.past import Question, contest_from_text, contest_text
-from twinkle_tune.profile.schema import SCHEMA, Contest
+from twinkle_tune.profile.schema import Contest
 
 STORE_SCHEMA = 1
 STORE_VARIABLE = "TWINKLE_TUNE_STORE"

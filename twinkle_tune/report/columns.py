@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+
+from twinkle_tune.profile.views import Table
 
 SELECTION_COLUMNS: Mapping[str, str] = {
     "contest": "int64",
@@ -143,7 +144,6 @@ PARITY_COLUMNS: Mapping[str, str] = {
 }
 """Columns of :func:`twinkle_tune.report.frames.parity`."""
 
-Table = Literal["samples", "trials", "selections", "steps", "parity", "conditions", "timings"]
 COLUMNS: Mapping[Table, Mapping[str, str]] = {
     "samples": SAMPLE_COLUMNS,
     "trials": TRIAL_COLUMNS,

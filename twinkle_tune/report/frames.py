@@ -20,6 +20,7 @@ from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import UNDECIDED, Measurement, Rejection, Timings, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.profile.shares import with_shares
+from twinkle_tune.profile.views import Table
 from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.columns import (
     COLUMNS,
@@ -30,7 +31,6 @@ from twinkle_tune.report.columns import (
     STEP_COLUMNS,
     TIMING_COLUMNS,
     TRIAL_COLUMNS,
-    Table,
 )
 from twinkle_tune.report.conditions import times_throttled
 from twinkle_tune.report.further import against_original

@@ -12,11 +12,11 @@ from twinkle_tune.profile.schema import Contest, Profile, RunFacts, StepResult
 from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.tune.course import run_facts
 from twinkle_tune.tune.facts import model_facts
-from twinkle_tune.tune.memory import TOOL
 from twinkle_tune.tune.run import Run
 from twinkle_tune.tune.selected import BLOCK_S
 from twinkle_tune.tune.settle import SECONDS
 from twinkle_tune.tune.verdict import verdict_of
+from twinkle_tune.version import TOOL
 
 
 def profile_of(run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest]) -> Profile:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from twinkle_tune import __version__
 from twinkle_tune.capture.block import Block
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.kernel.functions import original_function
@@ -23,9 +22,8 @@ from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.tune.journal import Journal
 from twinkle_tune.tune.task import digest_of
 from twinkle_tune.tune.tuned import TIMINGS
+from twinkle_tune.version import TOOL
 from twinkle_tune.workload import observe, target_of
-
-TOOL = f"twinkle_tune {__version__}"
 
 
 class Memory:

@@ -25,11 +25,12 @@ from twinkle_tune.tune.events import ContestAdded, ContestFinished, ContestStart
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.journal import Header
 from twinkle_tune.tune.left_out import is_left_out
-from twinkle_tune.tune.memory import TOOL, Memory, question_of, settings_of
+from twinkle_tune.tune.memory import Memory, question_of, settings_of
 from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.selected import NO_BLOCK, NOT_TRIED
 from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.version import TOOL
 from twinkle_tune.workload import call_text
 
 
