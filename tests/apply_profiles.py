@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.capture.tiny_models import inputs_of, tiny
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model
-from twinkle_tune.capture.inputs import Call
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.parity.check import check
 from twinkle_tune.profile.schema import Profile
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.catalog.encoder_families import ENCODER_DECODERS, FAMILIES, inputs_of, tiny
 from twinkle_tune import kernelize_model, kernelize_report, restore_model, tune_model
-from twinkle_tune.capture.inputs import Call
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.parity.check import check

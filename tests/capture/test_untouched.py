@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.capture.trace import trace_of
-from twinkle_tune.capture.drawn import random_kept
+from twinkle_tune.call.drawn import random_kept
 from twinkle_tune.capture.step import make_steps
 from twinkle_tune.capture.untouched import left_as_found
 from twinkle_tune.mode import Mode

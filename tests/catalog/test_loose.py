@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.catalog.encoder_families import tiny
 from tests.catalog.test_catalog_candidates import loaded, ready_made
-from twinkle_tune.capture.inputs import Call
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.catalog import layer_contestants
 from twinkle_tune.catalog.block import BLOCK, blocks_of
 from twinkle_tune.mode import Mode

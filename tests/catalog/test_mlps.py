@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tests.catalog.encoder_families import FAMILIES, tiny
 from tests.catalog.test_catalog_candidates import loaded, ready_made
-from twinkle_tune.capture.inputs import Call
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.catalog import function_contestants, functions_of, layer_contestants, layer_name
 from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.functions import original_function

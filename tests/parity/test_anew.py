@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.parity.zoo.all import zoo_judge
-from twinkle_tune.capture.inputs import Call
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.outcome import ParityFigure
 from twinkle_tune.parity import check as judging
 from twinkle_tune.parity.anew import RUNS, errors_anew, moved

@@ -14,7 +14,7 @@ from tests.parity.zoo.ops import OPS, D, calls_like, gelu_erf, gelu_tanh, normal
 from tests.parity.zoo.right import RIGHT, fused_rms_norm, rms_norm_summed_in_pieces
 from tests.parity.zoo.wrong import Wrong
 from tests.parity.zoo.wrong_first import FIRST as WRONG
-from twinkle_tune.capture.inputs import Call, snapshot, vary
+from twinkle_tune.call.arguments import Call, snapshot, vary
 from twinkle_tune.parity.check import Judge, check
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from tests.parity.zoo.ops import OPS, D, gelu_erf, gelu_tanh, normal, softmax
 from tests.parity.zoo.right import fused_rms_norm
-from twinkle_tune.capture.inputs import Call, named_tensors, spaced
-from twinkle_tune.capture.rows import shortened
+from twinkle_tune.call.arguments import Call, named_tensors, spaced
+from twinkle_tune.call.rows import shortened
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.parity.zoo.ops import OPS, normal
-from twinkle_tune.capture.inputs import Call
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.reference import NoReferenceError, float64, references
 from twinkle_tune.parity.run import Run, Subject, execute

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tests.parity.zoo.ops import cross_entropy, labels, normal
 from tests.parity.zoo.right import RIGHT
 from tests.parity.zoo.scaled import early, head_inputs, off_beside_logits, wide_labels, wide_logits, with_logits
-from twinkle_tune.capture.inputs import Call
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.catalog.pieces import in_pieces
 from twinkle_tune.parity.calls import parity_calls
 from twinkle_tune.parity.check import Judge

@@ -15,8 +15,8 @@ from torch import nn
 from tests.tune.test_choose import contest
 from tests.tune.toy import QUICK, Norm, norm, spin
 from twinkle_tune import kernelize_model, load_profile, restore_model, tune_model
-from twinkle_tune.capture.inputs import Call
-from twinkle_tune.capture.rows import with_rows
+from twinkle_tune.call.arguments import Call
+from twinkle_tune.call.rows import with_rows
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.outcome import Trial
 from twinkle_tune.profile.schema import Contest, Seen

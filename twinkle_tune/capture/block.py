@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from twinkle_tune.capture.inputs import Call, snapshot
+from twinkle_tune.call.arguments import Call, snapshot
 from twinkle_tune.capture.kv_cache import forked, has_state, leaves
 from twinkle_tune.capture.sites import Site
 from twinkle_tune.slot import Slot, SlotKind
@@ -164,7 +164,7 @@ class BlockLog:
 
 
 def kept_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-    """As :func:`~twinkle_tune.capture.inputs.snapshot`; a cache is a new object around the same tensors."""
+    """As :func:`~twinkle_tune.call.arguments.snapshot`; a cache is a new object around the same tensors."""
     call = snapshot(args, kwargs)
 
     def apart(value: Any) -> Any:

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from twinkle_tune.call.arguments import Call, snapshot
 from twinkle_tune.capture.below import autocast_below
 from twinkle_tune.capture.block import Block, BlockLog, Calls
-from twinkle_tune.capture.inputs import Call, snapshot
 from twinkle_tune.capture.sites import Site, replaced, sites_of
 from twinkle_tune.capture.step import Step
 from twinkle_tune.capture.taken import taken

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from twinkle_tune.capture.inputs import Call
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.capture.point import Point, tensors_in, unwrapped
 
 _NEEDED = frozenset({"decoder_input_ids", "encoder_outputs", "past_key_values"})

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from twinkle_tune.capture.inputs import Call, fresh, map_tensors, snapshot
+from twinkle_tune.call.arguments import Call, fresh, map_tensors, snapshot
 from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.errors import CaptureError
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.capture.encoder_decoder import decoder_points, states_of
-from twinkle_tune.capture.inputs import Call
 from twinkle_tune.capture.kv_cache import PrefilledCache
 from twinkle_tune.capture.look import Look, look_at
 from twinkle_tune.capture.optimizer import OptimizerStep

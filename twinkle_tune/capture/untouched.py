@@ -13,7 +13,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.capture.bits import is_plain, parts_of, put_into, same_memory
+from twinkle_tune.call.bits import is_plain, parts_of, put_into, same_memory
 from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.capture.reach import Reach, Saved
 

@@ -21,7 +21,7 @@ def locked(device: str, out: Path | None, *, wait: bool) -> Iterator[None]:
     Raises:
         LockError: another run has one of them and ``wait`` is not set.
     """
-    from twinkle_tune.tune.lock import held, lock_path
+    from twinkle_tune.cli.lock import held, lock_path
 
     wanted = [(f"device {device}", f"device-{_device_key(device)}")]
     if out is not None:

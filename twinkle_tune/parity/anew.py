@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.capture.inputs import Call, map_tensors
+from twinkle_tune.call.arguments import Call, map_tensors
 from twinkle_tune.parity.reference import references
 from twinkle_tune.parity.run import Run, Subject, execute
 from twinkle_tune.parity.tally import gather

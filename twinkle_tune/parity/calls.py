@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from twinkle_tune.capture.inputs import Call, named_tensors, spaced, vary
-from twinkle_tune.capture.rows import shortened
+from twinkle_tune.call.arguments import Call, named_tensors, spaced, vary
+from twinkle_tune.call.rows import shortened
 
 _LARGE = 2**26
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from twinkle_tune.capture.inputs import Call, vary
+from twinkle_tune.call.arguments import Call, vary
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.parity.anew import Slices, errors_anew
 from twinkle_tune.parity.calls import Kin

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.capture.address import move_like
+from twinkle_tune.call.address import move_like
 
 _CONSTANT_SPREAD = 0.25
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from twinkle_tune.capture.inputs import Call, map_tensors
+from twinkle_tune.call.arguments import Call, map_tensors
 from twinkle_tune.errors import TuneError
 from twinkle_tune.parity.run import Run, Subject, execute
 

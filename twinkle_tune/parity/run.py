@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.capture.inputs import Call, fresh, named_tensors
+from twinkle_tune.call.arguments import Call, fresh, named_tensors
 from twinkle_tune.parity.form import same_bits
 from twinkle_tune.parity.sent import ROOM, SCALES, STEP, gradients_to_send
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twinkle_tune.capture.drawn import drawn_like
-from twinkle_tune.capture.inputs import fresh, snapshot
+from twinkle_tune.call.arguments import fresh, snapshot
+from twinkle_tune.call.drawn import drawn_like
 from twinkle_tune.device import parse_device
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import in_a_line, is_by_chance

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from twinkle_tune.capture.inputs import Call, map_tensors, named_tensors, snapshot
+from twinkle_tune.call.arguments import Call, map_tensors, named_tensors, snapshot
 from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge

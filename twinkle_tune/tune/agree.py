@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.capture.inputs import map_tensors
+from twinkle_tune.call.arguments import map_tensors
 from twinkle_tune.capture.look import Look, apart
 from twinkle_tune.capture.step import Step
 from twinkle_tune.errors import in_a_line

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.capture.drawn import drawn_like
-from twinkle_tune.capture.inputs import Call, fresh
+from twinkle_tune.call.arguments import Call, fresh
+from twinkle_tune.call.drawn import drawn_like
 from twinkle_tune.capture.step import loss_of
 from twinkle_tune.device import torch_type
 from twinkle_tune.errors import in_a_line

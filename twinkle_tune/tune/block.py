@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from twinkle_tune.call.arguments import Call
 from twinkle_tune.capture.block import Block, kept_call, states_in
-from twinkle_tune.capture.inputs import Call
 from twinkle_tune.capture.kv_cache import has_state
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.patch import bind_forward, replaced_by_another

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from twinkle_tune.capture.drawn import random_kept
+from twinkle_tune.call.drawn import random_kept
 from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.capture.untouched import left_as_found
 from twinkle_tune.mode import Mode

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from twinkle_tune.capture.address import move_all, move_to, offset_of, offsets_of
+from twinkle_tune.call.address import move_all, move_to, offset_of, offsets_of
+from twinkle_tune.call.arguments import named_tensors
 from twinkle_tune.capture.capture import Observation
-from twinkle_tune.capture.inputs import named_tensors
 
 Offsets = tuple[tuple[int, ...], ...]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from twinkle_tune.call.arguments import fresh
+from twinkle_tune.call.rows import with_rows
 from twinkle_tune.capture.capture import Observation
-from twinkle_tune.capture.inputs import fresh
-from twinkle_tune.capture.rows import with_rows
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL

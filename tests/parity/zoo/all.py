@@ -10,7 +10,7 @@ from tests.parity.zoo.wrong import Wrong
 from tests.parity.zoo.wrong_conduct import CONDUCT
 from tests.parity.zoo.wrong_first import FIRST
 from tests.parity.zoo.wrong_more import MORE
-from twinkle_tune.capture.inputs import Call, snapshot, vary
+from twinkle_tune.call.arguments import Call, snapshot, vary
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 

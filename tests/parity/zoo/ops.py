@@ -14,7 +14,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP, Gemma3RMSNorm
 from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm, apply_rotary_pos_emb
 
-from twinkle_tune.capture.inputs import Call, snapshot, vary
+from twinkle_tune.call.arguments import Call, snapshot, vary
 
 # T tokens, D width, I inner width, H heads, V vocabulary
 T, D, INNER, HEADS, VOCABULARY = 48, 96, 160, 4, 200

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.capture.address import empty_at, offset_of
+from twinkle_tune.call.address import empty_at, offset_of
 
 _OUTLIERS_FROM = 8
 """Fewest channels in which one can stand out."""

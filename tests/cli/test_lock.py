@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from twinkle_tune.tune.lock import LockError, held, lock_path
+from twinkle_tune.cli.lock import LockError, held, lock_path
 
 ROOT = Path(__file__).parents[2]
 _HOLD = """
 import sys, time
 from pathlib import Path
-from twinkle_tune.tune.lock import held
+from twinkle_tune.cli.lock import held
 with held("device cpu", Path(sys.argv[1]), command="twinkle-tune profile x", wait=True, tell=print):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -130,7 +130,7 @@ def test_removing_the_file_lets_nobody_in(tmp_path: Path, removed: str) -> None:
 
 def test_who_waited_for_a_removed_file_waits_for_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that waits on a file that is removed meanwhile does not run beside one that has locked the new file."""
-    monkeypatch.setattr("twinkle_tune.tune.lock._claim", lambda path: (None, True))  # as on other systems
+    monkeypatch.setattr("twinkle_tune.cli.lock._claim", lambda path: (None, True))  # as on other systems
     path = tmp_path / "x.lock"
     begun, order = threading.Event(), list[str]()
 
@@ -158,7 +158,7 @@ def test_a_full_disk_under_the_lock_is_no_obstacle(tmp_path: Path, monkeypatch: 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("twinkle_tune.tune.lock.os.pwrite", full)
+    monkeypatch.setattr("twinkle_tune.cli.lock.os.pwrite", full)
     with (
         held("device cpu", tmp_path / "x", command="c", wait=False, tell=print),
         pytest.raises(LockError),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from twinkle_tune.capture.inputs import Call, mapped_once, named_tensors
+from twinkle_tune.call.arguments import Call, mapped_once, named_tensors
 
 
 def shortened(call: Call) -> Call | None:

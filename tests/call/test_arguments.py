@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.capture.inputs import Call, fresh, named_tensors, snapshot, vary
+from twinkle_tune.call.arguments import Call, fresh, named_tensors, snapshot, vary
 
 
 class Pair(NamedTuple):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from twinkle_tune.capture.address import move_all, move_like, offset_of, offsets_of
-from twinkle_tune.capture.inputs import fresh, snapshot
+from twinkle_tune.call.address import move_all, move_like, offset_of, offsets_of
+from twinkle_tune.call.arguments import fresh, snapshot
 
 
 def at(offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

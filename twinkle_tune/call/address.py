@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.capture.bits import is_plain
+from twinkle_tune.call.bits import is_plain
 
 ALIGNMENT = 64
 
