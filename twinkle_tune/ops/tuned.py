@@ -17,9 +17,10 @@ from twinkle_tune.environment import Environment
 from twinkle_tune.errors import ConfigError, ProfileError
 from twinkle_tune.ops.op import Op
 from twinkle_tune.ops.space import Config, Dims
-from twinkle_tune.profile.checked import from_data, json_value
+from twinkle_tune.profile.checked import from_data
 from twinkle_tune.profile.files import write_file
 from twinkle_tune.profile.json_text import to_data
+from twinkle_tune.profile.strict import json_value
 
 SCHEMA = 1
 """Of the file. 1: the first."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twinkle_tune.errors import ProfileError
@@ -39,44 +38,23 @@ def from_data(kind: type[Value], data: object, where: str, advice: str) -> Value
     return from_json(kind, json.dumps(data), where, advice)
 
 
-def from_json(kind: type[Value], text: str | bytes, where: str, advice: str) -> Value:
+def from_json(kind: type[Value], text: str, where: str, advice: str) -> Value:
     """As :func:`from_data`, of the JSON itself: the tables in between are never made.
 
-    Keys that stand twice in a table are not seen: see :func:`top_of`.
+    Keys that stand twice in a table are not seen: see :func:`twinkle_tune.profile.strict.top_of`.
 
     Raises:
         ProfileError: as there; also a number that is infinite or needs more than 64 bits.
     """
-    from pydantic import ValidationError
-
-    try:
-        # Strictly: a number in quotes is no number.
-        with _uncollected():
-            value: Value = _validator(kind).validate_json(text, strict=True)
-    except ValidationError as error:
-        raise ProfileError(_explain(where, error, advice)) from error
-    return value
+    return next(_made(kind, [(text, "")], where, advice))
 
 
-def json_value(text: str) -> Any:
-    """What a JSON text stands for.
-
-    Raises:
-        ValueError: it is no JSON, holds a number that JSON lacks or a key twice in one table, or is nested too deeply.
-    """
-    return _loaded(text, _table)
-
-
-def top_of(text: str, name: str) -> object:
-    """What stands under a name in the outermost table of a JSON text, if a plain value; else None.
-
-    The whole text is checked, and nothing of it is kept.
-
-    Raises:
-        ValueError: as :func:`json_value`.
-    """
-    found = _loaded(text, partial(_only, name))
-    return found.value if isinstance(found, _Kept) else None
+def list_from_json(kind: type[Value], items: Iterable[str], where: str, name: str, advice: str) -> tuple[Value, ...]:
+    """As :func:`from_json`, of each item of a list called ``name``, one after another."""
+    numbered = ((text, f"{name}.{index}.") for index, text in enumerate(items))
+    # All that is made is kept: the cyclic collector would look through it again and again.
+    with _uncollected():
+        return tuple(_made(kind, numbered, where, advice))
 
 
 @cache
@@ -87,13 +65,21 @@ def adapter_of(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+def _made(kind: type[Value], texts: Iterable[tuple[str, str]], where: str, advice: str) -> Iterator[Value]:
+    from pydantic import ValidationError
+
+    validator = _validator(kind)
+    for text, place in texts:
+        try:
+            # Strictly: a number in quotes is no number.
+            yield validator.validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ProfileError(_explain(where, place, error, advice)) from error
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Within, the cyclic collector rests: all that is made is kept, and it would look through it again and again."""
+    """Within, the cyclic collector rests."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -101,34 +87,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """All that is kept of a table."""
-
-    value: object
-
-
-def _loaded(text: str, table: Callable[[list[tuple[str, Any]]], Any]) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=table)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r:.80} stands twice in one table: readers may differ in which they take")
-    return made
-
-
-def _only(name: str, pairs: list[tuple[str, Any]]) -> _Kept:
-    value = _table(pairs).get(name)
-    return _Kept(value if isinstance(value, (str, int, float, bool)) else None)
 
 
 @cache
@@ -158,15 +116,15 @@ def _bounded(schema: Any) -> Any:
     return found
 
 
-def _explain(where: str, error: ValidationError, advice: str) -> str:
+def _explain(where: str, within: str, error: ValidationError, advice: str) -> str:
     problems = error.errors()
     # Of a place that may hold several things, the errors of those that it does not claim to be say nothing.
     other = [p["loc"][:-1] for p in problems if p["type"] == "literal_error" and p["loc"][-1] == "kind"]
     told = [p for p in problems if not any(p["loc"][: len(loc)] == loc for loc in other)] or problems
-    place = ".".join(str(part) for part in told[0]["loc"])
+    place = within + ".".join(str(part) for part in told[0]["loc"])
     if told[0]["type"] == "unexpected_keyword_argument":
         # Without the classes that may stand there: fields begin with a small letter.
-        field = ".".join(str(part) for part in told[0]["loc"] if not str(part)[:1].isupper())
+        field = within + ".".join(str(part) for part in told[0]["loc"] if not str(part)[:1].isupper())
         return f"{where}: got the field {field}, which schema {SCHEMA} does not have; remove it"
     more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
     got = "nothing" if told[0]["type"] == "missing" else f"{told[0].get('input')!r:.80}"

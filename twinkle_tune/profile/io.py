@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from twinkle_tune.errors import ProfileError
-from twinkle_tune.profile.checked import adapter_of, from_json, top_of
+from twinkle_tune.profile.checked import adapter_of, from_json, list_from_json
 from twinkle_tune.profile.files import read_file
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.meaning import check_meaning
-from twinkle_tune.profile.schema import Profile
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.profile.strict import Apart, apart, top_of
 
 _MOST_BYTES = 256 << 20
+_ADVICE = "profile the model again"
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -25,21 +28,20 @@ def load_profile(path: str | Path) -> Profile:
     """
     path = Path(path)
     try:
-        content = read_file(path, _MOST_BYTES)
-        text = content.decode()
+        text = read_file(path, _MOST_BYTES).decode()
     except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError, as is a NUL in the path
         raise ProfileError(
             f"{path}: cannot be read as a profile ({error}); expected a JSON file written by 'twinkle-tune profile'"
         ) from error
     try:
-        found = top_of(text, "schema")
+        parts = apart(text, "contests")
+        schema = top_of(parts, "schema")
     except ValueError as error:
         raise ProfileError(
             f"{path}: not valid JSON ({error}), expected a whole profile; it may be truncated: "
             "restore it or profile the model again"
         ) from error
-    del text  # which is as large again
-    return _profile(found, content, str(path))
+    return _profile(schema, parts, str(path))
 
 
 def profile_from_data(data: object, where: str) -> Profile:
@@ -48,10 +50,11 @@ def profile_from_data(data: object, where: str) -> Profile:
     Raises:
         ProfileError: as :func:`load_profile`.
     """
-    return _profile(data.get("schema") if isinstance(data, dict) else None, json.dumps(data), where)
+    schema = data.get("schema") if isinstance(data, dict) else None
+    return _profile(schema, apart(json.dumps(data), "contests"), where)
 
 
-def _profile(found: object, text: str | bytes, where: str) -> Profile:
+def _profile(found: object, parts: Apart, where: str) -> Profile:
     if type(found) is not int or found < 1:
         raise ProfileError(
             f"{where}: got no schema number ({found!r:.80}), expected schema {SCHEMA}; is this a profile?"
@@ -59,7 +62,10 @@ def _profile(found: object, text: str | bytes, where: str) -> Profile:
     if found != SCHEMA:
         step = "upgrade twinkle_tune" if found > SCHEMA else "profile the model again"
         raise ProfileError(f"{where}: got schema {found!r:.80}, expected {SCHEMA}; {step}")
-    profile = from_json(Profile, text, where, "profile the model again")
+    profile = from_json(Profile, parts.rest, where, _ADVICE)
+    if parts.spans:
+        # One after another: all of them as JSON take several times the memory of the text.
+        profile = replace(profile, contests=list_from_json(Contest, parts.items, where, "contests", _ADVICE))
     check_meaning(profile, where)
     return profile
 

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Outcome, Rejection
-from twinkle_tune.profile.checked import from_data, json_value
+from twinkle_tune.profile.checked import from_data
 from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.meaning import check_contest
 from twinkle_tune.profile.schema import Contest
+from twinkle_tune.profile.strict import json_value
 from twinkle_tune.workload import digest_of
 
 _LASTING = ("signature", "capability", "parity")

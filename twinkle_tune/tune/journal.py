@@ -22,11 +22,12 @@ from pathlib import Path
 from twinkle_tune.environment import Environment, changes
 from twinkle_tune.errors import ProfileError, TuneError
 from twinkle_tune.mode import Mode
-from twinkle_tune.profile.checked import from_data, json_value
+from twinkle_tune.profile.checked import from_data
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.past import Question, contest_from_data
 from twinkle_tune.profile.schema import Contest, ModelFacts
+from twinkle_tune.profile.strict import json_value
 
 JOURNAL_SCHEMA = 1
 _ADVICE = "move it away, or begin anew with --fresh"
