@@ -9,11 +9,15 @@ OUT    := out
 # The torch that constraints.txt names, so that the version stands in one place.
 TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-# What the command line needs at run time; `make gpu` installs nothing, so it asks first.
-NEEDED := torch triton transformers pandas typer rich jinja2
+# Of the GPU targets: a profile's and a bench's limits, and the folder below which everything is written.
+BUDGET  ?= 10m
+MINUTES ?= 15
+GPU_OUT ?= $(OUT)/gpu
+# Carried packages lie in folders that PYTHONPATH names: it is added to, never replaced.
+ON_GPU  := HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help profile test slow lint type format check docs bench aa regret reports families zoo gpu gpu-profile gpu-models gpu-races gpu-ops gpu-ready clean
+.PHONY: help profile test slow lint type format check docs bench aa regret reports families zoo gpu gpu-first gpu-second gpu-profile gpu-models gpu-races gpu-ops gpu-ready clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -65,30 +69,33 @@ zoo: $(READY) ## Every model type of transformers, tiny, with every right rival 
 	$(BIN)/python -m tests.zoo
 	$(BIN)/python -m tests.zoo --page
 
-gpu: gpu-profile gpu-models gpu-races gpu-ops ## All figures of a CUDA device; no installation, no network
+gpu: gpu-profile gpu-models gpu-races gpu-ops ## All figures of a CUDA device; BUDGET= and MINUTES= limit each part
+
+gpu-first: ## The first run on a CUDA machine, nine minutes, the most decisive part first; into OUT/gpu
+	$(ON_GPU) -m tests.gpu_first --out $(GPU_OUT)
+
+gpu-second: ## The second run on a CUDA machine, four minutes: inference; into OUT/gpu
+	$(ON_GPU) -m tests.gpu_first --out $(GPU_OUT) --second
 
 gpu-profile: gpu-ready ## Profile Qwen3-0.6B (4 layers, bfloat16) on the CUDA device
+	mkdir -p $(GPU_OUT)
 	set -e; for mode in inference train; do \
-		HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m twinkle_tune.cli profile qwen3-0.6b --layers 4 \
-			--dtype bfloat16 --device cuda --mode $$mode --report html; \
+		$(ON_GPU) -m twinkle_tune.cli profile qwen3-0.6b --layers 4 --dtype bfloat16 --device cuda --mode $$mode \
+			--budget $(BUDGET) --out $(GPU_OUT)/qwen3-0.6b-$$mode.json --report $(GPU_OUT)/qwen3-0.6b-$$mode.html; \
 	done
 
 gpu-models: gpu-ready ## Qwen3-0.6B and Llama-3.2-1B with the winners against the original, Liger and torch.compile
-	HF_HUB_OFFLINE=1 PYTHONPATH=. $(PYTHON) -m tests.bench.models --device cuda
+	$(ON_GPU) -m tests.bench.models --device cuda --budget $(BUDGET) --out $(GPU_OUT)
 
 gpu-races: gpu-ready ## How often the race errs on the CUDA device, and what its choices cost
-	PYTHONPATH=. $(PYTHON) -m tests.bench.aa --device cuda
-	PYTHONPATH=. $(PYTHON) -m tests.bench.regret --device cuda
+	$(ON_GPU) -m tests.bench.aa --device cuda --minutes $(MINUTES) --out $(GPU_OUT)
+	$(ON_GPU) -m tests.bench.regret --device cuda --minutes $(MINUTES) --out $(GPU_OUT)
 
-gpu-ops: gpu-ready ## Our ops against eager torch, torch.compile and Liger on the CUDA device (up to an hour)
-	PYTHONPATH=. $(PYTHON) -m tests.bench.ops --device cuda
+gpu-ops: gpu-ready ## Our ops against eager torch, torch.compile and Liger on the CUDA device
+	$(ON_GPU) -m tests.bench.ops --device cuda --minutes $(MINUTES) --out $(GPU_OUT) $(if $(OPS),--op $(OPS))
 
 gpu-ready:
-	@$(PYTHON) -c "import importlib.util as u, sys; \
-	gone = [n for n in '$(NEEDED)'.split() if u.find_spec(n) is None]; \
-	gone and sys.exit('make gpu: $(PYTHON) lacks ' + ', '.join(gone) + '; name another: make gpu PYTHON=...')"
-	@$(PYTHON) -c "import sys, torch; \
-	torch.cuda.is_available() or sys.exit('make gpu: no CUDA device for torch ' + torch.__version__ + ' of $(PYTHON); make profile runs on the CPU')"
+	@$(ON_GPU) -m tests.gpu_ready
 
 clean: ## Remove build products, caches and out/ (the environment stays; remove .venv by hand)
 	rm -rf $(OUT) site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

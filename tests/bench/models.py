@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=None, help="keep only the first layers")
     parser.add_argument("--seconds", type=float, default=4.0, help="of timing, for a step and a rival")
     parser.add_argument("--candidates", default=None, help="only these compete, separated by commas")
+    parser.add_argument("--budget", default=None, help="of each profile, such as 90s or 5m; none by default")
+    parser.add_argument("--out", type=Path, default=Path(), help="profiles/ and reports/ are written below this folder")
     asked = parser.parse_args(arguments)
     cases = [c for c in (CPU_CASES if asked.device == "cpu" else CUDA_CASES) if asked.only in c.name]
     if not cases:
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += [{"case": case.name, "bound": result.step in bound, **asdict(result)} for result in results]
         print(f"{case.name}: {profile.verdict}", flush=True)
         # After each case: a run that is stopped leaves what it has.
-        write(asked.device, rows)
+        write(asked.device, rows, asked.out)
     slower = [row for row in rows if _is_slower(row)]
     for row in slower:
         print(f"SLOWER than the original: {row['case']} {row['step']}")
@@ -98,9 +100,11 @@ def run(case: Case, device: str, machine: str, asked: argparse.Namespace) -> tup
     with Isolated() as executor:
         profile = tune_model(
             loaded.model, inputs, mode=case.mode, device=device, name=case.model, candidates=candidates,
-            executor=executor,
+            executor=executor, budget_s=asked.budget,
         )  # fmt: skip
-    profile.save(profile_path(machine, case.model, case.mode))
+    path: Path = asked.out / profile_path(machine, case.model, case.mode)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile.save(path)
     results = timed(rivals_of(loaded.model, profile), inputs, case.mode, device, asked.seconds)
     del loaded
     gc.collect()
@@ -115,10 +119,10 @@ def _inputs(case: Case, model: torch.nn.Module, device: str) -> Iterator[dict[st
         yield from example_inputs(model, (batch,), (seq_len,), case.mode, device)
 
 
-def write(device: str, rows: Sequence[dict[str, object]]) -> None:
+def write(device: str, rows: Sequence[dict[str, object]], folder: Path) -> None:
     """The figures as JSON and as a page."""
     environment = current_environment(device)
-    out = Path("reports") / slug(environment.device_name)
+    out = folder / "reports" / slug(environment.device_name)
     out.mkdir(parents=True, exist_ok=True)
     made = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     print(f"a copy of the device moves {bench.copy_bytes_per_us / 1e3:.0f} GB/s", flush=True)
     before, known_wrong = _before(folder / f"{name}.json", facts)
-    ops = [op for op in all_ops() if asked.op in (None, op.name)]
+    ops = [op for op in all_ops() if not asked.op or op.name in asked.op]
 
     def keep() -> None:
         new = {*(point.op for point in bench.points), *bench.wrong}
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ops", description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--op", default=None, choices=op_names(), help="this one alone; the others' figures stay")
+    parser.add_argument("--op", type=_names, default=(), metavar="OP,...", help="these alone; the others' figures stay")
     parser.add_argument("--quick", action="store_true", help="the first width at 1 and 32 rows, into ops-quick.*")
     parser.add_argument("--tune", type=int, default=0, metavar="N", help="tune each call first, N timings a side")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes most of the time")
@@ -107,6 +107,14 @@ def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     if asked.device == "cpu" and (not asked.quick or asked.tune):
         parser.error("--device cpu: our kernels run on a GPU alone; add --quick, without --tune, to try the bench")
     return asked
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in op_names()]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"got {', '.join(unknown)}, expected some of {', '.join(op_names())}")
+    return names
 
 
 def run(op: Op, bench: Bench, keep: Callable[[], None]) -> None:

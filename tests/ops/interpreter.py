@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[2]
 Case = tuple[str, Callable[[], object]]
@@ -38,34 +37,17 @@ def run_interpreted(module: str, *arguments: str, timeout_s: float = 400.0) -> N
 def main(cases: Iterable[Case]) -> int:
     """In the other process: run every case, print each that fails; 1 if any does, or if there is none."""
     assert os.environ.get("TRITON_INTERPRET") == "1", "start this through run_interpreted"
-    round_to_nearest_bfloat16()
+    from twinkle_tune.ops.interpreted import rounded_as_on_devices
+
     count = failed = 0
     for claim, case in cases:
         count += 1
         try:
-            case()
+            with rounded_as_on_devices():
+                case()
         except Exception as error:
             failed += 1
             where = "" if isinstance(error, AssertionError) else traceback.format_exc(limit=-6)
             print(f"FAILED {claim}: {type(error).__name__}: {error}\n{where}")
     print(f"{count} cases, {failed} failed")
     return int(failed > 0 or count == 0)
-
-
-def round_to_nearest_bfloat16() -> None:
-    """Make float32 to bfloat16 round to nearest even, as a GPU does: the interpreter cuts the last bits off."""
-    import numpy as np
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    cut_off = interpreter._convert_float
-
-    def convert(given: Any, given_dtype: Any, wanted_dtype: Any, rounding_mode: Any) -> Any:
-        if given_dtype != tl.float32 or wanted_dtype != tl.bfloat16:
-            return cut_off(given, given_dtype, wanted_dtype, rounding_mode)
-        bits = np.ascontiguousarray(given).view(np.uint32).astype(np.uint64)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        # Rounding would carry a NaN's last bits into its sign.
-        return np.where(np.isnan(given), 0x7FC0, rounded).astype(np.uint16)
-
-    interpreter._convert_float = convert

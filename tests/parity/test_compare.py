@@ -124,6 +124,20 @@ def test_point_4_refuses_one_bad_element_and_says_which() -> None:
     assert (found.point, "[9, 4]" in found.reason) == (4, True)
 
 
+def test_bands_that_are_added_in_copies_are_the_same_sums() -> None:
+    """A GPU adds into 256 copies of the bands, where additions do not queue: the sums are those of one copy."""
+    r = exact(40, 333, seed=3).reshape(-1)
+    band = (r.view(torch.int64) >> 52) & 0x7FF
+    values = [r.square(), torch.ones_like(r)]
+    kept = band.clone()
+    spread = tally.by_band(band, values, 256)
+    torch.testing.assert_close(spread, tally.by_band(band, values, 1), rtol=1e-12, atol=0.0)
+    assert torch.equal(band, kept)
+    for row, each in enumerate(values):
+        expected = torch.zeros(tally.BANDS, dtype=torch.float64).index_add_(0, kept, each)
+        torch.testing.assert_close(spread[row], expected, rtol=1e-12, atol=0.0)
+
+
 def test_chunks_give_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Working piece by piece, as for logits, changes neither sums nor positions."""
     r = exact(64, 48)

@@ -62,3 +62,13 @@ def test_the_table_has_a_row_a_race() -> None:
     assert rows[1]["throttling_before"] is None
     assert (rows[1]["clock_before_mhz"], rows[1]["clock_after_mhz"]) == (1965.0, 1410.0)
     assert rows[1]["repeated_reasons"].count("the clock rate went from 1965 to 1410 MHz") == 2
+
+
+def test_a_gpu_whose_driver_tells_nothing_is_named() -> None:
+    """Without the driver's word a device that slowed down goes unnoticed: the head says so, on a GPU alone."""
+    silent = [replace(contest, conditions=()) for contest in fabricate.normal().contests]
+    on_gpu = replace(fabricate.normal(), device="cuda", contests=tuple(silent))
+    assert [line[:40] for line in disturbances(on_gpu)] == ["The driver told nothing of clock rate, t"]
+    assert list(disturbances(replace(on_gpu, device="cpu"))) == []
+    untimed = tuple(replace(each, selection=replace(each.selection, rounds=0)) for each in silent)
+    assert list(disturbances(replace(on_gpu, contests=untimed))) == []

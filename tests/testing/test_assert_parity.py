@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -259,3 +260,47 @@ def test_without_a_gpu_the_interpreter_is_named() -> None:
 
     with pytest.raises(RuntimeError, match=r"no GPU driver here .* set TRITON_INTERPRET=1"):
         assert_parity(kernel, softmax, X)
+
+
+_BFLOAT16 = """
+import torch
+import triton
+import triton.language as tl
+from twinkle_tune.testing import assert_parity
+
+
+@triton.jit
+def kernel(x, out, n, SIZE: tl.constexpr):
+    at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    value = tl.load(x + at, mask=at < n).to(tl.float32)
+    tl.store(out + at, (value * 1.37 + 0.11).to(tl.bfloat16), mask=at < n)
+
+
+def launched(x):
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    kernel[(triton.cdiv(x.numel(), 64),)](x, out, x.numel(), SIZE=64)
+    return out
+
+
+def original(x):
+    return (x.float() * 1.37 + 0.11).to(torch.bfloat16)
+
+
+assert_parity(launched, original, torch.randn(32, 64).to(torch.bfloat16))
+x = torch.randn(64).to(torch.bfloat16)
+print("passed; outside the check", "rounded" if torch.equal(launched(x), original(x)) else "cut off")
+"""
+
+
+def test_a_right_kernel_in_bfloat16_passes_in_the_interpreter(tmp_path: Path) -> None:
+    """The interpreter cuts bits off where devices round; inside the check it rounds, so a right kernel is right."""
+    pytest.importorskip("triton")
+    script = tmp_path / "script.py"  # Triton reads the source of a kernel from its file
+    script.write_text(_BFLOAT16, encoding="utf-8")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "passed; outside the check cut off\n"

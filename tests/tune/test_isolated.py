@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.allowance import device_allowance
 from twinkle_tune.tune.events import ContestFinished, Event, RoundTimed, TrialRefused
-from twinkle_tune.tune.isolated import Isolated
+from twinkle_tune.tune.isolated import Isolated, _Job, _Once
 from twinkle_tune.tune.limits import Limits
 
 TIGHT = Limits(import_s=4.0, first_call_s=4.0, call_s=4.0, host_bytes=1 << 30)
@@ -249,6 +251,23 @@ def test_damage_that_the_original_feels_is_told_of_its_author() -> None:
     assert contest.selection.winner == "impl:fine"
 
 
+def test_no_worker_is_started_to_find_the_guilty_one_when_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each candidate costs a worker process, seconds with a GPU: the budget ends the search, and the error says so."""
+    attempts: list[tuple[str, ...]] = []
+    monkeypatch.setattr(Isolated, "_attempt", lambda _, __, without: attempts.append(without))
+    names = [SimpleNamespace(name=name) for name in ("original", "impl:a", "impl:b")]
+    task: Any = SimpleNamespace(candidates=names, deadline_s=None)
+    header: Any = None
+    job = _Job(task=task, header=header, told=_Once(lambda _: None))
+    with Isolated() as executor:
+        assert executor._guilty(job, "raised RuntimeError") == []
+        assert len(attempts) == 3
+        task.deadline_s = 0.0
+        with pytest.raises(TuneError, match="the original raised RuntimeError in the worker process, and the time bud"):
+            executor._guilty(job, "raised RuntimeError")
+    assert len(attempts) == 3
+
+
 def test_events_come_while_it_goes_on_and_once() -> None:
     """The listener hears of rounds as they are timed, and of a refusal once though the contest was run twice."""
     events: list[Event] = []
@@ -368,7 +387,7 @@ from tests.tune import hostile
 from tests.tune.test_isolated import tuned, registry_of
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.events import TrialStarted
-from twinkle_tune.tune.isolated import Isolated
+from twinkle_tune.tune.isolated import Isolated, _Job, _Once
 
 executor = Isolated()
 

@@ -19,8 +19,9 @@ from twinkle_tune.measure.clock import Call, Clock, CudaClock, clock_for
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL_BYTES = 64 * 2**20
-_SLEEP_CYCLES = 2_000_000
-"""About a millisecond in which the host gets ahead of the device, so that no launch is in the time."""
+_CYCLES_PER_US = 2_000
+"""Of a device at about 2 GHz."""
+_LEAST_SLEEP_US, _MOST_SLEEP_US = 1e3, 1e5
 _SINGLE_CALLS = 21
 
 
@@ -37,7 +38,11 @@ class ColdCpuClock(BetweenCpuClock):
 
 
 class ColdCudaClock(CudaClock):
-    """Device time of single calls, each after a buffer of twice the L2 cache was zeroed."""
+    """Device time of single calls, each after a buffer of twice the L2 cache was read.
+
+    Before each call the device sleeps for twice as long as the host needs to launch the call, so that the host is
+    ahead and no launch is in the time.
+    """
 
     name = "CUDA device time with a cold L2 cache"
 
@@ -45,7 +50,7 @@ class ColdCudaClock(CudaClock):
         """As :class:`CudaClock`."""
         super().__init__(device)
         cache_bytes = int(torch.cuda.get_device_properties(self._device).L2_cache_size) or _USUAL_BYTES
-        self._buffer = torch.empty(2 * cache_bytes, dtype=torch.int8, device=self._device)
+        self._buffer = torch.zeros(2 * cache_bytes // 4, dtype=torch.int32, device=self._device)
 
     def block_calls(self, call: Call) -> int:
         """How many single calls a burst times: 21."""
@@ -59,12 +64,14 @@ class ColdCudaClock(CudaClock):
         """
         with torch.cuda.device(self._device):
             call()
-            return median(self._timed_us(call) for _ in range(block_calls))
+            sleep_us = min(max(2 * self.host_us(call, 1), _LEAST_SLEEP_US), _MOST_SLEEP_US)
+            return median(self._timed_us(call, sleep_us) for _ in range(block_calls))
 
-    def _timed_us(self, call: Call) -> float:
+    def _timed_us(self, call: Call, sleep_us: float) -> float:
         self.synchronize()
-        self._buffer.zero_()
-        torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
+        # Read, not written: lines that were written would go back to memory while the call runs.
+        self._buffer.amax()
+        torch.cuda._sleep(int(sleep_us * _CYCLES_PER_US))  # type: ignore[no-untyped-call]
         return self.event_us(call)
 
 

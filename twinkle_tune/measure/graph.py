@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -72,26 +73,49 @@ class GraphClock(CudaClock):
                     call()
             self.synchronize()
             drawn = torch.cuda.get_rng_state(self._device)
+            stream_before, pool = torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph, stream=side):
+                with torch.cuda.graph(graph, pool=pool, stream=side):
                     for _ in range(calls):
                         call()
+            except Exception as error:
+                # The candidate's code may raise anything, and torch leaves a failed capture half undone.
+                torch.cuda.set_stream(stream_before)
+                _end_allocating_to(pool)
+                self._let_draw_again(drawn)
+                raise _not_captured(error) from error
+            try:
                 graph.replay()
                 self.synchronize()
             except Exception as error:
-                # Whatever a stranger's code raised within a capture, the capture is over, and not as it should be.
-                self._let_draw_again(drawn)
-                raise CaptureError(f"cannot be captured in a CUDA graph: {in_a_line(error)}") from error
+                raise _not_captured(error) from error
             return graph
 
     def _let_draw_again(self, drawn: torch.Tensor) -> None:
-        """Give the device's generator a new state: one that a capture ended badly for refuses to draw a number."""
-        index = torch.cuda.current_device() if self._device.index is None else self._device.index
-        generator = torch.cuda.default_generators[index]
+        """Give the device's generator a new state: after a failed capture the old one refuses to draw numbers."""
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
         generator.graphsafe_set_state(torch.Generator(self._device).graphsafe_get_state())
         generator.set_state(drawn)
 
     def _replay_us(self, graph: torch.cuda.CUDAGraph) -> float:
         with torch.cuda.device(self._device):
             return self.event_us(graph.replay)
+
+
+def _not_captured(error: Exception) -> CaptureError:
+    return CaptureError(f"cannot be captured in a CUDA graph: {in_a_line(error)}")
+
+
+def _end_allocating_to(pool: Any) -> None:
+    """End the allocations to the memory pool of a failed capture, where torch did not.
+
+    Until torch 2.12 the allocator goes on as if the capture were under way: it then gives no cached memory back,
+    neither to ``empty_cache`` nor to its own second try after it ran out.
+    """
+    device = torch.cuda.current_device()
+    try:
+        torch._C._cuda_endAllocateToPool(device, pool)
+    except RuntimeError:
+        return  # torch has ended it, and released the pool
+    torch._C._cuda_releasePool(device, pool)

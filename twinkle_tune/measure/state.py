@@ -133,5 +133,7 @@ def _throttling(device: str) -> str:
         return ""
     nvml: Any = importlib.import_module("pynvml")
     handle = torch.cuda._get_pynvml_handler(device)
-    reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+    # "Throttle" is the older name, which newer bindings may drop.
+    read = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+    reasons = (read or nvml.nvmlDeviceGetCurrentClocksThrottleReasons)(handle)
     return ", ".join(text for bit, text in _SLOWDOWNS.items() if reasons & bit)

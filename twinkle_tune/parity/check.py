@@ -16,6 +16,7 @@ from torch import nn
 
 from twinkle_tune.call.arguments import Call, vary
 from twinkle_tune.errors import in_a_line
+from twinkle_tune.ops.interpreted import rounded_as_on_devices
 from twinkle_tune.parity.anew import Slices, errors_anew
 from twinkle_tune.parity.calls import Kin
 from twinkle_tune.parity.compare import compare
@@ -207,16 +208,17 @@ class Judge:
         like: Run | None = None,
         seed: int | None = None,
     ) -> Run:
-        return execute(
-            function,
-            call,
-            subject=self._subject,
-            trains=self._trains,
-            seed=self._seed if seed is None else seed,
-            incoming=like.incoming if like else None,
-            scale=scale,
-            poison=like,
-        )
+        with rounded_as_on_devices():
+            return execute(
+                function,
+                call,
+                subject=self._subject,
+                trains=self._trains,
+                seed=self._seed if seed is None else seed,
+                incoming=like.incoming if like else None,
+                scale=scale,
+                poison=like,
+            )
 
     def _findings(self, case: _Case, run: Run) -> Iterator[Finding | Doubt]:
         """Point 1 for the run as a whole, then each tensor; ends at the first refusal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 ELEMENT_FACTOR, ELEMENT_ULPS = 8.0, 8.0
 BANDS, BAND_BIAS = 2048, 1023
 """Exponents of float64 as they are stored: band k holds ``2**(k - BAND_BIAS) <= |r| <`` twice that."""
+_SPREAD = 256
+"""Copies of the bands that a GPU adds into: most numbers of a tensor lie in few bands, where additions would queue."""
 _CHUNK = 1 << 24
 """Elements that are worked on at once: bounds the memory for float64 copies to a few hundred MiB."""
 
@@ -135,8 +138,9 @@ def _add(
             part = square.sum(dim=others) if others else square
             (sums[row, start : start + len(part)] if dim == 0 else sums[row]).add_(part)
     band = ((r.view(torch.int64) >> 52) & 0x7FF).reshape(-1)
-    for row, values in enumerate((*squares, torch.ones_like(r), squares[1].square())):
-        tally.bands[row].index_add_(0, band, values.reshape(-1))
+    copies = 1 if band.device.type == "cpu" else _SPREAD
+    values = (*squares, torch.ones_like(r), squares[1].square())
+    tally.bands += by_band(band, [each.reshape(-1) for each in values], copies)
     row_noise = torch.maximum(squares[1].mean(-1, keepdim=True), squares[2].mean(-1, keepdim=True)).sqrt_()
     limit = torch.maximum(ELEMENT_FACTOR * row_noise, ulp.mul_(ELEMENT_ULPS)).mul_(tally.widening)
     tally.peak = max(tally.peak, float(noise.max()))
@@ -146,6 +150,21 @@ def _add(
         before = getattr(tally, name)
         if float(key.reshape(-1)[index]) > (before[0] if name == "excess" else before[0] / before[1]):
             setattr(tally, name, found)
+
+
+def by_band(band: Tensor, values: Sequence[Tensor], copies: int) -> Tensor:
+    """Sums [len(values), BANDS] of each of the values (float64 [n]) by band (int64 [n]).
+
+    Args:
+        copies: neighbouring elements are added into so many copies of the bands in turn, which are added up at the end.
+    """
+    if copies > 1:
+        turns = torch.arange(len(band), device=band.device) % copies
+        band = turns.mul_(BANDS).add_(band)
+    sums = torch.zeros(len(values), copies * BANDS, dtype=torch.float64, device=band.device)
+    for row, each in enumerate(values):
+        sums[row].index_add_(0, band, each)
+    return sums.view(len(values), copies, BANDS).sum(1)
 
 
 def _ulp(r: Tensor, dtype: torch.dtype) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.outcome import Conditions, DeviceState
 from twinkle_tune.profile.schema import Contest, Profile
 
@@ -38,6 +39,12 @@ def disturbances(profile: Profile) -> Iterable[str]:
         yield (
             f"The device was throttled in {races} of {len(held)} races ({', '.join(slow)}): cool it, or read the "
             "ratios alone, which both sides' rounds share."
+        )
+    timed = any(contest.selection.rounds for contest in profile.contests)
+    if timed and not held and torch_type(parse_device(profile.device)) == "cuda":
+        yield (
+            "The driver told nothing of clock rate, temperature and throttling, so a device that slowed down went "
+            "unnoticed; with nvidia-ml-py installed it is seen."
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
+from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Rejection, Stage, Trial
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
@@ -114,7 +115,7 @@ class Isolated:
                     continue
                 # Was it the original? A rival that wrote where it should not have may be felt by others.
                 tries += 1
-                guilty = self._guilty(job)
+                guilty = self._guilty(job, lost.reason)
                 if guilty is None and lost.raised:
                     # Here it has run: the worker lacks something, such as room on the device beside the model.
                     return _here(task, job.told, f"in a worker process the original {lost.reason}")
@@ -136,13 +137,23 @@ class Isolated:
             self._unloadable.append((job.task.observation.slot, candidate, rejection))
         job.told(TrialRefused(candidate=lost.candidate, stage=lost.stage, reason=lost.reason))
 
-    def _guilty(self, job: _Job) -> list[_Refused] | None:
-        """With whom alone in a new process the original fails; None where it does so by itself."""
+    def _guilty(self, job: _Job, failure: str) -> list[_Refused] | None:
+        """Candidates beside which, alone in a new process, the original fails; None if it fails by itself.
+
+        Raises:
+            TuneError: the time is up; ``failure`` says what the original did.
+        """
         names = [c.name for c in job.task.candidates if c.name != ORIGINAL and c.name not in job.refused]
         quiet = replace(job, told=_Once(_nobody))
         guilty = []
         for name in (None, *names):
             without = tuple(other for other in (*names, *job.refused) if other != name)
+            if job.left_s == 0:
+                # A worker that starts with a GPU takes seconds, and there is one for each candidate.
+                raise TuneError(
+                    f"the original {failure} in the worker process, and the time budget left no time to find out "
+                    "beside which candidate; raise the budget, or profile with --in-process"
+                )
             try:
                 self._attempt(quiet, without)
             except _Refused as lost:

@@ -24,6 +24,7 @@ from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, parse_aim
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.store import Store
+from twinkle_tune.search.possible import check_search_is_possible
 from twinkle_tune.tune import made, settle
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
@@ -148,6 +149,7 @@ def tune_model(
         dynamic=dynamic,
     )
     check_memory_is_told(run.aim, run.device)
+    check_search_is_possible(run.device)
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with without_trace(model, run.mode):

@@ -1,0 +1,156 @@
+"""A stand-in for ``torch.cuda`` on machines without a device: streams, captures and events, as notes of what was done.
+
+It lets the Python paths that need CUDA run in CI. It finds wrong names and signatures, calls in the wrong order and
+what is not cleaned up. It computes nothing and times nothing: no value and no speed is shown by it.
+
+``torch.cuda.graph`` and ``torch.cuda.stream`` are torch's own, so that what they do in the installed version is what
+the tests meet; only what needs the driver is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+
+@dataclass(eq=False)
+class FakeStream:
+    """A stream; the one that a thread begins with is the default one."""
+
+    name: str = "side"
+    device: torch.device = field(default_factory=lambda: torch.device("cuda:0"))
+
+
+@dataclass
+class FakeDevice:
+    """One device.
+
+    Attributes:
+        ends_failed_captures: whether the allocator is told of the end of a failed capture, as torch does from 2.12 on.
+        stream: the current one.
+        allocating_to: memory pools of captures under way.
+        held_pools: memory pools that somebody holds.
+        log: what was done, in order.
+        broken: whether the capture under way became invalid.
+        elapsed_ms: what the next pairs of events tell.
+    """
+
+    ends_failed_captures: bool = False
+    stream: FakeStream = field(default_factory=lambda: FakeStream("default"))
+    allocating_to: list[tuple[int, int]] = field(default_factory=list)
+    held_pools: list[tuple[int, int]] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    is_capturing: bool = False
+    broken: bool = False
+    elapsed_ms: float = 0.5
+    pools: int = 0
+
+    def wait(self) -> None:
+        """What a synchronisation does: within a capture it is an error, and the capture is lost."""
+        self.log.append("synchronize")
+        if self.is_capturing:
+            self.broken = True
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+
+def install(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> None:
+    """Replace what needs a driver, for one test."""
+
+    class FakeGraph:
+        def __init__(self) -> None:
+            self.is_captured = False
+
+        def capture_begin(self, pool: tuple[int, int], **_: object) -> None:
+            device.log.append("capture begins")
+            device.is_capturing = True
+            self.pool = pool
+            device.allocating_to.append(pool)
+            device.held_pools.append(pool)
+
+        def capture_end(self) -> None:
+            device.is_capturing = False
+            if device.broken:
+                device.broken = False
+                if device.ends_failed_captures:
+                    device.allocating_to.remove(self.pool)
+                    device.held_pools.remove(self.pool)
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+            device.allocating_to.remove(self.pool)
+            self.is_captured = True
+
+        def replay(self) -> None:
+            assert self.is_captured
+            device.log.append("replay")
+
+    class FakeEvent:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def record(self) -> None:
+            device.log.append("event")
+
+        def synchronize(self) -> None:
+            device.wait()
+
+        def elapsed_time(self, _: FakeEvent) -> float:
+            return device.elapsed_ms
+
+    def new_pool() -> tuple[int, int]:
+        device.pools += 1
+        return 0, device.pools
+
+    def end(_: int, pool: tuple[int, int]) -> None:
+        if pool not in device.allocating_to:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        device.allocating_to.remove(pool)
+
+    generator = SimpleNamespace(
+        graphsafe_set_state=lambda _: device.log.append("generator gets a new state"),
+        set_state=lambda _: device.log.append("generator gets its seed"),
+    )
+    properties = SimpleNamespace(L2_cache_size=4096)
+    replaced: dict[str, Any] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "device": lambda _: _Nothing(),
+        "synchronize": lambda _=None: device.wait(),
+        "empty_cache": lambda: device.log.append("empty_cache"),
+        "Stream": FakeStream,
+        "current_stream": lambda _=None: device.stream,
+        "set_stream": lambda stream: setattr(device, "stream", stream),
+        "CUDAGraph": FakeGraph,
+        "Event": FakeEvent,
+        "graph_pool_handle": new_pool,
+        "get_rng_state": lambda _=None: torch.zeros(16, dtype=torch.uint8),
+        "default_generators": (generator,),
+        "get_device_properties": lambda _=None: properties,
+        "_sleep": lambda cycles: device.log.append(f"sleep {cycles}"),
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda.graph, "default_capture_stream", FakeStream("torch's own"))
+    # The stream context asks for the current device's number in another room.
+    monkeypatch.setattr("torch.cuda._get_device_index", lambda *_: 0)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda _, pool: device.held_pools.remove(pool), raising=False)
+    monkeypatch.setattr(torch, "Generator", lambda _=None: SimpleNamespace(graphsafe_get_state=lambda: None))
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def waits(device: FakeDevice) -> Callable[[], object]:
+    """A call that waits for the device, as ``.item()`` does."""
+    return device.wait

@@ -1,0 +1,212 @@
+"""The first run on a CUDA machine, in at most nine minutes: ``make gpu-first`` (``python -m tests.gpu_first``).
+
+The most decisive part comes first. Each part is a process of its own with a limit; one that fails or is killed loses
+its own result only, and the page is written again after each. Everything lies in the output folder, in a handful of
+files: machines like this are lent and go away. It installs nothing and needs no network. The exit code is 0 if every
+part passed, 1 if one failed, 2 if there is no CUDA device.
+
+``--second`` runs the second, shorter half (inference), ``--page`` writes reports/<device>/first.md of what came back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_TAIL = 6000
+"""Characters of a part's output that are kept: its end."""
+NO_DEVICE = "no device"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of the run.
+
+    Attributes:
+        name: as the page shows it.
+        limit_s: seconds after which its processes are killed.
+        command: arguments of Python.
+        asks_for_device: whether its exit code 2 means that there is none.
+    """
+
+    name: str
+    limit_s: float
+    command: tuple[str, ...]
+    asks_for_device: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What came of a part: ``passed``, ``failed``, ``too long`` or ``no device``, and the end of what it printed."""
+
+    name: str
+    outcome: str
+    seconds: float
+    limit_s: float
+    command: str
+    output: str
+
+
+def first_parts(out: Path) -> tuple[Part, ...]:
+    """The parts of the first run: 535 seconds in all at most."""
+    gpu = ("-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-o", "timeout=60")
+    timing = ("tests/measure", "tests/tune")
+    several = ("-n", "8", "--dist", "load") if find_spec("xdist") is not None else ()
+    profile = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh")
+    return (
+        Part(name="machine", limit_s=25, command=("-m", "tests.gpu_first", "--machine"), asks_for_device=True),
+        Part(name="parity on the device", limit_s=150,
+             command=(*gpu, *several, "tests", *(f"--ignore={folder}" for folder in timing))),
+        Part(name="clocks, graphs and workers", limit_s=45, command=(*gpu, *timing)),
+        Part(name="profile of training", limit_s=180,
+             command=("-m", "twinkle_tune.cli", "profile", "qwen3-0.6b", *profile, "--mode", "train",
+                      "--budget", "150s", "--out", str(out / "train.json"))),
+        Part(name="our ops against their rivals", limit_s=75,
+             command=("-m", "tests.bench.ops", "--device", "cuda", "--no-compile", "--minutes", "1", "--out", str(out),
+                      "--op", "rms_norm,cross_entropy,silu_and_mul")),
+        Part(name="identical candidates", limit_s=60,
+             command=("-m", "tests.bench.aa", "--device", "cuda", "--minutes", "0.7", "--out", str(out))),
+    )  # fmt: skip
+
+
+def second_parts(out: Path) -> tuple[Part, ...]:
+    """The parts of the second run: 235 seconds in all at most."""
+    profile = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh", "--mode", "inference")
+    return (
+        Part(name="machine", limit_s=25, command=("-m", "tests.gpu_first", "--machine"), asks_for_device=True),
+        Part(name="profile of inference, with times in CUDA graphs", limit_s=210,
+             command=("-m", "twinkle_tune.cli", "profile", "qwen3-0.6b", *profile,
+                      "--budget", "180s", "--out", str(out / "inference.json"))),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.gpu_first", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder for everything (default: out/gpu)")
+    parser.add_argument("--second", action="store_true", help="the second half: inference")
+    parser.add_argument("--page", action="store_true", help="write reports/<device>/first.md from --out, and end")
+    parser.add_argument("--machine", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args(arguments)
+    if asked.machine:
+        from tests.gpu_machine import machine
+
+        return machine()
+    out: Path = asked.out.resolve()
+    if asked.page:
+        print(f"wrote {publish(out)}")
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    name = "second" if asked.second else "first"
+    return run_parts(second_parts(out) if asked.second else first_parts(out), out, name)
+
+
+def run_parts(parts: Sequence[Part], out: Path, name: str) -> int:
+    """Run the parts one after the other; the page and its data are written again after each."""
+    done: list[Done] = []
+    for part in parts:
+        is_lost = any(each.outcome == NO_DEVICE for each in done)
+        done.append(_without_device(part) if is_lost else _run(part))
+        print(f"{part.name}: {done[-1].outcome} ({done[-1].seconds:.0f} of {part.limit_s:.0f} s)", flush=True)
+        _replace(out / f"{name}.json", json.dumps([asdict(each) for each in done], indent=2) + "\n")
+        _replace(out / f"{name}.md", page(done, name))
+    outcomes = {each.outcome for each in done}
+    return 2 if NO_DEVICE in outcomes else int(outcomes != {"passed"})
+
+
+def _run(part: Part) -> Done:
+    began_s = time.monotonic()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *part.command],
+        cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", start_new_session=True,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=part.limit_s)
+        outcome = {0: "passed", 2: NO_DEVICE if part.asks_for_device else "failed"}.get(process.returncode, "failed")
+        if process.returncode < 0:
+            output += f"\nended by signal {-process.returncode}"
+    except subprocess.TimeoutExpired:
+        # Its workers and compilers too: what they hold of the device is the next part's.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        outcome = "too long"
+    return Done(
+        name=part.name,
+        outcome=outcome,
+        seconds=round(time.monotonic() - began_s, 1),
+        limit_s=part.limit_s,
+        command="python " + " ".join(part.command),
+        output=output[-_TAIL:],
+    )
+
+
+def _without_device(part: Part) -> Done:
+    command = "python " + " ".join(part.command)
+    return Done(name=part.name, outcome=NO_DEVICE, seconds=0.0, limit_s=part.limit_s, command=command, output="")
+
+
+def page(done: Sequence[Done], name: str) -> str:
+    """What came of the parts as Markdown: those that did not pass on top."""
+    bad = [each for each in done if each.outcome != "passed"]
+    lines = [
+        f"# The {name} run on a CUDA machine",
+        "",
+        f"Made by `make gpu-{name}`. {len(done) - len(bad)} of {len(done)} parts passed.",
+        "",
+        "| part | outcome | seconds | limit |",
+        "|---|---|---|---|",
+        *(f"| {each.name} | {each.outcome} | {each.seconds:g} | {each.limit_s:g} |" for each in (*bad, *_passed(done))),
+    ]
+    for each in (*bad, *_passed(done)):
+        lines += ["", f"## {each.name}: {each.outcome}", "", f"`{each.command}`", ""]
+        if each.output.strip():
+            lines += ["```text", each.output.strip().replace("```", "'''"), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def publish(out: Path) -> Path:
+    """Write reports/<device>/first.md from what a run left in ``out``."""
+    from twinkle_tune.cli.options import slug
+
+    runs = {name: out / f"{name}.json" for name in ("first", "second")}
+    there = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in runs.items() if path.exists()}
+    if not there:
+        raise SystemExit(f"--page: got {out}, which holds neither first.json nor second.json; run make gpu-first first")
+    machine: Mapping[str, str] = next(iter(there.values()))[0]
+    told = dict(line.split(": ", 1) for line in machine["output"].splitlines() if ": " in line)
+    device = told.get("device", "")
+    if not device:
+        raise SystemExit(f"--page: got {out}, whose run found no CUDA device: there is nothing to publish")
+    path = ROOT / "reports" / slug(device) / "first.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(page([Done(**each) for each in rows], name) for name, rows in there.items())
+    path.write_text(text, encoding="utf-8")
+    return path.relative_to(ROOT)
+
+
+def _passed(done: Sequence[Done]) -> list[Done]:
+    return [each for each in done if each.outcome == "passed"]
+
+
+def _replace(path: Path, text: str) -> None:
+    new = path.with_suffix(path.suffix + ".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
