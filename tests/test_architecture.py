@@ -21,6 +21,7 @@ PACKAGE = ROOT / "twinkle_tune"
 ROOMS = (
     "errors",
     "words",
+    "interpreted",
     "version",
     "mode",
     "objective",

@@ -37,7 +37,7 @@ def run_interpreted(module: str, *arguments: str, timeout_s: float = 400.0) -> N
 def main(cases: Iterable[Case]) -> int:
     """In the other process: run every case, print each that fails; 1 if any does, or if there is none."""
     assert os.environ.get("TRITON_INTERPRET") == "1", "start this through run_interpreted"
-    from twinkle_tune.ops.interpreted import rounded_as_on_devices
+    from twinkle_tune.interpreted import rounded_as_on_devices
 
     count = failed = 0
     for claim, case in cases:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from twinkle_tune.ops.interpreted import interpreted
+from twinkle_tune.interpreted import interpreted
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from twinkle_tune.call.arguments import Call, vary
 from twinkle_tune.errors import in_a_line
-from twinkle_tune.ops.interpreted import rounded_as_on_devices
+from twinkle_tune.interpreted import rounded_as_on_devices
 from twinkle_tune.parity.anew import Slices, errors_anew
 from twinkle_tune.parity.calls import Kin
 from twinkle_tune.parity.compare import compare

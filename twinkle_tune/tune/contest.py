@@ -13,13 +13,13 @@ import torch
 
 from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.errors import SignatureError, TuneError, in_a_line
+from twinkle_tune.interpreted import interpreted
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.race import Decision, Race
 from twinkle_tune.measure.recheck import in_words, race_until_right
 from twinkle_tune.measure.rounds import Rounds
 from twinkle_tune.measure.run import hold
 from twinkle_tune.measure.state import StateWatch, device_state
-from twinkle_tune.ops.interpreted import interpreted
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Stage, Trial, Untimed
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.profile.schema import Contest

@@ -52,16 +52,15 @@ def rounded_as_on_devices() -> Iterator[None]:
     if cut_off is None:
         yield
         return
-    interpreter._convert_float = _rounding(cut_off)
+    interpreter._convert_float = _rounding(interpreter, cut_off)
     try:
         yield
     finally:
         interpreter._convert_float = cut_off
 
 
-def _rounding(cut_off: Callable[..., Any]) -> Callable[..., Any]:
-    import numpy as np
-    import triton.language as tl
+def _rounding(interpreter: Any, cut_off: Callable[..., Any]) -> Callable[..., Any]:
+    np, tl = interpreter.np, interpreter.tl  # as it imported them: nothing is imported here
 
     def convert(values: Any, dtype: Any, wanted_dtype: Any, rounding_mode: Any) -> Any:
         if dtype != tl.float32 or wanted_dtype != tl.bfloat16:
