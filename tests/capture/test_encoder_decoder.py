@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from tests.catalog.encoder_families import ENCODER_DECODERS, inputs_of, tiny
+from tests.zoo.build import build
+from tests.zoo.names import kind_of
 from twinkle_tune.capture.capture import capture
 from twinkle_tune.capture.step import make_steps
 from twinkle_tune.kernel.find import find_slots
@@ -47,6 +49,19 @@ def test_decode_runs_the_encoder_once(family: str) -> None:
     for _ in range(4):
         decode.run(model)
     assert len(calls) == 1
+
+
+def test_the_decoder_gets_all_that_the_encoder_said() -> None:
+    """A decoder that reads more of its encoder's output than the states (Canary: a mask) decodes as the whole does."""
+    built = build(kind_of("canary"))
+    model: Any = built.model
+    decode = make_steps(model, built.inputs, Mode.INFERENCE, "cpu")[1]
+    ids = built.inputs["decoder_input_ids"]
+    with torch.no_grad():
+        whole = model(**{**built.inputs, "decoder_input_ids": torch.cat([ids, ids[:, -1:]], dim=1)}).logits
+    decoded: Any = decode.run(model)
+    torch.testing.assert_close(decoded.logits[:, -1], whole[:, -1], rtol=1e-4, atol=1e-5)
+    assert not model.get_encoder()._forward_hooks
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])

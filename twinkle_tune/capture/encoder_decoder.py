@@ -6,13 +6,15 @@ cache and states come from one run of the whole model, and are what every run of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from twinkle_tune.call.arguments import Call
+from twinkle_tune.call.arguments import Call, map_tensors
 from twinkle_tune.capture.point import Point, tensors_in, unwrapped
 
 _NEEDED = frozenset({"decoder_input_ids", "encoder_outputs", "past_key_values"})
@@ -46,10 +48,39 @@ def decoder_points(model: nn.Module, point: Point) -> tuple[Point, Point] | None
     return _with(point, prefill), _with(point, decode)
 
 
-def states_of(outputs: object) -> dict[str, Any]:
-    """What a later call takes for the encoder's states that a run of the whole model gave; nothing for other models."""
+@contextmanager
+def encoder_heard(model: nn.Module) -> Iterator[list[object]]:
+    """What the model's encoder returns while the model runs, in order; nothing where its encoder cannot be told.
+
+    Generation hands that on as it is, with whatever the encoder says beside its states (a mask, say).
+    """
+    heard: list[object] = []
+    # A compiled model would keep the hook in its graph, so it is not listened to there.
+    get_encoder = getattr(model, "get_encoder", None) if unwrapped(model) is model else None
+    encoder = get_encoder() if callable(get_encoder) else None
+    if not isinstance(encoder, nn.Module) or encoder is model:
+        yield heard
+        return
+    handle = encoder.register_forward_hook(lambda module, args, output: heard.append(output))
+    try:
+        yield heard
+    finally:
+        handle.remove()
+
+
+def states_of(outputs: object, heard: list[object]) -> dict[str, Any]:
+    """What a later call takes for the encoder's states that a run of the whole model gave; nothing for other models.
+
+    Args:
+        outputs: of the whole model.
+        heard: what its encoder returned, from :func:`encoder_heard`.
+    """
     states = getattr(outputs, _STATES, None)
-    return {"encoder_outputs": (states.detach().clone(),)} if isinstance(states, torch.Tensor) else {}
+    if not isinstance(states, torch.Tensor):
+        return {}
+    # A bare tensor, or an encoder that ran more than once, is not what generation hands on.
+    whole = heard[0] if len(heard) == 1 and isinstance(heard[0], (tuple, dict)) else (states,)
+    return {"encoder_outputs": map_tensors(lambda tensor: tensor.detach().clone(), whole)}
 
 
 def _decoder_ids(model: Any, named: dict[str, Any]) -> torch.Tensor | None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from twinkle_tune.call.arguments import Call
-from twinkle_tune.capture.encoder_decoder import decoder_points, states_of
+from twinkle_tune.capture.encoder_decoder import decoder_points, encoder_heard, states_of
 from twinkle_tune.capture.kv_cache import PrefilledCache
 from twinkle_tune.capture.look import Look, look_at
 from twinkle_tune.capture.optimizer import OptimizerStep
@@ -132,7 +132,8 @@ class _Decode:
     def __call__(self, model: nn.Module) -> object:
         if self._cache is not None:
             return self._forward(model, self._cache)
-        outputs = self._prefill(model)
+        with encoder_heard(model) as heard:
+            outputs = self._prefill(model)
         filled = getattr(outputs, "past_key_values", None)
         if filled is None:
             raise CaptureError(
@@ -140,11 +141,11 @@ class _Decode:
                 "so there is no decode step; turn gradient checkpointing off, or wrap the model in a module"
             )
         cache = PrefilledCache(filled)
-        states = states_of(outputs)
+        states = states_of(outputs, heard)
         if states:
             call = self._point.call
             self._point = replace(self._point, call=replace(call, kwargs={**call.kwargs, **states}))
-        del filled, outputs
+        del filled, outputs, heard
         outputs = self._forward(model, cache)
         cache.settle()
         self._cache = cache
