@@ -35,7 +35,7 @@ def attempts(model: nn.Module) -> Iterator[dict[str, Any]]:
                 yield {name: pixels} | _targets(model.config)
     if main in _SOUND or (main not in names and names & set(_SOUND)):
         name = main if main in names else next(n for n in _SOUND if n in names)
-        for sound in _sound(model):
+        for sound in _sound(model, name):
             targets = _targets(model.config) if "decoder_input_ids" in names else {}
             yield {name: sound} | targets
             for mask in names & {"input_features_mask", "attention_mask", "padding_mask", "feature_attention_mask"}:
@@ -49,7 +49,7 @@ def attempts(model: nn.Module) -> Iterator[dict[str, Any]]:
             for pixels in _pixels(model):
                 yield text | {"pixel_values": pixels}
         if "input_features" in names:
-            for sound in _sound(model):
+            for sound in _sound(model, "input_features"):
                 yield text | {"input_features": sound}
     if "inputs_embeds" in names and "input_ids" not in names:
         width = getattr(model.config, "hidden_size", 64)
@@ -126,17 +126,20 @@ def _pixels(model: nn.Module) -> Iterator[Tensor]:
         yield _normal(1, 2, channels, height, width)
 
 
-def _sound(model: nn.Module) -> Iterator[Tensor]:
+def _sound(model: nn.Module, name: str) -> Iterator[Tensor]:
     config = _inner(model.config, ("audio_config", "encoder_config", "encoder", "audio_encoder"))
     mels = next((found for name in _MELS if isinstance(found := getattr(config, name, None), int)), 16)
     longest = getattr(config, "max_source_positions", None)
     length = 2 * longest if isinstance(longest, int) and longest < 1000 else 64
-    yield _normal(BATCH, 6400)
-    yield _normal(BATCH, mels, length)
-    yield _normal(BATCH, length, mels)
-    yield _normal(BATCH, 1, 6400)
-    yield _normal(BATCH, 1, 1024, 128)
-    yield _normal(BATCH, 1024, 128)
+    spectra: list[tuple[int, ...]] = [(BATCH, mels, length), (BATCH, length, mels)]
+    waves: list[tuple[int, ...]] = [(BATCH, 6400), (BATCH, 1, 6400)]
+    wide = (BATCH, 1024, 128)
+    # A waveform taken for a spectrum is one of 6400 by 6400 once it is masked, and takes minutes.
+    if name == "input_features":
+        shapes = [*spectra, wide, (BATCH, 1, 1024, 128), *waves]
+    else:
+        shapes = [waves[0], *spectra, waves[1], (BATCH, 1, 1024, 128), wide]
+    yield from (_normal(*shape) for shape in shapes)
 
 
 def _inner(config: Any, names: tuple[str, ...]) -> Any:
