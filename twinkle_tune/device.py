@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from twinkle_tune.errors import DeviceError
+from twinkle_tune.words import did_you_mean
 
 DEVICES = ("cpu", "cuda", "rocm", "npu", "xpu", "mps")
 """Names that a kernel can be registered for."""
+_CALLED = {"gpu": "cuda", "nvidia": "cuda", "amd": "rocm", "hip": "rocm", "intel": "xpu", "metal": "mps"}
 
 
 def parse_device(value: object) -> str:
@@ -16,7 +18,8 @@ def parse_device(value: object) -> str:
     """
     name = str(value).split(":")[0].lower()
     if name not in DEVICES:
-        raise DeviceError(f"device: got {value!r}, expected one of {', '.join(DEVICES)}; pass device='cpu' or 'cuda'")
+        hint = did_you_mean(name, DEVICES, _CALLED) or "; choose cpu or cuda"
+        raise DeviceError(f"device: got {value!r}, expected one of {', '.join(DEVICES)}{hint}")
     return name
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from enum import StrEnum
 
 from twinkle_tune.errors import ModeError
+from twinkle_tune.words import did_you_mean
+
+_CALLED = {"training": "train", "eval": "inference", "infer": "inference", "predict": "inference"}
 
 
 class Mode(StrEnum):
@@ -47,10 +50,8 @@ def parse_mode(value: object) -> Mode:
         flags = {flag.name for flag in value}  # type: ignore[attr-defined]
         if flags and flags <= {"TRAINING", "INFERENCE", "TORCH_COMPILE"}:
             return _from_flags(trains="TRAINING" in flags, compiles="TORCH_COMPILE" in flags)
-    raise ModeError(
-        f"mode: got {value!r}, expected one of {', '.join(Mode)} or a kernels.Mode value; "
-        "pass mode='inference' if nothing is trained"
-    )
+    hint = did_you_mean(str(value), Mode, _CALLED) or "; choose inference if nothing is trained"
+    raise ModeError(f"mode: got {value!r}, expected one of {', '.join(Mode)} or a kernels.Mode value{hint}")
 
 
 def parse_registered_mode(value: object) -> Mode | None:

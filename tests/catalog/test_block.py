@@ -124,7 +124,7 @@ def test_a_small_budget_does_not_begin_to_compile_a_block() -> None:
     steps = make_steps(model, {"input_ids": tokens()}, Mode.TRAIN, "cpu")
     seen = capture(model, steps, find_slots(model, Registry()), "cpu")
     (observation,) = [each for each in seen.observations if each.slot.name == BLOCK]
-    entrants = entrants_of(observation, "cpu", Mode.TRAIN, Registry(), None)
+    entrants = entrants_of(observation, "cpu", Mode.TRAIN, Registry())
     task = Task(
         observation=observation, candidates=entrants, mode=Mode.TRAIN, device="cpu", settings=QUICK, deadline_s=50
     )  # fmt: skip

@@ -37,6 +37,7 @@ from twinkle_tune.kernel import (
     register_layer_kernel,
     restore_model,
 )
+from twinkle_tune.kernel.reasons import reasons_text
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ORIGINAL
@@ -225,6 +226,21 @@ def test_originals_are_reported() -> None:
         "kept   Norm layers.0.narrow: no candidate was clearly faster",
     ]
     assert "forward" not in model.layers[0].narrow.__dict__
+
+
+def test_reasons_that_differ_say_for_which_rows() -> None:
+    """Two reasons of one layer each have their row counts; one reason for all has none."""
+    model, known = Model(layers=1), _known()
+    one, other = _contests(model, known, (NARROW[:1], 4, ORIGINAL), (NARROW[:1], 1, ORIGINAL))
+    late = replace(other, selection=replace(other.selection, reason="not tried: the time budget was used up"))
+    kernelize_model(model, profile=profile([one, late]), registry=known, use_fallback=False)
+    assert str(kernelize_report(model)).splitlines() == [
+        "kept   Norm layers.0.narrow: 4 rows: no candidate was clearly faster; "
+        "1 row: not tried: the time budget was used up",
+    ]
+    assert reasons_text([(1, "a"), (16, "b"), (4, "a"), (1, "a")]) == "1 and 4 rows: a; 16 rows: b"
+    assert reasons_text([(1, "a"), (16, "a")]) == "a"
+    assert reasons_text([]) == ""
 
 
 def _changed_digest(candidate: str) -> Callable[[Profile], Profile]:

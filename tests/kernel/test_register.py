@@ -199,8 +199,9 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "an unknown device": (
         {"layer_impl": plus_one, "device": "tpu"},
         DeviceError,
-        r"device: got 'tpu', expected one of cpu, cuda, rocm, npu, xpu, mps; pass",
+        r"device: got 'tpu', expected one of cpu, cuda, rocm, npu, xpu, mps; choose cpu or cuda",
     ),
+    "another word for a device": ({"layer_impl": plus_one, "device": "GPU"}, DeviceError, r"; did you mean cuda\?"),
 }
 
 
@@ -295,6 +296,29 @@ BAD_SOURCES = {
         r"no kernel is registered for device cpu and mode",
     ),
 }
+
+
+def test_an_instance_is_no_layer_kernel() -> None:
+    """It is refused when it is registered, not when it is applied."""
+    with pytest.raises(RegistrationError, match=r"'Norm': got an instance of Identity, .* pass layer_impl=Identity$"):
+        register_layer_kernel("Norm", layer_impl=nn.Identity(), device="cpu")
+    assert not default_registry.layer("Norm")
+
+
+def test_a_function_s_name_and_module_need_no_keywords() -> None:
+    """As its twin for layers; a function in the module's place is answered with how it is written."""
+    register_function_kernel("gelu", "torch.nn.functional", func_impl=lambda x: x)
+    assert default_registry.function("torch.nn.functional", "gelu")
+    with pytest.raises(RegistrationError, match=r"'gelu': target_module: got a function, expected the name of the mod"):
+        register_function_kernel("gelu", lambda x: x)  # type: ignore[arg-type]
+
+
+def test_a_kernel_of_another_device_names_that_device() -> None:
+    """A layer kernel is for cuda unless said otherwise: on the CPU the report says so, and what to pass."""
+    register_external_layer(Norm, "Norm")
+    register_layer_kernel("Norm", layer_impl=plus_one)
+    with pytest.warns(UserWarning, match=r"Norm: .* registered for cuda .the default of device=., .*'cpu'"):
+        kernelize_model(Model(layers=1), device="cpu")
 
 
 @pytest.mark.parametrize("case", BAD_SOURCES)

@@ -15,7 +15,7 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_func
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
-from twinkle_tune.tune.entrants import entrants_of
+from twinkle_tune.tune.entrants import entrants_of, only_wanted
 from twinkle_tune.tune.task import Task
 
 HERE = "tests.tune.blocks"
@@ -122,5 +122,5 @@ def inside(observations: list[Observation]) -> Observation:
 
 def task_of(observation: Observation, registry: Registry, mode: Mode = Mode.COMPILE, **options: Any) -> Task:
     """A contest of the registered contestants."""
-    candidates = entrants_of(observation, "cpu", mode, registry, ["impl"])
+    candidates = only_wanted(entrants_of(observation, "cpu", mode, registry), ["impl"])
     return Task(observation=observation, candidates=candidates, mode=mode, device="cpu", settings=SHORT, **options)

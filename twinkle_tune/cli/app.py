@@ -21,6 +21,7 @@ from twinkle_tune.cli.stop import Stops, stoppable
 from twinkle_tune.cli.store import store
 from twinkle_tune.cli.tune import tune
 from twinkle_tune.cli.typed import remembered
+from twinkle_tune.cli.usage import usage_text
 from twinkle_tune.cli.verify import verify
 from twinkle_tune.errors import TuneError, in_a_line
 
@@ -105,7 +106,7 @@ def run(argv: Sequence[str]) -> int:
     except _UsageError as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         # Without a command at all the usage error is the help itself.
-        return _fail(f"{message.rstrip('.')}; see '{_command_of(error)} --help'") if message else _ERROR
+        return _fail(f"{usage_text(error, message)}; see '{_command_of(error)} --help'") if message else _ERROR
     except (KeyboardInterrupt, typer.Abort):
         return stops.code
     except (PipeClosedError, BrokenPipeError):

@@ -16,6 +16,7 @@ from twinkle_tune.cli.past import locked
 from twinkle_tune.cli.say import say, show_json, tell
 from twinkle_tune.cli.write import check_writable, write_together
 from twinkle_tune.errors import DeviceError, TuneError
+from twinkle_tune.words import did_you_mean
 
 if TYPE_CHECKING:
     from twinkle_tune.environment import Environment
@@ -48,7 +49,10 @@ def tune(
 
     found = op_named(op)
     dims, timings = parse_shape(shape, found), parse_count("--budget", budget)
-    _check(found, mode, variant, dtype)
+    _check(found, mode, variant)
+    from twinkle_tune.models.load import parse_dtype
+
+    dtype = parse_dtype(dtype, ("float32", "float16", "bfloat16"))
     place, kind = _gpu(device)
 
     import torch
@@ -111,15 +115,15 @@ def evidence(
     }
 
 
-def _check(op: Op, mode: str, variant: str, dtype: str) -> None:
+def _check(op: Op, mode: str, variant: str) -> None:
     for option, got, known in (
         ("--mode", mode, MODES),
         ("--variant", variant, tuple(op.variants)),
-        ("--dtype", dtype, ("float32", "float16", "bfloat16")),
     ):
         if got not in known:
             names = ", ".join(name or '""' for name in known)
-            raise TuneError(f"{option}: got {got!r}, expected one of {names}")
+            hint = did_you_mean(got, [name for name in known if name], {"training": "train", "forward": "inference"})
+            raise TuneError(f"{option}: got {got!r}, expected one of {names}{hint}")
 
 
 def _gpu(device: str | None) -> tuple[str, str]:

@@ -16,9 +16,9 @@ from twinkle_tune.source.direct import Repo
 
 
 def register_function_kernel(
-    *,
     func_name: str,
     target_module: str,
+    *,
     func_impl: Callable[..., Any] | None = None,
     repo: Repo | None = None,
     repo_id: str | None = None,
@@ -37,6 +37,7 @@ def register_function_kernel(
 
     Args:
         func_name: the function's name in the module; "Class.method" for a method.
+        target_module: the full name of that module.
         device: the device that it is for; None for every device.
         mode: as in :func:`twinkle_tune.register_layer_kernel`.
 
@@ -44,6 +45,12 @@ def register_function_kernel(
         RegistrationError: none or several sources, or both revision and version.
         DeviceError, ModeError: an unknown device or mode.
     """
+    if not isinstance(target_module, str):
+        raise RegistrationError(
+            f"function kernel {func_name!r}: target_module: got a {type(target_module).__name__}, expected the name of "
+            f"the module that holds {func_name}; write register_function_kernel({func_name!r}, 'package.module', "
+            "func_impl=...)"
+        )
     source = choose_source(
         f"function kernel {target_module}.{func_name}",
         func_name,

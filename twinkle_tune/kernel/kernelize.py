@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.slot import Implementation, Slot, SlotKind
+from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind
 from twinkle_tune.workload import target_of
 
 USE_VARIABLE = "TWINKLE_USE_KERNELS"
@@ -261,7 +261,7 @@ def _plan_registered(model: nn.Module | None, device: str, mode: Mode, registry:
         slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
         fitting = [c for c in registry.layer(name) if c.competes(device, mode)]
         if (name, slot.target) not in loaded:
-            loaded[name, slot.target] = _load_last(slot, module, fitting, device, mode)
+            loaded[name, slot.target] = _load_last(slot, module, registry.layer(name), device, mode)
         found = loaded[name, slot.target]
         if isinstance(found, str):
             stale.append(found)
@@ -286,15 +286,30 @@ def _registered_name(module: nn.Module, registry: Registry) -> str | None:
     return recognised if recognised in registry.free_layers else None
 
 
-def _load_last(slot: Slot, module: nn.Module, fitting: list, device: str, mode: Mode) -> Implementation | str:  # type: ignore[type-arg]
+def _load_last(
+    slot: Slot, module: nn.Module, registered: Sequence[Candidate], device: str, mode: Mode
+) -> Implementation | str:
+    fitting = [candidate for candidate in registered if candidate.competes(device, mode)]
     if not fitting:
-        return f"{slot.name}: no kernel is registered for device {device} and mode {mode}; register one"
+        return _unregistered(slot.name, registered, device, mode)
     try:
         found = fitting[-1].source.load(slot, type(module).forward)
     except TuneError as error:
         return str(error)
     unfit = found.unfit_for(mode)
     return f"{slot.name}: {fitting[-1].name}: {unfit}" if unfit else found
+
+
+def _unregistered(name: str, registered: Sequence[Candidate], device: str, mode: Mode) -> str:
+    """Why no kernel of a slot competes: the device and the modes that its kernels were registered for."""
+    others = sorted({candidate.device or "" for candidate in registered} - {"", device})
+    if not others:
+        return f"{name}: no kernel is registered for device {device} and mode {mode}; register one"
+    default = " (the default of device=)" if others == ["cuda"] else ""
+    return (
+        f"{name}: its kernels are registered for {' and '.join(others)}{default}, expected {device}; "
+        f"pass device={device!r} when you register one"
+    )
 
 
 def _run_by_transformers(model: nn.Module | None) -> bool:

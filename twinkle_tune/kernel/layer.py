@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel.registry import Registry, choose_source, default_registry, make_candidate
 from twinkle_tune.source.direct import Repo
 
@@ -43,9 +44,15 @@ def register_layer_kernel(
         registry: where to register; the default registry if not given.
 
     Raises:
-        RegistrationError: none or several sources, or both revision and version.
+        RegistrationError: none or several sources, both revision and version, or an instance in place of a class.
         DeviceError, ModeError: an unknown device or mode.
     """
+    if isinstance(layer_impl, nn.Module):
+        name = type(layer_impl).__qualname__
+        raise RegistrationError(
+            f"layer kernel {kernel_name!r}: got an instance of {name}, expected the class, whose forward runs on each "
+            f"layer of the model; pass layer_impl={name}"
+        )
     source = choose_source(
         f"layer kernel {kernel_name!r}",
         layer_name or kernel_name,

@@ -31,6 +31,7 @@ from twinkle_tune.kernel.mappings import mapped_functions
 from twinkle_tune.kernel.measured import Measured, State
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.paths import contests_at
+from twinkle_tune.kernel.reasons import reasons_text
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.kernel.resolve import Resolver
 from twinkle_tune.kernel.switch import attention_dispatcher
@@ -166,7 +167,7 @@ def _calls_in_a_state(
         rows = contest.workload.rows
         name = ORIGINAL
         if loaded is None:
-            reasons.append(resolver.why(contest))
+            reasons.append((rows, resolver.why(contest)))
         else:
             name = _winner(contest, loaded)
             calls[name] = loaded.call
@@ -175,7 +176,7 @@ def _calls_in_a_state(
         rows_from = rows_from or RowsFrom.of(contest.workload)
     names = {name for _, name in points}
     if names == {ORIGINAL}:
-        return "; ".join(dict.fromkeys(reasons))
+        return reasons_text(reasons)
     measured = Measured.of([contest.workload for contest in contests], module)
     dtypes = {contest.workload.tensors[0].dtype for contest in contests if contest.workload.tensors}
     # Where parameters of that dtype are among the settings, who reads the report knows it.
@@ -208,7 +209,7 @@ def _model_entry(
     slot, original = contests[0].slot.name, type(module).forward
     found = [(contest, resolver.winner(contest, original, module)) for contest in contests]
     made = attention_dispatcher([(c, None if w is None else w.call) for c, w in found], original)
-    reason = "; ".join(dict.fromkeys(map(resolver.why, contests)))
+    reason = reasons_text((contest.workload.rows, resolver.why(contest)) for contest in contests)
     if made is not None and slot == HEAD:
         why = why_aside(module)
         if why:
@@ -260,10 +261,11 @@ def _function_entry(
     for contest in contests:
         loaded = resolver.winner(contest, original)
         if loaded is None:
-            reasons.append(resolver.why(contest))
+            reasons.append((contest.workload.rows, resolver.why(contest)))
         family = family_of(contest.workload, resolver.device)
         if family is None:
-            reasons.append("its arguments are not only tensors and plain values, so its calls cannot be told apart")
+            why = "its arguments are not only tensors and plain values, so its calls cannot be told apart"
+            reasons.append((contest.workload.rows, why))
             continue
         points, calls = next(((p, c) for f, p, c in groups if f.same_calls(family)), (None, None))
         if points is None or calls is None:
@@ -282,7 +284,7 @@ def _function_entry(
         told = (slot.name, ", ".join(dict.fromkeys(candidate_of(r.winner) for r in found)))
         families.append(replace(family, steps=tuple((r.low, r.high, calls[r.winner]) for r in found), told=told))
     if not rules:
-        return Kept(slot=slot.name, reason="; ".join(dict.fromkeys(reasons)) or "no row count tells its winners apart")
+        return Kept(slot=slot.name, reason=reasons_text(reasons) or "no row count tells its winners apart")
     winners = ", ".join(dict.fromkeys(candidate_of(rule.winner) for rule in rules))
     return tuple(families), Binding(slot=slot.name, path="", candidate=winners, rows=rules_text(rules))
 

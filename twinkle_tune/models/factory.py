@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import nn
 
 from twinkle_tune.errors import ModelError, TuneError, in_a_line
+from twinkle_tune.models.misspelt import refuse_file
+from twinkle_tune.words import did_you_mean
 
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -93,6 +94,7 @@ def move(value: Any, device: str, dtype: torch.dtype | None) -> Any:
 
 def _import(spec: str) -> Callable[[], object]:
     module_name, _, path = spec.partition(":")
+    refuse_file(module_name, path)
     try:
         found: Any = importlib.import_module(module_name)
     except KeyboardInterrupt:
@@ -104,10 +106,14 @@ def _import(spec: str) -> Callable[[], object]:
         ) from error
     for name in path.split("."):
         if not hasattr(found, name):
-            near = get_close_matches(name, dir(found), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, dir(found))
             raise ModelError(f"{spec}: {module_name} has no {path!r}, expected a function that returns a module{hint}")
         found = getattr(found, name)
+    if isinstance(found, nn.Module):
+        raise ModelError(
+            f"{spec}: got a {type(found).__name__}, which is a module, expected a function that returns one; "
+            f"write: def make(): return {path}, example_inputs; and name {module_name}:make"
+        )
     if not callable(found):
         raise ModelError(f"{spec}: got a {type(found).__name__}, expected a function that returns a module")
     function: Callable[[], object] = found

@@ -14,6 +14,7 @@ from twinkle_tune.errors import DeviceError, ModelError
 from twinkle_tune.mode import Mode
 from twinkle_tune.models.factory import call_factory, is_factory, move, told
 from twinkle_tune.models.inputs import example_inputs, is_decoder, other_inputs, takes_tokens
+from twinkle_tune.models.misspelt import refuse_misspelt
 from twinkle_tune.models.presets import PRESETS, find_preset
 from twinkle_tune.models.pretrained import (
     build,
@@ -23,9 +24,13 @@ from twinkle_tune.models.pretrained import (
     pretrained_config,
     shorten,
 )
+from twinkle_tune.words import did_you_mean
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """Names that ``--dtype`` takes."""
+_SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
+"""What they are called for short, and may be here."""
+_CALLED = {"half": "float16", "float": "float32", "single": "float32", "double": "float64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +133,15 @@ def require_device(device: str) -> str:
     if not is_available(name):
         raise DeviceError(
             f"device: got {device!r}, expected a device that this machine and this build of torch "
-            f"({torch.__version__}) have; pass device='cpu', or see 'twinkle-tune env'"
+            f"({torch.__version__}) have; choose cpu, or see 'twinkle-tune env'"
         )
     _, _, index = str(device).partition(":")
     return f"{torch_type(name)}:{index}" if index else torch_type(name)
 
 
 def _config(spec: str, layers: int | None) -> Any:
+    if spec not in PRESETS:
+        refuse_misspelt(spec)
     if spec not in PRESETS and not is_pretrained(spec):
         find_preset(spec)  # raises, and names what is spelled alike
     config = preset_config(spec) if spec in PRESETS else pretrained_config(spec)
@@ -172,7 +179,18 @@ def _sizes(
 def _dtype(name: str | None) -> torch.dtype | None:
     if name is None:
         return None
-    if name not in DTYPES:
-        raise ModelError(f"dtype: got {name!r}, expected one of {', '.join(DTYPES)}")
-    dtype: torch.dtype = getattr(torch, name)
+    dtype: torch.dtype = getattr(torch, parse_dtype(name))
     return dtype
+
+
+def parse_dtype(name: str, known: Sequence[str] = DTYPES) -> str:
+    """A name of ``known`` dtypes, of that or its short form ("bf16").
+
+    Raises:
+        ModelError: it is neither.
+    """
+    whole = _SHORT.get(name.lower(), name)
+    if whole in known:
+        return whole
+    hint = did_you_mean(name, (*known, *_SHORT), _CALLED)
+    raise ModelError(f"dtype: got {name!r}, expected one of {', '.join(known)}{hint}")

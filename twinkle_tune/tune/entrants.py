@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from twinkle_tune.capture.capture import Observation
@@ -11,20 +12,20 @@ from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.mode import Mode
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
+from twinkle_tune.words import did_you_mean
 
 
-def entrants_of(
-    observation: Observation, device: str, mode: Mode, registry: Registry, wanted: Sequence[str] | None
-) -> tuple[Candidate, ...]:
-    """The original and its rivals for the calls of an observation; of the rivals only those ``wanted``, if it is given.
-
-    ``wanted``: names, kinds or name prefixes.
-    """
+def entrants_of(observation: Observation, device: str, mode: Mode, registry: Registry) -> tuple[Candidate, ...]:
+    """The original and its rivals for the calls of an observation."""
     function = None
     if observation.slot.kind is SlotKind.FUNCTION:
         function = original_function(observation.slot.target)
-    found = contestants(observation.slot, device, mode, module=observation.module, function=function, registry=registry)
-    return tuple(c for c in found if c.name == ORIGINAL or wanted is None or any(_is_wanted(c, w) for w in wanted))
+    return contestants(observation.slot, device, mode, module=observation.module, function=function, registry=registry)
+
+
+def only_wanted(entrants: Sequence[Candidate], wanted: Sequence[str] | None) -> tuple[Candidate, ...]:
+    """The original, and of its rivals those with a wanted name, kind or name prefix; all of them for None."""
+    return tuple(c for c in entrants if c.name == ORIGINAL or wanted is None or any(_is_wanted(c, w) for w in wanted))
 
 
 def check_wanted(wanted: Sequence[str] | None, entrants: Sequence[Candidate], device: str, mode: Mode) -> None:
@@ -35,9 +36,12 @@ def check_wanted(wanted: Sequence[str] | None, entrants: Sequence[Candidate], de
     """
     for name in wanted or ():
         if name != ORIGINAL and not any(_is_wanted(candidate, name) for candidate in entrants):
+            known = sorted({candidate.name for candidate in entrants} - {ORIGINAL})
+            # "FastNorm" is what its author calls "impl:FastNorm".
+            short = {re.split(r"[:.]", each)[-1].lower(): each for each in known}
+            hint = did_you_mean(name, known, short) or "; see the names with 'twinkle-tune list'"
             raise RegistrationError(
-                f"candidates: got {name!r}, which no slot of this model has for device {device} in mode "
-                f"{mode}; see the names with 'twinkle-tune list'"
+                f"candidates: got {name!r}, which no slot of this model has for device {device} in mode {mode}{hint}"
             )
 
 

@@ -31,7 +31,7 @@ from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.compiled import compiled_text, time_compiled
 from twinkle_tune.tune.compiling import mode_with, uncapped
 from twinkle_tune.tune.contest import InProcess
-from twinkle_tune.tune.entrants import check_wanted, entrants_of
+from twinkle_tune.tune.entrants import check_wanted, entrants_of, only_wanted
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
 from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.journal import Journal
@@ -163,12 +163,13 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
     seen = capture(run.model, steps, targets, run.device, blocks=run.mode.compiles)
     steps = seen.steps
     release_optimizers(steps)
-    entrants = {id(o): entrants_of(o, run.device, run.mode, run.registry, run.wanted) for o in seen.observations}
+    everyone = {id(o): entrants_of(o, run.device, run.mode, run.registry) for o in seen.observations}
+    check_wanted(run.wanted, [c for found in everyone.values() for c in found], run.device, run.mode)
+    entrants = {key: only_wanted(found, run.wanted) for key, found in everyone.items()}
     # A block that nobody competes for is but the layers inside it, which are slots themselves.
     seen = replace(
         seen, observations=tuple(o for o in seen.observations if o.slot.name != BLOCK or len(entrants[id(o)]) > 1)
     )
-    check_wanted(run.wanted, [c for found in entrants.values() for c in found], run.device, run.mode)
     questions = {id(o): run.question(o, entrants[id(o)], environment) for o in seen.observations}
     if run.memory.journal is not None:
         run.memory.journal.begin(header_of(run, environment, tuple(questions.values())))
