@@ -14,7 +14,7 @@ from twinkle_tune.cli.options import (
     parse_names,
     parse_sizes,
     parse_slowdown,
-    partial_path,
+    partial_paths,
     profile_path,
     report_path,
     slug,
@@ -85,9 +85,11 @@ def test_paths_when_none_is_given() -> None:
     assert report_path("out/Mine.CSV", path) == (Path("out/Mine.CSV"), "csv")
 
 
-def test_a_partial_profile_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
-    """What an interrupted run kept goes beside a file that is there already."""
-    path = tmp_path / "profile.json"
-    assert partial_path(path) == path
-    path.touch()
-    assert partial_path(path) == tmp_path / "profile.partial.json"
+def test_profiles_of_stopped_runs_have_places_beside_the_whole_one() -> None:
+    """Each has a name of its own, the first without a number."""
+    places = partial_paths(Path("out/profile.json"))
+    assert [str(next(places)) for _ in range(3)] == [
+        "out/profile.partial.json",
+        "out/profile.partial-2.json",
+        "out/profile.partial-3.json",
+    ]

@@ -202,6 +202,24 @@ def test_a_stopped_run_replaces_one_that_held_less(tuner: Tuner) -> None:
         assert sum(contest.is_whole for contest in load_profile("p.json").contests) == expected
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_partial_profile_is_no_less_kept(tuner: Tuner, interrupted: bool) -> None:
+    """Beside a whole profile the fuller of two partial ones stays, whatever stopped the runs; --force replaces all."""
+
+    def stopped(held: int) -> Profile | TuneInterrupted:
+        return TuneInterrupted(_stopped(held)) if interrupted else _stopped(held)
+
+    tuner.result = normal()
+    assert profile("--out", "p.json") == 0
+    for held in (3, 1, 2):
+        tuner.result = stopped(held)
+        assert profile("--out", "p.json") == (130 if interrupted else 0)
+    assert load_profile("p.json").complete
+    found = [sum(c.is_whole for c in load_profile(p).contests) for p in ("p.partial.json", "p.partial-2.json")]
+    assert found == [3, 2], "the second of the two lesser ones took the place of the first"
+    assert sorted(path.name for path in Path().glob("p.*json")) == ["p.json", "p.partial-2.json", "p.partial.json"]
+
+
 def test_a_stopped_run_of_another_model_replaces_nothing(tuner: Tuner) -> None:
     """However little is in the older one, it is of something else."""
     tuner.result = _stopped(1)

@@ -10,7 +10,10 @@ from tests.report import fabricate
 from twinkle_tune.objective import Objective
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.schema import Contest, Profile, RunFacts, Seen, StepResult
+from twinkle_tune.report import head
 from twinkle_tune.report.recommend import recommend, visible_step_gain
+from twinkle_tune.report.render import render
+from twinkle_tune.report.terminal import terminal_text
 
 ALONE = StepResult(label="prefill 1x128")
 
@@ -38,7 +41,22 @@ def test_a_clear_gain_of_the_whole_model_is_applied() -> None:
     found = recommend(fabricate.normal(), "out/p.json")
     assert (found.kind, found.reason, found.title) == ("apply", "gain", "Apply it")
     assert "kernelize_model(model, mode='inference', device='cpu', profile='out/p.json')" in found.run
-    assert found.whole == "prefill 1x128 8.0% faster (1.09x); decode 1x128 unchanged"
+    assert found.whole == "prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
+
+
+def test_a_step_that_was_left_out_was_not_run() -> None:
+    """Nothing is called unchanged that was not run, or that winners changed and nobody timed."""
+    left_out = StepResult(label="decode 1x8", left_out="the model does not take it (IndexError: no cache)")
+    made = fabricate.profile(_kept(), steps=(ALONE, left_out))
+    told = "decode 1x8 not run: the model does not take it (IndexError: no cache)"
+    assert recommend(made).whole == f"prefill 1x128 unchanged; {told}"
+    assert told in str(made)
+    assert "decode 1x8 was not run: the model does not take it" in " ".join(head.notes(made))
+    for form in (terminal_text(made, full=False), render(made, "md"), render(made, "html")):
+        assert "not run: the model does not take it" in " ".join(str(form).split())
+    assert "No kernel won for `prefill 1x128`: the original" in str(render(made, "md"))
+    untimed = fabricate.profile(fabricate.won(), steps=(StepResult(label="prefill 1x128"), ALONE), complete=False)
+    assert recommend(untimed).whole.startswith("prefill 1x128 not timed with the winners")
 
 
 def test_a_run_without_time_is_measured_again_with_more() -> None:

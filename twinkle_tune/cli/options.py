@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,6 +157,8 @@ def report_path(target: str, profile: Path) -> tuple[Path, Format]:
     return path, form
 
 
-def partial_path(path: Path) -> Path:
-    """Where an interrupted run's profile goes: beside a file that is already there, never over it."""
-    return path.with_suffix(PARTIAL) if path.is_file() else path
+def partial_paths(path: Path) -> Iterator[Path]:
+    """Where the profile of a run that was stopped may go, beside ``path``: "p.partial.json", "p.partial-2.json", ..."""
+    yield path.with_suffix(PARTIAL)
+    for number in count(2):
+        yield path.with_suffix(f".partial-{number}.json")

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinkle_tune.cli.beside import place_of
 from twinkle_tune.cli.device import device_name, use_device
 from twinkle_tune.cli.options import (
     IN_PROCESS_HELP,
     MODEL_HELP,
-    PARTIAL,
     parse_budget,
     parse_count,
     parse_names,
     parse_sizes,
     parse_slowdown,
-    partial_path,
     profile_path,
     report_path,
 )
@@ -159,7 +158,7 @@ def profile(
                     dynamic=dynamic,
                 )
             made = replace(made, command=command_line())
-            at, path = _beside_fuller(made, at, path, force=force)
+            at, path = place_of(made, at, path, force=force)
             _save(made, at, journal)
     except KeyboardInterrupt as stop:
         _keep(getattr(stop, "profile", None), at, path, journal, force=force)
@@ -191,26 +190,6 @@ def _save(made: Profile, path: Path, journal: Journal | None) -> None:
         journal.remove()
 
 
-def _beside_fuller(made: Profile, at: Path, path: Path, *, force: bool) -> tuple[Path, Path]:
-    """Where a profile goes, and how that is told: beside what is there where the run was stopped and that says more."""
-    if force or made.complete or not at.is_file():
-        return at, path
-    from twinkle_tune.profile.fuller import held, is_fuller
-    from twinkle_tune.profile.io import load_profile
-
-    try:
-        there = load_profile(at)
-    except ProfileError:
-        return at, path  # no profile that could be lost
-    if not is_fuller(there, made):
-        return at, path
-    tell(
-        f"twinkle-tune: {path} stays as it was: it has {held(there)} of {len(there.contests)} contests held, this run "
-        f"{held(made)} of {len(made.contests)}; this one goes beside it (--force replaces it)"
-    )
-    return at.with_suffix(PARTIAL), path.with_suffix(PARTIAL)
-
-
 def _keep(profile: object, at: Path, path: Path, journal: Journal | None, *, force: bool) -> None:
     """Save what an interrupted run had finished, and say so; ``path`` is how the user calls the place ``at``."""
     from twinkle_tune.profile.schema import Profile
@@ -227,9 +206,8 @@ def _keep(profile: object, at: Path, path: Path, journal: Journal | None, *, for
         )
         tell(f"twinkle-tune: interrupted{when}; {nothing}{on}")
         return
-    target = at if force else partial_path(at)
+    target, kept = place_of(profile, at, path, force=force, interrupted=True)
     replace(profile, command=command_line()).save(target)
-    kept = path if target == at else path.with_suffix(PARTIAL)
     count = len(profile.contests)
     tell(f"twinkle-tune: interrupted; {count} finished contest{'' if count == 1 else 's'} kept in {kept}{on}")
 

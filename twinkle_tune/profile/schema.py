@@ -56,6 +56,7 @@ class StepResult:
         note: what is to be known of how it was timed ("without the optimizer's step: ..."); "" where there is nothing.
         alone_us: microseconds of the whole step with its originals, before the contests, one figure a run; empty in a
             profile from before it was written down.
+        left_out: why the step was not run at all; "" for one that was.
     """
 
     label: str
@@ -69,6 +70,7 @@ class StepResult:
     optimizer: str = ""
     note: str = ""
     alone_us: tuple[float, ...] = ()
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

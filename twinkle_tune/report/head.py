@@ -21,6 +21,8 @@ def notes(profile: Profile) -> Iterable[str]:
         yield f"The machine was busy when the run began: load {here.load:.1f} on {here.processors} processors."
     yield from disturbances(profile)
     for step in profile.steps:
+        if step.left_out:
+            yield f"{step.label} was not run: {step.left_out}."
         if step.note:
             yield f"{step.label} was timed {step.note}."
     for doubt in doubts(profile):

@@ -26,7 +26,8 @@ class StepLine:
 
     ``tone`` is "gain", "loss" or "" for neither; ``number`` is the step's place in the profile, from 1; ``spark``
     is the ratio round by round; ``memory`` is the peak with the winners, and over that without; ``amdahl`` is what the
-    slots cover of the step, what was gained and what is left; ``words`` is ``reading`` with the speed-up.
+    slots cover of the step, what was gained and what is left; ``words`` is ``reading`` with the speed-up;
+    ``is_kept`` says that it was run and that nothing won in it.
     """
 
     number: int
@@ -41,6 +42,7 @@ class StepLine:
     spark: str
     amdahl: str = ""
     words: str = ""
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

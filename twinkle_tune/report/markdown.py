@@ -86,10 +86,11 @@ def _steps(shown: View) -> list[str]:
     made = (
         [table(["Step", "Original", "With winners", "Time ÷ original", "Peak memory", "Result"], rows)] if rows else []
     )
-    rest = ", ".join(code(s.step) for s in shown.steps if not s.compared)
+    rest = ", ".join(code(s.step) for s in shown.steps if s.is_kept)
     lines = [f"{code(s.step)}: {escape(s.amdahl)}" for s in shown.steps if s.amdahl]
     kept = f"No kernel won for {rest}: the original runs unchanged." if rest else ""
-    return ["## The whole model", *made, kept, _list(lines) if lines else ""]
+    others = [f"{code(s.step)}: {escape(s.words)}." for s in shown.steps if not s.compared and not s.is_kept]
+    return ["## The whole model", *made, kept, *others, _list(lines) if lines else ""]
 
 
 def _selections(shown: View) -> list[str]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report import head
@@ -66,14 +65,24 @@ def recommend(profile: Profile, path: str = "profile.json") -> Recommendation:
 
 def whole_text(profile: Profile) -> str:
     """The whole model, step by step, as people say it: "prefill 1x128 2.8% faster (1.03x); decode 1x128 unchanged"."""
-    return "; ".join(f"{step.label} {step_words(step, profile.aim)}" for step in profile.steps)
+    return "; ".join(f"{step.label} {step_words(profile, step)}" for step in profile.steps)
 
 
-def step_words(step: StepResult, aim: Aim) -> str:
-    """One step in words: "2.8% faster (1.03x)", "unchanged" where the originals run in it."""
+def step_words(profile: Profile, step: StepResult) -> str:
+    """One step in words: "2.8% faster (1.03x)", or what became of it where it was not compared."""
+    aim = profile.aim
     if not step.tuned_us:
-        return "unchanged"
+        return uncompared(profile, step)
     return figures(step, aim).replace("took", "takes") if aim.is_memory else time_words(step.ratio, step.low, step.high)
+
+
+def uncompared(profile: Profile, step: StepResult) -> str:
+    """What became of a step that was not compared: "unchanged" says that its originals run."""
+    if step.left_out:
+        return f"not run: {step.left_out}"
+    if any(seen.step == step.label for contest in profile.winners for seen in contest.seen):
+        return "not timed with the winners"
+    return "unchanged"
 
 
 def visible_step_gain(step: StepResult) -> float | None:
@@ -91,7 +100,7 @@ def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
     stopped = "" if profile.run is None else profile.run.stopped
     if profile.winners and better:
         more = " The run was stopped before it had tried everything: more may be found." if not profile.complete else ""
-        told = "; ".join(f"{step.label} {step_words(step, aim)}" for step in better)
+        told = "; ".join(f"{step.label} {step_words(profile, step)}" for step in better)
         return "apply", "gain", f"The whole model was measured with it: {told}.{more}"
     if not profile.complete:
         if stopped == "budget" and profile.run is not None:

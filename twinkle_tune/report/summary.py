@@ -35,8 +35,7 @@ def summary_html(profile: Profile) -> str:
     """The head of the page, as a notebook shows it: title, what to do and why, a row for each step."""
     found = recommend(profile)
     rows = "".join(
-        f"<tr><td>{_text(step.label)}</td><td>{_text(step_words(step, profile.aim))}</td></tr>"
-        for step in profile.steps
+        f"<tr><td>{_text(step.label)}</td><td>{_text(step_words(profile, step))}</td></tr>" for step in profile.steps
     )
     return (
         f"<div><h3>{_text(profile.model.name)}, {_text(profile.mode)}, {_text(profile.device)}</h3>"

@@ -18,7 +18,7 @@ from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
 from twinkle_tune.report.frames import Row
 from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
-from twinkle_tune.report.recommend import recommend
+from twinkle_tune.report.recommend import recommend, uncompared
 from twinkle_tune.report.text import (
     NOTHING,
     bytes_text,
@@ -67,7 +67,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         notes=tuple(head.notes(profile)),
         facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),
         steps=tuple(
-            _step(number, row, step, profile.aim, amdahl_text(profile, step))
+            _step(number, row, step, profile.aim, amdahl_text(profile, step), _uncompared(profile, step))
             for number, (row, step) in enumerate(
                 zip(frames.records(frames.steps(profile)), profile.steps, strict=True), 1
             )
@@ -83,7 +83,12 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     )
 
 
-def _step(number: int, row: Row, step: StepResult, aim: Aim, amdahl: str) -> StepLine:
+def _uncompared(profile: Profile, step: StepResult) -> str:
+    found = uncompared(profile, step)
+    return one_line(_UNCHANGED if found == "unchanged" else found, _SENTENCE_LIMIT)
+
+
+def _step(number: int, row: Row, step: StepResult, aim: Aim, amdahl: str, uncompared: str) -> StepLine:
     compared, memory = row["rounds"] > 0, row["memory_ratio"]
     tone = "gain" if row["high"] < 1 else "loss" if row["low"] > 1 else ""
     told = reading(row["ratio"], row["low"], row["high"])
@@ -100,8 +105,9 @@ def _step(number: int, row: Row, step: StepResult, aim: Aim, amdahl: str) -> Ste
         tuned=time_text(row["tuned_us"]),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if compared else NOTHING,
         memory=f"{bytes_text(row['tuned_peak_bytes'])} ({ratio_text(memory)})" if is_figure(memory) else NOTHING,
-        reading=told if compared else _UNCHANGED,
-        words=f"{told}, {speedup_text(row['ratio'])}" if compared and tone else told if compared else _UNCHANGED,
+        reading=told if compared else uncompared,
+        words=f"{told}, {speedup_text(row['ratio'])}" if compared and tone else told if compared else uncompared,
+        is_kept=not compared and uncompared == _UNCHANGED,
         spark=_spark(step.tuned_us, step.original_us, 16),
         amdahl=amdahl,
     )

@@ -26,7 +26,7 @@ def profile_of(run: Run, environment: Environment, seen: Capture, contests: Sequ
         tool=TOOL,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         complete=True,
-        model=model_facts(run.model, run.name),
+        model=model_facts(run.model, run.name, run.registry),
         mode=run.mode,
         device=run.device,
         environment=environment,
@@ -42,9 +42,7 @@ def profile_of(run: Run, environment: Environment, seen: Capture, contests: Sequ
 
 def with_left_out(profile: Profile, left_out: Sequence[tuple[str, str]]) -> Profile:
     """The profile, with the steps that the model does not take as we make them."""
-    results = (
-        StepResult(label=label, note=f"not at all: the model does not take it ({why})") for label, why in left_out
-    )
+    results = (StepResult(label=label, left_out=f"the model does not take it ({why})") for label, why in left_out)
     return replace(profile, steps=(*profile.steps, *results))
 
 

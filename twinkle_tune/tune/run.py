@@ -160,7 +160,7 @@ def header_of(run: Run, environment: Environment, questions: tuple[Question, ...
     """What a journal of the run begins with."""
     return Header(
         tool=TOOL,
-        model=model_facts(run.model, run.name),
+        model=model_facts(run.model, run.name, run.registry),
         mode=run.mode,
         device=run.device,
         environment=environment,
