@@ -93,7 +93,7 @@ def test_short_form_says_what_matters_in_order() -> None:
         fabricate.normal().verdict,
         "The whole model\n",
         "8.0% faster, 1.09×",
-        "not timed with the winners",
+        "unchanged: the original runs",
         "What won, by what it saves",
         "40.2 µs, 4.0%",
         "4.02 µs, 0.4%",
