@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.report import fabricate
 from twinkle_tune.cli.app import run
-from twinkle_tune.cli.list import length_text
+from twinkle_tune.cli.list import last_run_text, work_text
+from twinkle_tune.cli.options import profile_path
+from twinkle_tune.environment import current_environment
+from twinkle_tune.mode import Mode
+from twinkle_tune.profile.schema import RunFacts
 
 
 def test_every_norm_is_found(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,20 +94,35 @@ def test_a_registered_layer_is_no_longer_among_them(capsys: pytest.CaptureFixtur
     assert not {"Qwen3RMSNorm", "Qwen3MLP", "Qwen3DecoderLayer", "Qwen3Model"} & set(names)
 
 
-def test_the_length_of_a_run_is_estimated_in_narrow_terminals_too(
+def test_the_work_of_a_run_is_told_in_narrow_terminals_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The last line but one says about how long; no line is wider than the terminal, and no name is broken."""
+    """How many candidates for how many slots; no line above is wider than the terminal, and no name is broken."""
     monkeypatch.setenv("COLUMNS", "60")
     assert run(["list", "qwen3-tiny", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    length = next(line for line in lines if line.startswith("A run tries "))
-    assert re.fullmatch(r"A run tries \d+ candidates for 6 slots at each size .*: .* to \d+ min a size\.", length)
-    assert all(len(line) <= 60 for line in lines[: lines.index(length)])
+    work = next(line for line in lines if line.startswith("A run tries "))
+    assert re.match(r"A run tries \d+ candidates for 6 slots, at each size that the model calls\. --budget 5m ", work)
+    assert all(len(line) <= 60 for line in lines[: lines.index(work)])
     assert any("torch.vector_norm" in line for line in lines)
+    assert work_text([2]).startswith("A run tries 1 candidate for 1 slot, at")
+    assert not re.search(r"\d+ (s|min)\b", work_text([2, 40])), "nothing that nobody measured"
 
 
-def test_the_estimate_grows_with_the_candidates() -> None:
-    """Seconds where it is short, minutes where it is long."""
-    assert length_text([2]).endswith("23 s to 32 s a size.")
-    assert length_text([4, 40]).endswith("2 min to 9 min a size.")
+def test_the_last_run_says_how_long_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the profile that is there of the model, on this device and in this mode; without one nothing is said."""
+    monkeypatch.chdir(tmp_path)
+    path = profile_path(current_environment("cpu").device_name, "qwen3-tiny", "inference")
+    assert last_run_text("qwen3-tiny", "cpu", Mode.INFERENCE) == ""
+    fabricate.normal().save(path)
+    assert last_run_text("qwen3-tiny", "cpu", Mode.INFERENCE) == "", "one from before it was written down"
+    replace(fabricate.normal(), run=RunFacts(took_s=252.0, recalled=0)).save(path)
+    assert run(["list", "qwen3-tiny", "--device", "cpu"]) == 0
+    assert f"The last run took 4 min 12 s: 2 contests ({path})." in capsys.readouterr().out
+    assert last_run_text("qwen3-tiny", "cpu", Mode.TRAIN) == ""
+    facts = RunFacts(took_s=30.0, budget_s=30.0, stopped="budget", recalled=1)
+    replace(fabricate.normal(), run=facts, complete=False).save(path)
+    told = last_run_text("qwen3-tiny", "cpu", Mode.INFERENCE)
+    assert told.startswith("The last run took 30 s and was stopped: 2 contests, of which 1 was known before (")

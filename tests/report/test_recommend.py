@@ -68,6 +68,18 @@ def test_a_run_without_time_is_measured_again_with_more() -> None:
     assert "budget_s='4m')" in recommend(_stopped(command="")).run
 
 
+def test_a_used_up_budget_is_no_interruption() -> None:
+    """The note and the facts say how many contests the budget sufficed for; an interrupted run was interrupted."""
+    assert "The time budget was used up after 1 of 2 contests" in " ".join(head.notes(_stopped()))
+    assert dict(head.facts(_stopped()))["Run"] == "budget of 30 s used up after 1 of 2 contests"
+    ended = replace(_stopped(), run=RunFacts(took_s=12.0, stopped="interrupted"))
+    assert "The run was interrupted" in " ".join(head.notes(ended))
+    assert dict(head.facts(ended))["Run"] == "interrupted, 12 s"
+    done = replace(_stopped(), run=RunFacts(took_s=252.0), complete=True)
+    assert dict(head.facts(done))["Run"] == "complete, 4 min 12 s"
+    assert dict(head.facts(fabricate.normal()))["Run"] == "complete"
+
+
 def test_a_gain_of_a_stopped_run_is_applied_and_says_that_there_may_be_more() -> None:
     """What was measured holds, though not everything was."""
     found = recommend(_stopped(contests=(fabricate.won(),), steps=(_step(0.9, 0.88, 0.92),)))

@@ -130,7 +130,23 @@ def test_what_all_of_a_run_would_take_follows_from_what_was_done() -> None:
     facts = run_facts([held, block], lambda contest: 2, took_s=30, contests_s=20, budget_s=30, block_s=60)
     assert facts.needs_s == 110.0
     facts = run_facts([held], lambda contest: 2, took_s=30, contests_s=20, budget_s=None, block_s=60)
-    assert (facts.stopped, facts.needs_s) == ("", None)
+    assert (facts.stopped, facts.needs_s, facts.recalled) == ("", None, 0)
+
+
+def test_what_was_known_before_says_nothing_of_the_time() -> None:
+    """Of three contests two came from the store: the 20 s are of the third alone, and one more takes as long."""
+    held, late = _contest("kept"), _contest("not tried")
+    known = [replace(held, instances=(name,)) for name in "ab"]
+    facts = run_facts(
+        [*known, held, late], lambda contest: len(held.trials), took_s=30, contests_s=20, budget_s=30, block_s=60,
+        recalled=lambda contest: contest in known,
+    )  # fmt: skip
+    assert (facts.needs_s, facts.recalled) == (50.0, 2)
+    facts = run_facts(
+        [*known, late], lambda contest: 2, took_s=1, contests_s=0, budget_s=1, block_s=60,
+        recalled=lambda contest: contest in known,
+    )  # fmt: skip
+    assert facts.needs_s is None, "nothing was done by which to tell"
 
 
 def test_a_block_that_had_no_time_is_not_tried() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from twinkle_tune.cli.device import choose_device
-from twinkle_tune.cli.options import MODEL_HELP, parse_count
+from twinkle_tune.cli.device import choose_device, device_name
+from twinkle_tune.cli.options import MODEL_HELP, parse_count, profile_path
 from twinkle_tune.cli.register import register_files
 from twinkle_tune.cli.say import say, show_json
 
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from twinkle_tune.kernel.target import Target
     from twinkle_tune.mode import Mode
     from twinkle_tune.slot import Candidate
-
-
-_CANDIDATE_S = (3.0, 12.0)
-"""Seconds that a candidate takes: checked, timed and timed again."""
-_WHOLE_S = 20.0
-"""Seconds beside the contests: the model is run once, and timed as a whole at the end."""
 
 
 def list_slots(
@@ -56,23 +50,42 @@ def list_slots(
         return
     if rows:
         _print_slots(rows, f"{model}, {parsed} on {kind}")
-        say(length_text([len(found) for _, found in rows]))
+        for line in (work_text([len(found) for _, found in rows]), last_run_text(model, kind, parsed)):
+            if line:
+                say(line)
     else:
         say(f"{model}: no slots; register one with --register, or register_external_layer in Python")
     if rest:
         say(unlooked_text(rest))
 
 
-def length_text(counts: Sequence[int]) -> str:
-    """How long a run may take, by how many candidates each slot has, the original among them."""
-    rivals = sum(counts) - len(counts)
-    low, high = (_span(rivals * seconds + _WHOLE_S) for seconds in _CANDIDATE_S)
-    slots = f"{len(counts)} slot{'' if len(counts) == 1 else 's'}"
-    return f"A run tries {rivals} candidates for {slots} at each size that the model calls: {low} to {high} a size."
+def work_text(counts: Sequence[int]) -> str:
+    """What a run would have to do, by how many candidates each slot has, the original among them."""
+    rivals, slots = sum(counts) - len(counts), len(counts)
+    tries = f"{rivals} candidate{'' if rivals == 1 else 's'} for {slots} slot{'' if slots == 1 else 's'}"
+    return f"A run tries {tries}, at each size that the model calls. --budget 5m stops it after that time."
 
 
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+def last_run_text(model: str, device: str, mode: Mode) -> str:
+    """What the last run of the model took on this device, by its profile; "" where there is none that says so."""
+    from twinkle_tune.device import is_available
+    from twinkle_tune.errors import ProfileError
+    from twinkle_tune.profile.io import load_profile
+    from twinkle_tune.words import span
+
+    if not is_available(device):
+        return ""
+    path = profile_path(device_name(device), model, mode)
+    try:
+        made = load_profile(path)
+    except ProfileError:
+        return ""  # none is there, or none that can be read
+    if made.run is None:
+        return ""
+    recalled = made.run.recalled or 0
+    known = f", of which {recalled} {'was' if recalled == 1 else 'were'} known before" if recalled else ""
+    ended = " and was stopped" if made.run.stopped else ""
+    return f"The last run took {span(made.run.took_s)}{ended}: {len(made.contests)} contests{known} ({path})."
 
 
 def _contestants(target: Target, device: str, mode: Mode) -> tuple[Candidate, ...]:

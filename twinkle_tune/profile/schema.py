@@ -207,12 +207,15 @@ class RunFacts:
         stopped: what ended it before everything was done; "" where nothing did.
         needs_s: of a run that was stopped: seconds that all of it would take, about, by what was done; None where
             nothing was done yet, and for a run that was not stopped.
+        recalled: contests that it did not run, since their outcomes were in its journal or in the store; None in a
+            profile from before it was written down.
     """
 
     took_s: float
     budget_s: float | None = None
     stopped: Literal["", "budget", "interrupted"] = ""
     needs_s: float | None = None
+    recalled: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

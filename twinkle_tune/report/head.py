@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from twinkle_tune.profile.fuller import held
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.shares import Doubt, doubts
 from twinkle_tune.report.conditions import disturbances
 from twinkle_tune.report.text import bytes_text, one_line, percent, short_name, three_digits
+from twinkle_tune.words import span
 
 _NAME_LIMIT = 60
 
@@ -28,9 +30,31 @@ def notes(profile: Profile) -> Iterable[str]:
     for doubt in doubts(profile):
         yield _doubted(doubt)
     if not profile.complete:
-        yield "The run was interrupted: what is here was finished, the rest is missing."
+        yield _stopped(profile)
     if not profile.contests:
         yield "No contest was finished, so nothing was chosen: the model stays as it is."
+
+
+def _stopped(profile: Profile) -> str:
+    """What a profile lacks whose run did not do everything."""
+    if profile.run is not None and profile.run.stopped == "budget":
+        return f"The time budget was used up after {held_text(profile)}: what is here was measured, the rest was not."
+    return "The run was interrupted: what is here was finished, the rest is missing."
+
+
+def run_text(profile: Profile) -> str:
+    """How the run went, for the facts: "complete, 4 min", "budget of 30 s used up after 1 of 12 contests"."""
+    run = profile.run
+    if run is None:
+        return "complete" if profile.complete else "interrupted"
+    if run.stopped == "budget":
+        return f"budget of {span(run.budget_s)} used up after {held_text(profile)}"
+    return f"{run.stopped or 'complete'}, {span(run.took_s)}"
+
+
+def held_text(profile: Profile) -> str:
+    """ "1 of 12 contests": those that had all their time."""
+    return f"{held(profile)} of {len(profile.contests)} contests"
 
 
 def _doubted(doubt: Doubt) -> str:
@@ -78,7 +102,7 @@ def facts(profile: Profile) -> Iterable[tuple[str, str]]:
     yield "System", f"{here.system}, Python {here.python}"
     yield "Environment", here.fingerprint
     yield "Date", profile.created
-    yield "Run", "complete" if profile.complete else "interrupted"
+    yield "Run", run_text(profile)
     yield "Made by", profile.tool
 
 

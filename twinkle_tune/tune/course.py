@@ -20,7 +20,7 @@ def run_facts(
     budget_s: float | None,
     block_s: float,
     whole_s: float = 0.0,
-    interrupted: bool = False,
+    recalled: Callable[[Contest], bool] = lambda contest: False,
 ) -> RunFacts:
     """The facts of a run that is over.
 
@@ -31,13 +31,14 @@ def run_facts(
         budget_s: what it was given.
         block_s: seconds that compiling a block may take.
         whole_s: seconds that are kept for the whole model, at most.
-        interrupted: whether somebody ended it.
+        recalled: whether a contest was taken from the journal or the store: it took this run no time.
     """
     whole = all(contest.is_whole for contest in contests)
-    stopped: Literal["", "budget", "interrupted"] = "interrupted" if interrupted else "" if whole else "budget"
+    stopped: Literal["", "budget"] = "" if whole else "budget"
     left = sum(entered(contest) if contest.status in UNDECIDED else _late(contest) for contest in contests)
     # What a contest did before it was cut short says how long a candidate takes, though it is held again.
-    done = sum(len(contest.trials) - _late(contest) for contest in contests)
+    own = [contest for contest in contests if not recalled(contest)]
+    done = sum(len(contest.trials) - _late(contest) for contest in own)
     needs_s = None
     if stopped == "budget" and done > 0:
         blocks = sum(contest.slot.name == BLOCK and not contest.is_whole for contest in contests)
@@ -45,7 +46,13 @@ def run_facts(
         # As a budget is shared out: of a small one a part is kept for the whole model.
         kept_s = min(whole_s, KEPT / (1 - KEPT) * all_s)
         needs_s = round(max(took_s - contests_s, kept_s) + all_s, 1)
-    return RunFacts(took_s=round(took_s, 1), budget_s=budget_s, stopped=stopped, needs_s=needs_s)
+    return RunFacts(
+        took_s=round(took_s, 1),
+        budget_s=budget_s,
+        stopped=stopped,
+        needs_s=needs_s,
+        recalled=len(contests) - len(own),
+    )
 
 
 def _late(contest: Contest) -> int:

@@ -60,9 +60,13 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         task = run.tasks.get((contest.slot.name, contest.workload.key, contest.instances))
         return 0 if task is None else len(task.candidates)
 
+    def recalled(contest: Contest) -> bool:
+        return (contest.slot.name, contest.workload.key, contest.instances) in run.memory.recalled
+
     facts = run_facts(
         profile.contests,
         entered,
+        recalled=recalled,
         took_s=run.budget.took_s,
         contests_s=contests_s,
         budget_s=run.budget.seconds,

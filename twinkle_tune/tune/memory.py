@@ -33,6 +33,8 @@ class Memory:
         """``store`` is asked after ``journal``, and told only what holds in other runs too."""
         self.journal = journal
         self.store = store
+        self.recalled: set[tuple[str, str, tuple[str, ...]]] = set()
+        """Slot, workload and instances of the contests that were."""
 
     def recall(self, question: Question, observation: Observation) -> Contest | None:
         """The outcome of a contest that answers the question, as one of these calls; None if there is none.
@@ -52,6 +54,7 @@ class Memory:
                     self.journal.keep(question, found)
         if found is None:
             return None
+        self.recalled.add((observation.slot.name, observation.workload.key, observation.instances))
         timed_on = found.timed_on
         if timed_on is not None and timed_on.block and observation.block is not None:
             timed_on = replace(timed_on, path=observation.block.path)
