@@ -112,6 +112,6 @@ def test_the_clock_says_what_is_used_and_left() -> None:
 def test_final_table_names_the_winner() -> None:
     """The table at the end has the verdict and the winner."""
     file = io.StringIO()
-    final_table(_PROFILE, Console(file=file, width=120))
+    final_table(_PROFILE, console=Console(file=file, width=120))
     assert _PROFILE.verdict in file.getvalue()
     assert "fused" in file.getvalue()

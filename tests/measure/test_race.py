@@ -170,7 +170,7 @@ def test_the_hopeless_are_measured_against_the_leader() -> None:
     times = {"original": steady(100.0), "fast": steady(50.0), "a": steady(100.0)}
     decision = decided(play(Race(["a", "fast"], COUNTED), times))
     assert decision.winner == "fast"
-    assert decision.left == (("a", "100% slower than the leader fast after 3 rounds"),)
+    assert decision.left == (("a", "2 times as slow as the leader fast after 3 rounds"),)
 
 
 def test_the_slower_of_two_winners_leaves() -> None:

@@ -80,6 +80,18 @@ def test_a_used_up_budget_is_no_interruption() -> None:
     assert dict(head.facts(fabricate.normal()))["Run"] == "complete"
 
 
+def test_every_form_says_how_next_to_what_to_do() -> None:
+    """The lines to apply a profile with, or the command that measures again, stand below the advice."""
+    applied = fabricate.normal()
+    for form in (terminal_text(applied, "p.json", full=False), render(applied, "md", "p.json"), render(applied, "html")):
+        text = " ".join(str(form).replace("&#39;", "'").split())
+        assert text.index("Apply it") < text.index("model = kernelize_model(model, mode='inference'") < text.index("Step")
+    for form in (terminal_text(_stopped(), full=False), render(_stopped(), "md"), render(_stopped(), "html")):
+        text = " ".join(str(form).split())
+        assert "twinkle-tune profile qwen3-tiny --device cpu --budget 4m" in text
+    assert "    twinkle-tune" not in terminal_text(fabricate.profile(_kept(), steps=(ALONE,)), full=False)
+
+
 def test_a_gain_of_a_stopped_run_is_applied_and_says_that_there_may_be_more() -> None:
     """What was measured holds, though not everything was."""
     found = recommend(_stopped(contests=(fabricate.won(),), steps=(_step(0.9, 0.88, 0.92),)))

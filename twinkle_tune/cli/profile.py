@@ -222,6 +222,6 @@ def _show(profile: Profile, written: list[Path], *, as_json: bool) -> None:
     if not apart:
         from twinkle_tune.cli.show import final_table
 
-        final_table(profile)
+        final_table(profile, str(written[0]))
     for path in written:
         (tell if apart else say)(f"wrote {path}")

@@ -186,9 +186,12 @@ class Progress:
         return whole
 
 
-def final_table(profile: Profile, console: Console | None = None) -> None:
-    """Print the short form of the report to stdout: what to do, the whole model and what won."""
-    print_report(profile, console or Console())
+def final_table(profile: Profile, path: str = "", console: Console | None = None) -> None:
+    """Print the short form of the report to stdout: what to do, the whole model and what won.
+
+    ``path`` is where the profile lies, for the lines to copy.
+    """
+    print_report(profile, console or Console(), path)
 
 
 def _cleared(state: State) -> State:

@@ -110,9 +110,11 @@ class Race(PairedRounds):
         for name in self.alive:
             pairs = zip(self._times_us[name], its_us, strict=True)
             if all(mine_us > far * time_us for mine_us, time_us in pairs):
-                behind = math.exp(self._median(name)) / ratio - 1
+                times = math.exp(self._median(name)) / ratio
                 whom = "the original" if leader == ORIGINAL else f"the leader {leader}"
-                self._drop(name, f"{behind:.0%} slower than {whom} after {self.rounds} rounds")
+                # As reports say it: beyond twice as slow people count in times.
+                told = f"{times - 1:.0%} slower than" if times < 2 else f"{times:.3g} times as slow as"
+                self._drop(name, f"{told} {whom} after {self.rounds} rounds")
 
     def _accept(self) -> None:
         if self.rounds < FIRST_ACCEPT:

@@ -306,7 +306,8 @@ def _timeline(colours: Mapping[str, str]) -> Any:
     """The parts of a step one after another, without and with the winners; slots inside of others are thinner."""
     import altair as alt
 
-    shades = [colours[f"series-{index}"] for index in range(SERIES)]
+    # Green is a gain elsewhere on the page, and rust what is undecided; what lies outside of slots is pale as there.
+    shades = [colours["line"], *(colours[f"series-{index}"] for index in range(SERIES) if index not in (1, 3))]
     colour = alt.Color("name:N", sort=None, scale=alt.Scale(range=shades), title=None)
     rows = _plain().encode(
         y=alt.Y("lane:N", sort=None, title=None),

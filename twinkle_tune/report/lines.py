@@ -162,15 +162,16 @@ class ShapesLine:
 class View:
     """A whole report.
 
-    ``advice`` is what to do ("Apply it"), ``kind`` the same for machines, and ``why`` says why; ``notes`` are what a
-    reader must know before believing a figure; ``line`` is one of facts; ``unlooked`` says which parts of the model
-    nothing was tried for.
+    ``advice`` is what to do ("Apply it"), ``kind`` the same for machines, and ``why`` says why; ``run`` are the
+    lines to do it with; ``notes`` are what a reader must know before believing a figure; ``line`` is one of facts;
+    ``unlooked`` says which parts of the model nothing was tried for.
     """
 
     title: str
     advice: str
     kind: str
     why: str
+    run: tuple[str, ...]
     verdict: str
     brief: Brief
     unlooked: tuple[str, ...]

@@ -74,6 +74,9 @@ def _head(shown: View) -> list[str]:
         f"# {escape(shown.title)}",
         f"**{escape(shown.advice)}.** {escape(shown.why)}",
         escape(shown.verdict) if shown.verdict not in shown.why else "",
+        fenced("\n".join(shown.run), "sh" if shown.run[0].startswith("twinkle-tune ") else "python")
+        if shown.run
+        else "",
         escape(shown.line),
         "\n>\n".join(f"> {escape(note)}" for note in shown.notes),
     ]

@@ -12,7 +12,7 @@ from twinkle_tune.report.charts import WHY
 from twinkle_tune.report.frames import Row
 from twinkle_tune.report.plot import LABEL, Plot, labels
 from twinkle_tune.report.text import one_line, percent, time_text
-from twinkle_tune.report.trace import spans
+from twinkle_tune.report.trace import OUTSIDE, spans
 
 _OPEN = ("no clear winner", *UNDECIDED)
 
@@ -69,6 +69,7 @@ def timelines(profile: Profile) -> Iterator[Plot]:
                     "to": (span.start_us + span.length_us) / 1000,
                     "tip": f"{span.name} ({span.winner}): {time_text(span.length_us)}, {span.calls} calls",
                 }
-                for span in found
+                # What lies outside comes first: the first name has the pale colour.
+                for span in sorted(found, key=lambda span: span.name != OUTSIDE)
             ),
         )

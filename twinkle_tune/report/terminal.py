@@ -149,10 +149,13 @@ def _head(shown: View, width: int, *, notes: int) -> Iterator[Text]:
     yield from wrapped(f"{shown.advice}. {shown.why}" if shown.advice else shown.why, width, style="bold")
     if shown.verdict not in shown.why:
         yield from wrapped(shown.verdict, width)
+    for line in shown.run:
+        yield from wrapped(line, width, indent=2)
     for note in shown.notes[:notes]:
         yield from wrapped(note, width, style="yellow")
     if len(shown.notes) > notes:
-        yield Text(f"{len(shown.notes) - notes} more notes: --full", style="yellow")
+        more = len(shown.notes) - notes
+        yield Text(f"{more} more note{'' if more == 1 else 's'}: --full", style="yellow")
 
 
 def _facts(shown: View, width: int) -> Iterator[Text]:

@@ -60,6 +60,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         advice=advice.title,
         kind=advice.kind,
         why=one_line(advice.why, _SENTENCE_LIMIT),
+        run=tuple(line for line in advice.run.splitlines() if line),
         verdict=one_line(profile.verdict, _SENTENCE_LIMIT),
         brief=found,
         unlooked=tuple(one_line(text, _SENTENCE_LIMIT) for text in (unlooked_text(profile.model.unlooked),) if text),
