@@ -14,6 +14,7 @@ from twinkle_tune.report import head
 from twinkle_tune.report.recommend import recommend, visible_step_gain
 from twinkle_tune.report.render import render
 from twinkle_tune.report.terminal import terminal_text
+from twinkle_tune.tune.verdict import verdict_of
 
 ALONE = StepResult(label="prefill 1x128")
 
@@ -80,12 +81,28 @@ def test_a_used_up_budget_is_no_interruption() -> None:
     assert dict(head.facts(fabricate.normal()))["Run"] == "complete"
 
 
+def test_a_stopped_run_is_told_once() -> None:
+    """Where the verdict says what stopped the run, and what would do, that is the reason, and no form repeats it."""
+    run = RunFacts(took_s=30.0, budget_s=30.0, stopped="budget", needs_s=200.0)
+    made = replace(_stopped(), verdict=verdict_of(_stopped().contests, (), run=run))
+    assert recommend(made).why == made.verdict
+    for form in (terminal_text(made, full=False), render(made, "md")):
+        assert " ".join(str(form).split()).count("Stopped by the 30 s budget") == 1
+    assert "About 4 min would do" in recommend(made).why
+
+
 def test_every_form_says_how_next_to_what_to_do() -> None:
     """The lines to apply a profile with, or the command that measures again, stand below the advice."""
     applied = fabricate.normal()
-    for form in (terminal_text(applied, "p.json", full=False), render(applied, "md", "p.json"), render(applied, "html")):
+    for form in (
+        terminal_text(applied, "p.json", full=False),
+        render(applied, "md", "p.json"),
+        render(applied, "html"),
+    ):
         text = " ".join(str(form).replace("&#39;", "'").split())
-        assert text.index("Apply it") < text.index("model = kernelize_model(model, mode='inference'") < text.index("Step")
+        assert (
+            text.index("Apply it") < text.index("model = kernelize_model(model, mode='inference'") < text.index("Step")
+        )
     for form in (terminal_text(_stopped(), full=False), render(_stopped(), "md"), render(_stopped(), "html")):
         text = " ".join(str(form).split())
         assert "twinkle-tune profile qwen3-tiny --device cpu --budget 4m" in text

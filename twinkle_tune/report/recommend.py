@@ -104,7 +104,10 @@ def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
         return "apply", "gain", f"The whole model was measured with it: {told}.{more}"
     if not profile.complete:
         if stopped == "budget" and profile.run is not None:
-            return "measure again", "budget", f"{stopped_text(profile.contests, profile.run)} Give it more time."
+            told = stopped_text(profile.contests, profile.run)
+            # The verdict of such a run says it already, and what would do.
+            why = profile.verdict if profile.verdict.startswith(told) else f"{told} Give it more time."
+            return "measure again", "budget", why
         return "measure again", "interrupted", "The run was interrupted: finish it."
     if not profile.contests:
         return "measure again", "nothing measured", "No call of a replaceable place was seen, so nothing was measured."

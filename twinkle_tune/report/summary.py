@@ -62,8 +62,8 @@ def _parts(profile: Profile) -> Iterator[str]:
     counts = Counter(contest.status for contest in profile.contests)
     yield ", ".join(f"{count} {status}" for status, count in counts.most_common()) or "none"
     if profile.run is not None:
-        of = "" if profile.run.budget_s is None else f" of {span(profile.run.budget_s)}"
-        yield f"took {span(profile.run.took_s)}{of}"
+        budget = "" if profile.run.budget_s is None else f" (budget {span(profile.run.budget_s)})"
+        yield f"took {span(profile.run.took_s)}{budget}"
 
 
 def _text(value: object) -> str:
