@@ -107,7 +107,7 @@ def test_two_winners_that_rows_do_not_tell_apart() -> None:
     kernelize_model(model, profile=profile(contests), registry=known, use_fallback=False)
     assert set(_shows(model, 8).values()) == {0.0}
     assert {kept.reason for kept in kernelize_report(model).kept} == {
-        "its workloads have different winners that no row count tells apart"
+        "its calls have different winners that no row count tells apart"
     }
 
 

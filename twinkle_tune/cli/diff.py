@@ -30,7 +30,7 @@ def diff(
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The older profile.")],
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="The newer one, of the same model and mode.")],
     fail_on: Annotated[
-        str, typer.Option("--fail-on", metavar="step,5%", help="What is exit code 1: step, lost, 5%, or several.")
+        str, typer.Option("--fail-on", metavar="step,5%", help="What leads to exit code 1: step, lost, 5%, or several.")
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="Also show what did not change.")] = False,
     format: Annotated[DiffFormat, typer.Option("--format", "-f", help="md is for a pull request.")] = DiffFormat.TEXT,
@@ -39,8 +39,8 @@ def diff(
     """Compare two profiles; exit code 1 if something got slower.
 
     The whole model comes first. A slot that lost its winner is listed and is no failure, unless --fail-on names
-    "lost". With "step" only the whole model counts; "5%" tolerates up to 5% more time. For profiles by memory it
-    counts what takes more memory, or is slower than their objective allows. Nothing to compare is exit code 2.
+    "lost". With "step" only the whole model counts; "5%" tolerates up to 5% more time. Of profiles by
+    memory, more memory counts, and more time than their objective allows. Nothing to compare is exit code 2.
     """
     from twinkle_tune.profile.io import load_profile
     from twinkle_tune.report.review import markdown, review

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    profile: Annotated[Path, typer.Argument(help="Profile written by 'twinkle-tune profile'.")],
+    profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by 'twinkle-tune profile'.")],
     to: Annotated[Form, typer.Option("--to", help="For whom the mapping is.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the two files.")] = Path(),
 ) -> None:

@@ -52,7 +52,7 @@ def profile(
     objective: Annotated[str, typer.Option(help="time (the fastest wins), memory or balanced.")] = "time",
     slowdown: Annotated[
         str | None,
-        typer.Option(metavar="1.1", help="balanced: up to this many times the original's time.  [default: 1.1]"),
+        typer.Option(metavar="1.1", help="With balanced: allow this many times the original's time.  [default: 1.1]"),
     ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help=IN_PROCESS_HELP)] = False,
     attention: Annotated[
@@ -60,7 +60,10 @@ def profile(
     ] = False,
     head: Annotated[
         bool | None,
-        typer.Option("--head/--no-head", help="train: let last layer and loss compete as one.  [default: by memory]"),
+        typer.Option(
+            "--head/--no-head",
+            help="In training: let the last layer and the loss compete as one.  [default: by memory]",
+        ),
     ] = None,
     try_compile: Annotated[
         bool, typer.Option("--try-compile", help="Also time torch.compile of the whole model.")
@@ -70,13 +73,14 @@ def profile(
     ] = False,
     dynamic: Annotated[
         bool | None,
-        typer.Option("--dynamic/--no-dynamic", help="compile: torch.compile's dynamic shapes.  [default: torch's]"),
+        typer.Option("--dynamic/--no-dynamic", help="In compile modes: torch.compile's dynamic=.  [default: torch's]"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the profile goes.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
     report: Annotated[
-        list[str] | None, typer.Option(help="A file (.html, .md, .csv, .json), or a format alone.")
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Also write a report: a file (.html, .md, .csv, .json), or a format alone."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything again; drop an unfinished run.")] = False,

@@ -63,7 +63,10 @@ _FOLDERS = ("profiles", "out")
 def report(
     profiles: Annotated[
         list[Path] | None,
-        typer.Argument(help="Written by 'twinkle-tune profile'.  [default: the latest in profiles/ and out/]"),
+        typer.Argument(
+            metavar="PROFILE",
+            help="Written by 'twinkle-tune profile'.  [default: the latest in profiles/ and out/]",
+        ),
     ] = None,
     format: Annotated[
         ReportFormat, typer.Option("--format", "-f", help="How to show them; several as html are compared.")
@@ -75,7 +78,7 @@ def report(
     contest: Annotated[
         str | None, typer.Option(metavar="N", help="In the terminal: this contest alone, by its number.")
     ] = None,
-    table: Annotated[TableName, typer.Option(help="What csv and parquet hold, a line each.")] = TableName.SAMPLES,
+    table: Annotated[TableName, typer.Option(help="The table that csv and parquet hold.")] = TableName.SAMPLES,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show what a profile says, or compare several.

@@ -39,7 +39,7 @@ def list_outcomes(
 
 
 @store.command()
-def export(path: Annotated[Path, typer.Argument(help="The file to write, JSON lines.")]) -> None:
+def export(path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write, JSON lines.")]) -> None:
     """Write all cached results to a file, with their evidence."""
     from twinkle_tune.cli.write import check_writable, write_together
 

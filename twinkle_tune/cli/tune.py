@@ -33,7 +33,9 @@ def tune(
     mode: Annotated[str, typer.Option(help="inference (forward) or train (forward and backward).")] = "train",
     variant: Annotated[str, typer.Option(help="A variant of the op.  [default: the plain one]")] = "",
     device: Annotated[str | None, typer.Option(help="cuda, cuda:1, ...  [default: cuda]")] = None,
-    budget: Annotated[str, typer.Option(metavar="60", help="Time at most this many configs a direction.")] = "60",
+    budget: Annotated[
+        str, typer.Option(metavar="60", help="Time at most this many configs, forward and backward each.")
+    ] = "60",
     out: Annotated[
         Path | None, typer.Option(help="Where results and plot go.  [default: reports/<device>/tune/...json]")
     ] = None,

@@ -192,7 +192,7 @@ def _calls_in_a_state(
         rules = (replace(rules[0], low=0), *rules[1:])
         rules = (*rules[:-1], replace(rules[-1], high=sys.maxsize))
     if not rules or rows_from is None or len(dtypes) != 1:
-        return "its workloads have different winners that no row count tells apart"
+        return "its calls have different winners that no row count tells apart"
     winners = ", ".join(dict.fromkeys(candidate_of(rule.winner) for rule in rules))
     (dtype,) = dtypes
     if measured.dtype is not None:
