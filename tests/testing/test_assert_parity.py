@@ -262,6 +262,17 @@ def test_without_a_gpu_the_interpreter_is_named() -> None:
         assert_parity(kernel, softmax, X)
 
 
+def test_an_interpreter_that_numpy_is_too_new_for() -> None:
+    """The error stays what it is, and a note says which version to install."""
+
+    def kernel(x: Tensor) -> Tensor:
+        raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
+
+    with pytest.raises(TypeError) as raised:
+        assert_parity(kernel, softmax, X)
+    assert any("pip install 'numpy<2.4'" in note for note in raised.value.__notes__)
+
+
 _BFLOAT16 = """
 import torch
 import triton

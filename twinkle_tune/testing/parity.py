@@ -29,6 +29,9 @@ _HINTS = {
     7: "allocate the output in every call: a buffer that is kept is lost to the first caller at the second call",
 }
 
+_TOO_NEW_A_NUMPY = "only 0-dimensional arrays can be converted to Python scalars"
+"""What numpy from 2.4 on says to the interpreter of Triton 3.6, for a loop with a bound that is an argument."""
+
 
 def assert_parity(
     candidate: Callable[..., Any] | type[nn.Module],
@@ -88,8 +91,10 @@ def assert_parity(
     run = torch.compile(judged) if wanted.compiles else judged
     try:
         verdict = judge.judge(run, for_kin=judged)
-    except RuntimeError as error:
-        if "active drivers" not in str(error):
+    except Exception as error:
+        if _TOO_NEW_A_NUMPY in str(error):
+            error.add_note("Triton 3.6's interpreter does not run with numpy 2.4 or newer: pip install 'numpy<2.4'")
+        if not isinstance(error, RuntimeError) or "active drivers" not in str(error):
             raise
         raise RuntimeError(
             f"{_name(candidate)}: Triton finds no GPU driver here ({error}); set TRITON_INTERPRET=1 before Triton is "
