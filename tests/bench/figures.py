@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import nan
 from pathlib import Path
 from statistics import median
 
@@ -34,26 +35,32 @@ from twinkle_tune.workload import observe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measured figure: all samples in ``unit``, and the goal that their median must not exceed (None: no goal)."""
+    """One measured figure: all samples in ``unit``, and the goal that their median must not exceed (None: no goal).
+
+    One without samples says why it was not measured (``skipped``), and misses nothing.
+    """
 
     name: str
     unit: str
     samples: tuple[float, ...]
     goal: float | None = None
+    skipped: str = ""
 
     @property
     def median(self) -> float:
-        """Median of the samples."""
-        return median(self.samples)
+        """Median of the samples; not a number without any."""
+        return median(self.samples) if self.samples else nan
 
     @property
     def met(self) -> bool:
         """Whether the goal is met."""
-        return self.goal is None or self.median <= self.goal
+        return bool(self.skipped) or self.goal is None or self.median <= self.goal
 
     @property
     def text(self) -> str:
         """ "12.3 ms (11.9 to 13.0, n=9)"."""
+        if self.skipped:
+            return self.skipped
         low, high = min(self.samples), max(self.samples)
         return f"{self.median:.3g} {self.unit} ({low:.3g} to {high:.3g}, n={len(self.samples)})"
 
@@ -65,7 +72,8 @@ class Figure:
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
         samples = [round(sample, 4) for sample in self.samples]
-        return {"name": self.name, "unit": self.unit, "samples": samples, "median": self.median, "goal": self.goal}
+        told = {"skipped": self.skipped} if self.skipped else {"samples": samples, "median": self.median}
+        return {"name": self.name, "unit": self.unit, **told, "goal": self.goal}
 
 
 def import_cost() -> Figure:

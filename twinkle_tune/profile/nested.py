@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import OF_THE_MODEL
 
 
-def lies_in(path: str, place: str) -> bool:
-    """Whether a module lies inside another one, by their paths."""
-    return path != place and (not place or path.startswith(f"{place}."))
+def around(path: str) -> Iterator[str]:
+    """The paths of the modules in which a module lies, by its own path, from within; the model itself is ""."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
-def part_inside(contest: Contest, others: Iterable[Contest]) -> float:
-    """The part of a contest's instances that lie inside an instance of another contest, 0 to 1; 0 for a function."""
-    outer = {path for other in others if other is not contest for path in other.instances}
-    inside = sum(any(lies_in(path, place) for place in outer) for path in contest.instances)
-    return inside / len(contest.instances) if contest.instances else 0.0
+def parts_inside(contests: Sequence[Contest]) -> list[float]:
+    """Of each contest the part of its instances that lie inside an instance of another, 0 to 1; 0 for a function."""
+    own = [set(contest.instances) for contest in contests]
+    named = Counter(path for paths in own for path in paths)
+    return [
+        sum(any(named[place] > (place in paths) for place in around(path)) for path in contest.instances)
+        / max(len(contest.instances), 1)
+        for contest, paths in zip(contests, own, strict=True)
+    ]
+
+
+def nested(contests: Sequence[Contest]) -> list[list[int]]:
+    """For each contest the places in the sequence of those that all its instances lie inside of."""
+    named: dict[str, list[int]] = {}
+    for index, contest in enumerate(contests):
+        for path in set(contest.instances):
+            named.setdefault(path, []).append(index)
+    found = []
+    for index, contest in enumerate(contests):
+        holders = [{one for place in around(path) for one in named.get(place, ())} for path in contest.instances]
+        found.append(sorted(set.intersection(*holders) - {index}) if holders else [])
+    return found
 
 
 def called_in(contests: Iterable[Contest], step: str) -> list[Contest]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from twinkle_tune.outcome import Measurement
-from twinkle_tune.profile.nested import called_in, part_inside
+from twinkle_tune.profile.nested import called_in, parts_inside
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.slot import ORIGINAL
 
@@ -70,7 +70,10 @@ def with_shares(profile: Profile) -> Profile:
     if profile.mode.compiles:
         return profile
     steps = {label: whole for label, whole in _steps_us(profile).items() if _together(profile, label, whole) <= 1}
-    return replace(profile, contests=tuple(_with_shares(contest, steps) for contest in profile.contests))
+    contests = tuple(_with_shares(contest, steps) for contest in profile.contests)
+    # What has its shares already stays what it is: reports ask for them in many places.
+    unchanged = all(one is other for one, other in zip(contests, profile.contests, strict=True))
+    return profile if unchanged else replace(profile, contests=contests)
 
 
 def doubts(profile: Profile) -> Iterator[Doubt]:
@@ -102,10 +105,10 @@ def _together(profile: Profile, label: str, whole_us: float) -> float:
     """What layers of which none lies in another take of a step by their times, or one function, if that is more."""
     here = called_in(profile.contests, label)
     layers, functions = 0.0, [0.0]
-    for contest in here:
+    for contest, inside in zip(here, parts_inside(here), strict=True):
         own = sum(_timed(contest, seen, whole_us) or 0.0 for seen in contest.seen if seen.step == label)
         if contest.instances:
-            layers += own * (1 - part_inside(contest, here))
+            layers += own * (1 - inside)
         else:
             functions.append(own)  # which may be called inside any of the layers
     return max(layers, *functions)
@@ -127,9 +130,16 @@ def _in_model(seen: Seen) -> float:
 
 def _with_shares(contest: Contest, steps: Mapping[str, float]) -> Contest:
     def shared(seen: Seen) -> Seen:
+        in_model = _in_model(seen)
         if seen.step not in steps:
-            return replace(seen, share=_in_model(seen))
+            return seen if seen.share == in_model else replace(seen, share=in_model)
         timed = _timed(contest, seen, steps[seen.step])
-        return seen if timed is None else replace(seen, share=round(min(1.0, timed), 4), in_model=_in_model(seen))
+        if timed is None:
+            return seen
+        share = round(min(1.0, timed), 4)
+        has_both = seen.share == share and seen.in_model is not None
+        return seen if has_both else replace(seen, share=share, in_model=in_model)
 
-    return replace(contest, seen=tuple(shared(seen) for seen in contest.seen))
+    seen = tuple(map(shared, contest.seen))
+    unchanged = all(one is other for one, other in zip(seen, contest.seen, strict=True))
+    return contest if unchanged else replace(contest, seen=seen)

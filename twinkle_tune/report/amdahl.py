@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from twinkle_tune.profile.nested import called_in, part_inside
+from twinkle_tune.profile.nested import called_in, parts_inside
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.shares import step_us, with_shares
 from twinkle_tune.report.text import percent, reading
@@ -44,7 +44,8 @@ def amdahl(profile: Profile, step: StepResult) -> Amdahl:
     profile = with_shares(profile)
     here = [contest for contest in profile.contests if any(seen.step == step.label for seen in contest.seen)]
     parts = called_in(here, step.label)
-    covered = min(1.0, sum(_share(contest, step.label) * (1 - part_inside(contest, parts)) for contest in parts))
+    inside = parts_inside(parts)
+    covered = min(1.0, sum(_share(c, step.label) * (1 - part) for c, part in zip(parts, inside, strict=True)))
     promised = sum(_share(contest, step.label) * (1 - contest.selection.ratio) for contest in here)
     gained = 1 - step.ratio if step.tuned_us else None
     # Calls that are timed one after the other find their caches warm: what was gained was there to be gained.

@@ -13,7 +13,7 @@ from twinkle_tune.kernel.dispatch import Rule, family_of, rules_of
 from twinkle_tune.outcome import Measurement, Status
 from twinkle_tune.profile.schema import Contest, Profile, Seen
 from twinkle_tune.profile.shares import with_shares
-from twinkle_tune.slot import ORIGINAL, SlotKind
+from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
 
 Fate = Status
 """What became of a contest. The original stays in all but the first."""
@@ -94,10 +94,13 @@ class Shapes:
 def shapes(profile: Profile) -> tuple[Shapes, ...]:
     """The slots that were measured with several row counts: what :func:`kernelize_model` tells apart by rows."""
     groups: list[list[tuple[int, Contest]]] = []
+    at: dict[tuple[Slot, tuple[str, ...]], list[list[tuple[int, Contest]]]] = {}
     for number, contest in enumerate(profile.contests, 1):
-        group = next((g for g in groups if _same_place(g[0][1], contest, profile.device)), None)
+        there = at.setdefault((contest.slot, contest.instances), [])
+        group = next((g for g in there if _same_place(g[0][1], contest, profile.device)), None)
         if group is None:
-            groups.append([(number, contest)])
+            there.append([(number, contest)])
+            groups.append(there[-1])
         else:
             group.append((number, contest))
     return tuple(_shapes(group) for group in groups if len({c.workload.rows for _, c in group if c.trials}) > 1)
@@ -145,7 +148,7 @@ def _bound(contest: Contest) -> str:
 
 
 def _same_place(one: Contest, other: Contest, device: str) -> bool:
-    if one.slot != other.slot or one.instances != other.instances or not other.workload.tensors:
+    if not other.workload.tensors:
         return False
     if one.slot.kind is SlotKind.LAYER:
         mine, its = one.workload, other.workload

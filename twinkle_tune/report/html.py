@@ -15,10 +15,11 @@ from markupsafe import Markup
 
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report import charts, frames
+from twinkle_tune.report import charts
 from twinkle_tune.report.lines import FURTHER
 from twinkle_tune.report.plot import Plot
 from twinkle_tune.report.plots import plots
+from twinkle_tune.report.rows import races
 from twinkle_tune.report.text import one_line
 from twinkle_tune.report.versus import versus, versus_plots
 from twinkle_tune.report.view import view
@@ -86,7 +87,7 @@ def _samples(profile: Profile) -> dict[str, Any]:
     for number, contest in enumerate(profile.contests, 1):
         times = [
             (t.candidate if race == 1 else f"{t.candidate}, timed again", t.outcome.times_us)
-            for race, held in frames.races(contest)
+            for race, held in races(contest)
             for t in held
             if isinstance(t.outcome, Measurement)
         ]

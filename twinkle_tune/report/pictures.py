@@ -9,8 +9,8 @@ from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.charts import WHY
-from twinkle_tune.report.frames import Row
 from twinkle_tune.report.plot import LABEL, Plot, labels
+from twinkle_tune.report.rows import Row
 from twinkle_tune.report.text import one_line, percent, time_text
 from twinkle_tune.report.trace import OUTSIDE, spans
 

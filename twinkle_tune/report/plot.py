@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twinkle_tune.objective import Aim
 from twinkle_tune.report.charts import Kind
-from twinkle_tune.report.frames import Row
+from twinkle_tune.report.rows import Row
 from twinkle_tune.report.text import is_figure, one_line, ratio_text
 
 LABEL = 26

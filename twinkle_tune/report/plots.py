@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report import frames
 from twinkle_tune.report.derive import Shapes, parts, rules_text, shapes
-from twinkle_tune.report.frames import Row
 from twinkle_tune.report.look import SERIES
 from twinkle_tune.report.pictures import timelines, why
 from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row, step_role
 from twinkle_tune.report.roofline import LIMITS, points
+from twinkle_tune.report.rows import Row, step_rows, trial_rows
 from twinkle_tune.report.text import (
     bytes_text,
     is_figure,
@@ -31,7 +31,7 @@ _ROWS = 12
 
 def plots(profile: Profile) -> tuple[Plot, ...]:
     """Every plot of a profile's report, in the report's order; those without data are not among them."""
-    table = frames.records(frames.trials(profile))
+    table = trial_rows(profile)
     first = [row for row in table if row["race"] == 1]
     by_contest: dict[int, list[Row]] = {number: [] for number, _ in enumerate(profile.contests, 1)}
     for row in table:
@@ -84,7 +84,7 @@ def _role(row: Row, winner: str) -> str:
 
 
 def _steps(profile: Profile) -> Iterator[Plot]:
-    rows = [row for row in frames.records(frames.steps(profile)) if row["rounds"]]
+    rows = [row for row in step_rows(profile) if row["rounds"]]
     names = labels(row["step"] for row in rows)
     yield Plot(
         name="steps",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
@@ -69,14 +68,7 @@ def print_report(
     Raises:
         TuneError: there is no contest of that number.
     """
-    shown = view(profile, path or "profile.json")
-    if contest is not None:
-        lines = _one(shown, contest, console.width)
-    elif full:
-        lines = _full(shown, console.width)
-    else:
-        lines = _short(shown, console.width, path)
-    for line in lines:
+    for line in _lines(profile, console.width, path, full=full, contest=contest):
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
@@ -84,10 +76,8 @@ def terminal_text(
     profile: Profile, path: str = "", *, width: int = FILE_WIDTH, full: bool = True, contest: int | None = None
 ) -> str:
     """The report as plain text without colours. Arguments and errors as of :func:`print_report`."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False)
-    with console.capture() as captured:
-        print_report(profile, console, path, full=full, contest=contest)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+    lines = _lines(profile, width, path, full=full, contest=contest)
+    return "".join(f"{line.plain.rstrip()}\n" for line in lines)
 
 
 def print_versus(profiles: Sequence[Profile], paths: Sequence[str], console: Console) -> None:
@@ -102,6 +92,13 @@ def print_versus(profiles: Sequence[Profile], paths: Sequence[str], console: Con
     lines += [Text(""), Text("The whole model, time ÷ original", style="bold"), *table_lines(columns, rows, width)]
     for line in lines:
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def _lines(profile: Profile, width: int, path: str, *, full: bool, contest: int | None) -> list[Text]:
+    shown = view(profile, path or "profile.json")
+    if contest is not None:
+        return _one(shown, contest, width)
+    return _full(shown, width) if full else _short(shown, width, path)
 
 
 def _short(shown: View, width: int, path: str) -> list[Text]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from twinkle_tune.profile.nested import lies_in
+from twinkle_tune.profile.nested import nested
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.profile.shares import step_us, with_shares
 from twinkle_tune.report.derive import share_after
@@ -91,28 +91,26 @@ def _lane(lane: str, here: list[tuple[Contest, Seen]], whole_us: float, end_us: 
         for c, seen in here
     ]
     now_us = 0.0
+    outer = nested([contest for contest, _ in here])
+    inner: list[list[int]] = [[] for _ in here]
+    for index, holders in enumerate(outer):
+        for holder in holders:
+            inner[holder].append(index)
     for index, (contest, seen) in enumerate(here):
-        if any(_is_inside(contest, outer) for outer, _ in here):
+        if outer[index]:
             continue
         length_us = min(lengths[index], max(0.0, end_us - now_us))
         yield _span(lane, contest, seen, 0, now_us, length_us)
         inner_us = now_us
-        for other, (part, seen_inside) in enumerate(here):
-            if _is_inside(part, contest):
-                inside_us = min(lengths[other], max(0.0, now_us + length_us - inner_us))
-                yield _span(lane, part, seen_inside, 1, inner_us, inside_us)
-                inner_us += inside_us
+        for other in inner[index]:
+            inside_us = min(lengths[other], max(0.0, now_us + length_us - inner_us))
+            yield _span(lane, *here[other], 1, inner_us, inside_us)
+            inner_us += inside_us
         now_us += length_us
     if end_us > now_us:
         yield Span(
             lane=lane, name=OUTSIDE, winner=ORIGINAL, calls=0, depth=0, start_us=now_us, length_us=end_us - now_us
         )  # fmt: skip
-
-
-def _is_inside(contest: Contest, outer: Contest) -> bool:
-    if contest is outer or not contest.instances:
-        return False
-    return all(any(lies_in(path, place) for place in outer.instances) for path in contest.instances)
 
 
 def _span(lane: str, contest: Contest, seen: Seen, depth: int, start_us: float, length_us: float) -> Span:

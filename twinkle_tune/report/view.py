@@ -10,15 +10,15 @@ from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult, TimedOn
 from twinkle_tune.profile.shares import with_shares
-from twinkle_tune.report import frames, head
+from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl_text
-from twinkle_tune.report.brief import Brief, brief
+from twinkle_tune.report.brief import Saving, brief
 from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
-from twinkle_tune.report.frames import Row
 from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
 from twinkle_tune.report.recommend import recommend, uncompared
+from twinkle_tune.report.rows import Row, decisive, selection_rows, step_rows, times, trial_rows
 from twinkle_tune.report.text import (
     NOTHING,
     bytes_text,
@@ -50,11 +50,12 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     """The report's text. ``path`` is where the reader finds the profile, for the lines to copy."""
     profile = with_shares(profile)
     by_contest: dict[int, list[Row]] = {}
-    for row in frames.records(frames.trials(profile)):
+    for row in trial_rows(profile):
         by_contest.setdefault(row["contest"], []).append(row)
-    selected = zip(frames.records(frames.selections(profile)), profile.contests, strict=True)
+    selected = zip(selection_rows(profile), profile.contests, strict=True)
     found, advice = brief(profile), recommend(profile, path)
-    lines = [_selection(row, contest, found) for row, contest in selected]
+    won = {each.number: each for each in found.winners}
+    lines = [_selection(row, contest, won.get(row["contest"])) for row, contest in selected]
     return View(
         title=f"{one_line(profile.model.name, _NAME_LIMIT)}, {profile.mode}, {profile.device}{head.by(profile)}",
         advice=advice.title,
@@ -69,9 +70,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),
         steps=tuple(
             _step(number, row, step, profile.aim, amdahl_text(profile, step), _uncompared(profile, step))
-            for number, (row, step) in enumerate(
-                zip(frames.records(frames.steps(profile)), profile.steps, strict=True), 1
-            )
+            for number, (row, step) in enumerate(zip(step_rows(profile), profile.steps, strict=True), 1)
         ),
         selections=_ranked(lines),
         contests=tuple(
@@ -121,9 +120,8 @@ def _ranked(lines: Sequence[SelectionLine]) -> tuple[SelectionLine, ...]:
     return tuple(replace(line, is_first=line.gained or line.number in others) for line in ranked)
 
 
-def _selection(row: Row, contest: Contest, found: Brief) -> SelectionLine:
-    gained, race = row["winner"] != ORIGINAL, frames.decisive(contest)
-    won = next((each for each in found.winners if each.number == row["contest"]), None)
+def _selection(row: Row, contest: Contest, won: Saving | None) -> SelectionLine:
+    gained, race = row["winner"] != ORIGINAL, decisive(contest)
     return SelectionLine(
         number=row["contest"],
         slot=one_line(row["slot"], _NAME_LIMIT),
@@ -142,7 +140,7 @@ def _selection(row: Row, contest: Contest, found: Brief) -> SelectionLine:
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if gained else ratio_text(row["ratio"]),
         speedup=speedup_text(row["ratio"]),
         memory=ratio_text(row["memory_ratio"]),
-        spark=_spark(frames.times(race, row["winner"]), frames.times(race, ORIGINAL)) if gained else "",
+        spark=_spark(times(race, row["winner"]), times(race, ORIGINAL)) if gained else "",
         saves=NOTHING if won is None else won.text,
         saved=None if won is None else won.share,
         called=bool(contest.seen),
