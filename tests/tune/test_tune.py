@@ -249,4 +249,4 @@ def test_no_room_for_float64_keeps_the_original(monkeypatch: pytest.MonkeyPatch)
     assert not profile.winners
     refused = of(profile, "wide")[0].trials[1].outcome
     assert isinstance(refused, Rejection)
-    assert "no room to check against float64 (tried to allocate 1.00 TiB)" in refused.reason
+    assert "no room to check against float64 (OutOfMemoryError: tried to allocate 1.00 TiB)" in refused.reason

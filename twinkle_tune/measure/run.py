@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from twinkle_tune.errors import in_a_line
+from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.paired import Decision, PairedRounds
 from twinkle_tune.measure.race import Race, RaceSettings
@@ -96,8 +98,9 @@ def _time_round(
             block_calls[ORIGINAL] = clock.block_calls(calls[ORIGINAL])
         try:
             if name not in block_calls:
-                block_calls[name] = _size(clock.block_calls(calls[name]), block_calls[ORIGINAL])
-            times_us[name] = clock.burst_us(calls[name], block_calls[name])
+                own = unless_by_chance(partial(clock.block_calls, calls[name]))
+                block_calls[name] = _size(own, block_calls[ORIGINAL])
+            times_us[name] = unless_by_chance(partial(clock.burst_us, calls[name], block_calls[name]))
         except Exception as error:
             # Anything can come out of a stranger's code, and none of it may end the run.
             if name == ORIGINAL:

@@ -76,10 +76,13 @@ class Compilers:
 
     def _asked(self, config: dict[str, int]) -> Checked | None:
         """What a worker says of a config; None where its process ended over it."""
-        worker = self._worker()
+        job = {**self._call, "config": config, "architecture": self._architecture}
+        try:
+            worker = self._worker()
+        except OSError:  # no process, or no memory for one, just then
+            return None
         assert worker.stdin is not None
         assert worker.stdout is not None
-        job = {**self._call, "config": config, "architecture": self._architecture}
         try:
             worker.stdin.write(json.dumps(job) + "\n")
             worker.stdin.flush()

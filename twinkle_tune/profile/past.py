@@ -19,7 +19,9 @@ _LASTING = ("signature", "capability", "parity")
 """Stages whose rejections say something of the candidate, not of the moment (no compiler, no memory, no network)."""
 CUT_SHORT = "cut short: "
 """How the origin of a config begins whose search ended for another reason than that it was done."""
-_NO_VERDICT = ("raised ", "took more ", "ended the process ", "did not finish ")
+NO_ROOM = "no room to check against float64"
+"""How the reason begins for which a judge is inconclusive where memory was short."""
+_NO_VERDICT = ("raised ", "took more ", "ended the process ", "did not finish ", f"inconclusive: {NO_ROOM}")
 """How the reason begins where a candidate was refused while it was judged, and not by the rule."""
 
 

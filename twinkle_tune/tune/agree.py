@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.patch import Binding
 from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.slot import ATTENTION, HEAD
 from twinkle_tune.tune.state import cuda_in_use
 
@@ -47,7 +49,7 @@ def disagreement(model: nn.Module, step: Step, plan: Plan, seed: int = 0) -> str
     """
     original = _look(model, step, Plan(), seed)
     try:
-        with_plan = _look(model, step, plan, seed)
+        with_plan = unless_by_chance(partial(_look, model, step, plan, seed))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

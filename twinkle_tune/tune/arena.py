@@ -17,16 +17,18 @@ from twinkle_tune.call.arguments import Call, fresh
 from twinkle_tune.call.drawn import drawn_like
 from twinkle_tune.capture.step import loss_of
 from twinkle_tune.device import torch_type
-from twinkle_tune.errors import in_a_line
+from twinkle_tune.errors import in_a_line, is_by_chance
 from twinkle_tune.kernel.dispatch import family_of
 from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.parts import parts_of, while_unchanged
+from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive
+from twinkle_tune.profile.past import NO_ROOM
 from twinkle_tune.profile.schema import TimedOn
 from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Implementation
 from twinkle_tune.tune.block import BlockStage, NoBlockError, in_place_of
@@ -71,18 +73,18 @@ class Arena:
         """
         observation, seed = self.task.observation, self.task.seed
         try:
-            return Judge(
-                self.original,
-                parity_calls(observation.call, seed),
-                module=self.module,
-                trains=self.trains,
-                kin=kin_calls(observation.call, seed),
-            )
-        except torch.OutOfMemoryError as error:
-            return Inconclusive(
-                reason=f"the device has no room to check against float64 ({str(error).splitlines()[0]})"
+            return unless_by_chance(
+                lambda: Judge(
+                    self.original,
+                    parity_calls(observation.call, seed),
+                    module=self.module,
+                    trains=self.trains,
+                    kin=kin_calls(observation.call, seed),
+                )
             )
         except Exception as error:
+            if is_by_chance(error):
+                return Inconclusive(reason=f"{NO_ROOM} ({in_a_line(error)})")
             return Inconclusive(reason=f"the original cannot be run to check against ({in_a_line(error)})")
 
     @property

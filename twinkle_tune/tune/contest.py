@@ -7,13 +7,14 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from twinkle_tune.catalog.block import BLOCK
-from twinkle_tune.errors import SignatureError, TuneError, in_a_line
+from twinkle_tune.errors import SignatureError, TuneError, in_a_line, is_by_chance
 from twinkle_tune.interpreted import interpreted
+from twinkle_tune.measure.chance import let_go
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.race import Decision, Race
 from twinkle_tune.measure.recheck import in_words, race_until_right
@@ -171,7 +172,19 @@ class _Ready:
 
 
 def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watch) -> _Ready | Rejection | Untimed:
-    """Load, call and judge one candidate. The original is not judged: the judge holds it against itself."""
+    """Load, call and judge one candidate; once more where that failed by chance."""
+    found = _attempt(candidate, arena, listener, watch, again=False)
+    if found is None:
+        let_go()
+        found = _attempt(candidate, arena, listener, watch, again=True)
+    assert found is not None
+    return found
+
+
+def _attempt(
+    candidate: Candidate, arena: Arena, listener: Listener, watch: Watch, *, again: bool
+) -> _Ready | Rejection | Untimed | None:
+    """None where the first attempt failed by chance. The original is not judged: the judge holds it against itself."""
     task, stage = arena.task, _LOAD
     try:
         stage = watch.begins(candidate.name, "load")
@@ -207,15 +220,14 @@ def _prepare(candidate: Candidate, arena: Arena, listener: Listener, watch: Watc
         peak_bytes = arena.clock.peak_bytes(step) if isinstance(verdict, Pass) else None
     except SignatureError as error:
         return _refuse(listener, candidate.name, "signature", str(error))
-    except TuneError as error:
-        if candidate.name == ORIGINAL:
-            raise
-        return _refuse(listener, candidate.name, stage, str(error))
     except Exception as error:
+        if not again and is_by_chance(error):
+            return None
         # Anything can come out of a stranger's code. Only the original's failures are the run's.
         if candidate.name == ORIGINAL:
             raise
-        return _refuse(listener, candidate.name, stage, f"raised {in_a_line(error)}")
+        reason = str(error) if isinstance(error, TuneError) else f"raised {in_a_line(error)}"
+        return _refuse(listener, candidate.name, stage, reason)
     match verdict:
         case Reject():
             return _refuse(listener, candidate.name, "parity", in_words(verdict))
@@ -279,7 +291,7 @@ def _measured(
         times_us=tuple(round(t, 4) for t in times_us[name]),
         first_call_us=round(ready.first_call_us, 1),
         peak_bytes=ready.peak_bytes,
-        parity=tuple(replace(f, error=_rounded(f.error), limit=_rounded(f.limit)) for f in ready.verdict.figures),
+        parity=selected.rounded(ready.verdict.figures),
         deterministic=ready.verdict.deterministic,
         notes=(*ready.verdict.notes, *noticed),
         left_race=dict(decision.left).get(name, ""),
@@ -315,8 +327,3 @@ def _refuse(listener: Listener, candidate: str, stage: Stage, reason: str) -> Re
 def _not_ready(found: _Ready | Rejection | Untimed) -> Rejection | Untimed:
     assert not isinstance(found, _Ready)  # whoever was ready has been measured
     return found
-
-
-def _rounded(figure: float) -> float:
-    """Four digits that count: a profile is read by people."""
-    return float(f"{figure:.4g}")

@@ -101,7 +101,7 @@ class Isolated:
             return _here(task, listener, full)
         job = _Job(task=task, header=header, told=_Once(listener))
         job.refused.update(self._known(job))
-        tries = 0
+        tries, killed = 0, set[str]()
         while True:
             try:
                 found = self._attempt(job, tuple(job.refused))
@@ -110,6 +110,9 @@ class Isolated:
                 return _here(task, listener, str(why))
             except _Refused as lost:
                 self._held.stop()
+                if lost.killed and lost.candidate not in killed:
+                    killed.add(lost.candidate)  # the system may have chosen it for what others took; not twice
+                    continue
                 if lost.candidate != ORIGINAL:
                     self._refuse(job, lost)
                     continue
@@ -212,7 +215,7 @@ class Isolated:
             name = names[at.candidate] if 0 <= at.candidate < len(names) else ORIGINAL
             if at.candidate == NOBODY:
                 name = told.last if told.last in names else ORIGINAL
-            raise _Refused(name, at.stage, lost.reason) from lost
+            raise _Refused(name, at.stage, lost.reason, killed=lost.killed) from lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,10 +238,13 @@ class _Job:
 class _Refused(Exception):
     """A candidate, or the original, after which the worker process is to be replaced."""
 
-    def __init__(self, candidate: str, stage: Stage, reason: str, *, raised: bool = False) -> None:
-        """``raised``: it raised an error, after which the process still stood."""
+    def __init__(
+        self, candidate: str, stage: Stage, reason: str, *, raised: bool = False, killed: bool = False
+    ) -> None:
+        """``raised``: it raised an error, after which the process still stood; ``killed``: by SIGKILL."""
         super().__init__(reason)
-        self.candidate, self.stage, self.reason, self.raised = candidate, stage, reason, raised
+        self.candidate, self.stage, self.reason = candidate, stage, reason
+        self.raised, self.killed = raised, killed
 
 
 class _Once:

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from twinkle_tune.errors import TuneError
+from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY, At, Mark
 from twinkle_tune.tune.wire import LONGEST_LINE, send
@@ -36,11 +37,17 @@ class WorkerError(TuneError):
 
 
 class WorkerLost(Exception):
-    """The worker process ended, hung or broke the connection; ``at`` is who was at work, ``reason`` what happened."""
+    """The worker process ended, hung or broke the connection.
 
-    def __init__(self, at: At, reason: str) -> None:
+    Attributes:
+        at: who was at work.
+        reason: what happened.
+        killed: whether it was by SIGKILL, which the system sends to whom it likes where memory is short.
+    """
+
+    def __init__(self, at: At, reason: str, *, killed: bool = False) -> None:
         super().__init__(reason)
-        self.at, self.reason = at, reason
+        self.at, self.reason, self.killed = at, reason, killed
 
 
 class WorkerProcess:
@@ -75,13 +82,15 @@ class WorkerProcess:
         }
         with theirs:
             try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-u", "-c", _START, json.dumps(config)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(), task.fileno(), mark.fileno()),
-                    start_new_session=True,
+                self._process = unless_by_chance(
+                    lambda: subprocess.Popen(
+                        [sys.executable, "-u", "-c", _START, json.dumps(config)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        pass_fds=(theirs.fileno(), task.fileno(), mark.fileno()),
+                        start_new_session=True,
+                    )
                 )
             except OSError as error:
                 ours.close()
@@ -115,7 +124,7 @@ class WorkerProcess:
         try:
             send(self._connection, **message)
         except OSError:
-            raise WorkerLost(self._mark.get(), self._ending()) from None
+            raise self._lost() from None
         finally:
             self._connection.setblocking(False)
 
@@ -134,7 +143,7 @@ class WorkerProcess:
             if b"\n" in self._lines:
                 break
             if self._has_ended() or self._connection not in self._selector.get_map():
-                raise WorkerLost(self._mark.get(), self._ending())
+                raise self._lost()
             if len(self._lines) > LONGEST_LINE:
                 raise WorkerLost(self._mark.get(), "flooded the connection to the run")
             expired = self._expired(expired)
@@ -187,22 +196,22 @@ class WorkerProcess:
             raise WorkerLost(at, f"did not {doing.get(at.stage, 'finish')} within {at.limit_s:.3g} s{self._words()}")
         return at
 
-    def _ending(self) -> str:
-        """How it ended, in words."""
+    def _lost(self) -> WorkerLost:
+        """How it ended."""
         deadline_s = time.monotonic() + _LAST_WORDS_S
         while not self._has_ended() and time.monotonic() < deadline_s:
             time.sleep(0.01)
         if not self._has_ended():
-            return f"closed the connection to the run{self._words()}"
+            return WorkerLost(self._mark.get(), f"closed the connection to the run{self._words()}")
         self._drain()
         # Waited for without being reaped: its group is still to be ended.
         found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         assert found is not None
         if found.si_code == os.CLD_EXITED:
-            return f"ended the process with exit code {found.si_status}{self._words()}"
-        name = signal.Signals(found.si_status).name
-        hint = " (perhaps by the system, for want of memory)" if name == "SIGKILL" else ""
-        return f"ended the process with signal {name}{hint}{self._words()}"
+            return WorkerLost(self._mark.get(), f"ended the process with exit code {found.si_status}{self._words()}")
+        name, killed = signal.Signals(found.si_status).name, found.si_status == signal.SIGKILL
+        hint = " (perhaps by the system, for want of memory)" if killed else ""
+        return WorkerLost(self._mark.get(), f"ended the process with signal {name}{hint}{self._words()}", killed=killed)
 
     def _words(self) -> str:
         """The last line that was printed, cut. Of a race nobody knows who has printed it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from twinkle_tune.measure.paired import Decision
 from twinkle_tune.measure.settings import RaceSettings
@@ -10,7 +11,7 @@ from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.measure.visible import visible_gain
 from twinkle_tune.objective import BY_TIME, Aim
-from twinkle_tune.outcome import Measurement, Rejection, Selection, Status, Trial, Untimed
+from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Selection, Status, Trial, Untimed
 from twinkle_tune.slot import ORIGINAL
 
 NOT_TRIED = "not tried: the time budget was used up"
@@ -40,6 +41,11 @@ def interpreted() -> Untimed:
     return Untimed(
         cause="interpreter", right=True, reason="right (interpreter); not timed: the interpreter's speed says nothing"
     )
+
+
+def rounded(figures: Sequence[ParityFigure]) -> tuple[ParityFigure, ...]:
+    """Figures with four digits that count: a profile is read by people."""
+    return tuple(replace(f, error=float(f"{f.error:.4g}"), limit=float(f"{f.limit:.4g}")) for f in figures)
 
 
 def selection_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from twinkle_tune.capture.step import Step
 from twinkle_tune.errors import StaleProfileError, in_a_line
 from twinkle_tune.kernel.plan import Plan, plan_profile
 from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.smallest import MIN_BYTES
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
@@ -115,7 +117,7 @@ class Whole:
         """Each step timed, and the profile without the winners with which one raised while it was."""
         while True:
             try:
-                return profile, self._timed(profile, self.steps, plan)
+                return profile, unless_by_chance(partial(self._timed, profile, self.steps, plan))
             except Exception as error:
                 slots = {contest.slot.name for contest in profile.winners}
                 if not slots:
@@ -130,7 +132,7 @@ class Whole:
         others = {contest.slot.name for contest in profile.winners} - {slot}
         one = self._kept(profile, others, "left out to find the one that raises")
         try:
-            self._timed(one, self.steps, self._plan(one))
+            unless_by_chance(partial(self._timed, one, self.steps, self._plan(one)))
         except Exception:
             return True
         return False
