@@ -31,6 +31,26 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.delenv("TWINKLE_TUNE_STORE", raising=False)
 
 
+OTHER_WORK = {"_WIDTH": 16, "_INNER": 32, "_ROWS": 4}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def as_it_is() -> Iterator[dict[str, int]]:
+    """A step of the whole model is timed for 0.3 s, not 6 s, and a slot's calls stand between little other work.
+
+    Each profile of a tiny model would take several seconds for either. Gives the sizes of the other work as it is,
+    for tests of that.
+    """
+    from twinkle_tune.measure import between
+
+    whole = {name: getattr(between, name) for name in OTHER_WORK}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twinkle_tune.tune.settle.SECONDS", 0.3)
+        for name, size in OTHER_WORK.items():
+            patch.setattr(between, name, size)
+        yield whole
+
+
 @pytest.fixture
 def local_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
     """A Hub on loopback that this process's client talks to, with an empty cache in ``tmp_path / "cache"``."""

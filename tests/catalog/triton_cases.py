@@ -13,6 +13,7 @@ from torch import nn
 
 from tests.catalog.catalog_families import FAMILIES, tiny, width
 from tests.ops.interpreter import Case, main
+from tests.today import of_today
 from twinkle_tune.catalog import layer_contestants, layer_name
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.testing import assert_parity
@@ -57,4 +58,5 @@ def holds(slot: Slot, module: nn.Module, dtype: torch.dtype) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(cases()))
+    found = cases()
+    sys.exit(main(of_today(found, 2) if "--today" in sys.argv else found))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.measure.test_clock import FakeTime
+from twinkle_tune.measure import between
 from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.run import run_race
@@ -38,8 +39,13 @@ def test_one_slow_call_does_not_move_the_figure(fake: FakeTime) -> None:
     assert BetweenCpuClock().burst_us(lambda: fake.work(next(times))(), 11) == pytest.approx(10.0)
 
 
-def test_identical_calls_keep_the_original() -> None:
-    """On the real clock none of 12 contests of three identical calls is won by anything but the original."""
+@pytest.mark.parametrize("contests", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_identical_calls_keep_the_original(
+    as_it_is: dict[str, int], monkeypatch: pytest.MonkeyPatch, contests: int
+) -> None:
+    """On the real clock no contest of three identical calls is won by anything but the original."""
+    for name, size in as_it_is.items():
+        monkeypatch.setattr(between, name, size)
     x = torch.randn(64, 256)
 
     def call() -> torch.Tensor:
@@ -47,4 +53,4 @@ def test_identical_calls_keep_the_original() -> None:
 
     clock, settings = BetweenCpuClock(), RaceSettings(max_rounds=25)
     contest = {"original": call, "same": call, "same too": call}
-    assert {run_race(contest, clock, settings, seed=seed)[0].winner for seed in range(12)} == {"original"}
+    assert {run_race(contest, clock, settings, seed=seed)[0].winner for seed in range(contests)} == {"original"}

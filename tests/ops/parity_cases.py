@@ -1,5 +1,7 @@
 """``python -m tests.ops.parity_cases OP``: every dtype, variant and odd shape of an op, by the full parity rule.
 
+With ``--today`` a third of them, another one each day.
+
 Original is the op's formula in plain torch, whose own reference the judge computes in float64.
 """
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from tests.ops.interpreter import Case, main
 from tests.ops.sizes import SIZES
+from tests.today import of_today
 from twinkle_tune.ops.all import op_named
 from twinkle_tune.ops.op import Op
 from twinkle_tune.ops.space import Config, Dims
@@ -152,4 +155,5 @@ def _transposed(x: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main(cases(op_named(sys.argv[1]))))
+    found = cases(op_named(sys.argv[1]))
+    sys.exit(main(of_today(found, 3) if "--today" in sys.argv else found))

@@ -44,11 +44,19 @@ def go_backward(output: Any) -> None:
     backward(flat(output), [torch.full_like(each, 0.5) for each in flat(output)])
 
 
-@pytest.mark.timeout(420)  # 10 to 15 s of processor time, waits left out
+@pytest.mark.timeout(420)
 @pytest.mark.parametrize("name", op_names())
 def test_kernels_are_right_in_the_interpreter(name: str) -> None:
+    """Today's third of the cases of :func:`test_kernels_are_right_in_the_interpreter_in_every_case`."""
+    run_interpreted("tests.ops.parity_cases", name, "--today")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", op_names())
+def test_kernels_are_right_in_the_interpreter_in_every_case(name: str) -> None:
     """Forward and backward, all dtypes and variants, odd shapes and layouts, against float64 by the parity rule."""
-    run_interpreted("tests.ops.parity_cases", name)
+    run_interpreted("tests.ops.parity_cases", name, timeout_s=850.0)
 
 
 @pytest.mark.parametrize(("op", "variant"), VARIANTS)
