@@ -13,11 +13,12 @@ from tests.report import fabricate
 from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.io import load_profile
-from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
+from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, Seen, StepResult
 from twinkle_tune.report.brief import brief
 from twinkle_tune.report.layout import Column, table_lines, wrapped
 from twinkle_tune.report.terminal import SHORT_LINES, terminal_text
 from twinkle_tune.slot import Slot, SlotKind
+from twinkle_tune.tune.verdict import verdict_of
 
 WIDTHS = (60, 80, 100, 120)
 ROOT = Path(__file__).parents[2]
@@ -157,3 +158,28 @@ def test_tables_shorten_only_what_may_be() -> None:
     columns = (Column(head="Name", least=8), Column(head="Time", right=True), Column(head="Rest", rank=1))
     lines = [line.plain for line in table_lines(columns, [("a_long_name_indeed", "1.00 ms", "more")], 20)]
     assert lines == ["Name            Time", "a_long…deed  1.00 ms"]
+
+
+def test_a_noisy_run_fits_a_screen_and_says_what_is_uncertain() -> None:
+    """Advice, command, notes, two steps, winners and what stayed: 30 lines at 80 columns, and no fact is told twice."""
+    times = (1000.0,) * 8
+    noisy = {"ratio": 0.98, "low": 0.85, "high": 1.1, "original_us": times, "tuned_us": times}
+    steps = tuple(StepResult(label=label, **noisy) for label in ("prefill 1x128", "decode 1x128"))  # type: ignore[arg-type]
+    won = replace(fabricate.won(), seen=tuple(Seen(step=s.label, calls=4, share=0.05) for s in steps))
+    far = replace(won, seen=(Seen(step="decode 1x128", calls=3, share=0.9),))
+    names = ("Qwen3Attention (2)", "Qwen3RotaryEmbedding (1)")
+    profile = fabricate.profile(
+        won,
+        far,
+        fabricate.kept(),
+        steps=steps,
+        environment=replace(fabricate.environment(), load=10.8, processors=2),
+        model=ModelFacts(name="qwen3-tiny", target="m:M", parameters=1, dtype="float32", unlooked=names),
+        verdict=verdict_of((won, far, fabricate.kept()), steps),
+    )
+    text = terminal_text(profile, "out/qwen3-tiny-cpu.json", width=80, full=False)
+    assert len(text.splitlines()) <= SHORT_LINES
+    said = " ".join(text.split())
+    assert "The share of RMSNorm in decode 1x128 is uncertain: 90.0% while the model ran, 31." in said
+    assert said.count("The machine was busy") == 1
+    assert "More: twinkle-tune report out/qwen3-tiny-cpu.json --full" in text

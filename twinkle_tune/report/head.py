@@ -21,14 +21,14 @@ def notes(profile: Profile) -> Iterable[str]:
     here = profile.environment
     if here.load > 0.5 * max(here.processors, 1):
         yield f"The machine was busy when the run began: load {here.load:.1f} on {here.processors} processors."
+    for doubt in doubts(profile):
+        yield _doubted(doubt)
     yield from disturbances(profile)
     for step in profile.steps:
         if step.left_out:
             yield f"{step.label} was not run: {step.left_out}."
         if step.note:
             yield f"{step.label} was timed {step.note}."
-    for doubt in doubts(profile):
-        yield _doubted(doubt)
     if not profile.complete:
         yield _stopped(profile)
     if not profile.contests:
@@ -62,8 +62,8 @@ def _doubted(doubt: Doubt) -> str:
     slot, step = one_line(short_name(doubt.slot), _NAME_LIMIT), one_line(doubt.step, _NAME_LIMIT)
     if doubt.is_impossible:
         return (
-            f"The load changed during the run: timed alone, slots come to {percent(doubt.together)} of {step}. "
-            f"Its shares are those of the running model ({slot}: {percent(doubt.in_model)})."
+            f"The machine's load was not the same all the time: timed alone, slots come to {percent(doubt.together)} "
+            f"of {step}. Its shares are those of the running model ({slot}: {percent(doubt.in_model)})."
         )
     return (
         f"The share of {slot} in {step} is uncertain: {percent(doubt.in_model)} while the model ran, "

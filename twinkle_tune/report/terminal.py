@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.text import Text
@@ -103,13 +104,29 @@ def _lines(profile: Profile, width: int, path: str, *, full: bool, contest: int 
 
 def _short(shown: View, width: int, path: str) -> list[Text]:
     """What to do, the whole model, what won, what stayed: in as many lines as a terminal shows."""
-    head = [*_head(shown, width, notes=2), *_steps(shown, width)]
+    # What the reason says already is no note beside it.
+    shown = replace(shown, notes=tuple(note for note in shown.notes if not _says(shown.why, note)))
+    head = [*_head(shown, width, notes=3), *_steps(shown, width)]
     tail = [Text(""), *_stayed(shown, width)] if shown.brief.stayed or shown.brief.probed else []
     tail += [line for text in shown.unlooked for line in wrapped(text, width, style="dim")]
-    more = f"twinkle-tune report {path}" if path else "twinkle-tune report PROFILE"
-    tail += wrapped(f"More: {more} --full (or --contest N, or --format html)", width, style="dim")
+    more = f"More: twinkle-tune report {path or 'PROFILE'} --full"
+    others = " (or --contest N, or --format html)"
+    tail += wrapped(more + others if len(more + others) <= width else more, width, style="dim")
     room = SHORT_LINES - len(head) - len(tail)
-    return [*head, *_winners(shown, width, most=max(room - 4, _LEAST_WINNERS)), *tail]
+    return _fitting([*head, *_winners(shown, width, most=max(room - 4, _LEAST_WINNERS)), *tail])
+
+
+def _says(why: str, note: str) -> bool:
+    return " ".join(note.split()[:4]) in why
+
+
+def _fitting(lines: list[Text]) -> list[Text]:
+    """The lines without so many of the empty ones, the last first, as they are too many."""
+    kept = list(reversed(lines))
+    for line in [each for each in kept if not each.plain]:
+        if len(kept) > SHORT_LINES:
+            kept = [each for each in kept if each is not line]
+    return kept[::-1]
 
 
 def _full(shown: View, width: int) -> list[Text]:
