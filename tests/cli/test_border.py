@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from tests.report import fabricate
 from twinkle_tune.cli.app import run
+from twinkle_tune.environment import current_environment
 
 ROOT = Path(__file__).parents[2]
 _HOSTILE = "a\x1b]0;owned\x07\x1b[2J\nb\r\x9b31m\u202ec"
@@ -111,8 +113,6 @@ def test_code_that_ends_is_no_success(
 
 def test_verify_does_not_hold_where_the_code_exits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``verify P script:make`` of a script that calls sys.exit when imported says so and ends with 2, never with 0."""
-    from twinkle_tune.environment import current_environment
-
     environment = current_environment("cpu")
     made = replace(fabricate.normal(), environment=environment, device="cpu")
     made.save("p.json")
@@ -328,43 +328,98 @@ _DEEDS = {
     "nothing": "pass",
     "exits": "sys.exit(0)",
     "raises": "raise type('E', (BaseException,), {})('x')",
+    "interrupts": "raise KeyboardInterrupt",
     "prints": "print('NOISE')",
     "moves": "os.chdir('/')",
     "changes the environment": "os.environ['USERS_VARIABLE'] = 'x'",
+    "changes signals": "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    "changes the mask": "os.umask(0o777)",
     "warns": "warnings.warn('a\\nb')",
     "closes stdout": "sys.stdout.close()",
     "takes stdout": "sys.stdout = None",
     "recurses": "f = lambda: f(); f()",
 }
+_FAILING = {"exits": 2, "raises": 2, "recurses": 2, "interrupts": 130}
+_QUICK = ["--candidates", "original", "--in-process", "--fresh"]
+_COMMANDS = {
+    "list": ["list", "users_any:make", "--device", "cpu"],
+    "profile": ["profile", "users_any:make", "--device", "cpu", *_QUICK, "--out", "p.json"],
+    "verify": ["verify", "won.json", "users_any:make", "--in-process"],
+}
+_PLACES = ("registered", "imported", "called")
 
 
-@given(imported=st.sampled_from(sorted(_DEEDS)), called=st.sampled_from(sorted(_DEEDS)), as_json=st.booleans())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_the_code_does(
-    capfd: pytest.CaptureFixture[str], imported: str, called: str, as_json: bool, tmp_path: Path
-) -> None:
-    """Whatever a model's module and factory do, the command succeeds and shows it, or ends with 2 and one line."""
-    assume(as_json or "stdout" not in imported + called)  # without --json it would be the test's own
-    capfd.readouterr()
-    before = sys.stdout, sys.stderr
-    Path("users_any.py").write_text(
-        f"{_NET}\n{_DEEDS[imported]}\ndef make():\n    {_DEEDS[called]}\n    return net()\n"
-    )
+def _ended(command: str, deeds: dict[str, str], as_json: bool) -> int:
+    """The exit code of a command whose user's code does that, each at its place."""
+    code = {place: f"    {_DEEDS[deeds.get(place, 'nothing')]}\n" for place in _PLACES}
+    Path("users_any.py").write_text(f"{_NET}import signal\nif True:\n{code['imported']}def make():\n"
+                                    f"{code['called']}    return net()\n")  # fmt: skip
+    Path("users_kernels.py").write_text(f"import os, signal, sys, warnings\nif True:\n{code['registered']}")
+    before, terminate, mask = (sys.stdout, sys.stderr), signal.getsignal(signal.SIGTERM), os.umask(0o022)
     try:
-        ended = run(["list", "users_any:make", "--device", "cpu", *(["--json"] if as_json else [])])
+        return run([*_COMMANDS[command], "--register", "users_kernels.py", *(["--json"] if as_json else [])])
     finally:
-        sys.modules.pop("users_any", None)
         sys.stdout, sys.stderr = before
+        signal.signal(signal.SIGTERM, terminate)
+        os.umask(mask)
+        os.environ.pop("USERS_VARIABLE", None)
+        for name in [name for name in sys.modules if name.startswith(("twinkle_tune_registered_", "users_"))]:
+            del sys.modules[name]
+
+
+@given(
+    command=st.sampled_from(sorted(_COMMANDS)),
+    deeds=st.dictionaries(st.sampled_from(_PLACES), st.sampled_from(sorted(_DEEDS)), min_size=1),
+    as_json=st.booleans(),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_code_does(
+    capfd: pytest.CaptureFixture[str], command: str, deeds: dict[str, str], as_json: bool, tmp_path: Path
+) -> None:
+    """Whatever a file of kernels, a model's module and its factory do: the command ends as if they had done nothing,
+    or with 2 and one line (of a KeyboardInterrupt with 130), and never with a verdict.
+    """
+    stdout = [what for what in deeds.values() if "stdout" in what]
+    assume(as_json or not stdout)  # without --json it would be the test's own
+    assume(len(stdout) < 2)  # who took stdout away has left none that could be closed
+    here = current_environment("cpu")
+    replace(fabricate.normal(), environment=here, device="cpu", command="twinkle-tune profile x:y").save("won.json")
+    plain = _ended(command, {}, as_json)
+    capfd.readouterr()
+    ended = _ended(command, deeds, as_json)
     out, err = capfd.readouterr()
     assert Path.cwd() == tmp_path
-    fails = {"exits", "raises", "recurses"}
-    # Who took stdout away has left none that could be closed.
-    if imported in fails or called in fails or (imported, called) == ("takes stdout", "closes stdout"):
-        assert ended == 2
+    failed = next((_FAILING[deeds[place]] for place in _PLACES if deeds.get(place) in _FAILING), None)
+    assert ended == (plain if failed is None else failed), err
+    if ended == 2:
         assert err.count("twinkle-tune: error: ") == 1
-    elif as_json:
-        assert ended == 0
-        assert json.loads(out)["model"] == "users_any:make"
-    else:
-        assert ended == 0
-        assert "LayerNorm" in out
+    if as_json and failed is None and plain in (0, 1):
+        json.loads(out)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "p.json"],
+        ["report", "p.json", "-f", "html"],
+        ["report", "p.json", "-f", "csv"],
+        ["diff", "p.json", "p.json"],
+        ["export", "p.json", "--to", "hf-kernels", "--out", "x.py"],
+        ["verify", "p.json"],
+        ["store", "list"],
+        ["env"],
+    ],
+)
+def test_what_a_profile_names_is_not_run(arguments: list[str]) -> None:
+    """No command runs the factory or the file of kernels that a profile names; who wants that names it himself."""
+    for name in ("users_trap", "users_kernels"):
+        Path(f"{name}.py").write_text("open('sprung', 'w').close()\nraise SystemExit(0)\n")
+    here = current_environment("cpu")
+    command = "twinkle-tune profile users_trap:make --register users_kernels.py --device cpu"
+    made = replace(fabricate.normal(), environment=here, device="cpu", command=command)
+    contests = tuple(replace(c, slot=replace(c.slot, target="users_trap:Net")) for c in made.contests)
+    model = replace(made.model, name="users_trap:make", target="users_trap:Net")
+    replace(made, contests=contests, model=model).save("p.json")
+    assert run(arguments) in ((2,) if arguments[0] == "verify" else (0, 1))
+    assert not Path("sprung").exists()
+    assert "users_trap" not in sys.modules

@@ -1,12 +1,18 @@
-"""SIGTERM, and SIGHUP of a terminal that is closed, end a command as Ctrl-C does: what was finished is kept."""
+"""SIGTERM, and SIGHUP of a terminal that is closed, end a command as Ctrl-C does: what was finished is kept.
+
+Compilers that the command has started end with it, and before it: see :mod:`twinkle_tune.tune.compilers`.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from twinkle_tune.tune.compilers import end_compilers
 
 INTERRUPTED = 128 + signal.SIGINT
 """Exit codes are 128 and the number of the signal."""
@@ -22,7 +28,7 @@ class Stops:
 
 @contextmanager
 def stoppable(stops: Stops | None = None) -> Iterator[Stops]:
-    """Within, SIGTERM and SIGHUP raise KeyboardInterrupt, the first time; afterwards they do what they did before.
+    """Within, SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, the first time; afterwards all is as before.
 
     A signal that was ignored (SIGHUP under nohup) stays ignored. Only the main thread receives signals: elsewhere
     this changes nothing.
@@ -38,13 +44,15 @@ def stoppable(stops: Stops | None = None) -> Iterator[Stops]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal stopped
-        if stopped:  # what the first has begun is not to be disturbed: files are being put in order
+        if stopped and number != signal.SIGINT:  # what the first has begun is not to be disturbed by chance
             return
-        stopped = True
-        stops.code = 128 + number
+        if not stopped:
+            stopped = True
+            stops.code = 128 + number
+            end_compilers(os.getpid())  # before whoever waits for one kills it
         raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in taken:
         signal.signal(number, stop)

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from twinkle_tune.errors import TuneError
 from twinkle_tune.measure.chance import unless_by_chance
+from twinkle_tune.tune.compilers import end_compilers
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY, At, Mark
 from twinkle_tune.tune.wire import LONGEST_LINE, send
@@ -162,7 +163,9 @@ class WorkerProcess:
         self._output = b""
 
     def stop(self) -> None:
-        """End it at once, with every process that it started and that stayed in its group."""
+        """End it, with every process that it started and that stayed in its group; compilers first, who clean up."""
+        if not self._has_ended():
+            end_compilers(self._process.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             # Before it is waited for: until then its id is nobody else's.
             os.killpg(self._process.pid, signal.SIGKILL)
