@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -64,6 +65,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "json": _report("json"),
     "md": _report("md"),
     "html": _report("html"),
+    "csv": _report("csv"),
+    "trace": _report("trace"),
     "store": _store,
 }
 writers = pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -263,6 +266,16 @@ def test_tuned_configs_go_the_same_way(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert json.loads(target.read_text())["op"] == "rms_norm"
+
+
+@pytest.mark.parametrize("room", ["cli", "report", "export", "profile", "ops/tuned.py"])
+def test_there_is_one_writer(room: str) -> None:
+    """What a user asks to be written goes through one writer: no other code of these rooms opens a file to write."""
+    opens = re.compile(r"\.write_(text|bytes)\(|os\.(replace|rename)\(|open\([^)\n]*[\"'][rb+]*[wax+]")
+    there = ROOT / "twinkle_tune" / room
+    for path in [there] if there.is_file() else sorted(there.rglob("*.py")):
+        if path.relative_to(ROOT / "twinkle_tune").as_posix() != "profile/files.py":
+            assert opens.findall(path.read_text(encoding="utf-8")) == [], path
 
 
 _KINDS = st.sampled_from(["none", "file", "link", "dangling", "fifo", "folder", "read-only", "long", "below"])
