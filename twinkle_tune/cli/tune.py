@@ -54,7 +54,7 @@ def tune(
     _check(found, mode, variant)
     from twinkle_tune.models.load import parse_dtype
 
-    dtype = parse_dtype(dtype, ("float32", "float16", "bfloat16"))
+    dtype = parse_dtype(dtype, ("float32", "float16", "bfloat16"), what="--dtype")
     place, kind = _gpu(device)
 
     import torch

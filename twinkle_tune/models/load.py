@@ -183,7 +183,7 @@ def _dtype(name: str | None) -> torch.dtype | None:
     return dtype
 
 
-def parse_dtype(name: str, known: Sequence[str] = DTYPES) -> str:
+def parse_dtype(name: str, known: Sequence[str] = DTYPES, *, what: str = "dtype") -> str:
     """A name of ``known`` dtypes, of that or its short form ("bf16").
 
     Raises:
@@ -193,4 +193,4 @@ def parse_dtype(name: str, known: Sequence[str] = DTYPES) -> str:
     if whole in known:
         return whole
     hint = did_you_mean(name, (*known, *_SHORT), _CALLED)
-    raise ModelError(f"dtype: got {name!r}, expected one of {', '.join(known)}{hint}")
+    raise ModelError(f"{what}: got {name!r}, expected one of {', '.join(known)}{hint}")
