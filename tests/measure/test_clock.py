@@ -94,10 +94,12 @@ def test_replacing_the_timer_later_changes_nothing(monkeypatch: pytest.MonkeyPat
 
 
 def test_cpu_clock_tells_real_time() -> None:
-    """A call that sleeps 2 ms is said to take 2 ms or somewhat more."""
+    """A call that sleeps 2 ms is never said to take less, and at times hardly more: others may take the core."""
     clock = clock_for("cpu")
-    assert 2000 <= clock.first_call_us(lambda: time.sleep(0.002)) < 50_000
-    assert 2000 <= clock.burst_us(lambda: time.sleep(0.002), 1) < 50_000
+    first_us = [clock.first_call_us(lambda: time.sleep(0.002)) for _ in range(10)]
+    bursts_us = [clock.burst_us(lambda: time.sleep(0.002), 1) for _ in range(5)]
+    assert 2000 <= min(first_us) < 50_000
+    assert 2000 <= min(bursts_us) < 50_000
 
 
 @pytest.mark.parametrize(
