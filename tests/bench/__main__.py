@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.bench.figures import FIGURES, Figure
+from tests.bench.figure import Figure
+from tests.bench.figures import FIGURES
 from tests.bench.large import LARGE
 from tests.bench.page import made, made_line, write
 

@@ -15,7 +15,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 
-from tests.bench.figures import Figure
+from tests.bench.figure import Figure
 
 BEFORE = "5966034"
 CONTESTS = 10_000

@@ -37,3 +37,24 @@ def test_an_activation_that_writes_into_its_input_does_not_end_a_training_run(ac
     assert {trial.candidate for trial in held.trials} == {"original", "impl:norm"}
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     kernelize_model(model, profile=profile, registry=registry, use_fallback=False)
+
+
+def test_where_nobody_can_be_judged_the_contest_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An original that takes the model's own inputs alone: the contest is not one in which others were refused."""
+    registry, inputs, alone = Registry(), torch.randn(4, 16), Norm.forward
+    register_external_layer(Norm, "Norm", registry=registry)
+    register_layer_kernel("Norm", layer_impl=norm, device="cpu", registry=registry)
+
+    def particular(self: Norm, x: torch.Tensor) -> torch.Tensor:
+        if not torch.equal(x.float(), inputs):
+            raise ValueError("these are not the inputs")
+        return alone(self, x)
+
+    monkeypatch.setattr(Norm, "forward", particular)
+    made = tune_model(
+        nn.Sequential(Norm(16)), inputs, registry=registry, settings=QUICK, candidates=["impl"], executor=Quick()
+    )
+    (contest,) = made.contests
+    assert contest.status == "inconclusive"
+    assert contest.selection.reason.startswith("inconclusive: ")
+    assert "these are not the inputs" in contest.selection.reason

@@ -124,3 +124,28 @@ def test_a_kernelized_model_is_refused(profile: Profile) -> None:
     with pytest.raises(TuneError, match="restore_model"):
         verify_profile(profile, model, torch.randn(8, 16), registry=known)
     restore_model(model)
+
+
+def test_an_original_that_cannot_be_tried_is_inconclusive(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that raises by itself ends nothing: each of its winners is neither right nor wrong, and the cause is told."""
+    running: list[bool] = []
+    whole, alone = Two.forward, Norm.forward
+
+    def in_the_model(self: Two, x: torch.Tensor) -> torch.Tensor:
+        running.append(True)
+        try:
+            return whole(self, x)
+        finally:
+            running.pop()
+
+    def there_alone(self: Norm, x: torch.Tensor) -> torch.Tensor:
+        if not running:
+            raise RuntimeError("where is the model?")
+        return alone(self, x)
+
+    monkeypatch.setattr(Two, "forward", in_the_model)
+    monkeypatch.setattr(Norm, "forward", there_alone)
+    found = verified(profile, moody)
+    assert not found.holds
+    assert kinds(found) == {"inconclusive"}
+    assert all("where is the model?" in problem.text for check in found.checks for problem in check.problems)

@@ -21,9 +21,6 @@ from twinkle_tune.kernel.record import RECORD, Parts, Record, record_of
 
 Call = Callable[..., Any]
 _ABSENT = object()
-_gradients_are_on = torch.is_grad_enabled
-# Asks for every device at once, in a third of the time that asking for one takes.
-_autocast_is_on = torch._C._is_any_autocast_enabled
 saving_hooks: Callable[[bool], tuple[Any, Any] | None] = getattr(
     torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: None
 )
@@ -41,9 +38,9 @@ def bound_forward(call: Call, original: Call, parts: Parts, measured: Measured |
         measured: what ``call`` was measured under; None where it is for every call.
     """
     if measured is not None and measured.dtype is not None:
-        made = _for_one_tensor(call, parts, measured)
-    elif measured is None and _takes_one(original):
-        made = _for_one(call, parts)
+        made = _for_one_tensor(call, original, parts, measured)
+    elif measured is None and _only_parameter(original):
+        made = _for_one(call, original, parts)
     else:
         made = _for_any(call, parts, measured)
     return dressed(made, original)
@@ -70,57 +67,93 @@ def signature_of_forward(original: Call) -> inspect.Signature | None:
     return _signatures[original]
 
 
-def _takes_one(original: Call) -> bool:
+def _only_parameter(original: Call) -> str:
+    """The name of the one parameter that a forward has beside the module; "" where it has others, or a default."""
     signature = signature_of_forward(original)
-    kinds = [] if signature is None else [p.kind for p in signature.parameters.values()]
-    return len(kinds) == 2 and kinds[1] is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [] if signature is None else list(signature.parameters.values())[1:]
+    if len(parameters) != 1 or parameters[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        return ""
+    return parameters[0].name if parameters[0].default is inspect.Parameter.empty else ""
 
 
-def _for_one_tensor(call: Call, parts: Parts, measured: Measured) -> Call:
-    dtype, grad, autocast = measured.dtype, measured.state.grad, measured.state.autocast
-    casts = bool(autocast)
-    autocast_dtype = getattr(torch, autocast) if casts else None
-    weight, weight_dtype = measured.weight, measured.weight_dtype
+def _for_one_tensor(call: Call, original: Call, parts: Parts, measured: Measured) -> Call:
+    """For calls that were measured with one tensor by position.
 
-    def forward(held: Any, x: Any = _ABSENT, /, *more: Any, **kwargs: Any) -> Any:
-        self = held.module() if held.__class__ is Record else _still_bound(held)
-        if (
-            not kwargs
-            and not more
-            and self is not None
-            and isinstance(x, Tensor)
-            and x.dtype is dtype
-            and (_gradients_are_on() is grad or (not grad and not wants_gradients(self, (x,))))
-            and _autocast_is_on() is casts
-            and (not casts or torch.get_autocast_dtype(x.device.type) is autocast_dtype)
-            and (not weight or getattr(self._parameters.get(weight), "dtype", None) is weight_dtype)
-            and (not parts or unchanged(self, parts))
-            and not (grad and is_run_again())
-        ):
+    The source is generated, so that a call asks no question that was answered when it was bound: all of them together
+    cost more than the call of a small function (``make bench`` has the figures). No text from outside is written into
+    it. Where the class's forward takes one argument alone, so does this one, under the same name: what Python makes of
+    others for each call, a tuple and a dictionary, costs as much as the dearer questions.
+    """
+    grad, autocast = measured.state.grad, measured.state.autocast
+    names: dict[str, Any] = {
+        "Record": Record, "Tensor": Tensor, "absent": _ABSENT, "still_bound": _still_bound, "call": call,
+        "explain": explain, "run_original": run_original, "dtype": measured.dtype, "wants_gradients": wants_gradients,
+        "gradients_are_on": torch.is_grad_enabled, "is_run_again": is_run_again, "unchanged": unchanged,
+        # Asks for every device at once, in a third of the time that asking for one takes.
+        "autocast_is_on": torch._C._is_any_autocast_enabled, "autocast_dtype_of": torch.get_autocast_dtype,
+        "autocast_dtype": getattr(torch, autocast) if autocast else None, "parts": parts,
+        "weight": measured.weight, "weight_dtype": measured.weight_dtype,
+    }  # fmt: skip
+    only = _only_parameter(original)
+    tests = [
+        *([] if only else ["not kwargs and not more"]),
+        "self is not None and isinstance(x, Tensor) and x.dtype is dtype",
+        "gradients_are_on()" if grad else "(not gradients_are_on() or not wants_gradients(self, (x,)))",
+        f"autocast_is_on() is {bool(autocast)}",
+        *(["autocast_dtype_of(x.device.type) is autocast_dtype"] if autocast else []),
+        *(["getattr(self._parameters.get(weight), 'dtype', None) is weight_dtype"] if measured.weight else []),
+        *(["unchanged(self, parts)"] if parts else []),
+        *(["not is_run_again()"] if grad else []),
+    ]
+    lines = [
+        f"def forward(held, x{'' if only else '=absent, /, *more, **kwargs'}):",
+        "    self = held.module() if held.__class__ is Record else still_bound(held)",
+        f"    if {' and '.join(tests)}:",
+        "        try:",
+        "            return call(self, x)",
+        "        except Exception as error:",
+        "            explain(error, self)",
+        "            raise",
+        f"    return run_original(held, {'x' if only else '*(() if x is absent else (x,)), *more, **kwargs'})",
+    ]
+    exec(compile("\n".join(lines), "<twinkle_tune forward>", "exec"), names)
+    return _with_parameter(names["forward"], only)
+
+
+def _for_one(call: Call, original: Call, parts: Parts) -> Call:
+    if parts:
+
+        def forward(held: Any, x: Any) -> Any:
+            self = held.module() if held.__class__ is Record else _still_bound(held)
+            if self is None or not unchanged(self, parts):
+                return run_original(held, x)
             try:
                 return call(self, x)
             except Exception as error:
                 explain(error, self)
                 raise
-        return run_original(held, *(() if x is _ABSENT else (x,)), *more, **kwargs)
+    else:
 
-    return forward
+        def forward(held: Any, x: Any) -> Any:
+            self = held.module() if held.__class__ is Record else _still_bound(held)
+            if self is None:
+                return run_original(held, x)
+            try:
+                return call(self, x)
+            except Exception as error:
+                explain(error, self)
+                raise
+
+    return _with_parameter(forward, _only_parameter(original))
 
 
-def _for_one(call: Call, parts: Parts) -> Call:
-    def forward(held: Any, x: Any = _ABSENT, /, **kwargs: Any) -> Any:
-        self = held.module() if held.__class__ is Record else _still_bound(held)
-        if self is None or (parts and not unchanged(self, parts)):
-            return run_original(held, *(() if x is _ABSENT else (x,)), **kwargs)
-        try:
-            if x is _ABSENT:
-                return call(self, **kwargs)
-            return call(self, x, **kwargs) if kwargs else call(self, x)
-        except Exception as error:
-            explain(error, self)
-            raise
-
-    return forward
+def _with_parameter(forward: Any, name: str) -> Call:
+    """A function of a record and ``x`` whose second parameter has another name; "" for the same."""
+    code = forward.__code__
+    if name and name not in code.co_varnames:
+        forward.__code__ = code.replace(co_varnames=(code.co_varnames[0], name, *code.co_varnames[2:]))
+    made: Call = forward
+    return made
 
 
 def _for_any(call: Call, parts: Parts, measured: Measured | None) -> Call:

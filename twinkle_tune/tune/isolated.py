@@ -295,7 +295,8 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
         else there[c.name]
         for c in task.candidates
     )
-    if refused and all(isinstance(t.outcome, Rejection) for t in everyone if t.candidate != ORIGINAL):
+    is_told = selection.status == "inconclusive"  # of those that the worker did try
+    if refused and not is_told and all(isinstance(t.outcome, Rejection) for t in everyone if t.candidate != ORIGINAL):
         selection = replace(selection, reason=ALL_REFUSED, status="all refused")
     observation = task.observation
     return Contest(

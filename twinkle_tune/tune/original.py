@@ -10,9 +10,8 @@ from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.events import Event, Listener
 from twinkle_tune.tune.process import WorkerError
+from twinkle_tune.tune.selected import INCONCLUSIVE
 from twinkle_tune.tune.task import Task
-
-INCONCLUSIVE = "inconclusive"
 
 
 class Hearing:

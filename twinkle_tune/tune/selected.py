@@ -19,6 +19,7 @@ BLOCK_S = 60.0
 """A block of a tiny model took 20 to 40 s to compile and judge on a CPU, and what has begun is not interrupted."""
 NO_BLOCK = f"not tried: the time budget leaves less than the {BLOCK_S:g} s that compiling a block may take"
 ALL_REFUSED = "every other candidate was refused"
+INCONCLUSIVE = "inconclusive"
 
 
 def not_timed(name: str, decision: Decision) -> Rejection | Untimed:
@@ -49,7 +50,11 @@ def rounded(figures: Sequence[ParityFigure]) -> tuple[ParityFigure, ...]:
 
 
 def selection_of(
-    decision: Decision, trials: Sequence[Trial], settings: RaceSettings | None = None, aim: Aim = BY_TIME
+    decision: Decision,
+    trials: Sequence[Trial],
+    settings: RaceSettings | None = None,
+    aim: Aim = BY_TIME,
+    nobody_judged: str = "",
 ) -> Selection:
     """The selection that a race's decision comes to.
 
@@ -58,10 +63,13 @@ def selection_of(
         trials: of all candidates, with their outcomes.
         settings: of the race; None for the defaults.
         aim: what decided.
+        nobody_judged: why no candidate could be checked against the original, whatever it computes; "" where it could.
     """
     measured = {t.candidate: t.outcome for t in trials if isinstance(t.outcome, Measurement)}
     if decision.winner == ORIGINAL:
         status, reason = _kept(decision, [t for t in trials if t.candidate != ORIGINAL])
+        if status == "all refused" and nobody_judged:
+            status, reason = "inconclusive", f"{INCONCLUSIVE}: {nobody_judged}"
         unclear = status == "no clear winner" and not aim.is_memory
         visible = _visible(decision, measured, settings or RaceSettings()) if unclear else None
         return Selection(

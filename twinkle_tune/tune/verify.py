@@ -28,19 +28,22 @@ from twinkle_tune.source.tried import as_tried
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.flags import without_trace
+from twinkle_tune.tune.original import unless_original_fails
+from twinkle_tune.tune.selected import INCONCLUSIVE
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 
 SETTINGS = RaceSettings(min_gain=0.005, indifference=0.0)
 """A winner was 2% faster once; it fails when it is not faster any more, not when it is a little less so."""
 
-Kind = Literal["stale", "wrong", "slow", "large"]
+Kind = Literal["stale", "wrong", "slow", "large", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Why an entry does not hold: its code or surroundings changed, its result is wrong, it is not faster or smaller.
 
+    "inconclusive" is an entry of which nothing can be said: its original cannot be called or checked against here.
     By memory it may be slow: "large" is who is not clearly smaller any more. Balanced, "slow" is whose median is over
     the profile's slowdown.
     """
@@ -116,7 +119,7 @@ def verify_profile(
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
-        TuneError: the model has kernels bound, or an original fails.
+        TuneError: the model has kernels bound.
     """
     registry, tell = registry or default_registry, on_event or _nobody
     if kernelize_report(model).bound:
@@ -180,7 +183,7 @@ class _Run:
             seed=self.seed,
             dynamic=self.profile.dynamic,
         )
-        now = self.executor.run(task, self.tell)
+        now = unless_original_fails(task, self.tell, lambda hearing: self.executor.run(task, hearing))
         self.tell(ContestFinished(index=self.index, contest=now))
         return compare(contest, now, self.profile.aim)
 
@@ -188,6 +191,9 @@ class _Run:
 def compare(then: Contest, now: Contest, aim: Aim = BY_TIME) -> Check:
     """What a winner's contest against the original now says of the profile's entry. Pure."""
     winner = then.selection.winner
+    if now.status == "inconclusive":
+        why = now.selection.reason.removeprefix(f"{INCONCLUSIVE}: ")
+        return Check(contest=then, problems=(Problem(kind="inconclusive", text=why),))
     problems = [
         Problem(kind="stale", text=f"the code of {name!r} changed ({then.trial(name).digest} then, {digest} now)")
         for name, digest in ((name, now.trial(name).digest) for name in (ORIGINAL, winner))
