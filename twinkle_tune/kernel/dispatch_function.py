@@ -89,9 +89,11 @@ def _branch(family: Family, number: int, names: dict[str, Any]) -> list[str]:
         tests.append(f"not (gradients_are_on() and ({wanted}))")
     lines.append(f"        if {' and '.join(tests)}:")
     lines.append(f"            rows = t{counted}.numel() // {family.tensors[counted][3]}")
+    # One by one: a call with a tuple and a dictionary takes three times as long.
+    handed = "*args, **kwargs" if keys else ", ".join(map(argument, range(family.count)))
     for index, (low, high, call) in enumerate(family.steps):
         lines.append(f"            if {low} <= rows <= {high}:")
-        run = f"return {known(f'call_{index}', call)}(*args, **kwargs)"
+        run = f"return {known(f'call_{index}', call)}({handed})"
         if family.told:
             lines += [
                 "                try:",
