@@ -29,6 +29,19 @@ class Mode(StrEnum):
         """Whether the slot runs under torch.compile."""
         return self in (Mode.COMPILE, Mode.TRAIN_COMPILE)
 
+    @property
+    def where(self) -> tuple[str, str]:
+        """Where what won in this mode runs, and where the originals do, as two sentences."""
+        if self.trains:
+            return (
+                "The winners run with gradients on, as in a training step.",
+                "With gradients off (evaluation, model.generate) the original layers run.",
+            )
+        return (
+            "The winners run with gradients off: in torch.no_grad(), torch.inference_mode(), model.generate.",
+            "A call that makes gradients, as model(x) does elsewhere, runs the originals.",
+        )
+
 
 def parse_mode(value: object) -> Mode:
     """The mode that a name or a ``kernels.Mode`` value stands for.

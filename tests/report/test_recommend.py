@@ -42,6 +42,7 @@ def test_a_clear_gain_of_the_whole_model_is_applied() -> None:
     found = recommend(fabricate.normal(), "out/p.json")
     assert (found.kind, found.reason, found.title) == ("apply", "gain", "Apply it")
     assert "kernelize_model(model, mode='inference', device='cpu', profile='out/p.json')" in found.run
+    assert "# The winners run with gradients off: in torch.no_grad()" in found.run
     assert found.whole == "prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
 
 

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +54,8 @@ class KernelizeReport:
     kept: tuple[Kept, ...] = ()
     functions: frozenset[str] = field(default=frozenset(), repr=False)
     """Which slots of ``bound`` are functions."""
+    where: str = ""
+    """Where a profile's winners run: in the grad mode that they were measured in; "" where nothing was measured."""
 
     def __reduce__(self) -> tuple[type[KernelizeReport], tuple[()]]:
         return KernelizeReport, ()  # an unpickled model has its originals
@@ -68,6 +70,7 @@ class KernelizeReport:
             for b in self.bound
         ]
         lines += [f"kept   {k.slot}: {k.reason}" for k in self.kept]
+        lines += [self.where] if self.bound and self.where else []
         return "\n".join(lines) or "nothing bound"
 
 
@@ -140,6 +143,8 @@ def kernelize_model(
     for reason in plan.stale:
         warnings.warn(f"original kept: {reason}", stacklevel=2)
     bind_plan(model, plan)
+    if model is not None and loaded is not None:
+        model.__dict__[_REPORT] = replace(model.__dict__[_REPORT], where=" ".join(wanted_mode.where))
     return model
 
 
@@ -200,6 +205,7 @@ def kernelize_report(model: nn.Module) -> KernelizeReport:
             *(Kept(slot=f"{b.slot} {b.path}".rstrip(), reason=why) for b, why in lost.items() if why),
         ),
         functions=report.functions,
+        where=report.where,
     )
 
 

@@ -135,6 +135,7 @@ def again(profile: Profile) -> str:
 
 
 def code(profile: Profile, path: str) -> str:
-    """The Python lines that apply the profile."""
+    """The Python lines that apply the profile, and where they make a difference."""
     call = f"mode={str(profile.mode)!r}, device={one_line(profile.device)!r}, profile={one_line(path)!r}"
-    return f"from twinkle_tune import kernelize_model\n\nmodel = kernelize_model(model, {call})"
+    where = "".join(f"\n# {sentence}" for sentence in profile.mode.where)
+    return f"from twinkle_tune import kernelize_model\n\nmodel = kernelize_model(model, {call}){where}"
