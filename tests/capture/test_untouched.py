@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +77,10 @@ STATE: dict[str, tuple[Callable[[Any], object], dict[str, object]]] = {
     "an ordered window": (lambda m: m.window.append(1), {"window": deque([0, 0], maxlen=2)}),
     "a set": (lambda m: m.seen.add(len(m.seen)), {"seen": {0}}),
     "the order of keys": (lambda m: m.lru.update({"a": m.lru.pop("a")}), {"lru": {"a": 1, "b": 2}}),
+    "an ordered dictionary": (
+        lambda m: (m.lru.move_to_end("a"), m.lru.pop("b", None), m.lru.update(c=3)),
+        {"lru": OrderedDict(a=1, b=2)},
+    ),
     "an object of its own": (lambda m: m.state.__dict__.update(n=m.state.n + 1), {"state": SimpleNamespace(n=1)}),
     "an array": (lambda m: m.counts.__iadd__(1), {"counts": numpy.zeros(3)}),
     "a generator": (lambda m: torch.rand(1, generator=m.chance), {"chance": torch.Generator().manual_seed(3)}),

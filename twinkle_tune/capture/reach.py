@@ -10,7 +10,7 @@ import functools
 import pickle
 import random
 import sys
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -69,15 +69,18 @@ class SavedDict(Saved):
 
     def put_back(self) -> None:
         """As :meth:`Saved.put_back`; what did not change is not touched."""
+        # Past what a subclass makes of it (transformers' outputs refuse to delete), and not past an ordered
+        # dictionary's list of keys: one that ``dict`` itself wrote to cannot be read any more.
+        base: Any = OrderedDict if isinstance(self.holder, OrderedDict) else dict
         for key in [key for key in self.holder if key not in self.content]:
-            dict.__delitem__(self.holder, key)
+            base.__delitem__(self.holder, key)
         if list(self.holder) != [key for key in self.content if key in self.holder] or len(self.holder) < len(
             self.content
         ):
-            dict.clear(self.holder)
+            base.clear(self.holder)
         for key, value in self.content.items():
-            if key not in self.holder or dict.__getitem__(self.holder, key) is not value:
-                dict.__setitem__(self.holder, key, value)
+            if key not in self.holder or base.__getitem__(self.holder, key) is not value:
+                base.__setitem__(self.holder, key, value)
 
     def anew(self) -> Saved:
         """As :meth:`Saved.anew`."""
