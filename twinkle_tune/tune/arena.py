@@ -88,6 +88,12 @@ class Arena:
             return Inconclusive(reason=f"the original cannot be run to check against ({in_a_line(error)})")
 
     @property
+    def nobody_judged(self) -> str:
+        """Why the judge can say of no candidate whether it is right; "" where it can."""
+        found = self.judge if isinstance(self.judge, Inconclusive) else self.judge.inconclusive
+        return "" if found is None else found.reason
+
+    @property
     def timed_on(self) -> TimedOn | None:
         """What the times are of in a compile mode."""
         block = self.task.observation.block

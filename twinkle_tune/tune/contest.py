@@ -91,7 +91,7 @@ class InProcess:
             seen=observation.seen,
             workload=observation.workload,
             trials=trials,
-            selection=selected.selection_of(decision, trials, task.settings, task.aim, _nobody_judged(arena)),
+            selection=selected.selection_of(decision, trials, task.settings, task.aim, arena.nobody_judged),
             conditions=tuple(filter(None, (watch.conditions for watch in watches[-1:]))),
             timings=timings,
             timed_on=arena.timed_on,
@@ -317,12 +317,6 @@ def _timed(
         for name in names
         if isinstance(outcome := measured[name], Measurement)
     }
-
-
-def _nobody_judged(arena: Arena) -> str:
-    """Why the judge can say of no candidate whether it is right; "" where it can."""
-    found = arena.judge if isinstance(arena.judge, Inconclusive) else arena.judge.inconclusive
-    return "" if found is None else found.reason
 
 
 def _refuse(listener: Listener, candidate: str, stage: Stage, reason: str) -> Rejection:
