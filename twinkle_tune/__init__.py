@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from twinkle_tune.profile.views import offer_views
-from twinkle_tune.version import __version__
+from twinkle_tune.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from twinkle_tune.kernel import (
@@ -51,7 +51,6 @@ offer_views(
 
 __all__ = [
     "Profile",
-    "__version__",
     "apply_function_kernel",
     "kernelize_model",
     "kernelize_report",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from twinkle_tune.cause import Cause
+
 Stage = Literal["load", "signature", "capability", "first call", "parity", "timing"]
 """Where a candidate was refused, in the order in which a trial goes through them."""
 
@@ -88,11 +90,12 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A candidate that was refused: where, and why in words a person understands."""
+    """A candidate that was refused: where, what was the matter, and why in words a person understands."""
 
     kind: Literal["rejection"] = "rejection"
     stage: Stage
     reason: str
+    cause: Cause = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +128,12 @@ class Trial:
         outcome: what came of it.
         commit: of the Hub repo that its code came from, 40 hexadecimal digits: the one that a winner is loaded at when
             the profile is applied; "" for code from elsewhere.
+        repo: the Hub repo that its code came from ("owner/name"); "" for code from elsewhere.
+        layer: the layer or function of that repo; "" likewise.
         config: values of the candidate's tunable parameters, by name, with which it was judged and timed, and with
             which a winner is loaded; None for its own default for each call, and where it has none.
         config_origin: where a tunable candidate's config is from, in words; "" for other candidates.
+        config_cut_short: whether the search for it ended for another reason than that it was done.
     """
 
     candidate: str
@@ -135,8 +141,11 @@ class Trial:
     digest: str
     outcome: Outcome
     commit: str = ""
+    repo: str = ""
+    layer: str = ""
     config: Mapping[str, int] | None = None
     config_origin: str = ""
+    config_cut_short: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,9 @@ def slower(profile: Profile) -> Profile:
 def lost(profile: Profile) -> Profile:
     """The same, with the first contest kept by the original, and nothing slower by it."""
     first, *rest = profile.contests
-    kept = replace(first, selection=Selection(winner="original", rounds=8, reason="no clear winner"))
+    kept = replace(
+        first, selection=Selection(winner="original", rounds=8, reason="no clear winner", status="no clear winner")
+    )
     return replace(profile, contests=(kept, *rest))
 
 

@@ -138,7 +138,7 @@ def test_json_is_all_there_is_on_stdout(tuner: Tuner, capsys: pytest.CaptureFixt
     assert profile("--out", "p.json", "--json") == 0
     out = capsys.readouterr().out
     assert out == Path("p.json").read_text(encoding="utf-8")
-    assert json.loads(out)["schema"] == 1
+    assert json.loads(out)["schema"] == 2
     assert tuner.given["on_event"] is None
 
 

@@ -41,6 +41,10 @@ def _contest(kind: type, slot: str, winner: str, rows: int, source: str) -> Cont
     if winner == ORIGINAL:
         return contest
     trial = fabricate.trial(winner, fabricate.measurement(8.0, 8.1, 8.2), source)
+    if source == "hub":
+        _, repo, place = winner.split(":")
+        layer, _, pin = place.partition("@")
+        trial = replace(trial, repo=repo, layer=layer, commit=pin if len(pin) == 40 else "")
     chosen = Selection(winner=winner, ratio=0.8, low=0.7, high=0.9, rounds=3, reason="faster")
     return replace(contest, trials=(*contest.trials, trial), selection=chosen)
 

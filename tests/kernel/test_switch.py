@@ -21,6 +21,7 @@ from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Selection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.report.derive import shapes
 from twinkle_tune.slot import ATTENTION, ORIGINAL
 from twinkle_tune.workload import observe
 
@@ -154,3 +155,20 @@ def test_models_without_a_switch_are_refused() -> None:
     assert not [t for t in find_slots(tiny_llama(), Registry()) if t.slot.name == ATTENTION]
     with pytest.raises(RegistrationError, match="Linear has no attention implementation that can be switched"):
         find_slots(nn.Linear(1, 1), Registry(), attention=True)
+
+
+@pytest.mark.parametrize(
+    "won",
+    [
+        ((1, 8, EAGER), (4, 8, EAGER)),
+        ((1, 4, EAGER), (1, 16, EAGER), (2, 8, MATH)),
+        ((1, 8, EAGER), (1, 16, ORIGINAL), (4, 16, MATH)),
+    ],
+)
+def test_the_report_says_what_is_bound(won: tuple[tuple[int, int, str], ...]) -> None:
+    """Of an attention that won at several batch sizes, the report names the same sizes as the binding does."""
+    model, _ = _bound(*won)
+    (bound,) = kernelize_report(model).bound
+    (shown,) = shapes(_profile(*won))
+    assert shown.text == f"{bound.rows}; else the original"
+    assert {rule.winner for rule in shown.rules} == {name for _, _, name in won} - {ORIGINAL}

@@ -47,7 +47,7 @@ def test_a_winner_that_is_wrong_now_leaves_the_others_to_race_again() -> None:
     assert decision.winner == "b"
     assert races == [("a", "b", "original"), ("b", "original")]
     assert "a" not in times_us
-    assert wrong["a"] == "right at first, wrong after 3 timed rounds: point 2, output: off"
+    assert wrong["a"].reason == "right at first, wrong after 3 timed rounds: point 2, output: off"
 
 
 def test_a_loser_that_is_wrong_now_changes_no_decision() -> None:
@@ -68,8 +68,8 @@ def test_raising_and_inconclusive_are_no_pass_either() -> None:
     judged = {"a": raising, "b": lambda: Inconclusive(reason="random by now")}
     decision, _, wrong = race_until_right(("a", "b", "original"), fastest_wins, judged)
     assert decision.winner == "original"
-    assert "raised RuntimeError: tired" in wrong["a"]
-    assert "inconclusive: random by now" in wrong["b"]
+    assert "raised RuntimeError: tired" in wrong["a"].reason
+    assert "inconclusive: random by now" in wrong["b"].reason
 
 
 class One(nn.Module):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.report import fabricate
+from twinkle_tune.cause import Cause
 from twinkle_tune.cli.app import run
 from twinkle_tune.errors import ProfileError, TuneError
 from twinkle_tune.mode import Mode
@@ -102,8 +103,9 @@ def test_what_may_be_otherwise_the_next_time_is_not_lasting() -> None:
     }
     assert {stage for stage, holds in lasting.items() if holds} == {"signature", "capability", "parity"}
     won = _with_stage("parity")
-    for reason in ("ended the process with signal SIGKILL", "raised OutOfMemoryError: no room"):
-        refused = replace(won.trials[-1], outcome=Rejection(stage="parity", reason=reason))
+    causes: tuple[Cause, ...] = ("crashed", "out of device memory")
+    for cause in causes:
+        refused = replace(won.trials[-1], outcome=Rejection(stage="parity", reason="whatever", cause=cause))
         assert not is_lasting(replace(won, trials=(*won.trials[:-1], refused)))
     assert not is_lasting(replace(won, trials=(replace(won.trials[0], digest=""), *won.trials[1:])))
     assert not is_lasting(replace(won, trials=()))

@@ -89,7 +89,9 @@ def _selection(best: Trial, original: tuple[float, ...]) -> Selection:
             winner=best.candidate, ratio=found.ratio, low=found.low, high=found.high, rounds=25, reason=reason
         )
     if found.low < 1:
-        return Selection(winner="original", rounds=25, reason="no clear winner after 60 rounds")
+        return Selection(
+            winner="original", rounds=25, reason="no clear winner after 60 rounds", status="no clear winner"
+        )
     return Selection(winner="original", rounds=25, reason="no candidate was at least 2% faster")
 
 

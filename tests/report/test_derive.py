@@ -49,7 +49,12 @@ def test_parts_are_shares_times_ratios() -> None:
         (fabricate.all_rejected().contests[0], "all refused"),
         (replace(fabricate.won(), trials=(), selection=Selection(winner="original", reason="no time")), "not tried"),
         (
-            replace(fabricate.kept(), selection=Selection(winner="original", reason="no clear winner after 60 rounds")),
+            replace(
+                fabricate.kept(),
+                selection=Selection(
+                    winner="original", reason="no clear winner after 60 rounds", status="no clear winner"
+                ),
+            ),
             "no clear winner",
         ),
     ],

@@ -76,7 +76,8 @@ def test_trace_is_a_format_of_the_report(tmp_path: Path) -> None:
 def test_the_bar_adds_up_and_tells_undecided_from_kept() -> None:
     """Saved, kept, undecided and outside are the whole step; a contest without a clear winner is undecided."""
     unclear = replace(
-        fabricate.kept(), selection=Selection(winner="original", reason="no clear winner after 60 rounds")
+        fabricate.kept(),
+        selection=Selection(winner="original", reason="no clear winner after 60 rounds", status="no clear winner"),
     )
     profile = fabricate.profile(fabricate.won(), unclear)
     saved, kept, undecided, outside = why_parts(profile, profile.steps[0])

@@ -111,7 +111,7 @@ def test_what_fails_each_time_is_refused_and_not_kept() -> None:
     """A candidate for which there is never memory is refused with that reason; no store keeps the contest."""
     contest = contest_with(short_at(lambda made, x: True, SHORT))
     assert contest.trials[1].outcome == Rejection(
-        stage="first call", reason="raised OutOfMemoryError: tried to allocate 1.00 GiB"
+        stage="first call", reason="raised OutOfMemoryError: tried to allocate 1.00 GiB", cause="out of device memory"
     )
     assert not is_lasting(contest)
 
@@ -138,7 +138,7 @@ def test_judged_again_without_memory_is_no_verdict_that_is_kept() -> None:
         return Decision(winner=winner, reason="", left=(), rounds=1), {name: timed[name] for name in names}
 
     _, _, wrong = race_until_right(("original", "a"), race, {"a": judged})
-    assert wrong["a"].startswith("raised OutOfMemoryError: tried to allocate 1.00 GiB; it was right at first")
+    assert wrong["a"].reason.startswith("raised OutOfMemoryError: tried to allocate 1.00 GiB; it was right at first")
 
 
 def test_no_room_for_the_reference_is_no_verdict_that_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,9 @@ def second_of(first: Contest, winner: str, ratio: float) -> Contest:
     """A second race in which ``winner`` came out ahead."""
     chosen = Selection(winner=winner, ratio=ratio, low=ratio, high=ratio, rounds=9, reason="7.0% faster")
     if winner == "original":
-        chosen = Selection(winner="original", rounds=30, reason="no clear winner after 30 rounds")
+        chosen = Selection(
+            winner="original", rounds=30, reason="no clear winner after 30 rounds", status="no clear winner"
+        )
     return replace(first, selection=chosen)
 
 

@@ -203,7 +203,7 @@ def test_a_package_that_hangs_on_import_costs_its_limit_once(tmp_path: Path) -> 
     narrow, wide = (contest for contest in profile.contests if contest.slot.name == "Norm")
     for contest in (narrow, wide):
         (sleeper,) = (trial.outcome for trial in contest.trials if trial.candidate.startswith("local"))
-        assert sleeper == Rejection(stage="load", reason="did not finish loading within 4 s")
+        assert sleeper == Rejection(stage="load", reason="did not finish loading within 4 s", cause="timeout")
         assert contest.selection.winner == "impl:fine"
     assert finished_s[1] - finished_s[0] < TIGHT.import_s
 

@@ -30,7 +30,8 @@ from twinkle_tune.catalog.block import BLOCK, repeats
 from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.target import Target
-from twinkle_tune.profile.schema import Seen
+from twinkle_tune.outcome import Conditions, Selection, Timings, Trial
+from twinkle_tune.profile.schema import Contest, Seen, TimedOn
 from twinkle_tune.slot import OF_THE_MODEL, Slot, SlotKind
 from twinkle_tune.workload import Workload, observe
 
@@ -62,6 +63,28 @@ class Observation:
     inside: tuple[str, ...]
     block: Block | None = None
     why_alone: str = ""
+
+    def contest(
+        self,
+        trials: tuple[Trial, ...],
+        selection: Selection,
+        *,
+        conditions: tuple[Conditions, ...] = (),
+        timings: tuple[Timings, ...] = (),
+        timed_on: TimedOn | None = None,
+    ) -> Contest:
+        """The contest that was held on these calls, with what came of it."""
+        return Contest(
+            slot=self.slot,
+            instances=self.instances,
+            seen=self.seen,
+            workload=self.workload,
+            trials=trials,
+            selection=selection,
+            conditions=conditions,
+            timings=timings,
+            timed_on=timed_on,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ from twinkle_tune.tune.events import (
     TrialStarted,
     WinnerTimedAgain,
 )
-from twinkle_tune.tune.progress import contest_line, step_line
+from twinkle_tune.tune.progress import Lines
 
 _BAR_WIDTH = 24
 _NAME_LIMIT = 60
@@ -140,6 +140,7 @@ class Progress:
         self._console = console or Console(file=sys.stderr)
         self._clock = clock
         self._state = State(started_s=clock())
+        self._lines = Lines(self._say)
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -158,18 +159,7 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Take note of an event of the run."""
         self._state = advance(self._state, event, self._clock())
-        match event:
-            case Captured():
-                for note in event.notes:
-                    self._say(note)
-            case ContestFinished():
-                self._say(contest_line(event.contest, self._state.done, self._state.total))
-            case StepChecked() if event.disagreement:
-                self._say(f"whole model, {one_line(event.label, _NAME_LIMIT)}: {one_line(event.disagreement)}")
-            case StepFinished():
-                self._say(step_line(event.result))
-            case _:
-                pass
+        self._lines(event)
 
     def _say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)

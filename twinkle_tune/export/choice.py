@@ -11,7 +11,6 @@ from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
 from twinkle_tune.workload import call_text
 
-_HUB_NAME = re.compile(r"hub:(?P<repo_id>[^:@#]+/[^:@#]+):(?P<layer>[^:@#]+)(?:@(?P<pin>[^#]+))?(?:#\d+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WHY_NOT = {
     "impl": "it was given in Python, and no kernel repo holds it",
@@ -129,15 +128,13 @@ def _hub_kernel(contest: Contest) -> HubKernel | str | None:
     if contest.selection.winner == ORIGINAL:
         return None
     trial = contest.trial(contest.selection.winner)
-    parsed = _HUB_NAME.fullmatch(trial.candidate) if trial.source == "hub" else None
-    if parsed is None:
+    if not (trial.source == "hub" and trial.repo and trial.layer):
         return _WHY_NOT.get(trial.source, f"its source is {trial.source!r}, which a mapping does not know")
     if "<" in contest.slot.target:
         return "its class is made inside of a function, where nothing can name it"
-    commit = trial.commit or parsed["pin"] or ""
-    if not _COMMIT.fullmatch(commit):
+    if not _COMMIT.fullmatch(trial.commit):
         return "the profile does not say at which commit it was measured; profile again"
-    return HubKernel(repo_id=parsed["repo_id"], layer=parsed["layer"], commit=commit)
+    return HubKernel(repo_id=trial.repo, layer=trial.layer, commit=trial.commit)
 
 
 def _left_out(contest: Contest, reason: str) -> LeftOut:

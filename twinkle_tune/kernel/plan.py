@@ -33,7 +33,7 @@ from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.paths import contests_at
 from twinkle_tune.kernel.reasons import reasons_text
 from twinkle_tune.kernel.registry import Registry
-from twinkle_tune.kernel.resolve import Resolver
+from twinkle_tune.kernel.resolve import Resolver, Stale
 from twinkle_tune.kernel.switch import attention_dispatcher
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
@@ -51,12 +51,16 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to bind: forwards of instances and replacements of functions; ``kept`` says what is not and why."""
+    """What to bind: forwards of instances and replacements of functions; ``kept`` says what is not and why.
+
+    ``stale`` says what does not hold any more; ``entries`` has it of those that are said of one entry of the profile.
+    """
 
     layers: tuple[tuple[nn.Module, Callable[..., Any], Binding], ...] = ()
     functions: tuple[tuple[Slot, Callable[..., Any] | tuple[Family, ...], Binding], ...] = ()
     kept: tuple[Kept, ...] = ()
     stale: tuple[str, ...] = ()
+    entries: tuple[Stale, ...] = ()
 
 
 def plan_profile(model: nn.Module, profile: Profile, device: str, mode: Mode, registry: Registry) -> Plan:
@@ -71,7 +75,7 @@ def plan_profile(model: nn.Module, profile: Profile, device: str, mode: Mode, re
     resolver = Resolver(device, mode, registry)
     layers, kept = _plan_layers(model, profile, resolver)
     functions, kept_functions = _plan_functions(model, profile, resolver)
-    return Plan(layers, functions, (*kept, *kept_functions), tuple(resolver.stale))
+    return Plan(layers, functions, (*kept, *kept_functions), tuple(map(str, resolver.stale)), tuple(resolver.stale))
 
 
 def _stale_as_a_whole(profile: Profile, device: str, mode: Mode) -> tuple[str, ...]:

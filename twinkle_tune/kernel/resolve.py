@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -16,11 +17,27 @@ from twinkle_tune.slot import ORIGINAL, Implementation
 from twinkle_tune.source.tried import as_tried
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stale:
+    """An entry of a profile that does not hold any more: a slot's winner, and why."""
+
+    slot: str
+    winner: str
+    what: str
+
+    def is_of(self, contest: Contest) -> bool:
+        """Whether it is said of this contest's winner."""
+        return (self.slot, self.winner) == (contest.slot.name, contest.selection.winner)
+
+    def __str__(self) -> str:
+        return f"{self.slot} ({self.winner}): {self.what}"
+
+
 class Resolver:
     """Loads winners once each, and notes the entries that do not hold any more."""
 
     def __init__(self, device: str, mode: Mode, registry: Registry) -> None:
-        self.stale: list[str] = []
+        self.stale: list[Stale] = []
         self.device = device
         self._mode, self._registry = mode, registry
         self.registered_functions = {f"{module}:{function}" for module, function in registry.functions}
@@ -47,10 +64,10 @@ class Resolver:
 
     def note(self, contest: Contest, what: str) -> None:
         """Note that an entry is stale, once."""
-        text = f"{contest.slot.name} ({contest.selection.winner}): {what}"
         self._notes[id(contest)] = what
-        if text not in self.stale:
-            self.stale.append(text)
+        stale = Stale(slot=contest.slot.name, winner=contest.selection.winner, what=what)
+        if stale not in self.stale:
+            self.stale.append(stale)
 
     def _load(self, contest: Contest, original: Callable[..., Any], module: nn.Module | None) -> Implementation | None:
         competing = {

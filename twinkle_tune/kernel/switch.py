@@ -4,14 +4,14 @@ the calls were given that were measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from twinkle_tune.catalog.attention import continues
-from twinkle_tune.kernel.dispatch import rules_of
+from twinkle_tune.kernel.dispatch import Rule, rules_of
 from twinkle_tune.kernel.forward import signature_of_forward
 from twinkle_tune.kernel.measured import Accepts, State, accepts_of
 from twinkle_tune.profile.schema import Contest
@@ -42,27 +42,38 @@ def attention_dispatcher(found: Sequence[tuple[Contest, Call | None]], original:
     Returns:
         The forward, the winners' names, and what runs where, in words.
     """
-    points: dict[Case, list[tuple[int, str]]] = {}
-    calls: dict[str, Call] = {}
-    for contest, call in found:
-        size = _size_of(contest.workload)
-        if size is not None:
-            winner = ORIGINAL if call is None else contest.selection.winner
-            points.setdefault(size[0], []).append((size[1], winner))
-            calls |= {} if call is None else {winner: call}
-    rules = {case: rules_of(measured) for case, measured in sorted(points.items())}
+    calls = {contest.selection.winner: call for contest, call in found if call is not None}
+    rules = size_rules((c.workload, ORIGINAL if call is None else c.selection.winner) for c, call in found)
     steps = {case: tuple((r.low, r.high, calls[r.winner]) for r in made) for case, made in rules.items() if made}
     asked = _Asked.of([contest.workload for contest, _ in found], original)
     if not steps:
         return None
-    told = [
-        f"{case[0]}x{r.low}" + (f" to {case[0]}x{r.high}" if r.high > r.low else "") + f": {r.winner}"
-        for case, made in rules.items()
-        for r in made
-    ]
     winners = dict.fromkeys(rule.winner for made in rules.values() for rule in made)
     measured = dict(found[0][0].workload.settings).get("attn_implementation")
-    return _dispatcher(steps, original, getattr(measured, "value", None), asked), ", ".join(winners), "; ".join(told)
+    return _dispatcher(steps, original, getattr(measured, "value", None), asked), ", ".join(winners), sizes_text(rules)
+
+
+def size_rules(measured: Iterable[tuple[Workload, str]]) -> dict[Case, tuple[Rule, ...]]:
+    """For which sequence lengths which winner of a whole model's slot runs, by batch and mask.
+
+    Args:
+        measured: each call that was measured, and the name of its winner.
+    """
+    points: dict[Case, list[tuple[int, str]]] = {}
+    for workload, winner in measured:
+        size = _size_of(workload)
+        if size is not None:
+            points.setdefault(size[0], []).append((size[1], winner))
+    return {case: rules_of(winners) for case, winners in sorted(points.items())}
+
+
+def sizes_text(rules: Mapping[Case, Sequence[Rule]]) -> str:
+    """ "1x4 to 1x8: attn:eager; 8x128: attn:sdpa": batch by sequence length; the original runs elsewhere."""
+    return "; ".join(
+        f"{batch}x{rule.low}" + (f" to {batch}x{rule.high}" if rule.high > rule.low else "") + f": {rule.winner}"
+        for (batch, _), ruled in rules.items()
+        for rule in ruled
+    )
 
 
 def _dispatcher(

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from twinkle_tune.cause import Cause
 from twinkle_tune.measure.statistics import require_time
 from twinkle_tune.slot import ORIGINAL
 
@@ -22,6 +23,7 @@ class Decision:
             left.
         rounds: counted rounds.
         failed: those of ``left`` that could not be timed any more: their times are no basis for anything.
+        causes: what was the matter with each of ``failed``, by position.
         stopped: whether the time ended it, and not the evidence or the number of rounds.
         unclear: whether the rounds were used up while a challenger might still have been better.
     """
@@ -31,6 +33,7 @@ class Decision:
     left: tuple[tuple[str, str], ...]
     rounds: int
     failed: tuple[str, ...] = ()
+    causes: tuple[Cause, ...] = ()
     stopped: bool = False
     unclear: bool = False
 
@@ -52,7 +55,7 @@ class PairedRounds(ABC):
         self._entered = tuple(challengers)
         self._alive = list(challengers)
         self._left: dict[str, str] = {}
-        self._failed: list[str] = []
+        self._failed: dict[str, Cause] = {}
         self._times_us: dict[str, list[float]] = {name: [] for name in (ORIGINAL, *challengers)}
         self._order: tuple[str, ...] = ()
         self._warmups_to_go = warmup_rounds
@@ -131,7 +134,7 @@ class PairedRounds(ABC):
         self._look(times_us)
         self._settle()
 
-    def withdraw(self, name: str, reason: str) -> None:
+    def withdraw(self, name: str, reason: str, cause: Cause = "raised") -> None:
         """Take a challenger out that cannot be timed any more; within a round, also out of what to feed.
 
         Raises:
@@ -141,7 +144,7 @@ class PairedRounds(ABC):
             raise ValueError(f"withdraw: got {name!r}, expected one that is alive: {self._alive}")
         self._order = tuple(other for other in self._order if other != name)
         self._drop(name, reason)
-        self._failed.append(name)
+        self._failed[name] = cause
         self._settle()
 
     @abstractmethod

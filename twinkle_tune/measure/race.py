@@ -191,6 +191,7 @@ class Race(PairedRounds):
             left=left,
             rounds=self.rounds,
             failed=tuple(self._failed),
+            causes=tuple(self._failed.values()),
             stopped=stopped,
             unclear=unclear,
         )

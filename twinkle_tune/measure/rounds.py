@@ -85,5 +85,6 @@ class Rounds(PairedRounds):
             left=tuple((name, left[name]) for name in entered),
             rounds=self.rounds,
             failed=tuple(self._failed),
+            causes=tuple(self._failed.values()),
             stopped=stopped,
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from twinkle_tune.cause import cause_of
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.measure.clock import Call, Clock
@@ -105,7 +106,7 @@ def _time_round(
             # Anything can come out of a stranger's code, and none of it may end the run.
             if name == ORIGINAL:
                 raise
-            race.withdraw(name, f"raised while it was timed: {in_a_line(error)}")
+            race.withdraw(name, f"raised while it was timed: {in_a_line(error)}", cause_of(error))
     return times_us
 
 

@@ -62,6 +62,7 @@ def smallest(peaks: Mapping[str, int | None], times_us: Mapping[str, Sequence[fl
     """
     original_bytes = peaks[ORIGINAL]
     left: dict[str, str] = {}
+    slow = 0
     fit: dict[str, Ratio] = {}
     for name, peak in peaks.items():
         if name == ORIGINAL:
@@ -76,10 +77,11 @@ def smallest(peaks: Mapping[str, int | None], times_us: Mapping[str, Sequence[fl
         too_slow = _too_slow(figure, aim)
         if too_slow:
             left[name] = too_slow
+            slow += 1
         else:
             fit[name] = figure
     if not fit:
-        return Smallest(winner=ORIGINAL, reason=_why_none(left, aim), left=left)
+        return Smallest(winner=ORIGINAL, reason=_why_none(left, slow, aim), left=left)
     least = min(peaks[name] or 0 for name in fit)
     near = [name for name in fit if (peaks[name] or 0) - least < margin_bytes(original_bytes or 0)]
     winner = min(near, key=lambda name: fit[name].ratio)
@@ -118,10 +120,9 @@ def _too_slow(figure: Ratio, aim: Aim) -> str:
     return f"smaller, but not shown to take at most {aim.slowdown:g}x the time: {told}"
 
 
-def _why_none(left: Mapping[str, str], aim: Aim) -> str:
+def _why_none(left: Mapping[str, str], slow: int, aim: Aim) -> str:
     if not left:
         return "there was no candidate to hold against the original"
-    slow = sum(reason.startswith("smaller, but") for reason in left.values())
     if slow:
         return f"no candidate was clearly smaller within {aim.slowdown:g}x the time; {slow} took more, or may have"
     return "no candidate took clearly less memory"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from twinkle_tune.cause import Cause
 from twinkle_tune.outcome import ParityFigure
 
 Strictness = Literal["normal", "strict"]
@@ -57,9 +58,18 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inconclusive:
-    """These inputs cannot tell a right candidate from a wrong one, so none may pass on them."""
+    """These inputs cannot tell a right candidate from a wrong one, so none may pass on them.
+
+    ``no_room``: for want of memory, which may be there the next time.
+    """
 
     reason: str
+    no_room: bool = False
+
+    @property
+    def cause(self) -> Cause:
+        """What a candidate is out for that cannot be judged."""
+        return "no room" if self.no_room else "inconclusive"
 
 
 Finding = ParityFigure | Reject

@@ -4,10 +4,11 @@ History (the number is :data:`SCHEMA`):
 
 1. The first: environment, steps, contests with every trial, selections. Since then, all of them optional: ``status``
    and ``visible_gain`` of a selection, trials that are ``untimed``, ``alone_us`` and
-   ``left_out`` of a step, ``unlooked`` of a
-   model, ``run``, and ``in_model`` of what was seen.
+   ``left_out`` of a step, ``unlooked`` of a model, ``run``, and ``in_model`` of what was seen.
+2. What decides is a word, no longer a sentence: ``cause`` of a rejection, ``status`` of every selection, and
+   ``config_cut_short``, ``repo`` and ``layer`` of a trial. Files of schema 1 are read (profile/upgrade.py).
 """
 
 from __future__ import annotations
 
-SCHEMA = 1
+SCHEMA = 2

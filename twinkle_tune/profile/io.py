@@ -14,6 +14,7 @@ from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.meaning import check_meaning
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.profile.strict import Apart, apart, top_of
+from twinkle_tune.profile.upgrade import upgraded
 
 _MOST_BYTES = 256 << 20
 _ADVICE = "profile the model again"
@@ -59,14 +60,15 @@ def _profile(found: object, parts: Apart, where: str) -> Profile:
         raise ProfileError(
             f"{where}: got no schema number ({found!r:.80}), expected schema {SCHEMA}; is this a profile?"
         )
-    if found != SCHEMA:
-        step = "upgrade twinkle_tune" if found > SCHEMA else "profile the model again"
-        raise ProfileError(f"{where}: got schema {found!r:.80}, expected {SCHEMA}; {step}")
+    if found > SCHEMA:
+        raise ProfileError(f"{where}: got schema {found!r:.80}, expected {SCHEMA}; upgrade twinkle_tune")
     profile = from_json(Profile, parts.rest, where, _ADVICE)
     if parts.spans:
         # One after another: all of them as JSON take several times the memory of the text.
         profile = replace(profile, contests=list_from_json(Contest, parts.items, where, "contests", _ADVICE))
     check_meaning(profile, where)
+    if found < SCHEMA:
+        return upgraded(profile)
     return profile
 
 

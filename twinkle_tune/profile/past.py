@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from twinkle_tune.cause import OF_MEMORY, Cause
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Outcome, Rejection
@@ -13,16 +14,13 @@ from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.meaning import check_contest
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.strict import json_value
+from twinkle_tune.profile.upgrade import upgraded_contest
 from twinkle_tune.workload import digest_of
 
 _LASTING = ("signature", "capability", "parity")
 """Stages whose rejections say something of the candidate, not of the moment (no compiler, no memory, no network)."""
-CUT_SHORT = "cut short: "
-"""How the origin of a config begins whose search ended for another reason than that it was done."""
-NO_ROOM = "no room to check against float64"
-"""How the reason begins for which a judge is inconclusive where memory was short."""
-_NO_VERDICT = ("raised ", "took more ", "ended the process ", "did not finish ", f"inconclusive: {NO_ROOM}")
-"""How the reason begins where a candidate was refused while it was judged, and not by the rule."""
+_OF_THE_MOMENT: tuple[Cause, ...] = ("raised", *OF_MEMORY, "no room", "crashed", "timeout")
+"""Causes for which a candidate was refused while it was judged, and not by the rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,15 +70,14 @@ def is_lasting(contest: Contest) -> bool:
     was cut short.
     """
     return bool(contest.trials) and all(
-        trial.digest and _lasts(trial.outcome) and not trial.config_origin.startswith(CUT_SHORT)
-        for trial in contest.trials
+        trial.digest and _lasts(trial.outcome) and not trial.config_cut_short for trial in contest.trials
     )
 
 
 def _lasts(outcome: Outcome) -> bool:
     if not isinstance(outcome, Rejection):
         return isinstance(outcome, Measurement)
-    return outcome.stage in _LASTING and not outcome.reason.startswith(_NO_VERDICT)
+    return outcome.stage in _LASTING and outcome.cause not in _OF_THE_MOMENT
 
 
 def contest_text(contest: Contest) -> str:
@@ -113,4 +110,6 @@ def contest_from_data(data: object, where: str, advice: str) -> Contest:
     """
     contest = from_data(Contest, data, where, advice)
     check_contest(contest, where)
-    return contest
+    assert isinstance(data, dict)  # or it had been refused
+    is_older = any("config_cut_short" not in trial for trial in data["trials"])  # in a store from before schema 2
+    return upgraded_contest(contest) if is_older else contest

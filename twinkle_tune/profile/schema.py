@@ -170,7 +170,7 @@ class Contest:
 
     @property
     def status(self) -> Status:
-        """What became of it. A profile that does not say so is read as it was before there was a field for it."""
+        """What became of it; where the selection does not say so, as the trials have it."""
         chosen = self.selection
         if chosen.status:
             return chosen.status
@@ -181,7 +181,7 @@ class Contest:
         rivals = [trial for trial in self.trials if trial.candidate != ORIGINAL]
         if rivals and not any(isinstance(trial.outcome, Measurement) for trial in rivals):
             return "all refused"
-        return "no clear winner" if chosen.reason.startswith("no clear winner") else "kept"
+        return "kept"
 
     @property
     def is_whole(self) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import pandas as pd
 
 from twinkle_tune.kernel.dispatch import Rule, family_of, rules_of
+from twinkle_tune.kernel.switch import size_rules, sizes_text
 from twinkle_tune.outcome import Measurement, Status
 from twinkle_tune.profile.schema import Contest, Profile, Seen
 from twinkle_tune.profile.shares import with_shares
-from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
+from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Slot, SlotKind
 
 Fate = Status
 """What became of a contest. The original stays in all but the first."""
@@ -83,12 +84,19 @@ class Shapes:
         where: the instances that are called so; empty for a function.
         contests: numbers from 1 and contests.
         rules: from how many to how many rows which winner runs; the original runs elsewhere.
+        sizes: of a slot that is a whole model, what runs for which batch and sequence length, as the binding tells it.
     """
 
     slot: str
     where: tuple[str, ...]
     contests: tuple[tuple[int, Contest], ...]
     rules: tuple[Rule, ...]
+    sizes: str = ""
+
+    @property
+    def text(self) -> str:
+        """What is bound for what, in words."""
+        return f"{self.sizes}; else the original" if self.sizes else rules_text(self.rules)
 
 
 def shapes(profile: Profile) -> tuple[Shapes, ...]:
@@ -109,11 +117,30 @@ def shapes(profile: Profile) -> tuple[Shapes, ...]:
 def _shapes(group: list[tuple[int, Contest]]) -> Shapes:
     group = sorted(group, key=lambda pair: (pair[1].workload.rows, pair[0]))
     first = group[0][1]
+    if first.slot.name in OF_THE_MODEL:
+        return _sizes(group)
     return Shapes(
         slot=first.slot.name,
         where=first.instances,
         contests=tuple(group),
         rules=dispatch([contest for _, contest in group]),
+    )
+
+
+def _sizes(group: list[tuple[int, Contest]]) -> Shapes:
+    """Of a whole model's slot, which is bound by batch and sequence length."""
+    first = group[0][1]
+    rules = size_rules((contest.workload, contest.selection.winner) for _, contest in group)
+    return Shapes(
+        slot=first.slot.name,
+        where=first.instances,
+        contests=tuple(group),
+        rules=tuple(
+            replace(rule, low=batch * rule.low, high=batch * rule.high)
+            for (batch, _), ruled in rules.items()
+            for rule in ruled
+        ),
+        sizes=sizes_text(rules),
     )
 
 
@@ -150,6 +177,8 @@ def _bound(contest: Contest) -> str:
 def _same_place(one: Contest, other: Contest, device: str) -> bool:
     if not other.workload.tensors:
         return False
+    if one.slot.name in OF_THE_MODEL:
+        return True
     if one.slot.kind is SlotKind.LAYER:
         mine, its = one.workload, other.workload
         same_width = mine.tensors[0].shape[-1:] == its.tensors[0].shape[-1:] if mine.tensors else False

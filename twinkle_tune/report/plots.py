@@ -159,7 +159,7 @@ def _shapes(number: int, found: Shapes, by_contest: dict[int, list[Row]]) -> Plo
         name=f"shapes-{number}",
         kind="shapes",
         title=f"{one_line(found.slot, 60)}: speed against the number of rows",
-        text=f"bound: {one_line(rules_text(found.rules), _TIP)}",
+        text=f"bound: {one_line(found.text, _TIP)}",
         rows=tuple(drawn),
     )
 

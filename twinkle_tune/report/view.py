@@ -14,7 +14,7 @@ from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl_text
 from twinkle_tune.report.brief import Saving, brief
 from twinkle_tune.report.conditions import conditions_text
-from twinkle_tune.report.derive import Shapes, fate, rules_text, shapes
+from twinkle_tune.report.derive import Shapes, fate, shapes
 from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
 from twinkle_tune.report.recommend import recommend, uncompared
@@ -151,7 +151,7 @@ def _shapes_line(found: Shapes) -> ShapesLine:
     return ShapesLine(
         slot=one_line(found.slot, _NAME_LIMIT),
         where=_where(found.where),
-        rules=one_line(rules_text(found.rules), _SENTENCE_LIMIT),
+        rules=one_line(found.text, _SENTENCE_LIMIT),
         won=bool(found.rules),
     )
 

@@ -65,7 +65,7 @@ def final_race(
             its place.
         ends_s: of the monotonic clock: when the race ends, and no more are judged for it.
     """
-    why = why or why_wrong(partial(track.judge, default))
+    why = why or _why(partial(track.judge, default))
     right, wrong = _judged(
         track, [each for each in ran if each.config != default], count, settings.race.hopeless, ends_s
     )
@@ -78,7 +78,7 @@ def final_race(
         decision, raced, gone = _raced(track, racing, settings, ends_s)
         winner = next(each for each in raced if each.name == decision.winner)
         # Whoever is in the original's place was not judged again with the others.
-        reason = why_wrong(partial(track.judge_again, winner.config)) if winner.name == ORIGINAL else ""
+        reason = _why(partial(track.judge_again, winner.config)) if winner.name == ORIGINAL else ""
         if not reason:
             return _final(decision, winner, raced, refused, why)
         refused.append(Finalist(name="", config=winner.config, left=f"right at first, wrong after the race: {reason}"))
@@ -86,6 +86,11 @@ def final_race(
         racing = [config for config in racing if config != winner.config and config not in gone]
     reasons = "; ".join(dict.fromkeys(each.left for each in refused))
     return Final(config=None, reason=f"no config is right: {reasons}", finalists=(*raced, *refused))
+
+
+def _why(judge: Callable[[], Verdict]) -> str:
+    found = why_wrong(judge)
+    return "" if found is None else found.reason
 
 
 def _judged(
@@ -101,7 +106,7 @@ def _judged(
             break
         if len(right) >= count or len(wrong) >= _MOST_WRONG or time_us > limit_us:
             break
-        reason = why_wrong(partial(track.judge, each.config))
+        reason = _why(partial(track.judge, each.config))
         if reason:
             wrong.append((each.config, reason))
         else:
@@ -130,7 +135,7 @@ def _raced(
         race,
         {name: again(config) for name, config in configs.items() if name != ORIGINAL},
     )
-    left = {**dict(decision.left), **wrong}
+    left = {**dict(decision.left), **{name: out.reason for name, out in wrong.items()}}
     raced = tuple(
         Finalist(name=name, config=config, times_us=times_us.get(name, ()), left=left.get(name, ""))
         for name, config in configs.items()

@@ -24,7 +24,6 @@ from twinkle_tune.search.journal import SearchJournal
 from twinkle_tune.search.propose import ahead, fastest, propose
 from twinkle_tune.search.record import SearchResult, SearchSettings, Tried
 
-_OUT_OF_TIME = "out of time"
 _AHEAD = 3
 """Configs that are compiled while another one is timed."""
 _GAIN = 0.01
@@ -95,8 +94,7 @@ def search(
     whole = len(pool) <= min(settings.race_all, settings.budget)
     began_s, limit_s = time.monotonic(), math.inf if settings.deadline_s is None else settings.deadline_s
     over_s = began_s + _FOR_TRYING * limit_s
-    ended = _explore(space, pool, bench, settings, book, first, over_s, whole=whole, on_tried=on_tried)
-    in_time = not ended.startswith(_OUT_OF_TIME)
+    ended, in_time = _explore(space, pool, bench, settings, book, first, over_s, whole=whole, on_tried=on_tried)
     ran = fastest(book.tried)
     if not ran:
         return replace(_none(pool, book.tried, ended), in_time=in_time)
@@ -129,20 +127,20 @@ def _explore(
     *,
     whole: bool,
     on_tried: Callable[[Tried], None] | None,
-) -> str:
-    """Try configs until there is a reason to end, which is returned."""
+) -> tuple[str, bool]:
+    """Try configs until there is a reason to end, which is returned; and whether that is another one than the time."""
     queue = [(config, "known") for config in first] + [(config, "whole") for config in pool if whole]
     while True:
         done = {tuple(space.in_order(each.config)) for each in book.tried}
         queue = [(config, how) for config, how in queue if tuple(space.in_order(config)) not in done]
         ended = "" if whole else _ended(book.tried, settings)
         if ended:
-            return ended
+            return ended, True
         if time.monotonic() >= over_s:
-            return f"{_OUT_OF_TIME} after {len(done)} configs"
+            return f"out of time after {len(done)} configs", False
         found = queue[0] if queue else propose(space, pool, book.tried, settings.budget, settings.seed)
         if found is None:
-            return "the whole space was tried"
+            return "the whole space was tried", True
         bench.prepare([found[0], *_next(space, pool, book, queue, found, settings)])
         book.begin(*found)
         outcome = bench.time_us(found[0])

@@ -150,6 +150,11 @@ def commit_of(source: Source) -> str:
         return ""
 
 
+def place_of(source: Source) -> tuple[str, str]:
+    """The repo of a Hub source, and the layer or function in it; both "" for any other source."""
+    return (source.repo_id, source.name) if isinstance(source, HubSource) else ("", "")
+
+
 def pinned(source: Source, commit: str) -> Source:
     """A Hub source at a commit that was written down; any other source, or none written, as it is."""
     return source.at(commit) if isinstance(source, HubSource) and is_commit(commit) else source

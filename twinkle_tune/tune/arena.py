@@ -28,7 +28,6 @@ from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive
-from twinkle_tune.profile.past import NO_ROOM
 from twinkle_tune.profile.schema import TimedOn
 from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Implementation
 from twinkle_tune.tune.block import BlockStage, NoBlockError, in_place_of
@@ -84,7 +83,7 @@ class Arena:
             )
         except Exception as error:
             if is_by_chance(error):
-                return Inconclusive(reason=f"{NO_ROOM} ({in_a_line(error)})")
+                return Inconclusive(reason=f"no room to check against float64 ({in_a_line(error)})", no_room=True)
             return Inconclusive(reason=f"the original cannot be run to check against ({in_a_line(error)})")
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from twinkle_tune.errors import ModeError, TuneError
+from twinkle_tune.measure.around import ClockAround
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.mode import Mode, parse_mode
 
@@ -153,14 +154,13 @@ def _has_compiled(code: CodeType) -> bool:
     return bool(torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code))
 
 
-class CompilingClock:
+class CompilingClock(ClockAround):
     """A clock that puts in place what a contestant's call needs, outside of what is timed."""
 
     def __init__(self, clock: Clock) -> None:
         """Of a clock; calls that nobody has entered pass through."""
-        self._clock = clock
+        super().__init__(clock)
         self._known: dict[int, Contestant] = {}
-        self.name = clock.name
 
     def enter(self, contestant: Contestant) -> None:
         """Know a contestant by its step."""
@@ -170,39 +170,20 @@ class CompilingClock:
         """The contestant whose step a call is."""
         return self._known.get(id(call))
 
-    def block_calls(self, call: Call) -> int:
-        """As :meth:`Clock.block_calls`."""
-        with self._standing(call):
-            return self._clock.block_calls(call)
-
-    def burst_us(self, call: Call, block_calls: int) -> float:
-        """As :meth:`Clock.burst_us`."""
-        with self._standing(call):
-            return self._clock.burst_us(call, block_calls)
-
     def first_call_us(self, call: Call) -> float:
         """As :meth:`Clock.first_call_us`; of a contestant it is where breaks are counted."""
         contestant = self.of(call)
         if contestant is None:
             return self._clock.first_call_us(call)
-        with self._standing(call):
+        with self._around(call):
             before = _break_reasons()
             time_us = self._clock.first_call_us(call)
             contestant.reasons = {reason for reason, count in _break_reasons().items() if count > before.get(reason, 0)}
             contestant.settle()
         return time_us
 
-    def peak_bytes(self, call: Call) -> int | None:
-        """As :meth:`Clock.peak_bytes`."""
-        with self._standing(call):
-            return self._clock.peak_bytes(call)
-
-    def synchronize(self) -> None:
-        """As :meth:`Clock.synchronize`."""
-        self._clock.synchronize()
-
     @contextmanager
-    def _standing(self, call: Call) -> Iterator[None]:
+    def _around(self, call: Call) -> Iterator[None]:
         contestant = self.of(call)
         try:
             with nullcontext() if contestant is None else contestant.standing():

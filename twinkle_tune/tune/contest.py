@@ -26,15 +26,16 @@ from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.source.compiled import graphs_made, why_uncompiled
-from twinkle_tune.source.hub import commit_of
+from twinkle_tune.source.hub import commit_of, place_of
 from twinkle_tune.source.tried import config_of
 from twinkle_tune.tune import selected
 from twinkle_tune.tune.arena import Arena, Step, as_observed
 from twinkle_tune.tune.compiling import renamed, uncapped
-from twinkle_tune.tune.events import Listener, RoundTimed, TrialRefused, TrialStarted
+from twinkle_tune.tune.events import Listener, RoundTimed, TrialStarted
 from twinkle_tune.tune.further import Timed, further_times
+from twinkle_tune.tune.refused import cause_at, refuse
 from twinkle_tune.tune.task import Task, Unwatched, Watch, WatchedClock, digest_of
-from twinkle_tune.tune.tuned import Configs
+from twinkle_tune.tune.tuned import Configs, Origin
 from twinkle_tune.tune.watch import HereWatch, MeddledError
 
 _LOAD: Stage = "load"
@@ -60,7 +61,7 @@ class InProcess:
             arena = Arena(task)
             self._watch.ends(ORIGINAL)
             outcomes: dict[str, _Ready | Rejection | Untimed] = {}
-            entered: list[tuple[Candidate, str]] = []
+            entered: list[tuple[Candidate, Origin]] = []
             for candidate in task.candidates:
                 entered.append(self._entered(candidate, arena, listener, ends_s))
                 outcomes[candidate.name] = self._prepared(entered[-1][0], arena, listener, ends_s)
@@ -72,8 +73,8 @@ class InProcess:
                 lambda names: _race(task, {name: steps[name] for name in names}, clock, listener, ends_s, watches),
                 {name: self._again(name, found.judged_again) for name, found in steps.items() if found.judged_again},
             )
-            for name, reason in wrong.items():
-                outcomes[name] = _refuse(listener, name, "parity", reason)
+            for name, out in wrong.items():
+                outcomes[name] = refuse(listener, name, "parity", out.reason, out.cause)
                 del steps[name]
             measured = {
                 name: _measured(found, name, times_us, decision, arena.counted(found.step), self._watch.noticed(name))
@@ -85,13 +86,9 @@ class InProcess:
             )
         ended = {name: measured.get(name) or _not_ready(found) for name, found in outcomes.items()}
         trials = tuple(self._trial(c, origin, ended[c.name], arena) for c, origin in entered)
-        return Contest(
-            slot=observation.slot,
-            instances=observation.instances,
-            seen=observation.seen,
-            workload=observation.workload,
-            trials=trials,
-            selection=selected.selection_of(decision, trials, task.settings, task.aim, arena.nobody_judged),
+        return observation.contest(
+            trials,
+            selected.selection_of(decision, trials, task.settings, task.aim, arena.nobody_judged),
             conditions=tuple(filter(None, (watch.conditions for watch in watches[-1:]))),
             timings=timings,
             timed_on=arena.timed_on,
@@ -106,9 +103,11 @@ class InProcess:
         """In this process there is but other memory."""
         return "in other memory"
 
-    def _entered(self, candidate: Candidate, arena: Arena, listener: Listener, ends_s: float) -> tuple[Candidate, str]:
+    def _entered(
+        self, candidate: Candidate, arena: Arena, listener: Listener, ends_s: float
+    ) -> tuple[Candidate, Origin]:
         if candidate.name != ORIGINAL and time.monotonic() >= ends_s:
-            return candidate, ""
+            return candidate, Origin()
         listener(TrialStarted(candidate=candidate.name))
         return self._configs.entered(
             candidate, arena.task, arena.clock, self._watch, trains=arena.trains, ends_s=ends_s
@@ -130,8 +129,9 @@ class InProcess:
         try:
             self._watch.ends(candidate.name)
         except MeddledError as error:
-            stage = found.stage if isinstance(found, Rejection) else "timing"
-            return found if isinstance(found, Rejection) else _refuse(listener, candidate.name, stage, str(error))
+            if isinstance(found, Rejection):
+                return found
+            return refuse(listener, candidate.name, "timing", str(error), "meddled")
         return found
 
     def _again(self, name: str, judge: Callable[[], Verdict]) -> Callable[[], Verdict]:
@@ -143,16 +143,20 @@ class InProcess:
 
         return judged
 
-    def _trial(self, candidate: Candidate, origin: str, outcome: Outcome, arena: Arena) -> Trial:
+    def _trial(self, candidate: Candidate, origin: Origin, outcome: Outcome, arena: Arena) -> Trial:
         self._watch.begins(candidate.name, "load")  # some sources load their code once more for the digest
+        repo, layer = place_of(candidate.source)
         trial = Trial(
             candidate=candidate.name,
             source=candidate.source.kind,
             digest=digest_of(candidate, arena.task.observation.slot, arena.original),
             outcome=outcome,
             commit=commit_of(candidate.source),
+            repo=repo,
+            layer=layer,
             config=config_of(candidate.source),
-            config_origin=origin,
+            config_origin=origin.text,
+            config_cut_short=origin.cut_short,
         )
         with contextlib.suppress(MeddledError):  # it was put back, and the trial is over
             self._watch.ends(candidate.name)
@@ -191,13 +195,13 @@ def _attempt(
         implementation = candidate.source.load(task.observation.slot, arena.original)
         unfit = implementation.unfit_for(task.mode)
         if unfit:
-            return _refuse(listener, candidate.name, "capability", unfit)
+            return refuse(listener, candidate.name, "capability", unfit, "unfit")
         stage = watch.begins(candidate.name, "first call")
         before = graphs_made() if implementation.per_shape else 0
         with interpreted() as ran:
             step, first_call_us = arena.first_call(candidate.name, implementation)
         if implementation.per_shape and graphs_made() == before:
-            return _refuse(listener, candidate.name, stage, why_uncompiled())
+            return refuse(listener, candidate.name, stage, why_uncompiled(), "unavailable")
         if candidate.name == ORIGINAL:
             right = Pass(figures=(), deterministic=True)
             return _Ready(
@@ -213,13 +217,13 @@ def _attempt(
         if task.mode.compiles:
             judged = torch.compile(renamed(judged), dynamic=task.dynamic)
         if isinstance(arena.judge, Inconclusive):
-            return _refuse(listener, candidate.name, "parity", f"inconclusive: {arena.judge.reason}")
+            return refuse(listener, candidate.name, "parity", f"inconclusive: {arena.judge.reason}", arena.judge.cause)
         verdict = arena.judge.judge(judged, for_kin=implementation.call)
         judged_again = functools.partial(arena.judge.again, judged, for_kin=implementation.call)
         stage = watch.begins(candidate.name, "timing")
         peak_bytes = arena.clock.peak_bytes(step) if isinstance(verdict, Pass) else None
     except SignatureError as error:
-        return _refuse(listener, candidate.name, "signature", str(error))
+        return refuse(listener, candidate.name, "signature", str(error), "unfit")
     except Exception as error:
         if not again and is_by_chance(error):
             return None
@@ -227,12 +231,12 @@ def _attempt(
         if candidate.name == ORIGINAL:
             raise
         reason = str(error) if isinstance(error, TuneError) else f"raised {in_a_line(error)}"
-        return _refuse(listener, candidate.name, stage, reason)
+        return refuse(listener, candidate.name, stage, reason, cause_at(error, stage))
     match verdict:
         case Reject():
-            return _refuse(listener, candidate.name, "parity", in_words(verdict))
+            return refuse(listener, candidate.name, "parity", in_words(verdict), "wrong")
         case Inconclusive():
-            return _refuse(listener, candidate.name, "parity", f"inconclusive: {verdict.reason}")
+            return refuse(listener, candidate.name, "parity", f"inconclusive: {verdict.reason}", verdict.cause)
     if ran.kernels:
         return selected.interpreted()
     return _Ready(
@@ -317,11 +321,6 @@ def _timed(
         for name in names
         if isinstance(outcome := measured[name], Measurement)
     }
-
-
-def _refuse(listener: Listener, candidate: str, stage: Stage, reason: str) -> Rejection:
-    listener(TrialRefused(candidate=candidate, stage=stage, reason=reason))
-    return Rejection(stage=stage, reason=reason)
 
 
 def _not_ready(found: _Ready | Rejection | Untimed) -> Rejection | Untimed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from twinkle_tune.cause import Cause
 from twinkle_tune.outcome import Stage
 from twinkle_tune.profile.schema import Contest, StepResult
 
@@ -61,6 +62,7 @@ class TrialRefused:
     candidate: str
     stage: Stage
     reason: str
+    cause: Cause = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

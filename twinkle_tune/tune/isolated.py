@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
+from twinkle_tune.cause import Cause
 from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Rejection, Stage, Trial
 from twinkle_tune.profile.schema import Contest
@@ -22,7 +23,7 @@ from twinkle_tune.tune.package import Header, Unportable, original_of, pack
 from twinkle_tune.tune.process import WorkerError, WorkerLost
 from twinkle_tune.tune.selected import ALL_REFUSED
 from twinkle_tune.tune.task import Task, digest_of
-from twinkle_tune.tune.wire import Found, event_of, result_of, stage_of
+from twinkle_tune.tune.wire import Found, cause_named, event_of, result_of, stage_of
 
 
 class Isolated:
@@ -133,12 +134,12 @@ class Isolated:
             return _merged(task, found, job.refused)
 
     def _refuse(self, job: _Job, lost: _Refused) -> None:
-        rejection = Rejection(stage=lost.stage, reason=lost.reason)
+        rejection = Rejection(stage=lost.stage, reason=lost.reason, cause=lost.cause)
         job.refused[lost.candidate] = rejection
         if lost.stage == "load":
             candidate = next(c for c in job.task.candidates if c.name == lost.candidate)
             self._unloadable.append((job.task.observation.slot, candidate, rejection))
-        job.told(TrialRefused(candidate=lost.candidate, stage=lost.stage, reason=lost.reason))
+        job.told(TrialRefused(candidate=lost.candidate, stage=lost.stage, reason=lost.reason, cause=lost.cause))
 
     def _guilty(self, job: _Job, failure: str) -> list[_Refused] | None:
         """Candidates beside which, alone in a new process, the original fails; None if it fails by itself.
@@ -164,7 +165,7 @@ class Isolated:
                     return None
                 own = lost.candidate == name
                 reason = lost.reason if own else f"with it in the process the original {lost.reason}"
-                guilty.append(_Refused(name, lost.stage, reason))
+                guilty.append(_Refused(name, lost.stage, reason, lost.cause if own else "meddled"))
             finally:
                 self._held.stop()
         return guilty
@@ -179,7 +180,9 @@ class Isolated:
         }
         for name, rejection in known.items():
             job.told(TrialStarted(candidate=name))
-            job.told(TrialRefused(candidate=name, stage=rejection.stage, reason=rejection.reason))
+            job.told(
+                TrialRefused(candidate=name, stage=rejection.stage, reason=rejection.reason, cause=rejection.cause)
+            )
         return known
 
     def _attempt(self, job: _Job, without: tuple[str, ...]) -> Found:
@@ -203,7 +206,9 @@ class Isolated:
                     found = _answered(answer, names)
                     event = event_of(answer["event"]) if found is None else None
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    raise WorkerLost(self._held.mark.get(), "wrote into the connection to the run") from error
+                    raise WorkerLost(
+                        self._held.mark.get(), "wrote into the connection to the run", "meddled"
+                    ) from error
                 if found is not None:
                     raise found
                 if event is not None:
@@ -215,7 +220,7 @@ class Isolated:
             name = names[at.candidate] if 0 <= at.candidate < len(names) else ORIGINAL
             if at.candidate == NOBODY:
                 name = told.last if told.last in names else ORIGINAL
-            raise _Refused(name, at.stage, lost.reason, killed=lost.killed) from lost
+            raise _Refused(name, at.stage, lost.reason, lost.cause, killed=lost.killed) from lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,11 +244,11 @@ class _Refused(Exception):
     """A candidate, or the original, after which the worker process is to be replaced."""
 
     def __init__(
-        self, candidate: str, stage: Stage, reason: str, *, raised: bool = False, killed: bool = False
+        self, candidate: str, stage: Stage, reason: str, cause: Cause, *, raised: bool = False, killed: bool = False
     ) -> None:
         """``raised``: it raised an error, after which the process still stood; ``killed``: by SIGKILL."""
         super().__init__(reason)
-        self.candidate, self.stage, self.reason = candidate, stage, reason
+        self.candidate, self.stage, self.reason, self.cause = candidate, stage, reason, cause
         self.raised, self.killed = raised, killed
 
 
@@ -271,11 +276,13 @@ def _answered(answer: dict[str, Any], names: tuple[str, ...]) -> Exception | Non
         case "event":
             return None
         case "fault" if answer["candidate"] in names:
-            return _Refused(answer["candidate"], stage_of(answer["stage"]), str(answer["reason"]))
+            return _Refused(
+                answer["candidate"], stage_of(answer["stage"]), str(answer["reason"]), cause_named(answer["cause"])
+            )
         case "unportable":
             return Unportable(str(answer["reason"]))
         case "error":
-            return _Refused(ORIGINAL, "first call", str(answer["reason"]), raised=bool(answer["raised"]))
+            return _Refused(ORIGINAL, "first call", str(answer["reason"]), "raised", raised=bool(answer["raised"]))
     raise ValueError(f"no such answer: {answer!r:.80}")
 
 
@@ -298,17 +305,8 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
     is_told = selection.status == "inconclusive"  # of those that the worker did try
     if refused and not is_told and all(isinstance(t.outcome, Rejection) for t in everyone if t.candidate != ORIGINAL):
         selection = replace(selection, reason=ALL_REFUSED, status="all refused")
-    observation = task.observation
-    return Contest(
-        slot=observation.slot,
-        instances=observation.instances,
-        seen=observation.seen,
-        workload=observation.workload,
-        trials=everyone,
-        selection=selection,
-        conditions=found.conditions,
-        timings=found.timings,
-        timed_on=found.timed_on,
+    return task.observation.contest(
+        everyone, selection, conditions=found.conditions, timings=found.timings, timed_on=found.timed_on
     )
 
 

@@ -46,12 +46,5 @@ def unless_original_fails(task: Task, listener: Listener, held: Callable[[Listen
         if error is hearing.error:
             raise
         why = str(error) if isinstance(error, TuneError) else f"the original raised {in_a_line(error, 300)}"
-        observation = task.observation
-        return Contest(
-            slot=observation.slot,
-            instances=observation.instances,
-            seen=observation.seen,
-            workload=observation.workload,
-            trials=(),
-            selection=Selection(winner=ORIGINAL, reason=f"{INCONCLUSIVE}: {why}", status="inconclusive"),
-        )
+        lost = Selection(winner=ORIGINAL, reason=f"{INCONCLUSIVE}: {why}", status="inconclusive")
+        return task.observation.contest((), lost)

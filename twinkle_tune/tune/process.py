@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import IO, Any
 
+from twinkle_tune.cause import Cause
 from twinkle_tune.errors import TuneError
 from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.tune.compilers import end_compilers
@@ -43,12 +44,13 @@ class WorkerLost(Exception):
     Attributes:
         at: who was at work.
         reason: what happened.
+        cause: the same in a word.
         killed: whether it was by SIGKILL, which the system sends to whom it likes where memory is short.
     """
 
-    def __init__(self, at: At, reason: str, *, killed: bool = False) -> None:
+    def __init__(self, at: At, reason: str, cause: Cause, *, killed: bool = False) -> None:
         super().__init__(reason)
-        self.at, self.reason, self.killed = at, reason, killed
+        self.at, self.reason, self.cause, self.killed = at, reason, cause, killed
 
 
 class WorkerProcess:
@@ -146,7 +148,7 @@ class WorkerProcess:
             if self._has_ended() or self._connection not in self._selector.get_map():
                 raise self._lost()
             if len(self._lines) > LONGEST_LINE:
-                raise WorkerLost(self._mark.get(), "flooded the connection to the run")
+                raise WorkerLost(self._mark.get(), "flooded the connection to the run", "meddled")
             expired = self._expired(expired)
         line, _, self._lines = self._lines.partition(b"\n")
         try:
@@ -154,7 +156,7 @@ class WorkerProcess:
             if not isinstance(message, dict):
                 raise TypeError("no object")
         except (ValueError, TypeError, RecursionError):
-            raise WorkerLost(self._mark.get(), "wrote into the connection to the run") from None
+            raise WorkerLost(self._mark.get(), "wrote into the connection to the run", "meddled") from None
         return message
 
     def forget_output(self) -> None:
@@ -196,7 +198,8 @@ class WorkerProcess:
                 "parity": "finish the calls that it is judged by",
                 "timing": "finish its timed calls",
             }
-            raise WorkerLost(at, f"did not {doing.get(at.stage, 'finish')} within {at.limit_s:.3g} s{self._words()}")
+            late = f"did not {doing.get(at.stage, 'finish')} within {at.limit_s:.3g} s{self._words()}"
+            raise WorkerLost(at, late, "timeout")
         return at
 
     def _lost(self) -> WorkerLost:
@@ -205,16 +208,18 @@ class WorkerProcess:
         while not self._has_ended() and time.monotonic() < deadline_s:
             time.sleep(0.01)
         if not self._has_ended():
-            return WorkerLost(self._mark.get(), f"closed the connection to the run{self._words()}")
+            return WorkerLost(self._mark.get(), f"closed the connection to the run{self._words()}", "meddled")
         self._drain()
         # Waited for without being reaped: its group is still to be ended.
         found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         assert found is not None
         if found.si_code == os.CLD_EXITED:
-            return WorkerLost(self._mark.get(), f"ended the process with exit code {found.si_status}{self._words()}")
+            left = f"ended the process with exit code {found.si_status}{self._words()}"
+            return WorkerLost(self._mark.get(), left, "crashed")
         name, killed = signal.Signals(found.si_status).name, found.si_status == signal.SIGKILL
         hint = " (perhaps by the system, for want of memory)" if killed else ""
-        return WorkerLost(self._mark.get(), f"ended the process with signal {name}{hint}{self._words()}", killed=killed)
+        ended = f"ended the process with signal {name}{hint}{self._words()}"
+        return WorkerLost(self._mark.get(), ended, "crashed", killed=killed)
 
     def _words(self) -> str:
         """The last line that was printed, cut. Of a race nobody knows who has printed it."""

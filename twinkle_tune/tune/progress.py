@@ -70,7 +70,7 @@ def step_line(step: StepResult) -> str:
 
 
 class Lines:
-    """A listener that prints a line for whatever is finished."""
+    """A listener that says a line for whatever is finished: the one for the command line and for Python."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """``say`` is given each line."""

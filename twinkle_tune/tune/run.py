@@ -95,16 +95,8 @@ def hold(
     if known is not None:
         return known
     if run.budget.is_used_up or is_left_out(run.budget, observation, entrants):
-        return Contest(
-            slot=observation.slot,
-            instances=observation.instances,
-            seen=observation.seen,
-            workload=observation.workload,
-            trials=(),
-            selection=Selection(
-                winner=ORIGINAL, reason=NOT_TRIED if run.budget.is_used_up else NO_BLOCK, status="not tried"
-            ),
-        )
+        why = NOT_TRIED if run.budget.is_used_up else NO_BLOCK
+        return observation.contest((), Selection(winner=ORIGINAL, reason=why, status="not tried"))
 
     def held(tell: Listener) -> Contest:
         contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), tell)

@@ -29,7 +29,8 @@ def not_timed(name: str, decision: Decision) -> Rejection | Untimed:
         return Untimed(
             cause="budget", right=True, reason="not timed: the budget ran out; it passed the numerical check"
         )
-    return Rejection(stage="timing", reason=left or decision.reason)
+    causes = dict(zip(decision.failed, decision.causes, strict=False))
+    return Rejection(stage="timing", reason=left or decision.reason, cause=causes.get(name, "not timed"))
 
 
 def not_tried(why: str = NOT_TRIED) -> Untimed:

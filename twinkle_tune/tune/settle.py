@@ -197,7 +197,7 @@ class Whole:
         if not profile.winners:
             return Plan()
         plan = plan_profile(self.model, profile, profile.device, profile.mode, self.registry)
-        winners = [text for text in plan.stale if any(text.startswith(_named(c)) for c in profile.winners)]
+        winners = [str(entry) for entry in plan.entries if any(entry.is_of(c) for c in profile.winners)]
         if winners:
             raise StaleProfileError("; ".join(winners))
         return plan
@@ -206,23 +206,18 @@ class Whole:
         """The profile without winners whose layers are others now than in their calls, as a counter makes them."""
         if not profile.winners:
             return profile
-        stale = plan_profile(self.model, profile, profile.device, profile.mode, self.registry).stale
+        stale = plan_profile(self.model, profile, profile.device, profile.mode, self.registry).entries
         contests = []
         for contest in profile.contests:
-            why = next((text for text in stale if text.startswith(_named(contest))), "")
+            why = next((entry.what for entry in stale if entry.is_of(contest)), "")
             lost = why and contest.selection.winner != ORIGINAL
-            reason = f"taken back: it cannot be bound again, {why.removeprefix(_named(contest))}"
+            reason = f"taken back: it cannot be bound again, {why}"
             contests.append(keep_original(contest, reason, "taken back") if lost else contest)
         return _left(profile, contests)
 
     @property
     def _is_late(self) -> bool:
         return self.ends_s is not None and time.monotonic() >= self.ends_s
-
-
-def _named(contest: Contest) -> str:
-    """How a plan begins what it says of a contest."""
-    return f"{contest.slot.name} ({contest.selection.winner}): "
 
 
 def _left(profile: Profile, contests: Sequence[Contest]) -> Profile:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.errors import TuneError
+from twinkle_tune.measure.around import ClockAround
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
@@ -105,49 +107,17 @@ class Unwatched:
         return ()
 
 
-class WatchedClock:
+class WatchedClock(ClockAround):
     """A clock that tells whose calls it is about to make. What it tells lies outside of what is timed."""
 
     def __init__(self, clock: Clock, calls: Mapping[str, Call], watch: Watch) -> None:
         """Of a clock, and the calls by the names of their candidates."""
-        self._clock, self._watch = clock, watch
+        super().__init__(clock)
+        self._watch = watch
         self._names = {id(call): name for name, call in calls.items()}
-        self.name = clock.name
 
-    def block_calls(self, call: Call) -> int:
-        """As :meth:`Clock.block_calls`."""
-        self._begins(call)
-        calls = self._clock.block_calls(call)
-        self._ends(call)
-        return calls
-
-    def burst_us(self, call: Call, block_calls: int) -> float:
-        """As :meth:`Clock.burst_us`."""
-        self._begins(call)
-        time_us = self._clock.burst_us(call, block_calls)
-        self._ends(call)
-        return time_us
-
-    def first_call_us(self, call: Call) -> float:
-        """As :meth:`Clock.first_call_us`."""
-        self._begins(call)
-        time_us = self._clock.first_call_us(call)
-        self._ends(call)
-        return time_us
-
-    def peak_bytes(self, call: Call) -> int | None:
-        """As :meth:`Clock.peak_bytes`."""
-        self._begins(call)
-        peak = self._clock.peak_bytes(call)
-        self._ends(call)
-        return peak
-
-    def synchronize(self) -> None:
-        """As :meth:`Clock.synchronize`."""
-        self._clock.synchronize()
-
-    def _begins(self, call: Call) -> None:
+    @contextmanager
+    def _around(self, call: Call) -> Iterator[None]:
         self._watch.begins(self._names[id(call)], "timing")
-
-    def _ends(self, call: Call) -> None:
-        self._watch.ends(self._names[id(call)])
+        yield
+        self._watch.ends(self._names[id(call)])  # not after an error, which is the candidate's end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,7 +17,6 @@ from twinkle_tune.ops.op import OpCall
 from twinkle_tune.ops.space import Config
 from twinkle_tune.ops.tuned import config_for
 from twinkle_tune.outcome import Stage
-from twinkle_tune.profile.past import CUT_SHORT
 from twinkle_tune.search.record import SearchResult, SearchSettings
 from twinkle_tune.search.tuning import tuned
 from twinkle_tune.slot import Candidate
@@ -33,6 +32,14 @@ _STAGE: Stage = "first call"
 """What a piece of a search is: configs are compiled and called for the first time."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a config is from, in words, and whether the search for it was cut short; "" for a candidate as it came."""
+
+    text: str = ""
+    cut_short: bool = False
+
+
 @runtime_checkable
 class Tunable(Configurable, Protocol):
     """A source whose config can be searched."""
@@ -45,12 +52,12 @@ class Configs:
     """The configs of the contests that were held with it: one op called in one way is not searched twice."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[object, ...], tuple[Config | None, str]] = {}
+        self._found: dict[tuple[object, ...], tuple[Config | None, Origin]] = {}
 
     def entered(
         self, candidate: Candidate, task: Task, clock: Clock, watch: Watch, *, trains: bool, ends_s: float
-    ) -> tuple[Candidate, str]:
-        """The candidate as it enters the contest, and where its config is from; "" for a candidate as it came.
+    ) -> tuple[Candidate, Origin]:
+        """The candidate as it enters the contest, and where its config is from.
 
         A search that fails, whatever it raises, leaves the candidate with its default, and says so: what comes of that
         is for the contest to find out.
@@ -65,7 +72,7 @@ class Configs:
         """
         source = candidate.source
         if not task.tunes or not isinstance(source, Tunable) or source.config is not None:
-            return candidate, ""
+            return candidate, Origin()
         watch.begins(candidate.name, _STAGE)
         try:
             call = source.op_call(task.observation.workload)
@@ -73,14 +80,15 @@ class Configs:
             watch.ends(candidate.name)
         except Exception as error:
             # The default has its turn all the same: a search must not stand in its way.
-            config, origin = None, f"{CUT_SHORT}the search raised {in_a_line(error)}; the default"
+            config = None
+            origin = Origin(text=f"cut short: the search raised {in_a_line(error)}; the default", cut_short=True)
         if config is None:
             return candidate, origin
         return replace(candidate, source=source.with_config(config)), origin
 
     def _config(
         self, call: OpCall, task: Task, clock: Clock, watch: Watch, trains: bool, ends_s: float
-    ) -> tuple[Config | None, str]:
+    ) -> tuple[Config | None, Origin]:
         dims = tuple(sorted(call.dims.items()))
         key = (call.op.name, dims, call.dtype, call.variant, trains, task.device, task.settings, task.seed)
         if key not in self._found:
@@ -88,20 +96,20 @@ class Configs:
         return self._found[key]
 
 
-def _untold() -> tuple[None, str]:
-    return None, "the default: the call does not tell the op's sizes"
+def _untold() -> tuple[None, Origin]:
+    return None, Origin(text="the default: the call does not tell the op's sizes")
 
 
 def _found(
     call: OpCall, task: Task, clock: Clock, watch: Watch, trains: bool, ends_s: float
-) -> tuple[Config | None, str]:
+) -> tuple[Config | None, Origin]:
     """The config that is shipped for just this call; else what a search finds that begins with the nearest one."""
     mode = "train" if trains else "inference"
     dtype = str(call.dtype).removeprefix("torch.")
     environment = current_environment(parse_device(task.device))
     near = config_for(call.op, call.dims, dtype, environment, variant=call.variant, mode=mode)
     if near.exact:
-        return near.config, near.origin
+        return near.config, Origin(text=near.origin)
     left_s = ends_s - time.monotonic()
     sides = 2 if trains else 1
     results = tuned(
@@ -123,7 +131,8 @@ def _found(
         on_tried=lambda side, tried: watch.goes_on(),
     )
     config = next(reversed(results.values())).config if results else None
-    return config, _in_words(results)
+    cut_short = not all(found.in_time for found in results.values())
+    return config, Origin(text=f"{'cut short: ' if cut_short else ''}{_in_words(results)}", cut_short=cut_short)
 
 
 def _in_words(results: dict[str, SearchResult]) -> str:
@@ -134,8 +143,7 @@ def _in_words(results: dict[str, SearchResult]) -> str:
         else:
             gain = f"{1 - found.ratio:.1%} faster than the default" if found.ratio < 1 else "the default stays"
             parts.append(f"{side}: {gain}, {found.timed} of {found.size} configs timed")
-    cut = "" if all(found.in_time for found in results.values()) else CUT_SHORT
-    return cut + ("; ".join(parts) or "the op has one config")
+    return "; ".join(parts) or "the op has one config"
 
 
 def _place(device: str) -> str:

@@ -17,6 +17,7 @@ from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.plan import plan_profile
 from twinkle_tune.kernel.registry import Registry, default_registry
+from twinkle_tune.kernel.resolve import Stale
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.smallest import is_smaller, memory_ratio, not_smaller
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
@@ -126,9 +127,9 @@ def verify_profile(
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with without_trace(model, profile.mode):
         whole = changes(profile.environment, current_environment(profile.device))
-        stale = plan_profile(model, profile, profile.device, profile.mode, registry).stale
+        plan = plan_profile(model, profile, profile.device, profile.mode, registry)
         if not profile.winners:
-            return Verification(checks=(), stale=stale if whole else ())
+            return Verification(checks=(), stale=plan.stale if whole else ())
         steps = make_steps(model, example_inputs, profile.mode, profile.device)
         won = {contest.slot.name for contest in profile.winners}
         targets = find_slots(model, registry, attention=ATTENTION in won, head=HEAD in won)
@@ -145,7 +146,8 @@ def verify_profile(
             entrants = () if observation is None else _entrants(profile, contest, observation, registry)
             run = _Run(profile, settings or SETTINGS, seed, tell, executor or InProcess(), index)
             checks.append(run.check(contest, observation, entrants))
-    return Verification(checks=tuple(checks), stale=tuple(text for text in stale if not _is_told(text, checks)))
+    told = {str(entry) for entry in plan.entries if _is_told(entry, checks)}
+    return Verification(checks=tuple(checks), stale=tuple(text for text in plan.stale if text not in told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +249,10 @@ def _entrants(
     )
 
 
-def _is_told(stale: str, checks: Sequence[Check]) -> bool:
+def _is_told(entry: Stale, checks: Sequence[Check]) -> bool:
     """Whether a check says already that its entry is stale."""
     return any(
-        stale.startswith(f"{check.contest.slot.name} ({check.contest.selection.winner}): ")
-        for check in checks
-        if any(problem.kind == "stale" for problem in check.problems)
+        entry.is_of(check.contest) for check in checks if any(problem.kind == "stale" for problem in check.problems)
     )
 
 

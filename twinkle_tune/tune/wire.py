@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
+from twinkle_tune.cause import Cause
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.outcome import Conditions, Selection, Stage, Timings, Trial
 from twinkle_tune.profile.checked import from_data
@@ -70,6 +71,14 @@ def stage_of(name: object) -> Stage:
         raise ValueError(f"{name!r} is none of {', '.join(get_args(Stage))}")
     stage: Stage = name  # type: ignore[assignment]
     return stage
+
+
+def cause_named(name: object) -> Cause:
+    """A cause by its name. Raises ValueError where there is none."""
+    if name not in get_args(Cause):
+        raise ValueError(f"{name!r} is none of {', '.join(get_args(Cause))}")
+    cause: Cause = name  # type: ignore[assignment]
+    return cause
 
 
 def _checked(kind: type[Any], data: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from typing import IO, Any, Never
 
 import torch
 
+from twinkle_tune.cause import OF_MEMORY, Cause, cause_of
 from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Rejection, Stage
 from twinkle_tune.slot import ORIGINAL
@@ -37,7 +38,6 @@ from twinkle_tune.tune.watch import shared_code
 from twinkle_tune.tune.wire import event_data, result_data, send
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
-_OUT_OF_MEMORY = ("MemoryError", "can't allocate memory", "Cannot allocate memory", "OutOfMemoryError", "bad_alloc")
 # Bound here and now: our own way out stays the way out.
 _exit = os._exit
 
@@ -49,9 +49,9 @@ _forks: list[int] = []
 class Fault(BaseException):
     """A candidate did something after which this process is good for nothing. Nobody below the top catches it."""
 
-    def __init__(self, candidate: str, stage: Stage, reason: str) -> None:
+    def __init__(self, candidate: str, stage: Stage, reason: str, cause: Cause = "meddled") -> None:
         super().__init__(reason)
-        self.candidate, self.stage, self.reason = candidate, stage, reason
+        self.candidate, self.stage, self.reason, self.cause = candidate, stage, reason, cause
 
 
 class ProcessWatch:
@@ -177,7 +177,13 @@ class _Worker:
         try:
             answer = self._run(message)
         except Fault as fault:
-            answer = {"is": "fault", "candidate": fault.candidate, "stage": fault.stage, "reason": fault.reason}
+            answer = {
+                "is": "fault",
+                "candidate": fault.candidate,
+                "stage": fault.stage,
+                "reason": fault.reason,
+                "cause": fault.cause,
+            }
         except Unportable as error:
             answer = {"is": "unportable", "reason": str(error)}
         except BaseException as error:
@@ -202,8 +208,9 @@ class _Worker:
         contest = InProcess(self._watch, self._configs).run(task, self._tell)
         self._watch.nobody()
         for trial in contest.trials:
-            if isinstance(trial.outcome, Rejection) and self._is_memory(trial.outcome.reason):
-                raise Fault(trial.candidate, trial.outcome.stage, self._memory(trial.outcome.reason))
+            if isinstance(outcome := trial.outcome, Rejection) and outcome.cause in OF_MEMORY:
+                memory = self._memory(outcome.reason, outcome.cause)
+                raise Fault(trial.candidate, outcome.stage, memory, outcome.cause)
         compiles = task.mode.compiles
         del task
         if compiles:
@@ -228,9 +235,9 @@ class _Worker:
     def _tell(self, event: Event) -> None:
         """Send an event, and wait until the listener has had it: its drawing must not run beside the timing."""
         at = None if self._watch is None else self._watch.at
-        if isinstance(event, TrialRefused) and self._is_memory(event.reason):
+        if isinstance(event, TrialRefused) and event.cause in OF_MEMORY:
             # It may still hold what it took: the others must not run short of it.
-            raise Fault(event.candidate, event.stage, self._memory(event.reason))
+            raise Fault(event.candidate, event.stage, self._memory(event.reason, event.cause), event.cause)
         if self._watch is not None:
             self._watch.nobody()
         self._send({"is": "event", "event": event_data(event)})
@@ -252,17 +259,15 @@ class _Worker:
         if isinstance(error, TuneError):
             return {"is": "error", "reason": str(error), "raised": True}
         if at is not None and at[0] != ORIGINAL and not isinstance(error, Exception):
-            return {"is": "fault", "candidate": at[0], "stage": at[1], "reason": f"raised {text}"}
-        if self._is_memory(text):
+            return {"is": "fault", "candidate": at[0], "stage": at[1], "reason": f"raised {text}", "cause": "raised"}
+        cause = cause_of(error)
+        if cause in OF_MEMORY:
             # Of the device's memory the run's process holds the model already; of the host's the limit is the run's.
-            return {"is": "error", "reason": self._memory(text), "raised": "OutOfMemoryError" in text}
+            return {"is": "error", "reason": self._memory(text, cause), "raised": cause == "out of device memory"}
         return {"is": "error", "reason": f"raised {text}", "raised": isinstance(error, Exception)}
 
-    def _is_memory(self, reason: str) -> bool:
-        return any(sign in reason for sign in _OUT_OF_MEMORY)
-
-    def _memory(self, reason: str) -> str:
-        if "OutOfMemoryError" in reason:
+    def _memory(self, reason: str, cause: Cause) -> str:
+        if cause == "out of device memory":
             limit = "" if self._device_bytes is None else f" (limit {self._device_bytes / 2**30:.1f} GiB)"
             return f"took more device memory than allowed{limit}: {reason:.160}"
         limit = "" if self._host_bytes is None else f" (limit {self._host_bytes / 2**30:.1f} GiB)"
