@@ -10,6 +10,7 @@ from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.kernel.target import Target
 from twinkle_tune.mode import Mode
 from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
 from twinkle_tune.words import did_you_mean
@@ -23,20 +24,36 @@ def entrants_of(observation: Observation, device: str, mode: Mode, registry: Reg
     return contestants(observation.slot, device, mode, module=observation.module, function=function, registry=registry)
 
 
+def offered_to(targets: Sequence[Target], device: str, mode: Mode, registry: Registry) -> list[Candidate]:
+    """Whoever could compete for the slots of a model, whether a step calls them or not."""
+    return [
+        candidate
+        for target in targets
+        for candidate in contestants(
+            target.slot,
+            device,
+            mode,
+            module=target.instances[0][1] if target.instances else None,
+            function=target.function,
+            registry=registry,
+        )
+    ]
+
+
 def only_wanted(entrants: Sequence[Candidate], wanted: Sequence[str] | None) -> tuple[Candidate, ...]:
     """The original, and of its rivals those with a wanted name, kind or name prefix; all of them for None."""
     return tuple(c for c in entrants if c.name == ORIGINAL or wanted is None or any(_is_wanted(c, w) for w in wanted))
 
 
-def check_wanted(wanted: Sequence[str] | None, entrants: Sequence[Candidate], device: str, mode: Mode) -> None:
-    """Refuse a wanted name that nobody has.
+def check_wanted(wanted: Sequence[str] | None, offered: Sequence[Candidate], device: str, mode: Mode) -> None:
+    """Refuse a wanted name that none of those has who are offered to a model's slots.
 
     Raises:
         RegistrationError: with that name.
     """
     for name in wanted or ():
-        if name != ORIGINAL and not any(_is_wanted(candidate, name) for candidate in entrants):
-            known = sorted({candidate.name for candidate in entrants} - {ORIGINAL})
+        if name != ORIGINAL and not any(_is_wanted(candidate, name) for candidate in offered):
+            known = sorted({candidate.name for candidate in offered} - {ORIGINAL})
             # "FastNorm" is what its author calls "impl:FastNorm".
             short = {re.split(r"[:.]", each)[-1].lower(): each for each in known}
             hint = did_you_mean(name, known, short) or "; see the names with 'twinkle-tune list'"

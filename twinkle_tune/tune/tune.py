@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +32,7 @@ from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.compiled import compiled_text, time_compiled
 from twinkle_tune.tune.compiling import mode_with, uncapped
 from twinkle_tune.tune.contest import InProcess
-from twinkle_tune.tune.entrants import check_wanted, entrants_of, only_wanted
+from twinkle_tune.tune.entrants import check_wanted, entrants_of, offered_to, only_wanted
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
 from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.journal import Journal
@@ -164,7 +165,10 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
     steps = seen.steps
     release_optimizers(steps)
     everyone = {id(o): entrants_of(o, run.device, run.mode, run.registry) for o in seen.observations}
-    check_wanted(run.wanted, [c for found in everyone.values() for c in found], run.device, run.mode)
+    if run.wanted is not None:
+        # A name of a slot that no step calls is no mistake: it has no contest.
+        offered = [*itertools.chain(*everyone.values()), *offered_to(targets, run.device, run.mode, run.registry)]
+        check_wanted(run.wanted, offered, run.device, run.mode)
     entrants = {key: only_wanted(found, run.wanted) for key, found in everyone.items()}
     # A block that nobody competes for is but the layers inside it, which are slots themselves.
     seen = replace(
