@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _INTERPRETER = "triton.runtime.interpreter"
@@ -45,8 +47,12 @@ def rounded_as_on_devices() -> Iterator[None]:
     """Inside the block Triton's interpreter rounds float32 to the nearest bfloat16 (ties to even), as GPUs do.
 
     By itself it cuts the last bits off (3.6 to 3.9), which doubles the error of each number that a kernel stores: a
-    right kernel would be refused for it. Where the interpreter was never imported nothing is done.
+    right kernel would be refused for it. Where the interpreter was neither asked for nor imported nothing is done.
     """
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        # A kernel that is imported inside the block would bring the interpreter too late.
+        with suppress(ImportError):
+            importlib.import_module(_INTERPRETER)
     interpreter: Any = sys.modules.get(_INTERPRETER)
     cut_off = getattr(interpreter, "_convert_float", None)
     if cut_off is None:

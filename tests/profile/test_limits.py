@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.report import fabricate
 from twinkle_tune.cli.app import run
 from twinkle_tune.errors import ProfileError
+from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.json_text import profile_text
 from twinkle_tune.report.data import json_text
@@ -73,7 +74,7 @@ def test_numbers_nobody_can_hold_are_refused(
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('{"schema": 1,', '{"schema": 1, "schema": 1,'),
+        (f'{{"schema": {SCHEMA},', f'{{"schema": {SCHEMA}, "schema": {SCHEMA},'),
         ('"winner":', '"winner": "original", "winner":'),
         ('"parameters":', '"parameters": 5, "parameters":'),
     ],
