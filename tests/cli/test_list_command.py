@@ -80,7 +80,10 @@ def test_what_is_not_recognised_is_named(
     assert run(["list", "own_net:make", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert "LayerNorm: 1 instance" in out
-    assert "Not replaceable here: MyNorm (3), Mixer (1). MyNorm looks like a norm: register a kernel for it" in out
+    assert (
+        "No kernel is offered for: MyNorm (3 layers), Mixer (1 layer). "
+        "You can register your own for MyNorm (it looks like a norm): see Register a kernel in the docs." in out
+    )
     assert "Linear" not in out
     assert run(["list", "own_net:make", "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unlooked"] == ["MyNorm (3)", "Mixer (1)"]

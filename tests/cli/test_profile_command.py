@@ -188,7 +188,10 @@ def test_a_stopped_run_goes_beside_a_fuller_profile(tuner: Tuner, capsys: pytest
     assert Path("p.json").read_bytes() == whole
     assert not load_profile("p.partial.json").complete
     told = capsys.readouterr()
-    assert "p.json stays as it was: it has 2 of 2 contests held, this run 1 of 4; this one goes beside it" in told.err
+    assert (
+        "p.json stays as it was: 2 of its 2 contests are finished, of this run's 1 of 4; this one goes beside it"
+        in told.err
+    )
     assert "wrote p.partial.json" in told.out
     assert profile("--out", "p.json", "--force") == 0
     assert not load_profile("p.json").complete

@@ -152,12 +152,15 @@ def test_markdown_is_read_as_tables_and_folds(profile: Profile) -> None:
 
 
 def test_markdown_begins_with_the_verdict() -> None:
-    """Title, then what to do and why, the verdict, how to do it, then the facts; the long parts are folded."""
+    """Title, what to do and why, how and what then, the contests, then the facts; the long parts are folded."""
     lines = render(fabricate.normal(), "md").split("\n\n")
-    assert lines[1] == "**Apply it.** The whole model was measured with it: prefill 1x128 8.0% faster (1.09x)."
-    assert lines[2] == "2 of 4 slots changed; the prefill takes 8.0% less time."
-    assert lines[3].startswith("```python\nfrom twinkle_tune import kernelize_model\nmodel = kernelize_model(")
-    assert lines[4] == "qwen3-tiny · float32 · inference · Fabricated CPU &#64; 2.00GHz (cpu) · 2025-01-02"
+    assert (
+        lines[1] == "**Apply it.** Measured on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)."
+    )
+    assert lines[2].startswith("```python\nfrom twinkle_tune import kernelize_model\nmodel = kernelize_model(")
+    assert lines[3] == "After an update of torch, or on another machine: twinkle-tune verify profile.json"
+    assert lines[4].startswith("2 contests (one slot, a layer or function, at one input shape:")
+    assert lines[5] == "qwen3-tiny · float32 · inference · Fabricated CPU &#64; 2.00GHz (cpu) · 2025-01-02"
     assert "| `slow` |" not in "".join(lines[: next(i for i, each in enumerate(lines) if "<details>" in each)])
 
 

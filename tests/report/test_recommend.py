@@ -43,7 +43,62 @@ def test_a_clear_gain_of_the_whole_model_is_applied() -> None:
     assert (found.kind, found.reason, found.title) == ("apply", "gain", "Apply it")
     assert "kernelize_model(model, mode='inference', device='cpu', profile='out/p.json')" in found.run
     assert "# The winners run with gradients off: in torch.no_grad()" in found.run
+    assert found.why == "Measured on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)."
+    assert found.then == "After an update of torch, or on another machine: twinkle-tune verify out/p.json"
     assert found.whole == "prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
+
+
+def test_each_compared_step_is_told_with_its_interval() -> None:
+    """No clear difference is said as that; a level is named where the rounds suffice for it."""
+    even = replace(_step(0.996, 0.988, 1.009), label="decode 1x128")
+    found = recommend(fabricate.profile(fabricate.won(), steps=(_step(0.972, 0.964, 0.982), even)))
+    assert found.why == (
+        "Measured on the whole model. Prefill 1x128: 2.8% faster (95% interval 1.8% to 3.6%). "
+        "Decode 1x128: no clear difference."
+    )
+
+
+def test_a_factory_is_named_for_verify() -> None:
+    """A profile's code is not run because a profile names it: the line to copy has the model."""
+    made = fabricate.profile(fabricate.won(), command="twinkle-tune profile toy:make --device cpu")
+    assert recommend(made, "p.json").then.endswith("twinkle-tune verify p.json toy:make")
+    assert recommend(replace(made, command=""), "p.json").then.endswith("twinkle-tune verify p.json")
+
+
+def test_a_busy_machine_is_told_with_what_it_means() -> None:
+    """A clear gain is clear all the same; where there is none, noise may hide it; memory does not depend on it."""
+    busy = replace(fabricate.environment(), load=1.5, processors=2)
+
+    def note(**changes: object) -> str:
+        made = replace(fabricate.profile(fabricate.won(), environment=busy), **changes)  # type: ignore[arg-type]
+        return next(note for note in head.notes(made) if note.startswith("The machine was busy"))
+
+    assert note() == (
+        "The machine was busy at first (load 1.5 on 2 processors). The gain of prefill 1x128 is clear all the same; "
+        "for smaller ones measure again when it is quiet."
+    )
+    assert note(steps=(ALONE,)).endswith("That hides gains: measure again when it is quiet.")
+    assert "do not depend on it" in note(objective=Objective.MEMORY)
+
+
+def test_the_contests_are_counted_with_what_a_contest_is() -> None:
+    """None that was not tried is said too; of an interrupted run that number is not known."""
+    what = "(one slot, a layer or function, at one input shape: original against candidates)"
+    assert head.contests_text(fabricate.normal()) == (
+        f"2 contests {what}: 1 won by a kernel (right and clearly faster), 1 kept the original, 0 not tried."
+    )
+    ended = replace(fabricate.normal(), complete=False)
+    assert head.contests_text(ended).endswith("1 kept the original, the rest not tried.")
+    assert head.contests_text(fabricate.empty()) == ""
+
+
+def test_labels_of_steps_are_explained_once_a_kind() -> None:
+    """A decode is one token after its length; a name of somebody's own is left as it is."""
+    labels = ("prefill 2x8", "prefill 4x8", "decode 2x8", "train 1x128", "forward", "prefill late")
+    made = fabricate.profile(steps=tuple(StepResult(label=label) for label in labels))
+    assert head.steps_text(made) == (
+        "prefill 2x8: batch 2, 8 tokens; decode 2x8: batch 2, one token after 8; train 1x128: batch 1, 128 tokens"
+    )
 
 
 def test_a_step_that_was_left_out_was_not_run() -> None:
@@ -62,18 +117,18 @@ def test_a_step_that_was_left_out_was_not_run() -> None:
 
 
 def test_a_run_without_time_is_measured_again_with_more() -> None:
-    """The command is the run's own with the budget that would do."""
+    """The command is the run's own with the budget that would be enough."""
     found = recommend(_stopped())
     assert (found.kind, found.reason) == ("measure again", "budget")
     assert found.run == "twinkle-tune profile qwen3-tiny --device cpu --budget 4m"
-    assert "1 of 2 contests held, 1 not tried" in found.why
+    assert "1 of 2 contests finished, 1 not tried" in found.why
     assert "budget_s='4m')" in recommend(_stopped(command="")).run
 
 
 def test_a_used_up_budget_is_no_interruption() -> None:
-    """The note and the facts say how many contests the budget sufficed for; an interrupted run was interrupted."""
-    assert "The time budget was used up after 1 of 2 contests" in " ".join(head.notes(_stopped()))
-    assert dict(head.facts(_stopped()))["Run"] == "budget of 30 s used up after 1 of 2 contests"
+    """The facts have the one count of what the budget sufficed for, no note repeats it, and nobody interrupted it."""
+    assert not [note for note in head.notes(_stopped()) if "contests" in note or "interrupted" in note]
+    assert dict(head.facts(_stopped()))["Run"] == "budget of 30 s used up: 1 of 2 contests finished, 1 not tried"
     ended = replace(_stopped(), run=RunFacts(took_s=12.0, stopped="interrupted"))
     assert "The run was interrupted" in " ".join(head.notes(ended))
     assert dict(head.facts(ended))["Run"] == "interrupted, 12 s"
@@ -83,13 +138,13 @@ def test_a_used_up_budget_is_no_interruption() -> None:
 
 
 def test_a_stopped_run_is_told_once() -> None:
-    """Where the verdict says what stopped the run, and what would do, that is the reason, and no form repeats it."""
+    """Where the verdict says what stopped the run, and what is enough, that is the reason, and no form repeats it."""
     run = RunFacts(took_s=30.0, budget_s=30.0, stopped="budget", needs_s=200.0)
     made = replace(_stopped(), verdict=verdict_of(_stopped().contests, (), run=run))
     assert recommend(made).why == made.verdict
     for form in (terminal_text(made, full=False), render(made, "md")):
         assert " ".join(str(form).split()).count("Stopped by the 30 s budget") == 1
-    assert "About 4 min would do" in recommend(made).why
+    assert "About 4 min would be enough." in recommend(made).why
 
 
 def test_every_form_says_how_next_to_what_to_do() -> None:

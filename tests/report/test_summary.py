@@ -27,7 +27,7 @@ def test_the_lines_say_what_to_do_and_what_won() -> None:
     assert lines[1] == fabricate.normal().verdict
     assert lines[2].startswith("Apply it: ")
     assert lines[3] == "Whole model: prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
-    assert lines[4] == "Winners: RMSNorm [1,128,256] 12.5% fused 0.80 (2 refused)"
+    assert lines[4] == "Winners: RMSNorm [1,128,256] 12.5% of prefill 1x128: fused 0.80 (2 refused)"
     assert lines[5] == "Contests: 1 won, 1 kept; took 41 s (budget 1 min)"
 
 

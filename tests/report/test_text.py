@@ -12,6 +12,7 @@ from twinkle_tune.report.text import (
     bytes_text,
     call_text,
     gain_text,
+    interval_text,
     one_line,
     percent,
     ratio_text,
@@ -79,6 +80,16 @@ def test_reading_claims_no_more_than_the_interval() -> None:
 def test_gains_are_told_as_people_say_them(ratio: float, text: str) -> None:
     """Percentages of the original's time up to twice as fast or as slow, then how many times."""
     assert gain_text(ratio) == text
+
+
+def test_an_interval_is_told_as_its_gain_is() -> None:
+    """From the least to the most, in percent or times; a level is named from six rounds on, which it takes."""
+    assert interval_text(0.972, 0.964, 0.982, 400) == "95% interval 1.8% to 3.6%"
+    assert interval_text(0.4, 0.25, 0.5, 6) == "95% interval 2.00× to 4.00×"
+    assert interval_text(1.1, 1.05, 1.2, 9) == "95% interval 5.0% to 20.0%"
+    assert interval_text(4.0, 3.0, 5.0, 9) == "95% interval 3.00 to 5.00"
+    assert interval_text(0.9, 0.8, 0.95, 5) == "5.0% to 20.0% in 5 rounds"
+    assert interval_text(0.9, 0.9, 0.9, 1) == "10.0% to 10.0% in 1 round"
 
 
 def test_call_text_of_tensors() -> None:

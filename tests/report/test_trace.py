@@ -11,10 +11,12 @@ import pytest
 
 from tests.report import fabricate
 from twinkle_tune.cli.app import run
-from twinkle_tune.outcome import Selection
+from twinkle_tune.outcome import Selection, Status
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Profile, Seen
+from twinkle_tune.report import charts
 from twinkle_tune.report.pictures import why_parts
+from twinkle_tune.report.plots import plots
 from twinkle_tune.report.trace import AFTER, BEFORE, OUTSIDE, spans, trace_text
 
 SHIPPED = sorted((Path(__file__).parents[2] / "profiles").glob("*/*.json"))
@@ -71,6 +73,19 @@ def test_trace_is_a_format_of_the_report(tmp_path: Path) -> None:
     saved = fabricate.normal().save(tmp_path / "p.json")
     assert run(["report", str(saved), "--format", "trace", "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "p.trace.json").read_text(encoding="utf-8"))["traceEvents"]
+
+
+def test_the_bar_names_the_parts_that_are_there() -> None:
+    """Its legend has "undecided" only where something is; each part keeps its colour."""
+    ends: tuple[tuple[Status, bool], ...] = (("kept", False), ("no clear winner", True))
+    for status, is_there in ends:
+        ended = replace(fabricate.kept(), selection=Selection(winner="original", reason="-", status=status))
+        (bar,) = [plot for plot in plots(fabricate.profile(fabricate.won(), ended)) if plot.kind == "why"]
+        made = charts.spec("why", list(bar.rows), on_page=True)
+        colour = made["layer"][0]["encoding"]["color"]
+        assert colour["scale"]["domain"] == list(charts.WHY)
+        assert ("undecided" in colour["legend"]["values"]) is is_there
+        assert colour["legend"]["values"] == charts.series("why", bar.rows)
 
 
 def test_the_bar_adds_up_and_tells_undecided_from_kept() -> None:

@@ -13,7 +13,7 @@ from twinkle_tune import load_profile, tune_model
 from twinkle_tune.kernel import Registry
 from twinkle_tune.profile.schema import CompiledStep
 from twinkle_tune.tune import whole
-from twinkle_tune.tune.compiled import compiled_text
+from twinkle_tune.tune.verdict import compiled_text
 
 STEP = CompiledStep(label="prefill 1x8", ratio=0.5, low=0.4, high=0.6, compile_s=20)
 
@@ -56,8 +56,8 @@ def test_the_sentence() -> None:
     """It says what a step takes and what compiling took; the other mode is named only where it pays."""
     assert compiled_text([]) == ""
     assert compiled_text([STEP]) == (
-        "torch.compile of the whole original model, which took 20 s: prefill 1x8 takes 0.500 of its time (0.400 to "
-        "0.600). --mode compile profiles it."
+        "torch.compile of the whole original model, which took 20 s: prefill 1x8 50.0% faster (2.00x). "
+        "--mode compile profiles it."
     )
     slower = CompiledStep(label="d", ratio=1.1, low=0.9, high=1.2)
     assert "--mode" not in compiled_text([slower])

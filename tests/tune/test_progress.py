@@ -22,19 +22,19 @@ def _kept(status: Status, visible_gain: float | None = None) -> Contest:
 @pytest.mark.parametrize(
     ("contest", "line"),
     [
-        (fabricate.won(), "[3/12] RMSNorm [1,128,256] 12.5%: fused 0.80 (2 refused)"),
-        (_kept("kept"), "[3/12] rotary [1,4,128,64] 12.5%: original"),
-        (_kept("not tried"), "[3/12] rotary [1,4,128,64] 12.5%: not tried (budget used up)"),
-        (_kept("cut short"), "[3/12] rotary [1,4,128,64] 12.5%: cut short (budget used up)"),
+        (fabricate.won(), "[3/12] RMSNorm [1,128,256] 12.5% of prefill 1x128: fused 0.80 (2 refused)"),
+        (_kept("kept"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: original"),
+        (_kept("not tried"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: not tried (budget used up)"),
+        (_kept("cut short"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: cut short (budget used up)"),
         (
             _kept("no clear winner", 0.06),
-            "[3/12] rotary [1,4,128,64] 12.5%: original (noise hides up to 6%)",
+            "[3/12] rotary [1,4,128,64] 12.5% of prefill: original (noise hides up to 6%)",
         ),
-        (_kept("nothing to gain"), "[3/12] rotary [1,4,128,64] 12.5%: original (nothing to gain)"),
+        (_kept("nothing to gain"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: original (nothing to gain)"),
     ],
 )
 def test_each_end_of_a_contest_has_its_line(contest: Contest, line: str) -> None:
-    """Not tried, too noisy, kept and won are told apart, with the share and the ratio."""
+    """Not tried, too noisy, kept and won are told apart, with the share of which step and the ratio."""
     assert contest_line(contest, 3, 12) == line
 
 
@@ -56,5 +56,5 @@ def test_lines_are_printed_as_contests_end() -> None:
     listen(ContestFinished(index=1, contest=fabricate.won()))
     assert file.getvalue().splitlines() == [
         "budget 30 s: blocks are left out",
-        "[1/2] RMSNorm [1,128,256] 12.5%: fused 0.80 (2 refused)",
+        "[1/2] RMSNorm [1,128,256] 12.5% of prefill 1x128: fused 0.80 (2 refused)",
     ]

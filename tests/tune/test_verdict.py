@@ -87,15 +87,15 @@ def _contest(status: Status, *, rival: Outcome = TIMED) -> Contest:
 
 
 def test_a_stopped_run_concludes_nothing() -> None:
-    """The verdict says the budget, how much was held, and what would do; it does not say to keep the original."""
+    """The verdict says the budget, how much was finished and what would be enough, and not to keep the original."""
     contests = [_contest("kept"), *(_contest("not tried") for _ in range(11))]
     run = RunFacts(took_s=30.2, budget_s=30.0, stopped="budget", needs_s=231.0)
     assert verdict_of(contests, (), run=run) == (
-        "Stopped by the 30 s budget: 1 of 12 contests held, 11 not tried. No conclusion yet. "
-        "About 4 min would do; or --candidates torch."
+        "Stopped by the 30 s budget: 1 of 12 contests finished, 11 not tried. No conclusion yet. "
+        "About 4 min would be enough. Or try torch's own candidates alone, which takes less: --candidates torch."
     )
-    assert verdict_of(contests, (), run=run, narrowed=True).endswith("No conclusion yet. About 4 min would do.")
-    assert "1 of 3 contests held, 1 cut short, 1 not tried" in verdict_of(
+    assert verdict_of(contests, (), run=run, narrowed=True).endswith("No conclusion yet. About 4 min would be enough.")
+    assert "1 of 3 contests finished, 1 cut short, 1 not tried" in verdict_of(
         [_contest("kept"), _contest("cut short"), _contest("not tried")], (), run=run
     )
 
@@ -105,8 +105,13 @@ def test_a_stopped_run_with_a_winner_says_what_it_found() -> None:
     step = StepResult(label="forward", original_us=(2.0,), tuned_us=(1.0,), ratio=0.9, low=0.85, high=0.95)
     run = RunFacts(took_s=30.2, budget_s=30.0, stopped="budget")
     told = verdict_of([fabricate.won(), _contest("not tried")], [step], run=run)
-    assert "1 of 2 contests held, 1 not tried. So far: 1 of 2 contests won by a kernel (RMSNorm): forward 10.0%" in told
-    assert told.endswith("A larger --budget would do; or --candidates torch.")
+    assert (
+        "1 of 2 contests finished, 1 not tried. So far: 1 of 2 contests won by a kernel (RMSNorm): forward 10.0%"
+        in told
+    )
+    assert told.endswith(
+        "A larger --budget would be enough. Or try torch's own candidates alone, which takes less: --candidates torch."
+    )
 
 
 def test_noise_is_said_with_the_gain_that_would_have_been_seen() -> None:
@@ -155,7 +160,7 @@ def test_a_block_that_had_no_time_is_not_tried() -> None:
     assert not mixed.is_whole
     facts = run_facts([mixed], lambda contest: 6, took_s=3, contests_s=2, budget_s=4, block_s=60)
     assert facts.stopped == "budget"
-    assert "late not tried in some" in verdict_of([mixed], (), run=facts)
+    assert "0 of 1 contests finished, 1 without a turn for late." in verdict_of([mixed], (), run=facts)
 
 
 def test_seconds_as_people_say_them() -> None:

@@ -28,14 +28,15 @@ def place_of(made: Profile, at: Path, path: Path, *, force: bool, interrupted: b
     if force or not at.is_file() or (made.complete and not interrupted):
         return at, path
     if not interrupted:
-        from twinkle_tune.profile.fuller import held
+        from twinkle_tune.profile.fuller import finished
 
         there = _fuller(at, made)
         if there is None:
             return at, path
         tell(
-            f"twinkle-tune: {path} stays as it was: it has {held(there)} of {len(there.contests)} contests held, this "
-            f"run {held(made)} of {len(made.contests)}; this one goes beside it (--force replaces it)"
+            f"twinkle-tune: {path} stays as it was: {finished(there.contests)} of its {len(there.contests)} contests "
+            f"are finished, of this run's {finished(made.contests)} of {len(made.contests)}; this one goes beside it "
+            "(--force replaces it)"
         )
     beside = zip(partial_paths(at), partial_paths(path), strict=True)
     return next(pair for pair in beside if not pair[0].is_file() or _fuller(pair[0], made) is None)

@@ -17,6 +17,7 @@ _KINDS = (
     (re.compile(r"rot|rope", re.I), "a rotary embedding"),
     (re.compile(r"gelu|silu|swish|activation", re.I), "an activation"),
 )
+_COUNT = re.compile(r"\((\d+)\)$")
 
 
 def unlooked(model: nn.Module, registry: Registry | None = None) -> tuple[str, ...]:
@@ -40,14 +41,19 @@ def unlooked(model: nn.Module, registry: Registry | None = None) -> tuple[str, .
 
 
 def unlooked_text(names: Iterable[str]) -> str:
-    """ "Not replaceable here: MyNorm (3). MyNorm looks like a norm: register a kernel for it (...)"; "" for none."""
+    """ "No kernel is offered for: MyNorm (3 layers). You can register your own for MyNorm (...)."; "" for none."""
     told = list(names)
     if not told:
         return ""
     like = [(name.partition(" ")[0], kind) for name in told for known, kind in _KINDS if known.search(name)]
-    hint = "; ".join(f"{name} looks like {kind}" for name, kind in like)
-    how = "register a kernel for it (docs: Register a kernel)"
-    return f"Not replaceable here: {', '.join(told)}. {f'{hint}: ' if hint else 'To change that, '}{how}."
+    hint = ", ".join(f"{name} (it looks like {kind})" for name, kind in like)
+    layers = ", ".join(_COUNT.sub(lambda found: f"({_layers(int(found[1]))})", name) for name in told)
+    yours = f"You can register your own{f' for {hint}' if hint else ''}: see Register a kernel in the docs."
+    return f"No kernel is offered for: {layers}. {yours}"
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def _is_torchs(module: nn.Module) -> bool:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from twinkle_tune.profile.schema import Profile
+from collections.abc import Iterable
+
+from twinkle_tune.profile.schema import Contest, Profile
 
 
-def held(profile: Profile) -> int:
-    """How many contests of a profile were held to their end."""
-    return sum(contest.is_whole for contest in profile.contests)
+def finished(contests: Iterable[Contest]) -> int:
+    """How many contests had all their time."""
+    return sum(contest.is_whole for contest in contests)
 
 
 def is_fuller(there: Profile, made: Profile) -> bool:
-    """Whether ``there`` would be lost for less: ``made`` was stopped, and ``there`` was not, or held more contests.
+    """Whether ``there`` would be lost for less: ``made`` was stopped, and ``there`` was not, or finished more contests.
 
     Of another model, mode or device it is lost in any case.
     """
     if made.complete:
         return False
-    return there.complete or held(there) > held(made) or _question(there) != _question(made)
+    return there.complete or finished(there.contests) > finished(made.contests) or _question(there) != _question(made)
 
 
 def _question(profile: Profile) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ them; they are no bound, because calls of their own do not take just the time th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.nested import called_in, parts_inside
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.shares import step_us, with_shares
@@ -61,14 +63,21 @@ def amdahl_text(profile: Profile, step: StepResult) -> str:
     of = ", by the time of its forward alone" if profile.mode.trains and step_us(step) is None else ""
     covers = f"{percent(found.covered)} of this step is replaceable{of}."
     if found.gained is None:
-        return f"{covers} The original runs in all of it."
+        return f"{covers} The original runs in all of it." if decided(profile, step) == "all" else covers
     measured = reading(step.ratio, step.low, step.high)
     # Winners by memory may take more time than the originals.
-    does = "save" if found.promised >= 0 else "cost"
-    return (
-        f"{covers} The winners should {does} {percent(abs(found.promised))} of the step; measured on the whole model: "
-        f"{measured}."
-    )
+    way = "faster" if found.promised >= 0 else "slower"
+    predicted = f"Predicted from single slots: {percent(abs(found.promised))} {way}."
+    return f"{covers} {predicted} Measured on the whole model: {measured}."
+
+
+def decided(profile: Profile, step: StepResult) -> Literal["all", "some", "none"]:
+    """Of how many of the contests that a step calls the outcome is known; "all" where it calls none."""
+    here = [c for c in profile.contests if any(seen.step == step.label for seen in c.seen)]
+    known = sum(contest.status not in UNDECIDED for contest in here)
+    if known == len(here):
+        return "all"
+    return "some" if known else "none"
 
 
 def _share(contest: Contest, step: str) -> float:

@@ -15,14 +15,13 @@ from twinkle_tune.slot import ORIGINAL
 
 _NAME_LIMIT = 60
 _STAYED: Mapping[Fate, str] = {
-    "kept": "no kernel was clearly faster",
     "no clear winner": "no clear winner",
     "all refused": "every other kernel was refused",
     "inconclusive": "the original could not be tried by itself",
     "taken back": "a kernel won by itself and was taken back",
     "nothing to gain": "nothing could be gained",
 }
-"""Why the original stays, in words; a fate that is not here is its own word."""
+"""Why the original stays, where that it was kept is not all that is to say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ class Brief:
     Attributes:
         winners: those of the sizes that the model calls, what saves most first.
         probed: those of sizes that it never calls, which were only tried; in a line.
-        stayed: every other contest, in a line; "" where there is none.
+        stayed: the largest of the others, by why the original stays in it; "" where there is none.
     """
 
     winners: tuple[Saving, ...]
@@ -120,22 +119,24 @@ def _saved_text(share: float, step_us: float | None) -> str:
 
 
 def _stayed(contests: Sequence[Contest]) -> str:
-    """ "23 contests kept the original (largest: GatedMLP, 43.5% of prefill 1x128: no clear winner)"."""
-    return "; ".join(_groups(contests))
+    """ "Largest that kept the original: GatedMLP, 43.5% of prefill 1x128 (no clear winner)". They are counted once,
+    and not here.
+    """
+    told = "; ".join(_groups(contests))
+    return told[:1].upper() + told[1:]
 
 
 def _groups(contests: Sequence[Contest]) -> Iterator[str]:
     kept = [contest for contest in contests if fate(contest) not in UNDECIDED]
-    rest = [contest for contest in contests if fate(contest) in UNDECIDED]
-    for group, what in ((kept, "kept the original"), (rest, "not tried: the time was used up")):
+    late = ([contest for contest in contests if fate(contest) == what] for what in UNDECIDED)
+    for group, what in ((kept, "kept the original"), *zip(late, UNDECIDED, strict=True)):
         if group:
-            count = f"{len(group)} contest{'' if len(group) == 1 else 's'}"
+            which = f"largest {'that ' if group is kept else ''}{what}" if len(group) > 1 else what
             largest = max(group, key=lambda contest: largest_share(contest)[0])
             share, step = largest_share(largest)
             of = f", {percent(share)} of {one_line(step, _NAME_LIMIT)}" if share else ""
-            why = f": {_STAYED.get(fate(largest), fate(largest))}" if group is kept else ""
-            which = "largest: " if len(group) > 1 else ""
-            yield f"{count} {what} ({which}{one_line(short_name(largest.slot.name), _NAME_LIMIT)}{of}{why})"
+            why = f" ({_STAYED[fate(largest)]})" if fate(largest) in _STAYED else ""
+            yield f"{which}: {one_line(short_name(largest.slot.name), _NAME_LIMIT)}{of}{why}"
 
 
 def _probed(contests: Sequence[tuple[int, Contest]]) -> str:

@@ -66,6 +66,8 @@ def height(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> int:
 
 def series(kind: Kind, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names that have a colour and a form each; empty where the forms of a plot are those of roles."""
+    if kind == "why":
+        return [part for part in WHY if any(row["part"] == part for row in rows)]
     return list(dict.fromkeys(row["name"] for row in rows)) if kind in ("shapes", "trend") else []
 
 
@@ -77,8 +79,12 @@ def _named(made: Spec, names: list[str]) -> Spec:
     made = deepcopy(made)
     for layer in made["layer"]:
         for channel in ("color", "shape"):
-            if "scale" in layer["encoding"].get(channel, {}):
-                layer["encoding"][channel]["scale"]["domain"] = names
+            place = layer["encoding"].get(channel, {})
+            # Where each name has its own colour at all times the legend alone is of those that are there.
+            if "values" in place.get("legend", {}):
+                place["legend"]["values"] = names
+            elif "scale" in place:
+                place["scale"]["domain"] = names
     return made
 
 
@@ -278,16 +284,17 @@ def _trend(colours: Mapping[str, str]) -> Any:
     return _layered(one, lines, whisker, point, slower)
 
 
-WHY = ("saved", "original kept", "undecided", "outside of slots")
-"""The parts of a step in the plot that says why it is no faster."""
+WHY = ("saved by kernels", "replaceable, nothing faster found", "undecided", "not replaceable")
+"""The parts of a step in the plot that says where its time goes."""
 
 
 def _why(colours: Mapping[str, str]) -> Any:
-    """A bar a step: what was saved, what the originals keep, what is undecided and what lies outside of slots."""
+    """A bar a step: what was saved, what stays though it is replaceable, what is undecided and what no slot holds."""
     import altair as alt
 
     shades = [colours["win"], colours["bar"], colours["warn"], colours["line"]]
-    colour = alt.Color("part:N", scale=alt.Scale(domain=list(WHY), range=shades), title=None)
+    legend = alt.Legend(values=list(WHY), labelLimit=0)
+    colour = alt.Color("part:N", scale=alt.Scale(domain=list(WHY), range=shades), legend=legend, title=None)
     bars = (
         _plain()
         .mark_bar()
@@ -306,7 +313,7 @@ def _timeline(colours: Mapping[str, str]) -> Any:
     """The parts of a step one after another, without and with the winners; slots inside of others are thinner."""
     import altair as alt
 
-    # Green is a gain elsewhere on the page, and rust what is undecided; what lies outside of slots is pale as there.
+    # Green is a gain elsewhere on the page, and rust what is undecided; what is not replaceable is pale as there.
     shades = [colours["line"], *(colours[f"series-{index}"] for index in range(SERIES) if index not in (1, 3))]
     colour = alt.Color("name:N", sort=None, scale=alt.Scale(range=shades), title=None)
     rows = _plain().encode(

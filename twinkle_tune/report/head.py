@@ -2,59 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
-from twinkle_tune.profile.fuller import held
+from twinkle_tune.outcome import Status
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.shares import Doubt, doubts
 from twinkle_tune.report.conditions import disturbances
 from twinkle_tune.report.text import bytes_text, one_line, percent, short_name, three_digits
+from twinkle_tune.tune.verdict import compiled_text, tally_text
 from twinkle_tune.words import span
 
 _NAME_LIMIT = 60
+_KINDS = {"prefill": "{} tokens", "decode": "one token after {}", "train": "{} tokens"}
+"""What the size of a step of each kind says beside its batch."""
 
 
 def notes(profile: Profile) -> Iterable[str]:
     """What a reader must know before believing a figure."""
     if profile.device == "cpu":
         yield "Measured on a CPU; says nothing about a GPU."
-    here = profile.environment
-    if here.load > 0.5 * max(here.processors, 1):
-        yield f"The machine was busy when the run began: load {here.load:.1f} on {here.processors} processors."
+    if is_busy(profile):
+        yield _busy(profile)
     for doubt in doubts(profile):
         yield _doubted(doubt)
     yield from disturbances(profile)
+    if profile.compiled:
+        yield compiled_text(profile.compiled)
     for step in profile.steps:
         if step.left_out:
             yield f"{step.label} was not run: {step.left_out}."
         if step.note:
             yield f"{step.label} was timed {step.note}."
-    if not profile.complete:
-        yield _stopped(profile)
+    # What a budget left out is counted beside the contests.
+    if not profile.complete and not _is_out_of_time(profile):
+        yield "The run was interrupted: what is here was finished, the rest is missing."
     if not profile.contests:
         yield "No contest was finished, so nothing was chosen: the model stays as it is."
 
 
-def _stopped(profile: Profile) -> str:
-    """What a profile lacks whose run did not do everything."""
-    if profile.run is not None and profile.run.stopped == "budget":
-        return f"The time budget was used up after {held_text(profile)}: what is here was measured, the rest was not."
-    return "The run was interrupted: what is here was finished, the rest is missing."
+def is_busy(profile: Profile) -> bool:
+    """Whether the machine had much else to do when the run began."""
+    here = profile.environment
+    return here.load > 0.5 * max(here.processors, 1)
+
+
+def _busy(profile: Profile) -> str:
+    """How busy the machine was, and what that means for what was found."""
+    here = profile.environment
+    told = f"The machine was busy at first (load {here.load:.1f} on {here.processors} processors)."
+    clear = [step.label for step in profile.steps if step.tuned_us and step.high < 1]
+    if profile.aim.is_memory:
+        return f"{told} Peaks of memory do not depend on it, times do."
+    if profile.winners and clear:
+        # An interval that excludes no gain has the noise in it.
+        gain = "gain of {} is" if len(clear) == 1 else "gains of {} are"
+        told += f" The {gain.format(one_line(' and '.join(clear), _NAME_LIMIT))} clear all the same; for smaller ones"
+        return f"{told} measure again when it is quiet."
+    return f"{told} That hides gains: measure again when it is quiet."
+
+
+_DEFINED = "one slot, a layer or function, at one input shape: original against candidates"
+_FATES: Mapping[Status, str] = {
+    "kept": "kept the original",
+    "no clear winner": "too noisy to tell",
+    "all refused": "with every candidate refused",
+    "inconclusive": "inconclusive",
+    "taken back": "won and taken back, as the whole model gained nothing",
+    "nothing to gain": "with nothing to gain",
+    "cut short": "cut short",
+}
+
+
+def contests_text(profile: Profile, *, counted: bool = True) -> str:
+    """What a contest is, with how many ended how: "12 contests (...): 8 won by ..., 4 kept the original, 0 not tried".
+
+    Args:
+        profile: whose contests.
+        counted: whether they are counted here; otherwise the line says what a contest is and no more.
+    """
+    if not profile.contests:
+        return ""
+    if not counted:
+        return f"A contest is {_DEFINED}."
+    counts = Counter(contest.status for contest in profile.contests)
+    better = "smaller" if profile.aim.is_memory else "faster"
+    parts = [f"{counts['won']} won by a kernel (right and clearly {better})"] if counts["won"] else []
+    parts += [f"{counts[status]} {words}" for status, words in _FATES.items() if counts[status]]
+    # An interrupted run has no contests but those that were finished.
+    known = profile.complete or _is_out_of_time(profile)
+    parts += [f"{counts['not tried']} not tried"] if known else ["the rest not tried"]
+    count = f"{len(profile.contests)} contest{'' if len(profile.contests) == 1 else 's'}"
+    return f"{count} ({_DEFINED}): {', '.join(parts)}."
+
+
+def _is_out_of_time(profile: Profile) -> bool:
+    return profile.run is not None and profile.run.stopped == "budget"
+
+
+def steps_text(profile: Profile) -> str:
+    """What the labels of steps mean, the first of each kind; "" where they are names of somebody's own."""
+    told: dict[str, str] = {}
+    for step in profile.steps:
+        kind, _, size = step.label.partition(" ")
+        batch, by, tokens = size.partition("x")
+        if kind in _KINDS and by and batch.isdecimal() and tokens.isdecimal():
+            told.setdefault(kind, f"{step.label}: batch {batch}, {_KINDS[kind].format(tokens)}")
+    return "; ".join(told.values())
 
 
 def run_text(profile: Profile) -> str:
-    """How the run went, for the facts: "complete, 4 min", "budget of 30 s used up after 1 of 12 contests"."""
+    """How the run went, for the facts: "complete, 4 min", "budget of 30 s used up: 1 of 12 contests finished"."""
     run = profile.run
     if run is None:
         return "complete" if profile.complete else "interrupted"
     if run.stopped == "budget":
-        return f"budget of {span(run.budget_s)} used up after {held_text(profile)}"
+        return f"budget of {span(run.budget_s)} used up: {tally_text(profile.contests)}"
     return f"{run.stopped or 'complete'}, {span(run.took_s)}"
-
-
-def held_text(profile: Profile) -> str:
-    """ "1 of 12 contests": those that had all their time."""
-    return f"{held(profile)} of {len(profile.contests)} contests"
 
 
 def _doubted(doubt: Doubt) -> str:

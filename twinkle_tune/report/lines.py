@@ -12,7 +12,8 @@ LEGEND = (
     "Time ÷ original: median over paired rounds of the candidate's time over the original's, under 1 is "
     "faster. In brackets the interval that holds it with at least 95% confidence (under 6 rounds: the "
     "smallest and the largest seen). Parity: error ÷ limit of the tensor that came closest to its limit; "
-    "up to 1 passes. Memory: the peak of one call beyond what was allocated before it, for winners over the original's."
+    "up to 1 passes. Memory: the peak of one call or step beyond what was allocated before it, "
+    "for winners divided by the original's."
 )
 
 
@@ -163,8 +164,9 @@ class View:
     """A whole report.
 
     ``advice`` is what to do ("Apply it"), ``kind`` the same for machines, and ``why`` says why; ``run`` are the
-    lines to do it with; ``notes`` are what a reader must know before believing a figure; ``line`` is one of facts;
-    ``unlooked`` says which parts of the model nothing was tried for.
+    lines to do it with, and ``then`` what to do after that; ``contests`` in full; ``counts`` says what a contest is and
+    how many ended how; ``labels`` what the steps' labels mean; ``notes`` are what a reader must know before believing a
+    figure; ``line`` is one of facts; ``unlooked`` says which parts of the model no kernel is offered for.
     """
 
     title: str
@@ -172,7 +174,9 @@ class View:
     kind: str
     why: str
     run: tuple[str, ...]
-    verdict: str
+    then: str
+    counts: str
+    labels: str
     brief: Brief
     unlooked: tuple[str, ...]
     line: str

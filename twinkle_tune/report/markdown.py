@@ -73,10 +73,11 @@ def _head(shown: View) -> list[str]:
     return [
         f"# {escape(shown.title)}",
         f"**{escape(shown.advice)}.** {escape(shown.why)}",
-        escape(shown.verdict) if shown.verdict not in shown.why else "",
         fenced("\n".join(shown.run), "sh" if shown.run[0].startswith("twinkle-tune ") else "python")
         if shown.run
         else "",
+        escape(shown.then),
+        escape(shown.counts),
         escape(shown.line),
         "\n>\n".join(f"> {escape(note)}" for note in shown.notes),
     ]
@@ -87,13 +88,20 @@ def _steps(shown: View) -> list[str]:
         return []
     rows = [[code(s.step), s.original, s.tuned, s.ratio, s.memory, s.words] for s in shown.steps if s.compared]
     made = (
-        [table(["Step", "Original", "With winners", "Time ÷ original", "Peak memory", "Result"], rows)] if rows else []
+        [
+            table(
+                ["Step", "Original", "With winners", "Time ÷ original", "Peak memory (÷ original)", "Result"],
+                rows,
+            )
+        ]
+        if rows
+        else []
     )
     rest = ", ".join(code(s.step) for s in shown.steps if s.is_kept)
     lines = [f"{code(s.step)}: {escape(s.amdahl)}" for s in shown.steps if s.amdahl]
     kept = f"No kernel won for {rest}: the original runs unchanged." if rest else ""
     others = [f"{code(s.step)}: {escape(s.words)}." for s in shown.steps if not s.compared and not s.is_kept]
-    return ["## The whole model", *made, kept, *others, _list(lines) if lines else ""]
+    return ["## The whole model", escape(shown.labels), *made, kept, *others, _list(lines) if lines else ""]
 
 
 def _selections(shown: View) -> list[str]:

@@ -32,7 +32,7 @@ def why_parts(profile: Profile, step: StepResult) -> tuple[float, float, float, 
 
 
 def why(profile: Profile) -> Iterator[Plot]:
-    """A bar a step: saved, kept by the original, undecided, outside of slots."""
+    """A bar a step: saved, replaceable and as before, undecided, not replaceable."""
     steps = [step for step in profile.steps if amdahl(profile, step).covered]
     rows: list[Row] = []
     for name, step in zip(labels(step.label for step in steps), steps, strict=True):
@@ -45,7 +45,7 @@ def why(profile: Profile) -> Iterator[Plot]:
     yield Plot(
         name="why",
         kind="why",
-        title="Why not faster: what the winners save, what the originals keep, and what no slot holds",
+        title="Where the time goes",
         text="; ".join(row["tip"] for row in rows),
         rows=tuple(rows),
     )

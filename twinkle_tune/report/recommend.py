@@ -13,10 +13,10 @@ from typing import Literal
 from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report import head
-from twinkle_tune.report.amdahl import amdahl
-from twinkle_tune.report.text import percent
+from twinkle_tune.report.amdahl import amdahl, decided
+from twinkle_tune.report.text import gain_text, interval_text, percent
 from twinkle_tune.tune.gain import figures, gained, time_words
-from twinkle_tune.tune.verdict import round_up_s, stopped_text
+from twinkle_tune.tune.verdict import round_up_s, verdict_of
 
 Kind = Literal["apply", "do not bother", "measure again"]
 Reason = Literal["gain", "small gain", "kept", "outside", "noise", "budget", "interrupted", "nothing measured"]
@@ -28,6 +28,8 @@ TITLES: dict[Kind, str] = {
 }
 WORTH = 0.02
 """Share of a step's time under which a gain is not worth a change: the least that a contest looks for, too."""
+_STEPS_TOLD = 2
+"""The reason names so many steps; the table has all."""
 _MOSTLY = 0.8
 """A step with more than this outside of its slots is mostly outside of them."""
 
@@ -42,6 +44,7 @@ class Recommendation:
         why: why, in one or two sentences.
         whole: each step of the whole model in words: "prefill 1x128 2.8% faster (1.03x)"; "" where no step is known.
         run: the lines of Python, or the command, to do it with; "" where nothing is to be done.
+        then: what to do after that; "" where there is nothing more.
     """
 
     kind: Kind
@@ -49,6 +52,7 @@ class Recommendation:
     why: str
     whole: str
     run: str
+    then: str = ""
 
     @property
     def title(self) -> str:
@@ -60,7 +64,8 @@ def recommend(profile: Profile, path: str = "profile.json") -> Recommendation:
     """What to do with a profile that lies at ``path``."""
     kind, reason, why = _decide(profile)
     run = {"apply": head.code(profile, path), "measure again": _again(profile), "do not bother": ""}[kind]
-    return Recommendation(kind=kind, reason=reason, why=why, whole=whole_text(profile), run=run)
+    then = _then(profile, path) if kind == "apply" else ""
+    return Recommendation(kind=kind, reason=reason, why=why, whole=whole_text(profile), run=run, then=then)
 
 
 def whole_text(profile: Profile) -> str:
@@ -77,12 +82,12 @@ def step_words(profile: Profile, step: StepResult) -> str:
 
 
 def uncompared(profile: Profile, step: StepResult) -> str:
-    """What became of a step that was not compared: "unchanged" says that its originals run."""
+    """What became of a step that was not compared: "unchanged" says that its originals run, since nothing won."""
     if step.left_out:
         return f"not run: {step.left_out}"
     if any(seen.step == step.label for contest in profile.winners for seen in contest.seen):
         return "not timed with the winners"
-    return "unchanged"
+    return {"all": "unchanged", "some": "unchanged so far", "none": "not timed with kernels"}[decided(profile, step)]
 
 
 def visible_step_gain(step: StepResult) -> float | None:
@@ -100,20 +105,39 @@ def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
     stopped = "" if profile.run is None else profile.run.stopped
     if profile.winners and better:
         more = " The run was stopped before it had tried everything: more may be found." if not profile.complete else ""
-        told = "; ".join(f"{step.label} {step_words(profile, step)}" for step in better)
-        return "apply", "gain", f"The whole model was measured with it: {told}.{more}"
+        return "apply", "gain", f"Measured on the whole model. {_measured_text(profile, compared, better)}{more}"
     if not profile.complete:
         if stopped == "budget" and profile.run is not None:
-            told = stopped_text(profile.contests, profile.run)
-            # The verdict of such a run says it already, and what would do.
-            why = profile.verdict if profile.verdict.startswith(told) else f"{told} Give it more time."
-            return "measure again", "budget", why
+            # Without a command line there is no option to advise, and with --candidates it was narrowed.
+            narrowed = not profile.command or "--candidates" in profile.command
+            told = verdict_of(profile.contests, profile.steps, aim, profile.run, narrowed=narrowed)
+            return "measure again", "budget", told
         return "measure again", "interrupted", "The run was interrupted: finish it."
     if not profile.contests:
         return "measure again", "nothing measured", "No call of a replaceable place was seen, so nothing was measured."
     if profile.winners:
         return _without_clear_gain(profile, compared)
     return _without_winner(profile)
+
+
+def _measured_text(profile: Profile, compared: Sequence[StepResult], better: Sequence[StepResult]) -> str:
+    """The compared steps, a sentence each; of many those that gained first, and how many more there are."""
+    told = compared
+    if len(compared) > _STEPS_TOLD:
+        told = [*better, *(step for step in compared if step not in better)][:_STEPS_TOLD]
+    more = len(compared) - len(told)
+    sentences = [f"{step.label[:1].upper()}{step.label[1:]}: {_measured(profile, step)}." for step in told]
+    return " ".join([*sentences, *([f"{more} more step{'' if more == 1 else 's'} below."] if more else [])])
+
+
+def _measured(profile: Profile, step: StepResult) -> str:
+    """A compared step with its interval: "2.8% faster (95% interval 1.8% to 3.6%)", "no clear difference"."""
+    if profile.aim.is_memory:
+        return step_words(profile, step)
+    if step.low <= 1 <= step.high:
+        return "no clear difference"
+    rounds = min(len(step.tuned_us), len(step.original_us))
+    return f"{gain_text(step.ratio)} ({interval_text(step.ratio, step.low, step.high, rounds)})"
 
 
 def _without_clear_gain(profile: Profile, compared: Sequence[StepResult]) -> tuple[Kind, Reason, str]:
@@ -167,8 +191,7 @@ def _hidden(unclear: Sequence[Contest], step: StepResult) -> float:
 
 def _calmer(profile: Profile) -> str:
     here = profile.environment
-    busy = here.load > 0.5 * max(here.processors, 1)
-    if busy:
+    if head.is_busy(profile):
         return (
             f"The machine was busy (load {here.load:.1f} on {here.processors} processors): stop what else runs there."
         )
@@ -176,7 +199,7 @@ def _calmer(profile: Profile) -> str:
 
 
 def _again(profile: Profile) -> str:
-    """The command (or the call) that measures again, with the budget that would do where that was too small."""
+    """The command (or the call) that measures again, with the budget that would be enough where that was too small."""
     needs_s = None if profile.run is None else profile.run.needs_s
     budget = "" if needs_s is None else _budget(round_up_s(needs_s))
     if not profile.command:
@@ -192,6 +215,15 @@ def _again(profile: Profile) -> str:
             continue
         kept.append(word)
     return shlex.join([*kept, *(["--budget", budget] if budget else [])])
+
+
+def _then(profile: Profile, path: str) -> str:
+    """What to do with a profile that is applied: check now and then that it still holds."""
+    words = [] if _is_broken(profile.command) else shlex.split(profile.command)
+    name = words[2] if words[:2] == ["twinkle-tune", "profile"] and len(words) > 2 else profile.model.name
+    # A model's code is never taken from a profile: whoever verifies names a factory or a directory.
+    named = [name] if ":" in name or name.startswith((".", "/")) else []
+    return f"After an update of torch, or on another machine: {shlex.join(['twinkle-tune', 'verify', path, *named])}"
 
 
 def _budget(seconds: int) -> str:

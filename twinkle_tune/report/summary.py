@@ -49,7 +49,7 @@ def summary_html(profile: Profile) -> str:
 
 def _winners(profile: Profile) -> str:
     won = sorted(profile.winners, key=lambda c: -max((s.share * (1 - c.selection.ratio) for s in c.seen), default=0.0))
-    shown = [f"{contest_name(contest)} {contest_result(contest)}" for contest in won[:_WINNERS_SHOWN]]
+    shown = [f"{contest_name(contest)}: {contest_result(contest)}" for contest in won[:_WINNERS_SHOWN]]
     more = len(won) - len(shown)
     return "; ".join(shown) + (f" and {more} more" if more > 0 else "") if shown else "none"
 

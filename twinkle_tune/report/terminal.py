@@ -19,7 +19,7 @@ FILE_WIDTH = 110
 """Columns of a report in a file, and where nothing tells how wide the terminal is."""
 SHORT_LINES = 30
 """The short report has no more lines than a terminal shows at once."""
-_LEAST_WINNERS = 3
+_LEAST_WINNERS = 2
 _MOST_STEPS = 8
 
 _STEPS = (
@@ -29,7 +29,7 @@ _STEPS = (
     Column(head="With winners", right=True, rank=2),
     Column(head="Time ÷ original", rank=3),
     Column(head="By round", rank=5),
-    Column(head="Peak memory", rank=4),
+    Column(head="Peak memory (÷ original)", rank=4),
 )
 _WINNERS = (
     Column(head="#", right=True),
@@ -104,8 +104,12 @@ def _lines(profile: Profile, width: int, path: str, *, full: bool, contest: int 
 
 def _short(shown: View, width: int, path: str) -> list[Text]:
     """What to do, the whole model, what won, what stayed: in as many lines as a terminal shows."""
-    # What the reason says already is no note beside it.
-    shown = replace(shown, notes=tuple(note for note in shown.notes if not _says(shown.why, note)))
+    lines = _short_lines(shown, width, path)
+    # Where lines wrap the most, what the labels mean is for the whole report.
+    return lines if len(lines) <= SHORT_LINES else _short_lines(replace(shown, labels=""), width, path)
+
+
+def _short_lines(shown: View, width: int, path: str) -> list[Text]:
     head = [*_head(shown, width, notes=3), *_steps(shown, width)]
     tail = [Text(""), *_stayed(shown, width)] if shown.brief.stayed or shown.brief.probed else []
     tail += [line for text in shown.unlooked for line in wrapped(text, width, style="dim")]
@@ -114,10 +118,6 @@ def _short(shown: View, width: int, path: str) -> list[Text]:
     tail += wrapped(more + others if len(more + others) <= width else more, width, style="dim")
     room = SHORT_LINES - len(head) - len(tail)
     return _fitting([*head, *_winners(shown, width, most=max(room - 4, _LEAST_WINNERS)), *tail])
-
-
-def _says(why: str, note: str) -> bool:
-    return " ".join(note.split()[:4]) in why
 
 
 def _fitting(lines: list[Text]) -> list[Text]:
@@ -161,10 +161,11 @@ def _head(shown: View, width: int, *, notes: int) -> Iterator[Text]:
     yield from wrapped(shown.title, width, style="bold")
     yield from wrapped(shown.line, width, style="dim")
     yield from wrapped(f"{shown.advice}. {shown.why}" if shown.advice else shown.why, width, style="bold")
-    if shown.verdict not in shown.why:
-        yield from wrapped(shown.verdict, width)
     for line in shown.run:
         yield from wrapped(line, width, indent=2)
+    for text in (shown.then, shown.counts):
+        if text:
+            yield from wrapped(text, width)
     for note in shown.notes[:notes]:
         yield from wrapped(note, width, style="yellow")
     if len(shown.notes) > notes:
@@ -196,6 +197,8 @@ def _steps(shown: View, width: int) -> Iterator[Text]:
         for step in shown.steps[:_MOST_STEPS]
     ]
     yield from (Text(""), Text("The whole model", style="bold"))
+    if shown.labels:
+        yield from wrapped(shown.labels, width, style="dim")
     yield from table_lines(_STEPS, rows, width)
     if len(shown.steps) > _MOST_STEPS:
         yield Text(f"{len(shown.steps) - _MOST_STEPS} more steps: --format html", style="dim")

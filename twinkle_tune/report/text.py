@@ -16,6 +16,7 @@ __all__ = [
     "bytes_text",
     "call_text",
     "gain_text",
+    "interval_text",
     "is_figure",
     "memory_reading",
     "one_line",
@@ -35,6 +36,8 @@ NOTHING = "-"
 
 _TIMES_FROM = 0.5
 """At this share of the original's time, percentages give way to "times as fast"."""
+_ROUNDS_OF_95 = 6
+"""With fewer rounds an interval of the median has less than 95% confidence."""
 _SPARKS = "▁▂▃▄▅▆▇█"
 _TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"), (1e-3, "ns"))
 _BYTE_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
@@ -107,6 +110,21 @@ def gain_text(ratio: float) -> str:
     if ratio <= 1:
         return f"{percent(1 - ratio)} faster" if ratio > _TIMES_FROM else f"{speedup_text(ratio)} as fast"
     return f"{percent(ratio - 1)} slower" if ratio < 1 / _TIMES_FROM else f"{three_digits(ratio)} times as slow"
+
+
+def interval_text(ratio: float, low: float, high: float, rounds: int) -> str:
+    """The interval of a clear gain or loss in the words of :func:`gain_text`: "95% interval 1.8% to 3.6%".
+
+    As :func:`twinkle_tune.measure.statistics.paired_ratio` has it: with fewer than six rounds it is all that was seen.
+    """
+    if ratio <= 1:
+        ends = (percent(1 - high), percent(1 - low)) if ratio > _TIMES_FROM else (speedup_text(high), speedup_text(low))
+    else:
+        is_share = ratio < 1 / _TIMES_FROM
+        ends = (percent(low - 1), percent(high - 1)) if is_share else (three_digits(low), three_digits(high))
+    level = "95% interval " if rounds >= _ROUNDS_OF_95 else ""
+    of = "" if level else f" in {rounds} round{'' if rounds == 1 else 's'}"
+    return f"{level}{ends[0]} to {ends[1]}{of}"
 
 
 def memory_reading(ratio: object) -> str:

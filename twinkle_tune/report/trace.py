@@ -18,7 +18,7 @@ from twinkle_tune.report.text import one_line, short_name
 from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL
 
 BEFORE, AFTER = "original", "with the winners"
-OUTSIDE = "outside of slots"
+OUTSIDE = "not replaceable"
 _NOTE = "calls x median time, one part after another: a profile does not know their order"
 
 

@@ -55,6 +55,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     selected = zip(selection_rows(profile), profile.contests, strict=True)
     found, advice = brief(profile), recommend(profile, path)
     won = {each.number: each for each in found.winners}
+    told = [*head.facts(profile), ("Verdict of the run", "" if profile.verdict in advice.why else profile.verdict)]
     lines = [_selection(row, contest, won.get(row["contest"])) for row, contest in selected]
     return View(
         title=f"{one_line(profile.model.name, _NAME_LIMIT)}, {profile.mode}, {profile.device}{head.by(profile)}",
@@ -62,12 +63,15 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         kind=advice.kind,
         why=one_line(advice.why, _SENTENCE_LIMIT),
         run=tuple(line for line in advice.run.splitlines() if line),
-        verdict=one_line(profile.verdict, _SENTENCE_LIMIT),
+        then=one_line(advice.then, _SENTENCE_LIMIT),
+        counts=head.contests_text(profile, counted=advice.reason != "budget"),
+        labels=one_line(head.steps_text(profile), _SENTENCE_LIMIT),
         brief=found,
         unlooked=tuple(one_line(text, _SENTENCE_LIMIT) for text in (unlooked_text(profile.model.unlooked),) if text),
         line=one_line(head.line(profile), 2 * _NAME_LIMIT),
-        notes=tuple(head.notes(profile)),
-        facts=tuple((label, one_line(value, 2 * _NAME_LIMIT)) for label, value in head.facts(profile) if value),
+        # What the reason says already is no note beside it.
+        notes=tuple(note for note in head.notes(profile) if not _says(advice.why, note)),
+        facts=tuple((label, one_line(value, _SENTENCE_LIMIT)) for label, value in told if value),
         steps=tuple(
             _step(number, row, step, profile.aim, amdahl_text(profile, step), _uncompared(profile, step))
             for number, (row, step) in enumerate(zip(step_rows(profile), profile.steps, strict=True), 1)
@@ -81,6 +85,10 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         reproduce=head.again(profile),
         apply=head.code(profile, path),
     )
+
+
+def _says(why: str, note: str) -> bool:
+    return " ".join(note.split()[:4]) in why
 
 
 def _uncompared(profile: Profile, step: StepResult) -> str:

@@ -39,21 +39,6 @@ def time_compiled(
         release_optimizers(steps)
 
 
-def compiled_text(steps: Sequence[CompiledStep]) -> str:
-    """A sentence for the head of a profile; "" where nothing was compiled."""
-    if not steps:
-        return ""
-    told = [
-        f"{step.label} cannot be compiled ({step.problem})"
-        if step.problem
-        else f"{step.label} takes {step.ratio:.3f} of its time ({step.low:.3f} to {step.high:.3f})"
-        for step in steps
-    ]
-    took_s = sum(step.compile_s for step in steps)
-    text = f"torch.compile of the whole original model, which took {took_s:.0f} s: {'; '.join(told)}."
-    return f"{text} --mode compile profiles it." if any(step.high < 1 and not step.problem for step in steps) else text
-
-
 def _time_step(model: nn.Module, step: Step, clock: Clock, seed: int, seconds: float) -> CompiledStep:
     torch.compiler.reset()
     runners = {False: model, True: cast("nn.Module", torch.compile(model))}

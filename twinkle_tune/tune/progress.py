@@ -22,12 +22,21 @@ _NAME_LIMIT = 40
 
 
 def contest_name(contest: Contest) -> str:
-    """Slot, first shape and largest share of a step: "RMSNorm [1,128,256] 7.5%"."""
+    """Slot, first shape and largest share of a step: "RMSNorm [1,128,256] 7.5% of prefill 1x128"."""
+    return _names(contest)[0]
+
+
+def _names(contest: Contest) -> tuple[str, ...]:
+    """The name with the step's label, with the kind of step alone, and with neither, the longest first."""
     shapes = contest.workload.tensors[:1]
     shape = f" [{','.join(str(size) for size in shapes[0].shape)}]" if shapes else ""
-    share = max((seen.share for seen in contest.seen), default=None)
-    part = "" if share is None else f" {share:.1%}"
-    return f"{one_line(short_name(contest.slot.name), _NAME_LIMIT)}{shape}{part}"
+    slot = f"{one_line(short_name(contest.slot.name), _NAME_LIMIT)}{shape}"
+    most = max(contest.seen, key=lambda seen: seen.share, default=None)
+    if most is None:
+        return (slot,)
+    label = one_line(most.step, _NAME_LIMIT)
+    share = f"{slot} {most.share:.1%}"
+    return f"{share} of {label}", f"{share} of {label.partition(' ')[0]}", share
 
 
 def contest_result(contest: Contest) -> str:
@@ -53,8 +62,9 @@ def contest_result(contest: Contest) -> str:
 
 
 def contest_line(contest: Contest, done: int, total: int) -> str:
-    """A finished contest in one line: "[3/12] RMSNorm [1,128,256] 7.5%: torch.rms_norm 0.89"."""
-    return one_line(f"[{done}/{total}] {contest_name(contest)}: {contest_result(contest)}", WIDTH)
+    """A finished contest in one line: "[3/12] RMSNorm [1,128,256] 7.5% of prefill 1x128: torch.rms_norm 0.89"."""
+    lines = [f"[{done}/{total}] {name}: {contest_result(contest)}" for name in _names(contest)]
+    return one_line(next((line for line in lines if len(line) <= WIDTH), lines[-1]), WIDTH)
 
 
 def step_line(step: StepResult) -> str:

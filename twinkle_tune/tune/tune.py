@@ -29,7 +29,7 @@ from twinkle_tune.search.possible import check_search_is_possible
 from twinkle_tune.tune import made, settle
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
-from twinkle_tune.tune.compiled import compiled_text, time_compiled
+from twinkle_tune.tune.compiled import time_compiled
 from twinkle_tune.tune.compiling import mode_with, uncapped
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of, offered_to, only_wanted
@@ -44,6 +44,7 @@ from twinkle_tune.tune.progress import is_watched, printed
 from twinkle_tune.tune.run import Run, header_of, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor
+from twinkle_tune.tune.verdict import compiled_text
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from twinkle_tune.objective import BY_TIME, Aim, Objective
 from twinkle_tune.outcome import UNDECIDED, Status, Untimed
-from twinkle_tune.profile.schema import Contest, RunFacts, StepResult
+from twinkle_tune.profile.fuller import finished
+from twinkle_tune.profile.schema import CompiledStep, Contest, RunFacts, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import figures, gained, time_words
 from twinkle_tune.words import span
@@ -39,24 +40,43 @@ def verdict_of(
 
 
 def stopped_text(contests: Sequence[Contest], run: RunFacts) -> str:
-    """What a run did within its budget: "Stopped by the 30 s budget: 1 of 12 contests held, 11 not tried."."""
-    whole = len(contests)
-    late = sum(contest.status == "not tried" for contest in contests)
-    cut = sum(contest.status == "cut short" for contest in contests)
-    parts = [f"{whole - late - cut} of {whole} contests held"]
-    parts += [f"{cut} cut short"] if cut else []
-    parts += [f"{late} not tried"] if late else []
-    if not late and not cut:
-        names = sorted({name for contest in contests for name in _untried(contest)})
-        parts += [f"{', '.join(names)} not tried in some"] if names else []
+    """What a run did within its budget: "Stopped by the 30 s budget: 1 of 12 contests finished, 11 not tried."."""
     budget = f"the {span(run.budget_s)} budget" if run.budget_s is not None else "the budget"
-    return f"Stopped by {budget}: {', '.join(parts)}."
+    return f"Stopped by {budget}: {tally_text(contests)}."
+
+
+def tally_text(contests: Sequence[Contest]) -> str:
+    """The one count of what a budget sufficed for: "1 of 12 contests finished, 1 cut short, 10 not tried"."""
+    parts = [f"{finished(contests)} of {len(contests)} contests finished"]
+    partly = [contest for contest in contests if not contest.is_whole and contest.status not in UNDECIDED]
+    names = sorted({name for contest in partly for name in _untried(contest)})
+    parts += [f"{len(partly)} without a turn for {', '.join(names)}"] if partly else []
+    for status in UNDECIDED:
+        count = sum(contest.status == status for contest in contests)
+        parts += [f"{count} {status}"] if count else []
+    return ", ".join(parts)
 
 
 def more_text(run: RunFacts, *, narrowed: bool = False) -> str:
-    """What would do: "About 4 min would do; or --candidates torch."."""
-    enough = "A larger --budget would do" if run.needs_s is None else f"About {span(round_up_s(run.needs_s))} would do"
-    return f"{enough}." if narrowed else f"{enough}; or --candidates torch."
+    """What would be enough: "About 4 min would be enough.", and what takes less than that."""
+    enough = "A larger --budget" if run.needs_s is None else f"About {span(round_up_s(run.needs_s))}"
+    less = "" if narrowed else " Or try torch's own candidates alone, which takes less: --candidates torch."
+    return f"{enough} would be enough.{less}"
+
+
+def compiled_text(steps: Sequence[CompiledStep]) -> str:
+    """What compiling the whole original model gains; "" where that was not tried."""
+    if not steps:
+        return ""
+    told = [
+        f"{step.label} cannot be compiled ({step.problem})"
+        if step.problem
+        else f"{step.label} {time_words(step.ratio, step.low, step.high)}"
+        for step in steps
+    ]
+    took_s = sum(step.compile_s for step in steps)
+    text = f"torch.compile of the whole original model, which took {took_s:.0f} s: {'; '.join(told)}."
+    return f"{text} --mode compile profiles it." if any(step.high < 1 and not step.problem for step in steps) else text
 
 
 def round_up_s(seconds: float) -> int:
@@ -105,7 +125,7 @@ def _none(contests: Sequence[Contest], aim: Aim) -> str:
 
 
 def _untried(contest: Contest) -> list[str]:
-    """Candidates of a contest that was held which had no turn."""
+    """Candidates of a contest that had no turn, since the budget was used up."""
     return [
         trial.candidate
         for trial in contest.trials

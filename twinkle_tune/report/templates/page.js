@@ -11,7 +11,10 @@
     const spec = { ...structuredClone(data.forms[plot.kind]), height: plot.height, datasets: { rows: plot.rows } };
     if (plot.series.length) {
       for (const layer of spec.layer) {
-        for (const channel of [layer.encoding.color, layer.encoding.shape]) if (channel?.scale) channel.scale.domain = plot.series;
+        for (const channel of [layer.encoding.color, layer.encoding.shape]) {
+          if (channel?.legend?.values) channel.legend.values = plot.series;
+          else if (channel?.scale) channel.scale.domain = plot.series;
+        }
       }
     }
     const options = {
