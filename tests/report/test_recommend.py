@@ -77,7 +77,7 @@ def test_a_busy_machine_is_told_with_what_it_means() -> None:
         "The machine was busy at first (load 1.5 on 2 processors). The gain of prefill 1x128 is clear all the same; "
         "for smaller ones measure again when it is quiet."
     )
-    assert note(steps=(ALONE,)).endswith("That hides gains: measure again when it is quiet.")
+    assert note(steps=(ALONE,)).endswith("That may hide gains: measure again when it is quiet.")
     assert "do not depend on it" in note(objective=Objective.MEMORY)
 
 

@@ -59,7 +59,7 @@ def _busy(profile: Profile) -> str:
         gain = "gain of {} is" if len(clear) == 1 else "gains of {} are"
         told += f" The {gain.format(one_line(' and '.join(clear), _NAME_LIMIT))} clear all the same; for smaller ones"
         return f"{told} measure again when it is quiet."
-    return f"{told} That hides gains: measure again when it is quiet."
+    return f"{told} That may hide gains: measure again when it is quiet."
 
 
 _DEFINED = "one slot, a layer or function, at one input shape: original against candidates"
