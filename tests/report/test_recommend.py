@@ -192,6 +192,18 @@ def test_contests_that_kept_the_original_are_no_bother() -> None:
     assert found.why == "Each of 2 contests kept the original: no kernel was right and clearly faster."
 
 
+def test_winners_that_the_whole_model_took_back_are_named() -> None:
+    """They were right and faster by themselves: to say that no kernel was would contradict the counts below."""
+    back = _kept()
+    back = replace(back, selection=replace(back.selection, status="taken back"))
+    found = recommend(fabricate.profile(_kept(), back, steps=(ALONE,)))
+    assert (found.kind, found.reason) == ("do not bother", "kept")
+    assert found.why == (
+        "Kernels won 1 of 2 contests by themselves; with them no step of the whole model became faster and stayed "
+        "right, so the originals run."
+    )
+
+
 def test_noise_that_may_hide_a_gain_is_measured_again() -> None:
     """Half of a step in which gains under 10% could not be seen may hide 5% of it; a hundredth may not."""
     noisy = fabricate.profile(_kept("no clear winner", 0.5, 0.1), steps=(ALONE,))

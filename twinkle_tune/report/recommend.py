@@ -176,6 +176,14 @@ def _without_winner(profile: Profile) -> tuple[Kind, Reason, str]:
         return "do not bother", "kept", "No other kernel competes with the originals here."
     contests = "The contest" if held == 1 else f"Each of {held} contests"
     better = "smaller" if profile.aim.is_memory else "faster"
+    taken = sum(contest.status == "taken back" for contest in profile.contests)
+    if taken:
+        return (
+            "do not bother",
+            "kept",
+            f"Kernels won {taken} of {held} contests by themselves; with them no step of the whole model became "
+            f"{better} and stayed right, so the originals run.",
+        )
     return "do not bother", "kept", f"{contests} kept the original: no kernel was right and clearly {better}."
 
 
