@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from twinkle_tune.outcome import Selection, Status
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, RunFacts, Seen, StepResult
 from twinkle_tune.report.brief import brief
-from twinkle_tune.report.layout import Column, table_lines, wrapped
+from twinkle_tune.report.layout import Column, command, table_lines, wrapped
 from twinkle_tune.report.terminal import SHORT_LINES, terminal_text
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.tune.verdict import verdict_of
@@ -215,3 +216,14 @@ def test_a_noisy_run_fits_a_screen_and_says_what_is_uncertain() -> None:
     assert "The share of RMSNorm in decode 1x128 is uncertain: 90.0% while the model ran, 31." in said
     assert said.count("The machine was busy") == 1
     assert "More: twinkle-tune report out/qwen3-tiny-cpu.json --full" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_command_over_several_lines_can_be_copied(width: int) -> None:
+    """Each line but the last ends in a backslash, so that a shell reads the whole; a word is broken in none."""
+    text = "twinkle-tune profile qwen3-tiny --device cpu --fresh --out out/qwen3-tiny-cpu.json --budget 25m"
+    lines = [line.plain for line in command(text, width, indent=2)]
+    assert max(map(len, lines)) <= width
+    assert shlex.split("\n".join(lines).replace("\\\n", "")) == shlex.split(text)
+    long = f"twinkle-tune profile {'a' * 100}"
+    assert max(len(line.plain) for line in command(long, width, indent=2)) <= width

@@ -67,6 +67,14 @@ def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[
     return [Text(" " * indent + each.replace("\N{ZERO WIDTH SPACE}", ""), style=style) for each in lines]
 
 
+def command(text: str, width: int, *, indent: int = 0) -> list[Text]:
+    """A command of the shell as :func:`wrapped`, to be copied: each line but the last ends in a backslash."""
+    lines = wrapped(text, width - 2, indent=indent)
+    if " ".join(line.plain.strip() for line in lines) != text:
+        return wrapped(text, width, indent=indent)  # a word too long for a line was broken
+    return [line.append(" \\") for line in lines[:-1]] + lines[-1:]
+
+
 def _pieces(word: str, room: int) -> list[str]:
     """A word, or its parts where it is too long for a line; a part that is still too long loses its middle."""
     if cell_len(word) <= room:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from twinkle_tune.errors import TuneError
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.layout import Column, table_lines, wrapped
+from twinkle_tune.report.layout import Column, command, table_lines, wrapped
 from twinkle_tune.report.lines import FURTHER, ContestPart, Runner, View
 from twinkle_tune.report.versus import versus
 from twinkle_tune.report.view import view
@@ -162,7 +162,7 @@ def _head(shown: View, width: int, *, notes: int) -> Iterator[Text]:
     yield from wrapped(shown.line, width, style="dim")
     yield from wrapped(f"{shown.advice}. {shown.why}" if shown.advice else shown.why, width, style="bold")
     for line in shown.run:
-        yield from wrapped(line, width, indent=2)
+        yield from (command if line.startswith("twinkle-tune ") else wrapped)(line, width, indent=2)
     for text in (shown.then, shown.counts):
         if text:
             yield from wrapped(text, width)
