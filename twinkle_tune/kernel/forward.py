@@ -37,10 +37,11 @@ def bound_forward(call: Call, original: Call, parts: Parts, measured: Measured |
         parts: submodules that must be as they are here; else the class's own forward runs.
         measured: what ``call`` was measured under; None where it is for every call.
     """
+    only = _only_parameter(original)
     if measured is not None and measured.dtype is not None:
-        made = _for_one_tensor(call, original, parts, measured)
-    elif measured is None and _only_parameter(original):
-        made = _for_one(call, original, parts)
+        made = _for_one_tensor(call, only, parts, measured)
+    elif measured is None and only:
+        made = _for_one(call, only, parts)
     else:
         made = _for_any(call, parts, measured)
     return dressed(made, original)
@@ -76,7 +77,7 @@ def _only_parameter(original: Call) -> str:
     return parameters[0].name if parameters[0].default is inspect.Parameter.empty else ""
 
 
-def _for_one_tensor(call: Call, original: Call, parts: Parts, measured: Measured) -> Call:
+def _for_one_tensor(call: Call, only: str, parts: Parts, measured: Measured) -> Call:
     """For calls that were measured with one tensor by position.
 
     The source is generated, so that a call asks no question that was answered when it was bound: all of them together
@@ -94,7 +95,6 @@ def _for_one_tensor(call: Call, original: Call, parts: Parts, measured: Measured
         "autocast_dtype": getattr(torch, autocast) if autocast else None, "parts": parts,
         "weight": measured.weight, "weight_dtype": measured.weight_dtype,
     }  # fmt: skip
-    only = _only_parameter(original)
     tests = [
         *([] if only else ["not kwargs and not more"]),
         "self is not None and isinstance(x, Tensor) and x.dtype is dtype",
@@ -120,31 +120,18 @@ def _for_one_tensor(call: Call, original: Call, parts: Parts, measured: Measured
     return _with_parameter(names["forward"], only)
 
 
-def _for_one(call: Call, original: Call, parts: Parts) -> Call:
-    if parts:
+def _for_one(call: Call, only: str, parts: Parts) -> Call:
+    def forward(held: Any, x: Any) -> Any:
+        self = held.module() if held.__class__ is Record else _still_bound(held)
+        if self is None or (parts and not unchanged(self, parts)):
+            return run_original(held, x)
+        try:
+            return call(self, x)
+        except Exception as error:
+            explain(error, self)
+            raise
 
-        def forward(held: Any, x: Any) -> Any:
-            self = held.module() if held.__class__ is Record else _still_bound(held)
-            if self is None or not unchanged(self, parts):
-                return run_original(held, x)
-            try:
-                return call(self, x)
-            except Exception as error:
-                explain(error, self)
-                raise
-    else:
-
-        def forward(held: Any, x: Any) -> Any:
-            self = held.module() if held.__class__ is Record else _still_bound(held)
-            if self is None:
-                return run_original(held, x)
-            try:
-                return call(self, x)
-            except Exception as error:
-                explain(error, self)
-                raise
-
-    return _with_parameter(forward, _only_parameter(original))
+    return _with_parameter(forward, only)
 
 
 def _with_parameter(forward: Any, name: str) -> Call:
