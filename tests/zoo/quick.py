@@ -10,7 +10,7 @@ from unittest.mock import patch
 from torch import nn
 
 from twinkle_tune import tune_model
-from twinkle_tune.kernel.find import contestants, find_slots
+from twinkle_tune.kernel.find import contestants_of, find_slots
 from twinkle_tune.measure.clock import Call, CpuClock
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
@@ -63,9 +63,5 @@ def quick_profile(model: nn.Module, inputs: Mapping[str, Any], mode: Mode) -> Pr
 
 def _wanted(model: nn.Module, mode: Mode) -> list[str]:
     """The kinds that some slot of the model has, since it is an error to ask for others."""
-    names: set[str] = set()
-    for target in find_slots(model):
-        module = target.instances[0][1] if target.instances else None
-        for candidate in contestants(target.slot, "cpu", mode, module=module, function=target.function):
-            names.add(candidate.name)
+    names = {found.name for target in find_slots(model) for found in contestants_of(target, "cpu", mode)}
     return [kind for kind in _KINDS if any(name.startswith((f"{kind}.", f"{kind}:")) for name in names)]

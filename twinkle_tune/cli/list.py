@@ -40,10 +40,10 @@ def list_slots(
     register_files(register or [])
     whole = outline(model, layers=parse_count("--layers", layers))
 
-    from twinkle_tune.kernel.find import find_slots
+    from twinkle_tune.kernel.find import contestants_of, find_slots
     from twinkle_tune.kernel.unlooked import unlooked, unlooked_text
 
-    rows = [(target, _contestants(target, kind, parsed)) for target in find_slots(whole)]
+    rows = [(target, contestants_of(target, kind, parsed)) for target in find_slots(whole)]
     rest = unlooked(whole)
     if as_json:
         show_json({"model": model, "mode": parsed, "device": kind, "slots": _data(rows), "unlooked": list(rest)})
@@ -86,13 +86,6 @@ def last_run_text(model: str, device: str, mode: Mode) -> str:
     known = f", of which {recalled} {'was' if recalled == 1 else 'were'} known before" if recalled else ""
     ended = " and was stopped" if made.run.stopped else ""
     return f"The last run took {span(made.run.took_s)}{ended}: {len(made.contests)} contests{known} ({path})."
-
-
-def _contestants(target: Target, device: str, mode: Mode) -> tuple[Candidate, ...]:
-    from twinkle_tune.kernel.find import contestants
-
-    module = target.instances[0][1] if target.instances else None
-    return contestants(target.slot, device, mode, module=module, function=target.function)
 
 
 def _data(rows: list[tuple[Target, tuple[Candidate, ...]]]) -> list[dict[str, object]]:

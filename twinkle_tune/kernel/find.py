@@ -120,6 +120,12 @@ def contestants(
     return tuple(by_name[name] for name in dict.fromkeys(c.name for c in found) if name in by_name)
 
 
+def contestants_of(target: Target, device: str, mode: Mode, registry: Registry | None = None) -> tuple[Candidate, ...]:
+    """As :func:`contestants`, for a slot of a model as :func:`find_slots` gives it: for its first instance."""
+    module = target.instances[0][1] if target.instances else None
+    return contestants(target.slot, device, mode, module=module, function=target.function, registry=registry)
+
+
 def slot_name(module: nn.Module, registry: Registry) -> str | None:
     """The slot that a module is: the name that its class is bound to, if a kernel has it, else the catalog's."""
     named = registry.kernel_name(type(module))

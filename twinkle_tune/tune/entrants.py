@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.errors import RegistrationError
-from twinkle_tune.kernel.find import contestants
+from twinkle_tune.kernel.find import contestants, contestants_of
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.kernel.target import Target
@@ -26,18 +26,7 @@ def entrants_of(observation: Observation, device: str, mode: Mode, registry: Reg
 
 def offered_to(targets: Sequence[Target], device: str, mode: Mode, registry: Registry) -> list[Candidate]:
     """Whoever could compete for the slots of a model, whether a step calls them or not."""
-    return [
-        candidate
-        for target in targets
-        for candidate in contestants(
-            target.slot,
-            device,
-            mode,
-            module=target.instances[0][1] if target.instances else None,
-            function=target.function,
-            registry=registry,
-        )
-    ]
+    return [found for target in targets for found in contestants_of(target, device, mode, registry)]
 
 
 def only_wanted(entrants: Sequence[Candidate], wanted: Sequence[str] | None) -> tuple[Candidate, ...]:
