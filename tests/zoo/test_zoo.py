@@ -21,8 +21,7 @@ from tests.zoo.state import differences, noted
 from tests.zoo.trial import tried
 
 SEED = os.environ.get("ZOO_SEED") or datetime.now(UTC).strftime("%Y-%m-%d")
-SIZE, QUICK = 25, 8
-"""How many types a day's sample has, and how many of them ``make test`` tries; ``make slow`` tries the others."""
+SIZE = 25
 
 
 def _names() -> list[str]:
@@ -31,7 +30,7 @@ def _names() -> list[str]:
 
 
 # By their number, so that all processes of a test session collect the same tests.
-@pytest.mark.parametrize("number", [pytest.param(n, marks=pytest.mark.slow) if n >= QUICK else n for n in range(SIZE)])
+@pytest.mark.parametrize("number", range(SIZE))
 def test_todays_sample_holds(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     """A model type that held before holds today: in inference, every right rival bound, compared and restored."""
     name = _names()[number]
