@@ -81,13 +81,22 @@ def step_words(profile: Profile, step: StepResult) -> str:
     return figures(step, aim).replace("took", "takes") if aim.is_memory else time_words(step.ratio, step.low, step.high)
 
 
+def is_kept(profile: Profile, step: StepResult) -> bool:
+    """Whether a step that was not compared keeps its originals: it was run, all is decided, and nothing won in it."""
+    return not step.left_out and not _has_winner(profile, step) and decided(profile, step) == "all"
+
+
 def uncompared(profile: Profile, step: StepResult) -> str:
     """What became of a step that was not compared: "unchanged" says that its originals run, since nothing won."""
     if step.left_out:
         return f"not run: {step.left_out}"
-    if any(seen.step == step.label for contest in profile.winners for seen in contest.seen):
+    if _has_winner(profile, step):
         return "not timed with the winners"
     return {"all": "unchanged", "some": "unchanged so far", "none": "not timed with kernels"}[decided(profile, step)]
+
+
+def _has_winner(profile: Profile, step: StepResult) -> bool:
+    return any(seen.step == step.label for contest in profile.winners for seen in contest.seen)
 
 
 def visible_step_gain(step: StepResult) -> float | None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from twinkle_tune.kernel.unlooked import unlooked_text
-from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult, TimedOn
 from twinkle_tune.profile.shares import with_shares
@@ -17,7 +16,7 @@ from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, shapes
 from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
-from twinkle_tune.report.recommend import recommend, uncompared
+from twinkle_tune.report.recommend import is_kept, recommend, uncompared
 from twinkle_tune.report.rows import Row, decisive, selection_rows, step_rows, times, trial_rows
 from twinkle_tune.report.text import (
     NOTHING,
@@ -73,7 +72,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         notes=tuple(note for note in head.notes(profile) if not _says(advice.why, note)),
         facts=tuple((label, one_line(value, _SENTENCE_LIMIT)) for label, value in told if value),
         steps=tuple(
-            _step(number, row, step, profile.aim, amdahl_text(profile, step), _uncompared(profile, step))
+            _step(number, row, step, profile)
             for number, (row, step) in enumerate(zip(step_rows(profile), profile.steps, strict=True), 1)
         ),
         selections=_ranked(lines),
@@ -91,13 +90,10 @@ def _says(why: str, note: str) -> bool:
     return " ".join(note.split()[:4]) in why
 
 
-def _uncompared(profile: Profile, step: StepResult) -> str:
-    found = uncompared(profile, step)
-    return one_line(_UNCHANGED if found == "unchanged" else found, _SENTENCE_LIMIT)
-
-
-def _step(number: int, row: Row, step: StepResult, aim: Aim, amdahl: str, uncompared: str) -> StepLine:
-    compared, memory = row["rounds"] > 0, row["memory_ratio"]
+def _step(number: int, row: Row, step: StepResult, profile: Profile) -> StepLine:
+    compared, memory, aim = row["rounds"] > 0, row["memory_ratio"], profile.aim
+    kept = not compared and is_kept(profile, step)
+    otherwise = _UNCHANGED if kept else one_line(uncompared(profile, step), _SENTENCE_LIMIT)
     tone = "gain" if row["high"] < 1 else "loss" if row["low"] > 1 else ""
     told = reading(row["ratio"], row["low"], row["high"])
     if aim.is_memory:
@@ -113,11 +109,11 @@ def _step(number: int, row: Row, step: StepResult, aim: Aim, amdahl: str, uncomp
         tuned=time_text(row["tuned_us"]),
         ratio=ratio_text(row["ratio"], row["low"], row["high"]) if compared else NOTHING,
         memory=f"{bytes_text(row['tuned_peak_bytes'])} ({ratio_text(memory)})" if is_figure(memory) else NOTHING,
-        reading=told if compared else uncompared,
-        words=f"{told}, {speedup_text(row['ratio'])}" if compared and tone else told if compared else uncompared,
-        is_kept=not compared and uncompared == _UNCHANGED,
+        reading=told if compared else otherwise,
+        words=f"{told}, {speedup_text(row['ratio'])}" if compared and tone else told if compared else otherwise,
+        is_kept=kept,
         spark=_spark(step.tuned_us, step.original_us, 16),
-        amdahl=amdahl,
+        amdahl=amdahl_text(profile, step),
     )
 
 
