@@ -9,7 +9,6 @@ the tests meet; only what needs the driver is replaced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -149,8 +148,3 @@ class _Nothing:
 
     def __exit__(self, *_: object) -> None:
         pass
-
-
-def waits(device: FakeDevice) -> Callable[[], object]:
-    """A call that waits for the device, as ``.item()`` does."""
-    return device.wait

@@ -45,6 +45,11 @@ class Part:
     command: tuple[str, ...]
     asks_for_device: bool = False
 
+    @property
+    def line(self) -> str:
+        """The command as it is typed."""
+        return "python " + " ".join(self.command)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
@@ -149,14 +154,13 @@ def _run(part: Part) -> Done:
         outcome=outcome,
         seconds=round(time.monotonic() - began_s, 1),
         limit_s=part.limit_s,
-        command="python " + " ".join(part.command),
+        command=part.line,
         output=output[-_TAIL:],
     )
 
 
 def _without_device(part: Part) -> Done:
-    command = "python " + " ".join(part.command)
-    return Done(name=part.name, outcome=NO_DEVICE, seconds=0.0, limit_s=part.limit_s, command=command, output="")
+    return Done(name=part.name, outcome=NO_DEVICE, seconds=0.0, limit_s=part.limit_s, command=part.line, output="")
 
 
 def page(done: Sequence[Done], name: str) -> str:

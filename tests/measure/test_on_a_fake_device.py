@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fake_cuda import FakeDevice, install, waits
+from tests.fake_cuda import FakeDevice, install
 from twinkle_tune.measure.cold import ColdCudaClock
 from twinkle_tune.measure.graph import CaptureError, GraphClock
 
@@ -21,7 +21,7 @@ def test_a_failed_capture_leaves_its_process_as_it_was(device: FakeDevice) -> No
     """The default stream is current again, the allocator has no capture under way, and no pool is held."""
     before = device.stream
     with pytest.raises(CaptureError, match="cannot be captured in a CUDA graph: RuntimeError"):
-        GraphClock().block_calls(waits(device))
+        GraphClock().block_calls(device.wait)
     assert device.stream is before
     assert device.allocating_to == device.held_pools == []
     assert device.log[-2:] == ["generator gets a new state", "generator gets its seed"]
@@ -31,7 +31,7 @@ def test_after_a_failed_capture_another_call_is_captured(device: FakeDevice) -> 
     """One candidate that waits for the device does not cost the next one its time in a graph."""
     clock = GraphClock()
     with pytest.raises(CaptureError):
-        clock.block_calls(waits(device))
+        clock.block_calls(device.wait)
     assert clock.burst_us(lambda: None, 5) == pytest.approx(device.elapsed_ms * 1000 / 5)
     assert device.allocating_to == []
 

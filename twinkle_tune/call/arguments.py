@@ -36,13 +36,7 @@ def snapshot(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     reference. One tensor object in two places stays one object; tensors that merely share storage
     become independent.
     """
-    memo: dict[int, Tensor] = {}
-
-    def once(tensor: Tensor) -> Tensor:
-        if id(tensor) not in memo:
-            memo[id(tensor)] = _copied(tensor)
-        return memo[id(tensor)]
-
+    once = _once(_copied)
     with torch.inference_mode(False), torch.no_grad():
         return Call(args=map_tensors(once, tuple(args)), kwargs=map_tensors(once, dict(kwargs)))
 
@@ -105,8 +99,8 @@ def spaced(call: Call) -> Call | None:
     return made if any(after[name].stride() != tensor.stride() for name, tensor in before.items()) else None
 
 
-def mapped_once(function: Callable[[Tensor], Tensor], call: Call) -> Call:
-    """The call with each tensor replaced, one object in two places by one; new leaves of autograd."""
+def _once(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, called once for each tensor object."""
     memo: dict[int, Tensor] = {}
 
     def once(tensor: Tensor) -> Tensor:
@@ -114,6 +108,12 @@ def mapped_once(function: Callable[[Tensor], Tensor], call: Call) -> Call:
             memo[id(tensor)] = function(tensor)
         return memo[id(tensor)]
 
+    return once
+
+
+def mapped_once(function: Callable[[Tensor], Tensor], call: Call) -> Call:
+    """The call with each tensor replaced, one object in two places by one; new leaves of autograd."""
+    once = _once(function)
     with torch.inference_mode(False), torch.no_grad():
         return snapshot(map_tensors(once, call.args), map_tensors(once, dict(call.kwargs)))
 
