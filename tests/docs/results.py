@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from twinkle_tune.profile.io import load_profile
+from twinkle_tune.report.recommend import advice_text
 
 ROOT = Path(__file__).parents[2]
 PAGE = Path("docs", "results.md")
@@ -37,7 +38,7 @@ def page(root: Path = ROOT) -> str:
             "",
             "## Profiles that ship",
             "",
-            "| profile | verdict | machine | date |",
+            "| profile | what to do with it | machine | date |",
             "|---|---|---|---|",
             *profiles,
         ]
@@ -62,7 +63,7 @@ def _profiles(root: Path) -> Iterator[str]:
         name = f"{profile.model.name}, {profile.mode}, {profile.model.dtype}"
         report = root / "reports" / place.with_suffix(".md")
         link = f"[{name}](../{report.relative_to(root).as_posix()})" if report.exists() else name
-        yield _row(link, profile.verdict, profile.environment.device_name, profile.created[:10])
+        yield _row(link, advice_text(profile), profile.environment.device_name, profile.created[:10])
 
 
 def _row(*cells: object) -> str:

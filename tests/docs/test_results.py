@@ -10,6 +10,7 @@ import pytest
 
 from tests.docs.results import PAGE, ROOT, page
 from tests.report import fabricate
+from twinkle_tune.report.recommend import advice_text
 
 _MADE = {"date": "2026-11-20", "machine": "A CPU", "threads": 2, "torch": "2.13.0+cpu"}
 _RULES = {"wrong": 1, "conduct": 2, "right": 3} | {
@@ -61,11 +62,11 @@ def test_what_a_report_says(tmp_path: Path, name: str, data: dict[str, object], 
     assert text in page(tmp_path)
 
 
-def test_a_shipped_profile_has_its_verdict(tmp_path: Path) -> None:
-    """A profile that ships has a line with its verdict and machine; one with a report a link to it."""
+def test_a_shipped_profile_has_its_advice(tmp_path: Path) -> None:
+    """A profile that ships has a line with what to do with it and its machine; one with a report a link to it."""
     profile = fabricate.normal()
     profile.save(tmp_path / "profiles" / "cpu" / "one.json")
-    assert profile.verdict in page(tmp_path)
+    assert advice_text(profile) in page(tmp_path)
     assert "../reports/cpu/one.md" not in page(tmp_path)
     (tmp_path / "reports" / "cpu").mkdir(parents=True)
     (tmp_path / "reports" / "cpu" / "one.md").write_text("# A report\n", encoding="utf-8")

@@ -158,9 +158,10 @@ def test_markdown_begins_with_the_verdict() -> None:
         lines[1] == "**Apply it.** Measured on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)."
     )
     assert lines[2].startswith("```python\nfrom twinkle_tune import kernelize_model\nmodel = kernelize_model(")
-    assert lines[3] == "After an update of torch, or on another machine: twinkle-tune verify profile.json"
-    assert lines[4].startswith("2 contests (one slot, a layer or function, at one input shape:")
-    assert lines[5] == "qwen3-tiny · float32 · inference · Fabricated CPU &#64; 2.00GHz (cpu) · 2025-01-02"
+    assert lines[3] == "After an update of torch, or on another machine:"
+    assert lines[4] == "```sh\ntwinkle-tune verify profile.json\n```"
+    assert lines[5].startswith("2 contests (one slot, a layer or function, at one input shape):")
+    assert lines[6] == "qwen3-tiny · float32 · inference · Fabricated CPU &#64; 2.00GHz (cpu) · 2025-01-02"
     assert "| `slow` |" not in "".join(lines[: next(i for i, each in enumerate(lines) if "<details>" in each)])
 
 
@@ -196,7 +197,7 @@ def test_report_says_what_matters(format: str) -> None:
     """Verdict, machine, versions, date, steps, winners, refusals, unused slots and lines to copy."""
     text = "".join(everything(fabricate.normal())[format].replace("\\", "").split())
     for said in (
-        "2 of 4 slots changed; the prefill takes 8.0% less time.",
+        "Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds).",
         "Measured on a CPU; says nothing about a GPU.",
         "qwen3-tiny",
         "inference",

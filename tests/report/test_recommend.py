@@ -14,7 +14,6 @@ from twinkle_tune.report import head
 from twinkle_tune.report.recommend import recommend, visible_step_gain
 from twinkle_tune.report.render import render
 from twinkle_tune.report.terminal import terminal_text
-from twinkle_tune.tune.verdict import verdict_of
 
 ALONE = StepResult(label="prefill 1x128")
 
@@ -44,7 +43,8 @@ def test_a_clear_gain_of_the_whole_model_is_applied() -> None:
     assert "kernelize_model(model, mode='inference', device='cpu', profile='out/p.json')" in found.run
     assert "# The winners run with gradients off: in torch.no_grad()" in found.run
     assert found.why == "Measured on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)."
-    assert found.then == "After an update of torch, or on another machine: twinkle-tune verify out/p.json"
+    assert found.then == "After an update of torch, or on another machine:"
+    assert found.then_run == "twinkle-tune verify out/p.json"
     assert found.whole == "prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
 
 
@@ -61,8 +61,8 @@ def test_each_compared_step_is_told_with_its_interval() -> None:
 def test_a_factory_is_named_for_verify() -> None:
     """A profile's code is not run because a profile names it: the line to copy has the model."""
     made = fabricate.profile(fabricate.won(), command="twinkle-tune profile toy:make --device cpu")
-    assert recommend(made, "p.json").then.endswith("twinkle-tune verify p.json toy:make")
-    assert recommend(replace(made, command=""), "p.json").then.endswith("twinkle-tune verify p.json")
+    assert recommend(made, "p.json").then_run == "twinkle-tune verify p.json toy:make"
+    assert recommend(replace(made, command=""), "my p.json").then_run == "twinkle-tune verify 'my p.json'"
 
 
 def test_a_busy_machine_is_told_with_what_it_means() -> None:
@@ -83,7 +83,7 @@ def test_a_busy_machine_is_told_with_what_it_means() -> None:
 
 def test_the_contests_are_counted_with_what_a_contest_is() -> None:
     """None that was not tried is said too; of an interrupted run that number is not known."""
-    what = "(one slot, a layer or function, at one input shape: original against candidates)"
+    what = "(one slot, a layer or function, at one input shape)"
     assert head.contests_text(fabricate.normal()) == (
         f"2 contests {what}: 1 won by a kernel (right and clearly faster), 1 kept the original, 0 not tried."
     )
@@ -137,12 +137,39 @@ def test_a_used_up_budget_is_no_interruption() -> None:
     assert dict(head.facts(fabricate.normal()))["Run"] == "complete"
 
 
-def test_a_stopped_run_is_told_once() -> None:
-    """Where the verdict says what stopped the run, and what is enough, that is the reason, and no form repeats it."""
-    run = RunFacts(took_s=30.0, budget_s=30.0, stopped="budget", needs_s=200.0)
-    made = replace(_stopped(), verdict=verdict_of(_stopped().contests, (), run=run))
-    assert recommend(made).why == made.verdict
-    for form in (terminal_text(made, full=False), render(made, "md")):
+def test_what_takes_less_is_a_whole_command_with_its_time() -> None:
+    """Torch's own candidates alone, where they take less, and where the run was not narrowed already."""
+
+    def fewer(torch_needs_s: float | None, command: str = "twinkle-tune profile m --budget 30s") -> tuple[str, str]:
+        run = RunFacts(took_s=30.0, budget_s=30.0, stopped="budget", needs_s=600.0, torch_needs_s=torch_needs_s)
+        found = recommend(_stopped(command=command, run=run))
+        return found.then, found.then_run
+
+    assert fewer(100.0) == (
+        "Or torch's own candidates alone, about 2 min:",
+        "twinkle-tune profile m --candidates torch --budget 2m",
+    )
+    assert fewer(None) == fewer(700.0) == fewer(100.0, "twinkle-tune profile m --candidates=a") == ("", "")
+    assert fewer(100.0, "") == ("", "")
+
+
+def test_what_the_reason_says_is_no_note_beside_it() -> None:
+    """A busy machine, and an interruption, are told once: in the reason where it names them, else in a note."""
+    busy = replace(fabricate.environment(), load=9.0, processors=2)
+    noisy = fabricate.profile(_kept("no clear winner", 0.5, 0.1), steps=(ALONE,), environment=busy)
+    for made, told in ((noisy, "machine was busy"), (fabricate.empty(), "was interrupted")):
+        text = " ".join(terminal_text(made, full=False, width=300).split())
+        assert text.count(told) == 1
+    quiet = fabricate.profile(_kept(), steps=(ALONE,), environment=busy)
+    assert "machine was busy" in terminal_text(quiet, full=False, width=300)
+
+
+def test_a_stopped_run_is_told_once_and_as_today_words_it() -> None:
+    """What stopped the run, and what is enough, is the reason, and no form repeats it or an older wording."""
+    made = replace(_stopped(), verdict="Stopped by the 30 s budget, as older code worded it.")
+    for form in (terminal_text(made, full=False), render(made, "md"), render(made, "html"), str(made)):
+        assert "older code" not in str(form)
+    for form in (terminal_text(made, full=False), render(made, "md"), str(made), made._repr_html_()):
         assert " ".join(str(form).split()).count("Stopped by the 30 s budget") == 1
     assert "About 4 min would be enough." in recommend(made).why
 

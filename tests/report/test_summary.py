@@ -12,23 +12,22 @@ from twinkle_tune.profile.schema import RunFacts
 
 
 @pytest.mark.parametrize("name", fabricate.ALL)
-def test_a_printed_profile_has_six_lines(name: str) -> None:
+def test_a_printed_profile_has_five_lines(name: str) -> None:
     """Whatever is in it, and nothing that a terminal would act on."""
     text = str(fabricate.ALL[name])
-    assert len(text.splitlines()) == 6
+    assert len(text.splitlines()) == 5
     assert all(line.isprintable() and len(line) <= 300 for line in text.splitlines())
 
 
 def test_the_lines_say_what_to_do_and_what_won() -> None:
-    """Facts, verdict, recommendation, whole model, winners with their ratios, contests with the time."""
+    """Facts, recommendation, whole model, winners with their ratios, contests with the time."""
     run = RunFacts(took_s=41.0, budget_s=60.0)
     lines = str(replace(fabricate.normal(), run=run)).splitlines()
     assert lines[0].startswith("qwen3-tiny · float32 · inference")
-    assert lines[1] == fabricate.normal().verdict
-    assert lines[2].startswith("Apply it: ")
-    assert lines[3] == "Whole model: prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
-    assert lines[4] == "Winners: RMSNorm [1,128,256] 12.5% of prefill 1x128: fused 0.80 (2 refused)"
-    assert lines[5] == "Contests: 1 won, 1 kept; took 41 s (budget 1 min)"
+    assert lines[1].startswith("Apply it. Measured on the whole model. ")
+    assert lines[2] == "Whole model: prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
+    assert lines[3] == "Winners: RMSNorm [1,128,256] 12.5% of prefill 1x128: fused 0.80 (2 refused)"
+    assert lines[4] == "Contests: 1 won, 1 kept; took 41 s (budget 1 min)"
 
 
 class _Tags(HTMLParser):

@@ -29,8 +29,8 @@ class ModelFacts:
         target: "module:qualified.name" of the model's class.
         parameters: number of parameters.
         dtype: dtype of most parameters ("bfloat16").
-        unlooked: its own layers for which nothing was tried, with their counts ("MyNorm (3)"); empty in a profile from
-            before they were written down.
+        unlooked: its layers for which nothing was tried, for people ("MyNorm (3 layers, looks like a norm)"); empty in
+            a profile from before they were written down.
     """
 
     name: str
@@ -207,6 +207,7 @@ class RunFacts:
         stopped: what ended it before everything was done; "" where nothing did.
         needs_s: of a run that was stopped: seconds that all of it would take, about, by what was done; None where
             nothing was done yet, and for a run that was not stopped.
+        torch_needs_s: the same with torch's own candidates alone; None, too, where none competes.
         recalled: contests that it did not run, since their outcomes were in its journal or in the store; None in a
             profile from before it was written down.
     """
@@ -215,6 +216,7 @@ class RunFacts:
     budget_s: float | None = None
     stopped: Literal["", "budget", "interrupted"] = ""
     needs_s: float | None = None
+    torch_needs_s: float | None = None
     recalled: int | None = None
 
 
@@ -278,7 +280,7 @@ class Profile:
         return write_profile(self, path)
 
     def __str__(self) -> str:
-        """Six lines: what was profiled, the verdict, what to do, the whole model, the winners, the contests."""
+        """Five lines: what was profiled, what to do and why, the whole model, the winners, the contests."""
         return str(view("text")(self))
 
     def _repr_html_(self) -> str:

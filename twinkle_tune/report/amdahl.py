@@ -16,6 +16,8 @@ from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.shares import step_us, with_shares
 from twinkle_tune.report.text import percent, reading
 
+_STEPS_TOLD = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amdahl:
@@ -69,6 +71,15 @@ def amdahl_text(profile: Profile, step: StepResult) -> str:
     way = "faster" if found.promised >= 0 else "slower"
     predicted = f"Predicted from single slots: {percent(abs(found.promised))} {way}."
     return f"{covers} {predicted} Measured on the whole model: {measured}."
+
+
+def outside_text(profile: Profile) -> str:
+    """How much of the steps cannot be replaced, and which parts of the model that is; "" where no step is known."""
+    shares = [(step.label, 1 - amdahl(profile, step).covered) for step in profile.steps if not step.left_out]
+    told = " and ".join(f"{percent(share)} of {label}" for label, share in shares[:_STEPS_TOLD])
+    names = ", ".join(profile.model.unlooked)
+    which = f": {names}." if names else f". This profile names no parts; twinkle-tune list {profile.model.name} does."
+    return f"Not replaceable: about {told}{which}" if told else ""
 
 
 def decided(profile: Profile, step: StepResult) -> Literal["all", "some", "none"]:

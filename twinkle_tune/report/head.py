@@ -18,11 +18,16 @@ _KINDS = {"prefill": "{} tokens", "decode": "one token after {}", "train": "{} t
 """What the size of a step of each kind says beside its batch."""
 
 
-def notes(profile: Profile) -> Iterable[str]:
-    """What a reader must know before believing a figure."""
+def notes(profile: Profile, advised: str = "") -> Iterable[str]:
+    """What a reader must know before believing a figure.
+
+    Args:
+        profile: whose figures.
+        advised: the reason of the advice that stands above: what it says already is no note.
+    """
     if profile.device == "cpu":
         yield "Measured on a CPU; says nothing about a GPU."
-    if is_busy(profile):
+    if is_busy(profile) and advised != "noise":
         yield _busy(profile)
     for doubt in doubts(profile):
         yield _doubted(doubt)
@@ -35,7 +40,7 @@ def notes(profile: Profile) -> Iterable[str]:
         if step.note:
             yield f"{step.label} was timed {step.note}."
     # What a budget left out is counted beside the contests.
-    if not profile.complete and not _is_out_of_time(profile):
+    if not profile.complete and not _is_out_of_time(profile) and advised != "interrupted":
         yield "The run was interrupted: what is here was finished, the rest is missing."
     if not profile.contests:
         yield "No contest was finished, so nothing was chosen: the model stays as it is."
@@ -62,7 +67,7 @@ def _busy(profile: Profile) -> str:
     return f"{told} That may hide gains: measure again when it is quiet."
 
 
-_DEFINED = "one slot, a layer or function, at one input shape: original against candidates"
+_DEFINED = "one slot, a layer or function, at one input shape"
 _FATES: Mapping[Status, str] = {
     "kept": "kept the original",
     "no clear winner": "too noisy to tell",

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from twinkle_tune.kernel.unlooked import YOURS
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import charts
@@ -37,6 +38,7 @@ def html_text(profile: Profile, path: str = "profile.json") -> str:
         samples=_samples(profile),
         report=view(profile, path),
         further=FURTHER,
+        yours=YOURS,
         plots={plot.name: plot for plot in drawn},
         unfold=len(profile.contests) <= FOLDED_BEYOND,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,12 +68,34 @@ def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[
     return [Text(" " * indent + each.replace("\N{ZERO WIDTH SPACE}", ""), style=style) for each in lines]
 
 
-def command(text: str, width: int, *, indent: int = 0) -> list[Text]:
-    """A command of the shell as :func:`wrapped`, to be copied: each line but the last ends in a backslash."""
-    lines = wrapped(text, width - 2, indent=indent)
-    if " ".join(line.plain.strip() for line in lines) != text:
-        return wrapped(text, width, indent=indent)  # a word too long for a line was broken
-    return [line.append(" \\") for line in lines[:-1]] + lines[-1:]
+def command(text: str, width: int) -> list[Text]:
+    """A command of the shell in lines to be copied: each but the last ends in a backslash.
+
+    A word that is longer than a line stays whole: a terminal wraps it, and copies it without a break.
+    """
+    try:
+        words = [shlex.quote(word) for word in shlex.split(text)]
+    except ValueError:
+        words = text.split()
+    return _copied(words, "", width, " \\")
+
+
+def python(text: str, width: int) -> list[Text]:
+    """A line of Python in lines to be copied: broken after commas alone, and a comment stays one."""
+    if text.startswith("# "):
+        return _copied(text[2:].split(), "# ", width)
+    return _copied(re.split(r"(?<=,) ", text), "", width)
+
+
+def _copied(words: Sequence[str], start: str, width: int, end: str = "") -> list[Text]:
+    """Whole words in lines, each of which begins with ``start``, and all but the last ends in ``end``."""
+    room, lines = width - cell_len(start) - len(end), [""]
+    for word in words:
+        if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(word) > room:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    ends = [end] * (len(lines) - 1) + [""]
+    return [Text(f"{start}{line}{last}", style="cyan") for line, last in zip(lines, ends, strict=True)]
 
 
 def _pieces(word: str, room: int) -> list[str]:

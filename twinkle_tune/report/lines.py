@@ -164,9 +164,10 @@ class View:
     """A whole report.
 
     ``advice`` is what to do ("Apply it"), ``kind`` the same for machines, and ``why`` says why; ``run`` are the
-    lines to do it with, and ``then`` what to do after that; ``contests`` in full; ``counts`` says what a contest is and
-    how many ended how; ``labels`` what the steps' labels mean; ``notes`` are what a reader must know before believing a
-    figure; ``line`` is one of facts; ``unlooked`` says which parts of the model no kernel is offered for.
+    lines to do it with, ``then`` what else there is to do, and ``then_run`` its command; ``contests`` in full;
+    ``counts`` says what a contest is and how many ended how; ``labels`` what the steps' labels mean; ``notes`` are what
+    a reader must know before believing a figure; ``line`` is one of facts; ``outside`` says which parts of the model no
+    kernel is offered for, and their share.
     """
 
     title: str
@@ -175,10 +176,11 @@ class View:
     why: str
     run: tuple[str, ...]
     then: str
+    then_run: str
     counts: str
     labels: str
     brief: Brief
-    unlooked: tuple[str, ...]
+    outside: str
     line: str
     notes: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from twinkle_tune.kernel.unlooked import YOURS
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.lines import FURTHER, ContestPart, View
 from twinkle_tune.report.text import one_line
@@ -22,7 +23,7 @@ def markdown_text(profile: Profile, path: str = "profile.json") -> str:
     """The whole report. ``path`` is where the reader finds the profile."""
     shown = view(profile, path)
     parts = [*_head(shown), *_steps(shown), *_selections(shown), *_refused(shown), *_rules(shown)]
-    parts += [escape(text) for text in shown.unlooked]
+    parts.append(escape(f"{shown.outside} {YOURS}") if shown.outside else "")
     if shown.contests:
         parts.append(escape(shown.legend))
         parts += folded("Every contest, candidate by candidate", [part for c in shown.contests for part in _contest(c)])
@@ -76,7 +77,7 @@ def _head(shown: View) -> list[str]:
         fenced("\n".join(shown.run), "sh" if shown.run[0].startswith("twinkle-tune ") else "python")
         if shown.run
         else "",
-        escape(shown.then),
+        f"{escape(shown.then)}\n\n{fenced(shown.then_run, 'sh')}" if shown.then else "",
         escape(shown.counts),
         escape(shown.line),
         "\n>\n".join(f"> {escape(note)}" for note in shown.notes),

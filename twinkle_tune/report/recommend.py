@@ -14,9 +14,10 @@ from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl, decided
-from twinkle_tune.report.text import gain_text, interval_text, percent
+from twinkle_tune.report.text import gain_text, interval_text, one_line, percent
 from twinkle_tune.tune.gain import figures, gained, time_words
 from twinkle_tune.tune.verdict import round_up_s, verdict_of
+from twinkle_tune.words import span
 
 Kind = Literal["apply", "do not bother", "measure again"]
 Reason = Literal["gain", "small gain", "kept", "outside", "noise", "budget", "interrupted", "nothing measured"]
@@ -44,7 +45,8 @@ class Recommendation:
         why: why, in one or two sentences.
         whole: each step of the whole model in words: "prefill 1x128 2.8% faster (1.03x)"; "" where no step is known.
         run: the lines of Python, or the command, to do it with; "" where nothing is to be done.
-        then: what to do after that; "" where there is nothing more.
+        then: what else there is to do, before its command; "" where there is nothing more.
+        then_run: that command.
     """
 
     kind: Kind
@@ -53,6 +55,7 @@ class Recommendation:
     whole: str
     run: str
     then: str = ""
+    then_run: str = ""
 
     @property
     def title(self) -> str:
@@ -64,8 +67,15 @@ def recommend(profile: Profile, path: str = "profile.json") -> Recommendation:
     """What to do with a profile that lies at ``path``."""
     kind, reason, why = _decide(profile)
     run = {"apply": head.code(profile, path), "measure again": _again(profile), "do not bother": ""}[kind]
-    then = _then(profile, path) if kind == "apply" else ""
-    return Recommendation(kind=kind, reason=reason, why=why, whole=whole_text(profile), run=run, then=then)
+    then, then_run = _then(profile, path) if kind == "apply" else _fewer(profile) if reason == "budget" else ("", "")
+    whole = whole_text(profile)
+    return Recommendation(kind=kind, reason=reason, why=why, whole=whole, run=run, then=then, then_run=then_run)
+
+
+def advice_text(profile: Profile) -> str:
+    """What to do, and why, in a line."""
+    advice = recommend(profile)
+    return f"{advice.title}. {advice.why}"
 
 
 def whole_text(profile: Profile) -> str:
@@ -117,10 +127,7 @@ def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
         return "apply", "gain", f"Measured on the whole model. {_measured_text(profile, compared, better)}{more}"
     if not profile.complete:
         if stopped == "budget" and profile.run is not None:
-            # Without a command line there is no option to advise, and with --candidates it was narrowed.
-            narrowed = not profile.command or "--candidates" in profile.command
-            told = verdict_of(profile.contests, profile.steps, aim, profile.run, narrowed=narrowed)
-            return "measure again", "budget", told
+            return "measure again", "budget", verdict_of(profile.contests, profile.steps, aim, profile.run)
         return "measure again", "interrupted", "The run was interrupted: finish it."
     if not profile.contests:
         return "measure again", "nothing measured", "No call of a replaceable place was seen, so nothing was measured."
@@ -222,34 +229,50 @@ def _again(profile: Profile) -> str:
     if not profile.command:
         call = head.again(profile)
         return call if not budget else f"{call[:-1]}, budget_s={budget!r})"
-    words = shlex.split(profile.command) if not _is_broken(profile.command) else profile.command.split()
     if profile.run is None or not profile.run.stopped:
         return head.again(profile)
+    return _with_budget(profile, budget)
+
+
+def _fewer(profile: Profile) -> tuple[str, str]:
+    """What takes less than all of a run that was stopped: the command for torch's own candidates, and its time."""
+    run = profile.run
+    # Without a command line there is no option to advise, and with --candidates it was narrowed.
+    if run is None or not profile.command or any(word.startswith("--candidates") for word in _words(profile.command)):
+        return "", ""
+    if run.needs_s is None or run.torch_needs_s is None or run.torch_needs_s >= run.needs_s:
+        return "", ""
+    told_s = round_up_s(run.torch_needs_s)
+    command = _with_budget(profile, _budget(told_s), "--candidates", "torch")
+    return f"Or torch's own candidates alone, about {span(told_s)}:", command
+
+
+def _with_budget(profile: Profile, budget: str, *more: str) -> str:
+    """The command line of a profile with another budget ("" for none), and with more words."""
     kept, skips = [], False
-    for word in words:
+    for word in _words(profile.command):
         if skips or word == "--budget" or word.startswith("--budget="):
             skips = word == "--budget"
             continue
         kept.append(word)
-    return shlex.join([*kept, *(["--budget", budget] if budget else [])])
+    return one_line(shlex.join([*kept, *more, *(["--budget", budget] if budget else [])]))
 
 
-def _then(profile: Profile, path: str) -> str:
+def _then(profile: Profile, path: str) -> tuple[str, str]:
     """What to do with a profile that is applied: check now and then that it still holds."""
-    words = [] if _is_broken(profile.command) else shlex.split(profile.command)
+    words = _words(profile.command)
     name = words[2] if words[:2] == ["twinkle-tune", "profile"] and len(words) > 2 else profile.model.name
     # A model's code is never taken from a profile: whoever verifies names a factory or a directory.
     named = [name] if ":" in name or name.startswith((".", "/")) else []
-    return f"After an update of torch, or on another machine: {shlex.join(['twinkle-tune', 'verify', path, *named])}"
+    return "After an update of torch, or on another machine:", shlex.join(["twinkle-tune", "verify", path, *named])
 
 
 def _budget(seconds: int) -> str:
     return f"{seconds // 60}m" if seconds % 60 == 0 else f"{seconds}s"
 
 
-def _is_broken(command: str) -> bool:
+def _words(command: str) -> list[str]:
     try:
-        shlex.split(command)
-    except ValueError:
-        return True
-    return False
+        return shlex.split(command)
+    except ValueError:  # a quote that does not end
+        return command.split()

@@ -1,4 +1,4 @@
-"""A profile in six lines, and the head of its page: what ``print(profile)`` and a notebook show."""
+"""A profile in five lines, and the head of its page: what ``print(profile)`` and a notebook show."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from html import escape
 from twinkle_tune.errors import one_line
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import head
-from twinkle_tune.report.recommend import recommend, step_words
+from twinkle_tune.report.recommend import advice_text, recommend, step_words
 from twinkle_tune.tune.progress import contest_name, contest_result
+from twinkle_tune.tune.verdict import compiled_text
 from twinkle_tune.words import span
 
 _LIMIT = 300
@@ -18,13 +19,12 @@ _WINNERS_SHOWN = 3
 
 
 def summary_text(profile: Profile) -> str:
-    """Six lines: what was profiled, the verdict, what to do, the whole model, the winners, the contests."""
+    """Five lines: what was profiled, what to do and why, the whole model, the winners, the contests."""
     found = recommend(profile)
     lines = (
         head.line(profile),
-        profile.verdict,
-        f"{found.title}: {found.why}",
-        f"Whole model: {found.whole or 'not run'}",
+        advice_text(profile),
+        " ".join((f"Whole model: {found.whole or 'not run'}", compiled_text(profile.compiled))).strip(),
         f"Winners: {_winners(profile)}",
         f"Contests: {_contests(profile)}",
     )
@@ -40,8 +40,8 @@ def summary_html(profile: Profile) -> str:
     return (
         f"<div><h3>{_text(profile.model.name)}, {_text(profile.mode)}, {_text(profile.device)}</h3>"
         f"<p><strong>{_text(found.title)}.</strong> {_text(found.why)}</p>"
-        f"<p>{_text(profile.verdict)}</p>"
         f"<table><thead><tr><th>Step</th><th>Whole model</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<p>{_text(compiled_text(profile.compiled))}</p>"
         f"<p>Winners: {_text(_winners(profile))}<br>Contests: {_text(_contests(profile))}<br>"
         f"{_text(head.line(profile))}</p></div>"
     )

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from twinkle_tune.errors import TuneError
+from twinkle_tune.kernel.unlooked import YOURS
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.layout import Column, command, table_lines, wrapped
+from twinkle_tune.report.layout import Column, command, python, table_lines, wrapped
 from twinkle_tune.report.lines import FURTHER, ContestPart, Runner, View
 from twinkle_tune.report.versus import versus
 from twinkle_tune.report.view import view
 
 FILE_WIDTH = 110
 """Columns of a report in a file, and where nothing tells how wide the terminal is."""
-SHORT_LINES = 30
-"""The short report has no more lines than a terminal shows at once."""
+SHORT_LINES = 28
+"""The short report has no more lines than a terminal shows at once, with two below it that say what was written."""
 _LEAST_WINNERS = 2
 _MOST_STEPS = 8
 
@@ -110,14 +113,19 @@ def _short(shown: View, width: int, path: str) -> list[Text]:
 
 
 def _short_lines(shown: View, width: int, path: str) -> list[Text]:
-    head = [*_head(shown, width, notes=3), *_steps(shown, width)]
+    head = [*wrapped(shown.line, width, style="dim"), *_head(shown, width, notes=3), *_steps(shown, width)]
     tail = [Text(""), *_stayed(shown, width)] if shown.brief.stayed or shown.brief.probed else []
-    tail += [line for text in shown.unlooked for line in wrapped(text, width, style="dim")]
-    more = f"More: twinkle-tune report {path or 'PROFILE'} --full"
-    others = " (or --contest N, or --format html)"
-    tail += wrapped(more + others if len(more + others) <= width else more, width, style="dim")
+    tail += wrapped(shown.outside, width, style="dim") if shown.outside else []
+    tail += _more(shlex.join(["twinkle-tune", "report", path or "PROFILE", "--full"]), width)
     room = SHORT_LINES - len(head) - len(tail)
     return _fitting([*head, *_winners(shown, width, most=max(room - 4, _LEAST_WINNERS)), *tail])
+
+
+def _more(report: str, width: int) -> list[Text]:
+    for line in (f"More: {report} (or --contest N, or --format html)", f"More: {report}"):
+        if cell_len(line) <= width:
+            return [Text(line, style="dim")]
+    return [Text("More:", style="dim"), *command(report, width)]
 
 
 def _fitting(lines: list[Text]) -> list[Text]:
@@ -130,12 +138,13 @@ def _fitting(lines: list[Text]) -> list[Text]:
 
 
 def _full(shown: View, width: int) -> list[Text]:
-    lines = [*_head(shown, width, notes=len(shown.notes)), *_facts(shown, width), *_steps(shown, width)]
+    lines = [*wrapped(shown.title, width, style="bold"), *wrapped(shown.line, width, style="dim")]
+    lines += [*_head(shown, width, notes=len(shown.notes)), *_facts(shown, width), *_steps(shown, width)]
     for step in shown.steps:
         if step.amdahl:
             lines += wrapped(f"{step.step}: {step.amdahl}", width, style="dim")
     lines += [*_winners(shown, width, most=len(shown.selections)), Text(""), *_stayed(shown, width)]
-    lines += [line for text in shown.unlooked for line in wrapped(text, width, style="dim")]
+    lines += wrapped(f"{shown.outside} {YOURS}", width, style="dim") if shown.outside else []
     for contest in shown.contests:
         lines += _contest(contest, width)
     if shown.contests:
@@ -144,7 +153,7 @@ def _full(shown: View, width: int) -> list[Text]:
         lines += [Text(""), *wrapped(f"Never called: {', '.join(shown.uncalled)}", width)]
     for title, copied in (("Apply it", shown.apply), ("Measure it again", shown.reproduce)):
         lines += [Text(""), Text(title, style="bold")]
-        lines += [line for each in copied.splitlines() for line in wrapped(each, width, indent=2)]
+        lines += _copied(copied.splitlines(), width)
     return lines
 
 
@@ -158,19 +167,23 @@ def _one(shown: View, number: int, width: int) -> list[Text]:
 
 
 def _head(shown: View, width: int, *, notes: int) -> Iterator[Text]:
-    yield from wrapped(shown.title, width, style="bold")
-    yield from wrapped(shown.line, width, style="dim")
     yield from wrapped(f"{shown.advice}. {shown.why}" if shown.advice else shown.why, width, style="bold")
-    for line in shown.run:
-        yield from (command if line.startswith("twinkle-tune ") else wrapped)(line, width, indent=2)
-    for text in (shown.then, shown.counts):
-        if text:
-            yield from wrapped(text, width)
+    yield from _copied(shown.run, width)
+    if shown.then:
+        yield from wrapped(shown.then, width)
+        yield from _copied([shown.then_run], width)
+    if shown.counts:
+        yield from wrapped(shown.counts, width)
     for note in shown.notes[:notes]:
         yield from wrapped(note, width, style="yellow")
     if len(shown.notes) > notes:
         more = len(shown.notes) - notes
         yield Text(f"{more} more note{'' if more == 1 else 's'}: --full", style="yellow")
+
+
+def _copied(lines: Iterable[str], width: int) -> Iterator[Text]:
+    for line in lines:
+        yield from (command if line.startswith("twinkle-tune ") else python)(line, width)
 
 
 def _facts(shown: View, width: int) -> Iterator[Text]:
@@ -208,7 +221,8 @@ def _winners(shown: View, width: int, *, most: int) -> Iterator[Text]:
     winners = shown.brief.winners
     if not winners:
         return
-    yield from (Text(""), Text("What won, by what it saves", style="bold"))
+    some = f": {most} of {len(winners)}" if len(winners) > most else ""
+    yield from (Text(""), Text(f"What won, by what it saves{some}", style="bold"))
     rows = [
         (
             str(each.number),
@@ -223,8 +237,6 @@ def _winners(shown: View, width: int, *, most: int) -> Iterator[Text]:
         for each in winners[:most]
     ]
     yield from table_lines(_WINNERS, rows, width)
-    if len(winners) > most:
-        yield Text(f"{len(winners) - most} more: --full", style="dim")
 
 
 def _stayed(shown: View, width: int) -> Iterator[Text]:

@@ -12,6 +12,7 @@ from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.report import head
 from twinkle_tune.report.compare import KINDS, Change, ChangeKind, Line, lines, regressions, successive
 from twinkle_tune.report.plot import Plot, labels, ratio_row, step_role
+from twinkle_tune.report.recommend import advice_text
 from twinkle_tune.report.text import NOTHING, call_text, one_line, ratio_text, short_name
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import gained
@@ -144,7 +145,7 @@ def _column(number: int, profile: Profile, path: str) -> Column:
         number=number,
         path=one_line(path, 2 * _NAME_LIMIT),
         heads=tuple((name, one_line(value, _NAME_LIMIT)) for name, value in heads.items()),
-        verdict=one_line(profile.verdict, 300),
+        verdict=one_line(advice_text(profile), 300),
         facts=tuple((name, one_line(value, 2 * _NAME_LIMIT)) for name, value in head.facts(profile) if value),
         command=one_line(profile.command, 600),
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from twinkle_tune.kernel.unlooked import unlooked_text
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult, TimedOn
 from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.report import head
-from twinkle_tune.report.amdahl import amdahl_text
+from twinkle_tune.report.amdahl import amdahl_text, outside_text
 from twinkle_tune.report.brief import Saving, brief
 from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, shapes
@@ -54,7 +53,6 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     selected = zip(selection_rows(profile), profile.contests, strict=True)
     found, advice = brief(profile), recommend(profile, path)
     won = {each.number: each for each in found.winners}
-    told = [*head.facts(profile), ("Verdict of the run", "" if profile.verdict in advice.why else profile.verdict)]
     lines = [_selection(row, contest, won.get(row["contest"])) for row, contest in selected]
     return View(
         title=f"{one_line(profile.model.name, _NAME_LIMIT)}, {profile.mode}, {profile.device}{head.by(profile)}",
@@ -63,14 +61,14 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         why=one_line(advice.why, _SENTENCE_LIMIT),
         run=tuple(line for line in advice.run.splitlines() if line),
         then=one_line(advice.then, _SENTENCE_LIMIT),
+        then_run=one_line(advice.then_run),
         counts=head.contests_text(profile, counted=advice.reason != "budget"),
         labels=one_line(head.steps_text(profile), _SENTENCE_LIMIT),
         brief=found,
-        unlooked=tuple(one_line(text, _SENTENCE_LIMIT) for text in (unlooked_text(profile.model.unlooked),) if text),
+        outside=one_line(outside_text(profile), _SENTENCE_LIMIT),
         line=one_line(head.line(profile), 2 * _NAME_LIMIT),
-        # What the reason says already is no note beside it.
-        notes=tuple(note for note in head.notes(profile) if not _says(advice.why, note)),
-        facts=tuple((label, one_line(value, _SENTENCE_LIMIT)) for label, value in told if value),
+        notes=tuple(head.notes(profile, advice.reason)),
+        facts=tuple((label, one_line(value, _SENTENCE_LIMIT)) for label, value in head.facts(profile) if value),
         steps=tuple(
             _step(number, row, step, profile)
             for number, (row, step) in enumerate(zip(step_rows(profile), profile.steps, strict=True), 1)
@@ -84,10 +82,6 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         reproduce=head.again(profile),
         apply=head.code(profile, path),
     )
-
-
-def _says(why: str, note: str) -> bool:
-    return " ".join(note.split()[:4]) in why
 
 
 def _step(number: int, row: Row, step: StepResult, profile: Profile) -> StepLine:

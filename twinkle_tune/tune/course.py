@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from twinkle_tune.catalog.block import BLOCK
@@ -15,6 +16,7 @@ def run_facts(
     contests: Sequence[Contest],
     entered: Callable[[Contest], int],
     *,
+    torch: Callable[[Contest], int] = lambda contest: 0,
     took_s: float,
     contests_s: float,
     budget_s: float | None,
@@ -27,6 +29,7 @@ def run_facts(
     Args:
         contests: with what became of them.
         entered: how many candidates a contest has, the original among them.
+        torch: how many of them are torch's own.
         took_s, contests_s: seconds of the run, and of its contests alone.
         budget_s: what it was given.
         block_s: seconds that compiling a block may take.
@@ -39,19 +42,24 @@ def run_facts(
     # What a contest did before it was cut short says how long a candidate takes, though it is held again.
     own = [contest for contest in contests if not recalled(contest)]
     done = sum(len(contest.trials) - _late(contest) for contest in own)
-    needs_s = None
-    if stopped == "budget" and done > 0:
-        blocks = sum(contest.slot.name == BLOCK and not contest.is_whole for contest in contests)
-        all_s = contests_s + contests_s / done * left + block_s * blocks
+    facts = RunFacts(
+        took_s=round(took_s, 1), budget_s=budget_s, stopped=stopped, recalled=len(contests) - len(own)
+    )  # fmt: skip
+    if stopped != "budget" or not done:
+        return facts
+
+    def needed_s(all_s: float) -> float:
         # As a budget is shared out: of a small one a part is kept for the whole model.
         kept_s = min(whole_s, KEPT / (1 - KEPT) * all_s)
-        needs_s = round(max(took_s - contests_s, kept_s) + all_s, 1)
-    return RunFacts(
-        took_s=round(took_s, 1),
-        budget_s=budget_s,
-        stopped=stopped,
-        needs_s=needs_s,
-        recalled=len(contests) - len(own),
+        return round(max(took_s - contests_s, kept_s) + all_s, 1)
+
+    each_s, fewer = contests_s / done, sum(torch(contest) for contest in contests)
+    blocks = sum(contest.slot.name == BLOCK and not contest.is_whole for contest in contests)
+    return replace(
+        facts,
+        needs_s=needed_s(contests_s + each_s * left + block_s * blocks),
+        # With their originals, and from the beginning: another choice of candidates is another contest.
+        torch_needs_s=needed_s(each_s * (fewer + len(contests))) if fewer else None,
     )
 
 

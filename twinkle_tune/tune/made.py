@@ -10,6 +10,7 @@ from twinkle_tune.capture.capture import Capture
 from twinkle_tune.environment import Environment
 from twinkle_tune.profile.schema import Contest, Profile, RunFacts, StepResult
 from twinkle_tune.profile.shares import with_shares
+from twinkle_tune.slot import Candidate
 from twinkle_tune.tune.course import run_facts
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.run import Run
@@ -56,16 +57,17 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         contests_s: seconds that the contests took.
     """
 
-    def entered(contest: Contest) -> int:
+    def entered(contest: Contest) -> Sequence[Candidate]:
         task = run.tasks.get((contest.slot.name, contest.workload.key, contest.instances))
-        return 0 if task is None else len(task.candidates)
+        return () if task is None else task.candidates
 
     def recalled(contest: Contest) -> bool:
         return (contest.slot.name, contest.workload.key, contest.instances) in run.memory.recalled
 
     facts = run_facts(
         profile.contests,
-        entered,
+        lambda contest: len(entered(contest)),
+        torch=lambda contest: sum(candidate.source.kind == "torch" for candidate in entered(contest)),
         recalled=recalled,
         took_s=run.budget.took_s,
         contests_s=contests_s,
@@ -73,7 +75,7 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         block_s=BLOCK_S,
         whole_s=2 * SECONDS * len(profile.steps),
     )
-    verdict = verdict_of(profile.contests, profile.steps, profile.aim, facts, narrowed=run.wanted is not None)
+    verdict = verdict_of(profile.contests, profile.steps, profile.aim, facts)
     alone = _alone(seen)
     steps = tuple(replace(step, alone_us=alone.get(step.label, ())) for step in profile.steps)
     return with_shares(replace(profile, steps=steps, run=facts, complete=not facts.stopped, verdict=verdict))

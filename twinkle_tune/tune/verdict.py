@@ -21,8 +21,6 @@ def verdict_of(
     steps: Sequence[StepResult],
     aim: Aim = BY_TIME,
     run: RunFacts | None = None,
-    *,
-    narrowed: bool = False,
 ) -> str:
     """What a run found.
 
@@ -31,11 +29,10 @@ def verdict_of(
         steps: the whole model, where it was compared.
         aim: what decided.
         run: how it went; None where that is not known, as for a run that did all it had to.
-        narrowed: whether only some candidates competed: to name fewer is no advice then.
     """
     if run is not None and run.stopped == "budget":
         found = f"So far: {_found(contests, steps, aim)}" if _won(contests) else "No conclusion yet."
-        return f"{stopped_text(contests, run)} {found} {more_text(run, narrowed=narrowed)}"
+        return f"{stopped_text(contests, run)} {found} {more_text(run)}"
     return _found(contests, steps, aim)
 
 
@@ -57,11 +54,10 @@ def tally_text(contests: Sequence[Contest]) -> str:
     return ", ".join(parts)
 
 
-def more_text(run: RunFacts, *, narrowed: bool = False) -> str:
-    """What would be enough: "About 4 min would be enough.", and what takes less than that."""
+def more_text(run: RunFacts) -> str:
+    """What would be enough: "About 4 min would be enough."."""
     enough = "A larger --budget" if run.needs_s is None else f"About {span(round_up_s(run.needs_s))}"
-    less = "" if narrowed else " Or try torch's own candidates alone, which takes less: --candidates torch."
-    return f"{enough} would be enough.{less}"
+    return f"{enough} would be enough."
 
 
 def compiled_text(steps: Sequence[CompiledStep]) -> str:
