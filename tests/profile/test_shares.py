@@ -112,11 +112,14 @@ def test_shares_far_apart_are_doubted() -> None:
 
 
 def test_the_share_of_the_running_model_is_kept(tmp_path: Path) -> None:
-    """Shares made again from a saved profile are the same, whichever of the two they are."""
+    """Shares made again from a saved profile are the same, whichever of the two they are; an older file's are made."""
     for call_us in (75.0, 130.0):
         made = with_shares(_in_step(_layer("MLP", ("a.mlp",), call_us, 0.386)))
         read = load_profile(made.save(tmp_path / "p.json"))
         assert with_shares(read) == made
+        seen = (Seen(step="s", calls=1, share=0.386),)  # as they stood before the other share stood beside them
+        older = replace(made, contests=tuple(replace(contest, seen=seen) for contest in made.contests))
+        assert load_profile(older.save(tmp_path / "older.json")) == made
         assert list(doubts(read)) == list(doubts(_in_step(_layer("MLP", ("a.mlp",), call_us, 0.386))))
 
 

@@ -18,6 +18,7 @@ from twinkle_tune.outcome import (
     Trial,
 )
 from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, Seen, StepResult
+from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.workload import Context, Plain, TensorSpec, Workload
 
@@ -127,7 +128,8 @@ def kept() -> Contest:
 
 
 def profile(*contests: Contest, device: str = "cpu", **changes: object) -> Profile:
-    """A complete profile of these contests, with one compared step and one that was not compared."""
+    """A complete profile of these contests, with one compared step and one that was not compared; shares as made and
+    read profiles have them."""
     made = Profile(
         tool="twinkle_tune 0.1.0",
         created="2025-01-02T03:04:05Z",
@@ -152,7 +154,7 @@ def profile(*contests: Contest, device: str = "cpu", **changes: object) -> Profi
         contests=contests,
         uncalled=("RMSNorm model.norm",),
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return with_shares(replace(made, **changes))  # type: ignore[arg-type]
 
 
 def normal() -> Profile:

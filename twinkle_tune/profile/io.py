@@ -13,6 +13,7 @@ from twinkle_tune.profile.files import read_file
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.meaning import check_meaning
 from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.profile.strict import Apart, apart, top_of
 from twinkle_tune.profile.upgrade import upgraded
 
@@ -67,9 +68,7 @@ def _profile(found: object, parts: Apart, where: str) -> Profile:
         # One after another: all of them as JSON take several times the memory of the text.
         profile = replace(profile, contests=list_from_json(Contest, parts.items, where, "contests", _ADVICE))
     check_meaning(profile, where)
-    if found < SCHEMA:
-        return upgraded(profile)
-    return profile
+    return with_shares(upgraded(profile) if found < SCHEMA else profile)
 
 
 def json_schema() -> dict[str, Any]:

@@ -65,13 +65,14 @@ def with_shares(profile: Profile) -> Profile:
     other minutes: where the load changed meanwhile, slots side by side can come to more than the whole step. Such times
     are no shares, and each share of that step is the one that was seen while the model ran (:func:`doubts` says so). A
     share stays as it was seen, too, where one of these times is missing, and in the compile modes, whose times are of
-    other code than the steps'.
+    other code than the steps'. A profile has its shares when it is made and when it is read: reports take them as they
+    are.
     """
     if profile.mode.compiles:
         return profile
     steps = {label: whole for label, whole in _steps_us(profile).items() if _together(profile, label, whole) <= 1}
     contests = tuple(_with_shares(contest, steps) for contest in profile.contests)
-    # What has its shares already stays what it is: reports ask for them in many places.
+    # What has its shares already stays what it is.
     unchanged = all(one is other for one, other in zip(contests, profile.contests, strict=True))
     return profile if unchanged else replace(profile, contests=contests)
 

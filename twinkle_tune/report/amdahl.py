@@ -13,7 +13,7 @@ from typing import Literal
 from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.nested import called_in, parts_inside
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
-from twinkle_tune.profile.shares import step_us, with_shares
+from twinkle_tune.profile.shares import step_us
 from twinkle_tune.report.text import percent, reading
 
 _STEPS_TOLD = 2
@@ -45,7 +45,6 @@ def amdahl(profile: Profile, step: StepResult) -> Amdahl:
     A layer's slot inside another one is known by its path. A function that is called inside a layer's slot is not, and
     counts beside it. A slot that is the whole model covers nothing by itself.
     """
-    profile = with_shares(profile)
     here = [contest for contest in profile.contests if any(seen.step == step.label for seen in contest.seen)]
     parts = called_in(here, step.label)
     inside = parts_inside(parts)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.schema import Contest, Profile, Seen
-from twinkle_tune.profile.shares import step_us, with_shares
+from twinkle_tune.profile.shares import step_us
 from twinkle_tune.report.derive import Fate, fate, share_after
 from twinkle_tune.report.text import NOTHING, call_text, gain_text, one_line, percent, ratio_text, short_name, time_text
 from twinkle_tune.slot import ORIGINAL
@@ -65,7 +65,6 @@ class Brief:
 
 def brief(profile: Profile) -> Brief:
     """The short report of a profile. A contest that no step has seen is of a size that the model never calls."""
-    profile = with_shares(profile)
     whole_us = {step.label: known for step in profile.steps if (known := step_us(step)) is not None}
     numbered = list(enumerate(profile.contests, 1))
     called = [(number, contest) for number, contest in numbered if contest.seen]

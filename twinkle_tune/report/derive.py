@@ -13,7 +13,6 @@ from twinkle_tune.kernel.dispatch import Rule, family_of, rules_of
 from twinkle_tune.kernel.switch import size_rules, sizes_text
 from twinkle_tune.outcome import Measurement, Status
 from twinkle_tune.profile.schema import Contest, Profile, Seen
-from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Slot, SlotKind
 
 Fate = Status
@@ -36,7 +35,6 @@ def parts(profile: Profile) -> pd.DataFrame:
     Where the times are of the block around a slot, the slot's share shrinks by what a winner saves in the block.
     A slot inside another one counts in both, so shares need not add up to 1.
     """
-    profile = with_shares(profile)
     whole_us = {step.label: median(step.original_us) for step in profile.steps if step.original_us}
     rows = [
         {

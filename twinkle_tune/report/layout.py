@@ -36,9 +36,8 @@ def table_lines(
     columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width: int, *, indent: int = 0
 ) -> list[Text]:
     """A table as lines, its heads first, each at most ``width`` wide. Columns without a figure are left out."""
-    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
-    used = [n for n in range(len(columns)) if any(row[n].plain not in ("", NOTHING) for row in cells)]
-    sizes = {n: max([cell_len(columns[n].head), *(cell_len(row[n].plain) for row in cells)]) for n in used}
+    used = [n for n in range(len(columns)) if any(str(row[n]) not in ("", NOTHING) for row in rows)]
+    sizes = {n: max([cell_len(columns[n].head), *(cell_len(str(row[n])) for row in rows)]) for n in used}
     while _total(sizes) + indent > width:
         longest = max((n for n in sizes if columns[n].least), key=lambda n: sizes[n] - columns[n].least, default=None)
         spare = 0 if longest is None else sizes[longest] - columns[longest].least
@@ -51,12 +50,15 @@ def table_lines(
             break
     heads = [Text(column.head, style="dim") for column in columns]
     return [_line([row[n] for n in sizes], [columns[n] for n in sizes], list(sizes.values()), indent, width)
-            for row in (heads, *cells)]  # fmt: skip
+            for row in (heads, *rows)]  # fmt: skip
 
 
 def wrapped(text: str, width: int, *, indent: int = 0, style: str = "") -> list[Text]:
     """Text in lines of at most ``width``, broken between words; a longer word is broken after a dot, colon or slash."""
     room = max(width - indent, 8)
+    whole = " ".join(text.split())
+    if cell_len(whole) <= room:
+        return [Text(" " * indent + whole, style=style)]
     lines, line = [], ""
     for word in (piece for whole in text.split() for piece in _pieces(whole, room)):
         glue = "" if not line or line.endswith("\N{ZERO WIDTH SPACE}") else " "
@@ -117,14 +119,19 @@ def _total(sizes: dict[int, int]) -> int:
     return sum(sizes.values()) + _GAP * max(0, len(sizes) - 1)
 
 
-def _line(cells: Sequence[Text], columns: Sequence[Column], sizes: Sequence[int], indent: int, width: int) -> Text:
-    line = Text(" " * indent)
+def _line(
+    cells: Sequence[str | Text], columns: Sequence[Column], sizes: Sequence[int], indent: int, width: int
+) -> Text:
+    text, styled = " " * indent, []
     for n, (cell, column, size) in enumerate(zip(cells, columns, sizes, strict=True)):
-        shown = cell if cell_len(cell.plain) <= size else Text(one_line(cell.plain, size), style=cell.style)
-        space = " " * (size - cell_len(shown.plain))
-        line.append(" " * (_GAP if n else 0) + (space if column.right else ""))
-        line.append_text(shown)
-        line.append("" if column.right else space)
-    line.rstrip()
+        shown = str(cell) if cell_len(str(cell)) <= size else one_line(cell, size)
+        space = " " * (size - cell_len(shown))
+        text += " " * (_GAP if n else 0) + (space if column.right else "")
+        if isinstance(cell, Text):
+            styled.append((cell.style, len(text), len(text) + len(shown)))
+        text += shown + ("" if column.right else space)
+    line = Text(text.rstrip())
+    for style, start, end in styled:
+        line.stylize(style, start, end)
     line.truncate(width)
     return line

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.schema import Profile, StepResult
-from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.charts import WHY
 from twinkle_tune.report.plot import LABEL, Plot, labels
@@ -22,7 +21,7 @@ def why_parts(profile: Profile, step: StepResult) -> tuple[float, float, float, 
     found = amdahl(profile, step)
     saved = min(max(found.promised, 0.0), found.covered)
     left = found.covered - saved
-    held = [contest for contest in with_shares(profile).contests if contest.status != "won"]
+    held = [contest for contest in profile.contests if contest.status != "won"]
     of = {True: 0.0, False: 0.0}
     for contest in held:
         of[contest.status in _OPEN] += sum(seen.share for seen in contest.seen if seen.step == step.label)

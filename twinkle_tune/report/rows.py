@@ -14,7 +14,6 @@ from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import UNDECIDED, Measurement, Rejection, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.report.amdahl import amdahl
 from twinkle_tune.report.columns import TRIAL_COLUMNS
 from twinkle_tune.report.margin import closest
@@ -27,7 +26,7 @@ _NO_TRIAL: Row = {name: None for name in TRIAL_COLUMNS if name != "workload"}
 
 def selection_rows(profile: Profile) -> list[Row]:
     """One row a contest: what is called, how often, what won, by how much."""
-    return [_selection(number, contest) for number, contest in enumerate(with_shares(profile).contests, 1)]
+    return [_selection(number, contest) for number, contest in enumerate(profile.contests, 1)]
 
 
 def trial_rows(profile: Profile) -> list[Row]:

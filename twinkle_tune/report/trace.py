@@ -12,7 +12,7 @@ from statistics import median
 
 from twinkle_tune.profile.nested import nested
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
-from twinkle_tune.profile.shares import step_us, with_shares
+from twinkle_tune.profile.shares import step_us
 from twinkle_tune.report.derive import share_after
 from twinkle_tune.report.text import one_line, short_name
 from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL
@@ -49,7 +49,6 @@ def spans(profile: Profile, step: StepResult) -> tuple[Span, ...]:
     whole_us = step_us(step)
     if whole_us is None:
         return ()
-    profile = with_shares(profile)
     here = [
         (contest, seen)
         for contest in profile.contests

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult, TimedOn
-from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl_text, outside_text
 from twinkle_tune.report.brief import Saving, brief
@@ -46,7 +45,6 @@ _UNCHANGED = "unchanged: the original runs"
 
 def view(profile: Profile, path: str = "profile.json") -> View:
     """The report's text. ``path`` is where the reader finds the profile, for the lines to copy."""
-    profile = with_shares(profile)
     by_contest: dict[int, list[Row]] = {}
     for row in trial_rows(profile):
         by_contest.setdefault(row["contest"], []).append(row)
