@@ -34,6 +34,7 @@ ROOMS = (
     "call",
     "parity",
     "measure",
+    "terms",
     "source",
     "profile",
     "ops",

@@ -22,6 +22,7 @@ from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.kernel.patch import Binding, bind_forward
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Untimed
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import entrants_of
 from twinkle_tune.tune.task import Task
@@ -125,9 +126,8 @@ def test_a_small_budget_does_not_begin_to_compile_a_block() -> None:
     seen = capture(model, steps, find_slots(model, Registry()), "cpu")
     (observation,) = [each for each in seen.observations if each.slot.name == BLOCK]
     entrants = entrants_of(observation, "cpu", Mode.TRAIN, Registry())
-    task = Task(
-        observation=observation, candidates=entrants, mode=Mode.TRAIN, device="cpu", settings=QUICK, deadline_s=50
-    )  # fmt: skip
+    terms = Terms(mode=Mode.TRAIN, device="cpu", settings=QUICK)
+    task = Task(observation=observation, candidates=entrants, terms=terms, deadline_s=50)
     outcome = InProcess().run(task, lambda event: None).trial("compile").outcome
     assert isinstance(outcome, Untimed)
     assert (outcome.cause, outcome.right) == ("budget", False)

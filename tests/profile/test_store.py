@@ -15,21 +15,22 @@ from tests.report import fabricate
 from twinkle_tune.cause import Cause
 from twinkle_tune.cli.app import run
 from twinkle_tune.errors import ProfileError, TuneError
+from twinkle_tune.measure.settings import RaceSettings
 from twinkle_tune.mode import Mode
+from twinkle_tune.objective import Aim, Objective
 from twinkle_tune.outcome import Rejection, Trial
 from twinkle_tune.profile.folders import cache_folder, usable_folder
 from twinkle_tune.profile.past import Question, contest_from_text, contest_text, is_lasting
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, StoreDamagedError, StoreError, store_path
+from twinkle_tune.terms import Terms
 
 QUESTION = Question(
     slot="RMSNorm",
     workload=fabricate.won().workload.key,
-    mode=Mode.INFERENCE,
-    device="cpu",
+    terms=Terms(mode=Mode.INFERENCE, device="cpu"),
     environment="0123456789abcdef",
     candidates=(("original", "1"), ("fused", "2")),
-    settings=(("min_gain", 0.02),),
     tool="twinkle_tune 0.1.0",
 )
 
@@ -47,18 +48,48 @@ def test_an_outcome_is_found_by_its_question_alone(tmp_path: Path) -> None:
     found = store.recall(replace(QUESTION, candidates=QUESTION.candidates[::-1]))
     assert found is not None
     assert found.contest == fabricate.won()
+    other_terms = (
+        replace(QUESTION.terms, mode=Mode.TRAIN),
+        replace(QUESTION.terms, device="cuda"),
+        replace(QUESTION.terms, settings=RaceSettings(min_gain=0.03)),
+        replace(QUESTION.terms, aim=Aim(objective=Objective.MEMORY)),
+        replace(QUESTION.terms, dynamic=True),
+    )
     others = (
         replace(QUESTION, workload="0" * 16),
-        replace(QUESTION, mode=Mode.TRAIN),
-        replace(QUESTION, device="cuda"),
+        *(replace(QUESTION, terms=terms) for terms in other_terms),
         replace(QUESTION, environment="0" * 16),
         replace(QUESTION, candidates=(("original", "1"), ("fused", "3"))),
         replace(QUESTION, candidates=QUESTION.candidates[:1]),
-        replace(QUESTION, settings=(("min_gain", 0.03),)),
         replace(QUESTION, tool="twinkle_tune 0.2.0"),
         replace(QUESTION, slot="LayerNorm"),
     )
     assert [store.recall(other) for other in others] == [None] * len(others)
+
+
+SHAPED = Terms(mode=Mode.COMPILE, device="cpu", dynamic=False)
+BALANCED = Terms(
+    mode=Mode.TRAIN_COMPILE,
+    device="cuda",
+    dynamic=True,
+    aim=Aim(objective=Objective.BALANCED, slowdown=1.1),
+    settings=RaceSettings(min_gain=0.03),
+)
+
+
+@pytest.mark.parametrize(
+    ("terms", "block", "key"),
+    [
+        (QUESTION.terms, "", "97579bf7ac87b678"),
+        (SHAPED, "abcd", "87a11a27ef42e1c8"),
+        (BALANCED, "", "0f73f0b7414bf429"),
+    ],
+)
+def test_what_was_stored_long_ago_is_found(terms: Terms, block: str, key: str) -> None:
+    """The keys are those of the version that stored its questions field by field; the seed is no part of them."""
+    question = replace(QUESTION, workload="00c0ffee00c0ffee", terms=terms, block=block)
+    assert question.key == key
+    assert replace(question, terms=replace(terms, seed=7)).key == key
 
 
 def test_several_processes_may_use_it(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_func
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune.entrants import entrants_of, only_wanted
 from twinkle_tune.tune.task import Task
 
@@ -120,7 +121,12 @@ def inside(observations: list[Observation]) -> Observation:
     return found
 
 
+def terms_of(mode: Mode = Mode.COMPILE, dynamic: bool | None = None) -> Terms:
+    """Short races on the CPU."""
+    return Terms(mode=mode, device="cpu", settings=SHORT, dynamic=dynamic)
+
+
 def task_of(observation: Observation, registry: Registry, mode: Mode = Mode.COMPILE, **options: Any) -> Task:
     """A contest of the registered contestants."""
     candidates = only_wanted(entrants_of(observation, "cpu", mode, registry), ["impl"])
-    return Task(observation=observation, candidates=candidates, mode=mode, device="cpu", settings=SHORT, **options)
+    return Task(observation=observation, candidates=candidates, terms=terms_of(mode), **options)

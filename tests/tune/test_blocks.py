@@ -117,8 +117,8 @@ def test_compiling_anew_is_counted_and_without_end_refused() -> None:
     registry = registry_of(always)
     # On a busy machine it would be given up as hopelessly slow before it has been called often enough.
     patient = replace(SHORT, hopeless=1e6)
-    task = replace(task_of(inside(observed(Stack(), X, registry)), registry), settings=patient)
-    never = outcome_of(run(task), "always")
+    task = task_of(inside(observed(Stack(), X, registry)), registry)
+    never = outcome_of(run(replace(task, terms=replace(task.terms, settings=patient))), "always")
     assert isinstance(never, Rejection)
     assert f"compiled anew {MOST_AGAIN} times" in never.reason
 

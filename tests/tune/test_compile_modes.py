@@ -13,7 +13,7 @@ import torch
 
 from tests.report import fabricate
 from tests.tune import blocks
-from tests.tune.blocks import SHORT, Stack, inside, observed, opaque, registry_of, task_of
+from tests.tune.blocks import SHORT, Stack, inside, observed, opaque, registry_of, task_of, terms_of
 from twinkle_tune.capture.capture import capture
 from twinkle_tune.capture.step import make_steps
 from twinkle_tune.errors import ModeError
@@ -24,7 +24,6 @@ from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.models import load_model
-from twinkle_tune.objective import BY_TIME
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Contest, Profile, Seen, TimedOn
@@ -182,7 +181,7 @@ def test_dynamic_is_part_of_the_question() -> None:
     candidates = task_of(seen, registry).candidates
 
     def key(observation: Any, mode: Mode = Mode.COMPILE, dynamic: bool | None = None) -> str:
-        return question_of(observation, candidates, mode, "cpu", "here", SHORT, BY_TIME, dynamic).key
+        return question_of(observation, candidates, terms_of(mode, dynamic), "here").key
 
     alone = replace(seen, block=None)
     assert seen.block is not None
@@ -200,8 +199,8 @@ def test_the_store_keeps_what_was_timed(tmp_path: Path) -> None:
     assert seen.block is not None
     candidates = task_of(seen, registry).candidates
     moved = replace(seen, block=replace(seen.block, path="encoder.layers.0"))
-    question = question_of(seen, candidates, Mode.COMPILE, "cpu", "here", SHORT, BY_TIME)
-    assert question_of(moved, candidates, Mode.COMPILE, "cpu", "here", SHORT, BY_TIME).key == question.key
+    question = question_of(seen, candidates, terms_of(), "here")
+    assert question_of(moved, candidates, terms_of(), "here").key == question.key
     memory = Memory(None, Store(tmp_path / "store"))
     won = replace(fabricate.won(), trials=fabricate.won().trials[:2])
     memory.keep(question, replace(won, timed_on=TimedOn(why_alone="no memory")))

@@ -24,6 +24,7 @@ from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Rejection, Selection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.confirm import confirmed, next_confirmed
 from twinkle_tune.tune.events import Event, Listener, WinnerTimedAgain
@@ -109,9 +110,7 @@ def task(deadline_s: float | None = None) -> Task:
     return Task(
         observation=observation,
         candidates=tuple(Candidate(name=name, source=source) for name in names),
-        mode=Mode.INFERENCE,
-        device="cpu",
-        settings=QUICK,
+        terms=Terms(mode=Mode.INFERENCE, device="cpu", settings=QUICK),
         deadline_s=deadline_s,
     )
 

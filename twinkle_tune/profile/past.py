@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from twinkle_tune.cause import OF_MEMORY, Cause
 from twinkle_tune.errors import ProfileError
-from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Outcome, Rejection
 from twinkle_tune.profile.checked import from_data
 from twinkle_tune.profile.json_text import to_data
@@ -15,6 +15,7 @@ from twinkle_tune.profile.meaning import check_contest
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.strict import json_value
 from twinkle_tune.profile.upgrade import upgraded_contest
+from twinkle_tune.terms import Terms
 from twinkle_tune.workload import digest_of
 
 _LASTING = ("signature", "capability", "parity")
@@ -29,37 +30,34 @@ class Question:
 
     Attributes:
         slot, workload: the slot's name and the key of the call.
-        mode, device: how and where.
+        terms: of the run, less its seed.
         environment: the fingerprint of the machine and its libraries.
         candidates: name and digest of each that competes, the original among them; "" where there is no digest.
-        settings: of the race, by name.
-        objective: what decides, in words ("balanced, at most 1.1x the time").
         tool: name and version of this package: the rules of checking and timing are part of it.
         block: digest of the part of the model that is timed with each candidate in it; "" for the slot alone.
-        dynamic: what torch.compile is given for its dynamic shapes; None for its default.
     """
 
     slot: str
     workload: str
-    mode: Mode
-    device: str
+    terms: Terms
     environment: str
     candidates: tuple[tuple[str, str], ...]
-    settings: tuple[tuple[str, float], ...]
-    objective: str = "time"
     tool: str
     block: str = ""
-    dynamic: bool | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The question as plain data, for files: the terms beside the rest."""
+        told = asdict(self) | self.terms.told
+        del told["terms"]
+        return told
 
     @property
     def key(self) -> str:
         """16 hexadecimal digits, equal where an outcome of one is an outcome of the other."""
-        told = asdict(self) | {"candidates": sorted(self.candidates), "settings": sorted(self.settings)}
+        told = self.told | {"candidates": sorted(self.candidates)}
         # What does not apply is left out: those questions have the keys that they had before it was asked.
-        for name in ("block", "dynamic"):
-            if told[name] in ("", None):
-                del told[name]
-        return digest_of(told)
+        return digest_of({name: value for name, value in told.items() if value not in ("", None)})
 
 
 def is_lasting(contest: Contest) -> bool:

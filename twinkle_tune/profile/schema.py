@@ -17,6 +17,7 @@ from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.json_text import write_profile
 from twinkle_tune.profile.views import Table, view
 from twinkle_tune.slot import ORIGINAL, Slot
+from twinkle_tune.terms import Terms
 from twinkle_tune.workload import Workload
 
 
@@ -265,6 +266,11 @@ class Profile:
     def aim(self) -> Aim:
         """The objective and its slowdown."""
         return Aim(objective=self.objective, slowdown=self.slowdown)
+
+    @property
+    def terms(self) -> Terms:
+        """What held for the run, as far as a profile tells: the race's settings and the seed are the defaults."""
+        return Terms(mode=self.mode, device=self.device, aim=self.aim, dynamic=self.dynamic)
 
     @property
     def winners(self) -> tuple[Contest, ...]:

@@ -13,7 +13,7 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -152,10 +152,10 @@ class Store:
             datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             question.slot,
             question.workload,
-            str(question.mode),
-            question.device,
+            str(question.terms.mode),
+            question.terms.device,
             question.environment,
-            json.dumps(asdict(question)),
+            json.dumps(question.told),
             contest_text(contest),
         )
         with self._told():

@@ -43,12 +43,12 @@ class Arena:
 
     def __init__(self, task: Task) -> None:
         observation = task.observation
-        if task.mode.compiles or any(candidate.source.kind == "compile" for candidate in task.candidates):
+        if task.terms.mode.compiles or any(candidate.source.kind == "compile" for candidate in task.candidates):
             # It replaces functions of torch, and whoever looks for such changes looks for the first time after this.
             importlib.import_module("torch._dynamo")
         self.task = task
-        self.clock: Clock = slot_clock(task.device)
-        self._compiling = CompilingClock(self.clock) if task.mode.compiles else None
+        self.clock: Clock = slot_clock(task.terms.device)
+        self._compiling = CompilingClock(self.clock) if task.terms.mode.compiles else None
         if self._compiling is not None:
             self.clock = self._compiling
         self.module = observation.module
@@ -57,20 +57,20 @@ class Arena:
             if observation.module is not None
             else original_function(observation.slot.target)
         )
-        self.trains = task.mode.trains and observation.workload.context.grad
+        self.trains = task.terms.mode.trains and observation.workload.context.grad
         self.judge = self._judge()
         # One set of buffers for all: with buffers of its own each candidate would be timed on another placement.
         self.call = fresh(observation.call)
         self.gradients: tuple[Tensor, ...] | None = None
         self._why_alone = observation.why_alone
-        self._stage = self._block_stage() if task.mode.compiles else None
+        self._stage = self._block_stage() if task.terms.mode.compiles else None
 
     def _judge(self) -> Judge | Inconclusive:
         """The judge; inconclusive for everybody where there is no room to check, or the original cannot be run for it.
 
         It is run on copies, on made-up inputs and in other dtypes, and what it makes of these is not known beforehand.
         """
-        observation, seed = self.task.observation, self.task.seed
+        observation, seed = self.task.observation, self.task.terms.seed
         try:
             return unless_by_chance(
                 lambda: Judge(
@@ -96,7 +96,7 @@ class Arena:
     def timed_on(self) -> TimedOn | None:
         """What the times are of in a compile mode."""
         block = self.task.observation.block
-        if not self.task.mode.compiles:
+        if not self.task.terms.mode.compiles:
             return None
         if self._stage is None or block is None:
             return TimedOn(why_alone=self._why_alone)
@@ -131,7 +131,7 @@ class Arena:
         observation = self.task.observation
         if observation.block is None:
             return None
-        if observation.module is None and family_of(observation.workload, self.task.device) is None:
+        if observation.module is None and family_of(observation.workload, self.task.terms.device) is None:
             self._why_alone = (
                 "its arguments are not only tensors and plain values, so no dispatcher can be bound for it"
             )
@@ -147,7 +147,7 @@ class Arena:
         call = implementation.call if is_original else self.as_bound(implementation)
         if self._compiling is None:
             return self.step(call)
-        backend, slot, dynamic = Backend(gives_up=not is_original), self.task.observation.slot, self.task.dynamic
+        backend, slot, dynamic = Backend(gives_up=not is_original), self.task.observation.slot, self.task.terms.dynamic
         if self._stage is None:
             step = self.step(compiled(call, backend, dynamic))
             self._compiling.enter(Contestant(step=step, backend=backend))
@@ -171,7 +171,7 @@ class Arena:
 
     def forward_alone(self, implementation: Implementation, *, original: bool = False) -> Step | None:
         """The forward of a step whose further times are taken; None in the compile modes, whose clock is another."""
-        if self.task.mode.compiles:
+        if self.task.terms.mode.compiles:
             return None
         return self._forward(implementation.call if original else self.as_bound(implementation))
 
@@ -194,7 +194,7 @@ class Arena:
             loss = loss_of(result)
             outputs = [t for t in _tensors(result) if t.requires_grad] if loss is None else [loss]
             if self.gradients is None:
-                self.gradients = tuple(drawn_like(t, self.task.seed + index) for index, t in enumerate(outputs))
+                self.gradients = tuple(drawn_like(t, self.task.terms.seed + index) for index, t in enumerate(outputs))
             return torch.autograd.grad(outputs, wanted, self.gradients, allow_unused=True)
 
         return forward_and_backward
@@ -207,7 +207,7 @@ class Arena:
         if self.module is not None:
             parts = () if self.task.observation.slot.name in OF_THE_MODEL else parts_of(self.module)
             return while_unchanged(implementation.call, parts) if parts else implementation.call
-        family = family_of(self.task.observation.workload, self.task.device)
+        family = family_of(self.task.observation.workload, self.task.terms.device)
         if family is None:
             return implementation.call
         steps = ((0, sys.maxsize, implementation.call),)

@@ -38,7 +38,7 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
     if lost.selection.winner != ORIGINAL:
         return lost
     # Who was nearly as fast says nothing of who is nearly as small.
-    for name in () if task.aim.is_memory else runners_up(contest, task.settings.min_gain)[:MOST]:
+    for name in () if task.terms.aim.is_memory else runners_up(contest, task.terms.settings.min_gain)[:MOST]:
         if ends_s is not None and time.monotonic() >= ends_s:
             break
         made = _timed_again(with_winner(contest, name), task, ends_s, executor, listener)
@@ -56,7 +56,7 @@ def next_confirmed(contest: Contest, task: Task, executor: Executor, listener: L
         contest: whose winner is to be replaced.
         task, executor, listener: as of :func:`confirmed`.
     """
-    for name in () if task.aim.is_memory else behind(contest, task.settings.min_gain)[:1]:
+    for name in () if task.terms.aim.is_memory else behind(contest, task.terms.settings.min_gain)[:1]:
         ends_s = None if task.deadline_s is None else time.monotonic() + task.deadline_s
         made = _timed_again(with_winner(contest, name), task, ends_s, executor, listener)
         return made if made.selection.winner != ORIGINAL else None
@@ -80,8 +80,9 @@ def _timed_again(contest: Contest, task: Task, ends_s: float | None, executor: E
         if isinstance(event, RoundTimed):
             listener(event)
 
-    again = replace(task, candidates=two, seed=task.seed + 1, deadline_s=left_s, tunes=False, further="all")
-    return with_second(contest, executor.confirm(again, rounds_alone), executor.elsewhere, task.aim)
+    terms = replace(task.terms, seed=task.terms.seed + 1)
+    again = replace(task, candidates=two, terms=terms, deadline_s=left_s, tunes=False, further="all")
+    return with_second(contest, executor.confirm(again, rounds_alone), executor.elsewhere, task.terms.aim)
 
 
 def with_second(contest: Contest, second: Contest, where: str, aim: Aim = BY_TIME) -> Contest:

@@ -56,7 +56,7 @@ class InProcess:
         """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
         observation, ends_s, began_s = task.observation, _end_of(task), time.monotonic()
         self._watch = self._watch_of(task)
-        with as_observed(observation.workload.context, task.device), uncapped(compiles=task.mode.compiles):
+        with as_observed(observation.workload.context, task.terms.device), uncapped(compiles=task.terms.mode.compiles):
             self._watch.begins(ORIGINAL, "parity")
             arena = Arena(task)
             self._watch.ends(ORIGINAL)
@@ -82,13 +82,13 @@ class InProcess:
             }
             timed = _timed(task, decision.winner, steps, measured, arena)
             timings = further_times(
-                timed, task.device, arena.clock, self._watch, began_s=began_s, ends_s=ends_s, seed=task.seed
+                timed, task.terms.device, arena.clock, self._watch, began_s=began_s, ends_s=ends_s, seed=task.terms.seed
             )
         ended = {name: measured.get(name) or _not_ready(found) for name, found in outcomes.items()}
         trials = tuple(self._trial(c, origin, ended[c.name], arena) for c, origin in entered)
         return observation.contest(
             trials,
-            selected.selection_of(decision, trials, task.settings, task.aim, arena.nobody_judged),
+            selected.selection_of(decision, trials, task.terms.settings, task.terms.aim, arena.nobody_judged),
             conditions=tuple(filter(None, (watch.conditions for watch in watches[-1:]))),
             timings=timings,
             timed_on=arena.timed_on,
@@ -193,7 +193,7 @@ def _attempt(
     try:
         stage = watch.begins(candidate.name, "load")
         implementation = candidate.source.load(task.observation.slot, arena.original)
-        unfit = implementation.unfit_for(task.mode)
+        unfit = implementation.unfit_for(task.terms.mode)
         if unfit:
             return refuse(listener, candidate.name, "capability", unfit, "unfit")
         stage = watch.begins(candidate.name, "first call")
@@ -214,8 +214,8 @@ def _attempt(
         stage = watch.begins(candidate.name, "parity")
         # Judged without the dispatcher, which would pass calls that look otherwise (judged copies) to the original.
         judged = implementation.call
-        if task.mode.compiles:
-            judged = torch.compile(renamed(judged), dynamic=task.dynamic)
+        if task.terms.mode.compiles:
+            judged = torch.compile(renamed(judged), dynamic=task.terms.dynamic)
         if isinstance(arena.judge, Inconclusive):
             return refuse(listener, candidate.name, "parity", f"inconclusive: {arena.judge.reason}", arena.judge.cause)
         verdict = arena.judge.judge(judged, for_kin=implementation.call)
@@ -263,11 +263,11 @@ def _race(
 
     calls = {name: found.step for name, found in steps.items()}
     left_s = None if task.deadline_s is None else max(0.0, ends_s - time.monotonic())
-    watches.append(watch := StateWatch(lambda: device_state(task.device)))
-    race: Race | Rounds = Race([name for name in calls if name != ORIGINAL], task.settings, seed=task.seed)
-    if task.aim.is_memory:
+    watches.append(watch := StateWatch(lambda: device_state(task.terms.device)))
+    race: Race | Rounds = Race([name for name in calls if name != ORIGINAL], task.terms.settings, seed=task.terms.seed)
+    if task.terms.aim.is_memory:
         peaks = {name: found.peak_bytes for name, found in steps.items()}
-        race = Rounds(peaks, task.aim, task.settings, seed=task.seed)
+        race = Rounds(peaks, task.terms.aim, task.terms.settings, seed=task.terms.seed)
     decision, times_us = hold(race, calls, clock, on_round=tell, deadline_s=left_s, watch=watch)
     if not times_us.get(ORIGINAL):
         # Nobody to race against, or no time: the original's own time is wanted all the same.
@@ -308,7 +308,7 @@ def _timed(
     task: Task, winner: str, steps: Mapping[str, _Ready], measured: Mapping[str, Outcome], arena: Arena
 ) -> dict[str, Timed]:
     """Whose further times are to be taken; nobody's in the compile modes, where the call stands in another's block."""
-    if task.mode.compiles:
+    if task.terms.mode.compiles:
         return {}
     kept = winner == ORIGINAL and task.further
     names = (ORIGINAL,) if kept else (ORIGINAL, winner) if task.further == "all" else ()

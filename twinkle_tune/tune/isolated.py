@@ -186,7 +186,7 @@ class Isolated:
         return known
 
     def _attempt(self, job: _Job, without: tuple[str, ...]) -> Found:
-        worker, header, told = self._held.ready(self.limits, job.task.device), job.header, job.told
+        worker, header, told = self._held.ready(self.limits, job.task.terms.device), job.header, job.told
         told.last = ORIGINAL
         names = tuple(c.name for c in job.task.candidates if c.name not in without)
         try:

@@ -14,20 +14,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from twinkle_tune.environment import Environment, changes
 from twinkle_tune.errors import ProfileError, TuneError
-from twinkle_tune.mode import Mode
 from twinkle_tune.profile.checked import from_data
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.past import Question, contest_from_data
 from twinkle_tune.profile.schema import Contest, ModelFacts
 from twinkle_tune.profile.strict import json_value
+from twinkle_tune.terms import Terms
+from twinkle_tune.version import TOOL
 
 JOURNAL_SCHEMA = 1
 _ADVICE = "move it away, or begin anew with --fresh"
@@ -37,33 +39,22 @@ class JournalError(TuneError):
     """A journal cannot be written, is damaged, or is of another run."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """Of what a run is: its outcomes are taken over by a run that says the same.
+Header = dict[str, Any]
+"""Of what a run is, as JSON has it: its outcomes are taken over by a run that says the same."""
 
-    Attributes:
-        journal: version of this format; ``schema`` that of the contests.
-        tool: name and version of this package.
-        model, mode, device, environment: as in a profile.
-        settings: of the race, by name.
-        objective: what decides, in words.
-        seed: of the run.
-        contests: the contests that the run was to hold, for the reader: each is checked again by its own key.
-        dynamic: as in a profile.
-    """
 
-    journal: int = JOURNAL_SCHEMA
-    schema: int = SCHEMA
-    tool: str
-    model: ModelFacts
-    mode: Mode
-    device: str
-    environment: Environment
-    settings: tuple[tuple[str, float], ...]
-    objective: str = "time"
-    seed: int
-    contests: tuple[Question, ...] = ()
-    dynamic: bool | None = None
+def header_of(model: ModelFacts, environment: Environment, terms: Terms, contests: Iterable[Question]) -> Header:
+    """The header of a run that is to hold these contests; they are there for the reader, each has a key of its own."""
+    return {
+        "journal": JOURNAL_SCHEMA,
+        "schema": SCHEMA,
+        "tool": TOOL,
+        "model": to_data(model),
+        "environment": to_data(environment),
+        **terms.told,
+        "seed": terms.seed,
+        "contests": [question.told for question in contests],
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +166,7 @@ class Journal:
         if self._written is not None and self._contests:
             self._end_bytes = self._written.end_bytes
         else:
-            self._append(to_data(header))
+            self._append(header)
             _sync_folder(self.path.parent)
 
     def recall(self, question: Question) -> Contest | None:
@@ -227,34 +218,32 @@ class Journal:
 
 def differences(then: Header, now: Header) -> list[str]:
     """In what two runs differ so that outcomes of one are none of the other; empty if in nothing."""
-    pairs: dict[str, tuple[object, object]] = {
-        "tool": (then.tool, now.tool),
-        "model": (_model_text(then.model), _model_text(now.model)),
-        "mode": (then.mode, now.mode),
-        "device": (then.device, now.device),
-        "objective": (then.objective, now.objective),
-        "seed": (then.seed, now.seed),
-        "dynamic": (then.dynamic, now.dynamic),
-    }
-    settings_then, settings_now = dict(then.settings), dict(now.settings)
-    for name in sorted(settings_then.keys() | settings_now.keys()):
-        pairs[name] = settings_then.get(name), settings_now.get(name)
+    told_then, told_now = _told(then), _told(now)
+    environments = told_then.pop("environment"), told_now.pop("environment")
+    pairs = {name: (told_then.get(name), told_now.get(name)) for name in {**told_now, **told_then}}
     return [
         *(f"{name}: {was} then, {now_is} now" for name, (was, now_is) in pairs.items() if was != now_is),
-        *(changes(then.environment, now.environment) if then.device == now.device else ()),
+        *(changes(*environments) if told_then.get("device") == told_now["device"] else ()),
     ]
 
 
-def _model_text(model: ModelFacts) -> str:
-    return f"{model.name} ({model.target}, {model.parameters} parameters, {model.dtype})"
+def _told(header: Header) -> dict[str, Any]:
+    """What is compared of a header: the model in words, each setting of the race by its name, the rest as it is."""
+    told = {name: value for name, value in header.items() if name not in ("settings", "contests")}
+    model = from_data(ModelFacts, header["model"], "model", _ADVICE)
+    told["model"] = f"{model.name} ({model.target}, {model.parameters} parameters, {model.dtype})"
+    told["environment"] = from_data(Environment, header["environment"], "environment", _ADVICE)
+    return told | dict(header["settings"])
 
 
 def _header(data: object, where: str) -> Header:
-    if isinstance(data, dict):
-        for name, expected in (("journal", JOURNAL_SCHEMA), ("schema", SCHEMA)):
-            if data.get(name) != expected:
-                raise ValueError(f"got {name} {data.get(name)!r}, expected {expected}")
-    return from_data(Header, data, where, _ADVICE)
+    if not isinstance(data, dict):
+        raise ValueError("got no table")
+    for name, expected in (("journal", JOURNAL_SCHEMA), ("schema", SCHEMA)):
+        if data.get(name) != expected:
+            raise ValueError(f"got {name} {data.get(name)!r}, expected {expected}")
+    _told(data)
+    return data
 
 
 def _lock(file: int) -> None:

@@ -28,16 +28,16 @@ def profile_of(run: Run, environment: Environment, seen: Capture, contests: Sequ
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         complete=True,
         model=model_facts(run.model, run.name, run.registry),
-        mode=run.mode,
-        device=run.device,
+        mode=run.terms.mode,
+        device=run.terms.device,
         environment=environment,
-        objective=run.aim.objective,
-        slowdown=run.aim.slowdown,
-        verdict=verdict_of(ordered, (), run.aim),
+        objective=run.terms.aim.objective,
+        slowdown=run.terms.aim.slowdown,
+        verdict=verdict_of(ordered, (), run.terms.aim),
         steps=tuple(StepResult(label=label, alone_us=times_us) for label, times_us in _alone(seen).items()),
         contests=ordered,
         uncalled=tuple(sorted(seen.uncalled)),
-        dynamic=run.dynamic,
+        dynamic=run.terms.dynamic,
     )
 
 

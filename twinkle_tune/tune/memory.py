@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from twinkle_tune.capture.block import Block
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.kernel.functions import original_function
-from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.measure.settings import METHOD
-from twinkle_tune.mode import Mode
-from twinkle_tune.objective import Aim
 from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.digest import digest_code, digest_text
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune.journal import Journal
 from twinkle_tune.tune.task import digest_of
-from twinkle_tune.tune.tuned import TIMINGS
 from twinkle_tune.version import TOOL
 from twinkle_tune.workload import observe, target_of
 
@@ -98,16 +94,7 @@ class Memory:
         warnings.warn(f"{error}; the rest of this run goes without it", stacklevel=3)
 
 
-def question_of(
-    observation: Observation,
-    candidates: Sequence[Candidate],
-    mode: Mode,
-    device: str,
-    environment: str,
-    settings: RaceSettings,
-    aim: Aim,
-    dynamic: bool | None = None,
-) -> Question:
+def question_of(observation: Observation, candidates: Sequence[Candidate], terms: Terms, environment: str) -> Question:
     """The question that a contest answers; ``environment`` is the fingerprint."""
     original: Callable[..., Any] = (
         type(observation.module).forward
@@ -117,15 +104,11 @@ def question_of(
     return Question(
         slot=observation.slot.name,
         workload=observation.workload.key,
-        mode=mode,
-        device=device,
+        terms=terms,
         environment=environment,
         candidates=tuple((c.name, digest_of(c, observation.slot, original)) for c in candidates),
-        settings=settings_of(settings),
-        objective=str(aim),
         tool=TOOL,
-        block=_block_digest(observation.block) if mode.compiles and observation.block is not None else "",
-        dynamic=dynamic,
+        block=_block_digest(observation.block) if terms.mode.compiles and observation.block is not None else "",
     )
 
 
@@ -134,9 +117,3 @@ def _block_digest(block: Block) -> str:
     call = observe(target_of(type(block.module)), block.call.args, block.call.kwargs, block.module)
     codes = sorted({digest_code(type(part)) for part in block.module.modules()})
     return digest_text(call.key, repr(block.module), *codes, *block.places, str(block.calls))
-
-
-def settings_of(settings: RaceSettings) -> tuple[tuple[str, float], ...]:
-    """The race's settings by name, in order, how it measures, and how long a config is looked for."""
-    told = {**asdict(settings), "method": METHOD, "config_timings": TIMINGS}
-    return tuple(sorted((name, float(value)) for name, value in told.items()))

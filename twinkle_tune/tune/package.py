@@ -39,9 +39,6 @@ from twinkle_tune.workload import Workload
 _BY_NAME = frozenset({"torch", "liger", "triton", "compile"})
 """Kinds of built-in candidates: the worker has the same catalog and finds them there by name."""
 
-_FIELDS = ("observation", "mode", "device", "settings", "aim", "seed", "tunes", "further", "dynamic")
-"""Of a task, what is the same for whoever runs it."""
-
 
 class Unportable(TuneError):
     """A contest cannot be run in another process: something of it exists in this one alone."""
@@ -84,7 +81,7 @@ def _pack(task: Task, file: IO[bytes]) -> Header:
     observation = task.observation
     _check_module(observation.slot.target.partition(":")[0], modules)
     package = {
-        "task": {name: getattr(task, name) for name in _FIELDS},
+        "task": replace(task, candidates=(), deadline_s=None),
         "candidates": [_candidate_data(c, portable) for c in task.candidates],
         "settings": settings_to_send(),
         "placed": placed(observation),
@@ -145,8 +142,8 @@ def unpack(file: IO[bytes]) -> Task:
     if package["cuda"] is not None:
         torch.cuda.set_device(package["cuda"])
     set_settings(package["settings"])
-    fields = package["task"]
-    observation = fields["observation"]
+    task: Task = package["task"]
+    observation = task.observation
     place(observation, package["placed"])
     function = None
     if observation.slot.kind is SlotKind.FUNCTION:
@@ -155,8 +152,8 @@ def unpack(file: IO[bytes]) -> Task:
         candidate.name: candidate
         for candidate in contestants(
             observation.slot,
-            fields["device"],
-            fields["mode"],
+            task.terms.device,
+            task.terms.mode,
             module=observation.module,
             function=function,
             registry=Registry(),
@@ -171,7 +168,7 @@ def unpack(file: IO[bytes]) -> Task:
             candidates.append(replace(known[name], source=configured(known[name].source, config)))
         else:
             raise Unportable(f"the worker process does not know the built-in candidate {name}")
-    return Task(**fields, candidates=tuple(candidates))
+    return replace(task, candidates=tuple(candidates))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,26 +11,21 @@ from twinkle_tune.capture.capture import Observation
 from twinkle_tune.environment import Environment
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.registry import Registry
-from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.mode import Mode
-from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.past import Question
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune.budget import Budget
 from twinkle_tune.tune.choose import Placed
 from twinkle_tune.tune.confirm import confirmed, next_confirmed
 from twinkle_tune.tune.events import ContestAdded, ContestFinished, ContestStarted, Listener
-from twinkle_tune.tune.facts import model_facts
-from twinkle_tune.tune.journal import Header
 from twinkle_tune.tune.left_out import is_left_out
-from twinkle_tune.tune.memory import Memory, question_of, settings_of
+from twinkle_tune.tune.memory import Memory, question_of
 from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.selected import NO_BLOCK, NOT_TRIED
 from twinkle_tune.tune.task import Executor, Task
-from twinkle_tune.version import TOOL
 from twinkle_tune.workload import call_text
 
 
@@ -42,13 +37,10 @@ class Run:
     """
 
     model: nn.Module
-    mode: Mode
-    device: str
+    terms: Terms
     name: str
     wanted: Sequence[str] | None
     budget: Budget
-    settings: RaceSettings
-    seed: int
     tell: Listener
     registry: Registry
     executor: Executor
@@ -56,14 +48,11 @@ class Run:
     attention: bool = False
     head: bool = False
     try_compile: bool = False
-    aim: Aim = BY_TIME
     tasks: dict[tuple[str, str, tuple[str, ...]], Task] = field(default_factory=dict)
-    dynamic: bool | None = None
 
     def question(self, observation: Observation, entrants: Sequence[Candidate], environment: Environment) -> Question:
         """What a contest of this run would answer."""
-        here = environment.fingerprint
-        return question_of(observation, entrants, self.mode, self.device, here, self.settings, self.aim, self.dynamic)
+        return question_of(observation, entrants, self.terms, environment.fingerprint)
 
 
 def hold(
@@ -78,18 +67,7 @@ def hold(
             candidates=tuple(candidate.name for candidate in entrants),
         )
     )
-    task = Task(
-        observation=observation,
-        candidates=entrants,
-        mode=run.mode,
-        device=run.device,
-        settings=run.settings,
-        aim=run.aim,
-        seed=run.seed,
-        tunes=True,
-        further="kept",
-        dynamic=run.dynamic,
-    )
+    task = Task(observation=observation, candidates=entrants, terms=run.terms, tunes=True, further="kept")
     run.tasks[observation.slot.name, observation.workload.key, observation.instances] = task
     known = run.memory.recall(question, observation)
     if known is not None:
@@ -126,7 +104,7 @@ def look_between(
     placed: list[Placed],
 ) -> None:
     """Hold a few contests more, between shapes with different winners, and add them to ``placed``."""
-    if run.mode.compiles:
+    if run.terms.mode.compiles:
         return  # the slot's call can be cut to fewer rows, that of the block around it cannot
     known = {(o.slot.name, o.workload.key): (o, entrants[id(o)]) for o in observations}
     without: set[Between] = set()
@@ -146,19 +124,3 @@ def look_between(
         contest = hold(run, len(placed) + 1, found, chosen, question)
         placed.append(Placed(contest=contest, inside=found.inside))
         run.tell(ContestFinished(index=len(placed), contest=contest))
-
-
-def header_of(run: Run, environment: Environment, questions: tuple[Question, ...]) -> Header:
-    """What a journal of the run begins with."""
-    return Header(
-        tool=TOOL,
-        model=model_facts(run.model, run.name, run.registry),
-        mode=run.mode,
-        device=run.device,
-        environment=environment,
-        settings=settings_of(run.settings),
-        objective=str(run.aim),
-        seed=run.seed,
-        contests=questions,
-        dynamic=run.dynamic,
-    )

@@ -11,12 +11,10 @@ from twinkle_tune.capture.capture import Observation
 from twinkle_tune.errors import TuneError
 from twinkle_tune.measure.around import ClockAround
 from twinkle_tune.measure.clock import Call, Clock
-from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.mode import Mode
-from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import Stage
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import Candidate, Slot
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune.events import Listener
 
 
@@ -27,28 +25,19 @@ class Task:
     Attributes:
         observation: the calls that it is about.
         candidates: who competes, the original first.
-        mode, device: how and where.
-        settings: of the race.
-        aim: what decides.
-        seed: of inputs and of the order of the rounds.
+        terms: of the run.
         deadline_s: seconds after which no candidate is begun and the race ends; None for no limit.
         tunes: whether a tunable candidate that has no config yet gets one for this call before it is judged.
         further: whose further times are taken after the race: the original's where it won and nobody is to be timed
             again ("kept"), the original's and the winner's ("all"), or nobody's ("").
-        dynamic: what torch.compile is given for its dynamic shapes in the compile modes; None for its default.
     """
 
     observation: Observation
     candidates: tuple[Candidate, ...]
-    mode: Mode
-    device: str
-    settings: RaceSettings
-    aim: Aim = BY_TIME
-    seed: int = 0
+    terms: Terms
     deadline_s: float | None = None
     tunes: bool = False
     further: Literal["", "kept", "all"] = ""
-    dynamic: bool | None = None
 
 
 def digest_of(candidate: Candidate, slot: Slot, original: Callable[..., Any]) -> str:

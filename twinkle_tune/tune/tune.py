@@ -22,10 +22,11 @@ from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
-from twinkle_tune.objective import Aim, parse_aim
+from twinkle_tune.objective import parse_aim
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.store import Store
 from twinkle_tune.search.possible import check_search_is_possible
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune import made, settle
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
@@ -34,14 +35,15 @@ from twinkle_tune.tune.compiling import mode_with, uncapped
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, entrants_of, offered_to, only_wanted
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
+from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import without_trace
-from twinkle_tune.tune.journal import Journal
+from twinkle_tune.tune.journal import Journal, header_of
 from twinkle_tune.tune.left_out import is_left_out, left_out_notes
 from twinkle_tune.tune.memory import Memory
 from twinkle_tune.tune.order import by_savings
 from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.progress import is_watched, printed
-from twinkle_tune.tune.run import Run, header_of, hold, look_between, runner_up
+from twinkle_tune.tune.run import Run, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor
 from twinkle_tune.tune.verdict import compiled_text
@@ -127,49 +129,53 @@ def tune_model(
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
     """
     check_model(model)
-    aim, parsed = parse_aim(objective, slowdown), mode_with(mode, dynamic)
     seconds = seconds_of(budget_s)
+    terms = Terms(
+        aim=parse_aim(objective, slowdown),
+        mode=mode_with(mode, dynamic),
+        device=available(device, model),
+        settings=settings or RaceSettings(),
+        seed=seed,
+        dynamic=dynamic,
+    )
     if isinstance(candidates, str):
         candidates = tuple(name.strip() for name in candidates.split(","))
     run = Run(
         model=model,
-        mode=parsed,
-        device=available(device, model),
+        terms=terms,
         name=name or type(model).__name__,
         wanted=candidates,
         budget=Budget(),
-        settings=settings or RaceSettings(),
-        seed=seed,
         tell=_told(on_event, progress),
         registry=registry or default_registry,
         executor=executor or InProcess(),
         memory=Memory(journal, store),
         attention=attention,
-        head=_competes_unasked(model, parsed, aim, attention=attention) if head is None else head,
+        head=_competes_unasked(model, terms, attention=attention) if head is None else head,
         try_compile=try_compile,
-        aim=aim,
-        dynamic=dynamic,
     )
-    check_memory_is_told(run.aim, run.device)
-    check_search_is_possible(run.device)
+    check_memory_is_told(terms.aim, terms.device)
+    check_search_is_possible(terms.device)
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
-    with without_trace(model, run.mode):
-        steps = make_steps(model, example_inputs, run.mode, run.device, optimizer_of(optimizer, run.mode, run.device))
+    with without_trace(model, terms.mode):
+        stepping = optimizer_of(optimizer, terms.mode, terms.device)
+        steps = make_steps(model, example_inputs, terms.mode, terms.device, stepping)
         return _tune(replace(run, budget=budget_of(seconds, len(steps), settle.SECONDS)), steps)
 
 
 def _tune(run: Run, steps: Sequence[Step]) -> Profile:
-    environment = current_environment(run.device)
+    mode, device = run.terms.mode, run.terms.device
+    environment = current_environment(device)
     targets = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
-    seen = capture(run.model, steps, targets, run.device, blocks=run.mode.compiles)
+    seen = capture(run.model, steps, targets, device, blocks=mode.compiles)
     steps = seen.steps
     release_optimizers(steps)
-    everyone = {id(o): entrants_of(o, run.device, run.mode, run.registry) for o in seen.observations}
+    everyone = {id(o): entrants_of(o, device, mode, run.registry) for o in seen.observations}
     if run.wanted is not None:
         # A name of a slot that no step calls is no mistake: it has no contest.
-        offered = [*itertools.chain(*everyone.values()), *offered_to(targets, run.device, run.mode, run.registry)]
-        check_wanted(run.wanted, offered, run.device, run.mode)
+        offered = [*itertools.chain(*everyone.values()), *offered_to(targets, device, mode, run.registry)]
+        check_wanted(run.wanted, offered, device, mode)
     entrants = {key: only_wanted(found, run.wanted) for key, found in everyone.items()}
     # A block that nobody competes for is but the layers inside it, which are slots themselves.
     seen = replace(
@@ -177,8 +183,9 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
     )
     questions = {id(o): run.question(o, entrants[id(o)], environment) for o in seen.observations}
     if run.memory.journal is not None:
-        run.memory.journal.begin(header_of(run, environment, tuple(questions.values())))
-    ordered = by_savings(run.model, run.device, seen)
+        facts = model_facts(run.model, run.name, run.registry)
+        run.memory.journal.begin(header_of(facts, environment, run.terms, questions.values()))
+    ordered = by_savings(run.model, device, seen)
     run.tell(
         Captured(
             candidates=tuple(len(entrants[id(o)]) for o in ordered),
@@ -198,22 +205,22 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
             run.tell(ContestFinished(index=index, contest=contest))
         look_between(run, environment, ordered, entrants, placed)
         contests_s = time.monotonic() - contests_began_s
-        profile = made.profile_of(run, environment, seen, choose_nested(_ordered(placed), run.aim))
+        profile = made.profile_of(run, environment, seen, choose_nested(_ordered(placed), run.terms.aim))
         whole = Whole(
             model=run.model,
             steps=tuple(steps),
-            clock=clock_for(run.device),
+            clock=clock_for(device),
             registry=run.registry,
             tell=run.tell,
-            seed=run.seed,
+            seed=run.terms.seed,
             runner_up=lambda contest: runner_up(run, contest),
             ends_s=run.budget.ends_s,
-            runner=runner_of(run.model, run.mode, run.dynamic),
+            runner=runner_of(run.model, mode, run.terms.dynamic),
         )
-        with uncapped(compiles=run.mode.compiles):
+        with uncapped(compiles=mode.compiles):
             settled = whole.settled(profile)
     except KeyboardInterrupt as error:
-        chosen = choose_nested(_ordered(placed), run.aim)
+        chosen = choose_nested(_ordered(placed), run.terms.aim)
         raise TuneInterrupted(made.interrupted(run, environment, seen, chosen) if placed else None) from error
     settled = made.ended(run, settled, seen, contests_s)
     return made.with_left_out(_beside_compiled(run, settled, steps), seen.left_out)
@@ -221,11 +228,11 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
 
 def _beside_compiled(run: Run, profile: Profile, steps: Sequence[Step]) -> Profile:
     """With the figures of the compiled model, if they were asked for and there is time left."""
-    left_s = run.budget.left_s
-    if not run.try_compile or run.mode.compiles or (left_s is not None and left_s <= 0):
+    left_s, terms = run.budget.left_s, run.terms
+    if not run.try_compile or terms.mode.compiles or (left_s is not None and left_s <= 0):
         return profile
     try:
-        found = time_compiled(run.model, steps, clock_for(run.device), seed=run.seed, seconds=settle.SECONDS)
+        found = time_compiled(run.model, steps, clock_for(terms.device), seed=terms.seed, seconds=settle.SECONDS)
     except KeyboardInterrupt as error:
         raise TuneInterrupted(profile) from error
     return replace(profile, compiled=found, verdict=f"{profile.verdict} {compiled_text(found)}")
@@ -236,9 +243,9 @@ def _ordered(placed: Sequence[Placed]) -> list[Placed]:
     return sorted(placed, key=lambda p: (p.contest.slot.name, p.contest.workload.key))
 
 
-def _competes_unasked(model: nn.Module, mode: Mode, aim: Aim, *, attention: bool) -> bool:
+def _competes_unasked(model: nn.Module, terms: Terms, *, attention: bool) -> bool:
     """Whether the head and the loss do. Beside the attention they cannot: both are forwards of the same module."""
-    return aim.is_memory and mode is Mode.TRAIN and not attention and head_place(model) is not None
+    return terms.aim.is_memory and terms.mode is Mode.TRAIN and not attention and head_place(model) is not None
 
 
 def check_model(model: object) -> None:

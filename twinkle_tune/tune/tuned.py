@@ -21,11 +21,10 @@ from twinkle_tune.search.record import SearchResult, SearchSettings
 from twinkle_tune.search.tuning import tuned
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.tried import Configurable
+from twinkle_tune.terms import CONFIG_TIMINGS
 from twinkle_tune.tune.task import Task, Watch
 from twinkle_tune.workload import Workload
 
-TIMINGS = 40
-"""Configs that a search in a contest times at most, forward and backward each."""
 SHARE = 0.25
 """Of the time that a contest has left, what a search may take: the others are to be judged and raced too."""
 _STAGE: Stage = "first call"
@@ -89,8 +88,8 @@ class Configs:
     def _config(
         self, call: OpCall, task: Task, clock: Clock, watch: Watch, trains: bool, ends_s: float
     ) -> tuple[Config | None, Origin]:
-        dims = tuple(sorted(call.dims.items()))
-        key = (call.op.name, dims, call.dtype, call.variant, trains, task.device, task.settings, task.seed)
+        dims, terms = tuple(sorted(call.dims.items())), task.terms
+        key = (call.op.name, dims, call.dtype, call.variant, trains, terms.device, terms.settings, terms.seed)
         if key not in self._found:
             self._found[key] = _found(call, task, clock, watch, trains, ends_s)
         return self._found[key]
@@ -106,7 +105,7 @@ def _found(
     """The config that is shipped for just this call; else what a search finds that begins with the nearest one."""
     mode = "train" if trains else "inference"
     dtype = str(call.dtype).removeprefix("torch.")
-    environment = current_environment(parse_device(task.device))
+    environment = current_environment(parse_device(task.terms.device))
     near = config_for(call.op, call.dims, dtype, environment, variant=call.variant, mode=mode)
     if near.exact:
         return near.config, Origin(text=near.origin)
@@ -116,13 +115,13 @@ def _found(
         call.op,
         call.dims,
         call.dtype,
-        _place(task.device),
+        _place(task.terms.device),
         clock,
         SearchSettings(
-            budget=TIMINGS,
-            race_all=TIMINGS,
-            race=task.settings,
-            seed=task.seed,
+            budget=CONFIG_TIMINGS,
+            race_all=CONFIG_TIMINGS,
+            race=task.terms.settings,
+            seed=task.terms.seed,
             deadline_s=None if math.isinf(left_s) else max(0.0, SHARE * left_s / sides),
         ),
         variant=call.variant,

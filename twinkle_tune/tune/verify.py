@@ -26,6 +26,7 @@ from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate, SlotKind
 from twinkle_tune.source.tried import as_tried
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.flags import without_trace
@@ -123,6 +124,7 @@ def verify_profile(
         TuneError: the model has kernels bound.
     """
     registry, tell = registry or default_registry, on_event or _nobody
+    terms = replace(profile.terms, settings=settings or SETTINGS, seed=seed)
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with without_trace(model, profile.mode):
@@ -144,7 +146,7 @@ def verify_profile(
             key = contest.slot, contest.workload.key
             observation = by_block.get((*key, contest.block), by_key.get(key))
             entrants = () if observation is None else _entrants(profile, contest, observation, registry)
-            run = _Run(profile, settings or SETTINGS, seed, tell, executor or InProcess(), index)
+            run = _Run(terms, tell, executor or InProcess(), index)
             checks.append(run.check(contest, observation, entrants))
     told = {str(entry) for entry in plan.entries if _is_told(entry, checks)}
     return Verification(checks=tuple(checks), stale=tuple(text for text in plan.stale if text not in told))
@@ -152,9 +154,7 @@ def verify_profile(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    profile: Profile
-    settings: RaceSettings
-    seed: int
+    terms: Terms
     tell: Listener
     executor: Executor
     index: int
@@ -175,19 +175,10 @@ class _Run:
                 candidates=tuple(candidate.name for candidate in entrants),
             )
         )
-        task = Task(
-            observation=observation,
-            candidates=entrants,
-            mode=self.profile.mode,
-            device=self.profile.device,
-            settings=self.settings,
-            aim=self.profile.aim,
-            seed=self.seed,
-            dynamic=self.profile.dynamic,
-        )
+        task = Task(observation=observation, candidates=entrants, terms=self.terms)
         now = unless_original_fails(task, self.tell, lambda hearing: self.executor.run(task, hearing))
         self.tell(ContestFinished(index=self.index, contest=now))
-        return compare(contest, now, self.profile.aim)
+        return compare(contest, now, self.terms.aim)
 
 
 def compare(then: Contest, now: Contest, aim: Aim = BY_TIME) -> Check:

@@ -211,7 +211,7 @@ class _Worker:
             if isinstance(outcome := trial.outcome, Rejection) and outcome.cause in OF_MEMORY:
                 memory = self._memory(outcome.reason, outcome.cause)
                 raise Fault(trial.candidate, outcome.stage, memory, outcome.cause)
-        compiles = task.mode.compiles
+        compiles = task.terms.mode.compiles
         del task
         if compiles:
             torch._dynamo.reset()  # nobody else in this process has compiled code, and the next contest has its own
