@@ -30,6 +30,7 @@ ROOMS = (
     "workload",
     "environment",
     "slot",
+    "occurrence",
     "outcome",
     "call",
     "parity",

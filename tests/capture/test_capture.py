@@ -16,8 +16,8 @@ from twinkle_tune.capture.capture import Capture, Observation, capture
 from twinkle_tune.capture.look import look_at
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.errors import CaptureError, RegistrationError
-from twinkle_tune.kernel.target import Target
 from twinkle_tune.mode import Mode
+from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.workload import TensorSpec
 
 
@@ -89,7 +89,7 @@ def home() -> Iterator[ModuleType]:
     del sys.modules[module.__name__]
 
 
-def _observe(model: nn.Module, inputs: object, targets: list[Target], mode: Mode = Mode.INFERENCE) -> Capture:
+def _observe(model: nn.Module, inputs: object, targets: list[Occurrence], mode: Mode = Mode.INFERENCE) -> Capture:
     return capture(model, make_steps(model, inputs, mode, "cpu"), targets, "cpu")
 
 

@@ -9,8 +9,8 @@ import torch
 import transformers
 from torch import nn
 
-from twinkle_tune.kernel.target import Target
 from twinkle_tune.mode import Mode
+from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.workload import target_of
 
@@ -79,20 +79,20 @@ def token_ids(batch: int = 2, length: int = 6) -> torch.Tensor:
     return torch.randint(0, 64, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
-def layers(model: nn.Module, name: str, class_ending: str) -> Target:
+def layers(model: nn.Module, name: str, class_ending: str) -> Occurrence:
     """The layer slot ``name``: every module whose class name ends so."""
     found = tuple((path, m) for path, m in model.named_modules() if type(m).__name__.endswith(class_ending))
     slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(found[0][1])))
-    return Target(slot=slot, instances=found)
+    return Occurrence(slot=slot, instances=found)
 
 
-def function(target: str) -> Target:
+def function(target: str) -> Occurrence:
     """The function slot of "module:qualified.name"."""
     module, _, qualified = target.partition(":")
-    return Target(slot=Slot(name=f"{module}.{qualified}", kind=SlotKind.FUNCTION, target=target))
+    return Occurrence(slot=Slot(name=f"{module}.{qualified}", kind=SlotKind.FUNCTION, target=target))
 
 
-def rotary(model: nn.Module) -> Target:
+def rotary(model: nn.Module) -> Occurrence:
     """The function slot of the family's rotary embedding."""
     return function(f"{type(model).__module__}:apply_rotary_pos_emb")
 

@@ -18,13 +18,12 @@ from twinkle_tune.capture.capture import capture
 from twinkle_tune.capture.step import make_steps
 from twinkle_tune.catalog.block import BLOCK, blocks_of, repeats
 from twinkle_tune.kernel import Registry, register_layer_kernel
-from twinkle_tune.kernel.find import find_slots
+from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.patch import Binding, bind_forward
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Untimed
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.contest import InProcess
-from twinkle_tune.tune.entrants import entrants_of
 from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import observe
 
@@ -125,7 +124,7 @@ def test_a_small_budget_does_not_begin_to_compile_a_block() -> None:
     steps = make_steps(model, {"input_ids": tokens()}, Mode.TRAIN, "cpu")
     seen = capture(model, steps, find_slots(model, Registry()), "cpu")
     (observation,) = [each for each in seen.observations if each.slot.name == BLOCK]
-    entrants = entrants_of(observation, "cpu", Mode.TRAIN, Registry())
+    entrants = contestants(observation.occurrence, "cpu", Mode.TRAIN, Registry())
     terms = Terms(mode=Mode.TRAIN, device="cpu", settings=QUICK)
     task = Task(observation=observation, candidates=entrants, terms=terms, deadline_s=50)
     outcome = InProcess().run(task, lambda event: None).trial("compile").outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,11 @@ def test_a_mapped_layer_is_a_slot() -> None:
     with use_kernel_mapping({"Scale": {"cpu": HUB["A"]}}):
         (target,) = find_slots(model, Registry())
         assert (target.slot.name, [path for path, _ in target.instances]) == ("Scale", ["0"])
-        found = contestants(target.slot, "cpu", OurMode.INFERENCE, module=model[0], registry=Registry())
+        found = contestants(target, "cpu", OurMode.INFERENCE, Registry())
         assert [c.name for c in found] == ["original", "compile", "hub:some/repo:A@v1"]
         assert found[-1].source == HubSource(repo_id="some/repo", name="A", version=1)
-        odd = contestants(target.slot, "cpu", OurMode.INFERENCE, module=model[1], registry=Registry())
+        other = replace(target, instances=(("1", model[1]),))
+        odd = contestants(other, "cpu", OurMode.INFERENCE, Registry())
         assert [c.name for c in odd] == ["original", "compile"]
     assert not find_slots(model, Registry())
 
@@ -149,5 +151,5 @@ def test_a_kernelized_function_is_a_slot() -> None:
     with use_kernel_mapping({"shift": {"cpu": HUB["A"]}}):
         (target,) = find_slots(model, Registry())
         assert (target.slot.kind, target.slot.target) == (SlotKind.FUNCTION, f"{HERE}:shift")
-        found = contestants(target.slot, "cpu", OurMode.INFERENCE, function=target.function, registry=Registry())
+        found = contestants(target, "cpu", OurMode.INFERENCE, Registry())
         assert [c.name for c in found] == ["original", "compile", "hub:some/repo:A@v1"]

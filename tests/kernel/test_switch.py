@@ -33,7 +33,7 @@ def _contest(model: LlamaForCausalLM, batch: int, length: int, winner: str, **gi
     ids = torch.zeros(batch, length, dtype=torch.long)
     with torch.no_grad():
         workload = observe(target.slot.target, (), {"input_ids": ids, **given}, model)
-    found = contestants(target.slot, "cpu", Mode.INFERENCE, module=model, registry=Registry())
+    found = contestants(target, "cpu", Mode.INFERENCE, Registry())
     original = type(model).forward
     trials = [
         Trial(

@@ -49,7 +49,7 @@ def _profile(model: nn.Module, slot: str, winner: str, mode: Mode, **given: Any)
     (target,) = [t for t in find_slots(model, Registry(), **wanted) if t.slot.name == slot]
     with torch.set_grad_enabled(mode.trains):
         workload = observe(target.slot.target, (), {"input_ids": IDS, **given}, model)
-    found = contestants(target.slot, "cpu", mode, module=model, registry=Registry())
+    found = contestants(target, "cpu", mode, Registry())
     trials = [
         Trial(
             candidate=c.name,

@@ -14,6 +14,7 @@ from twinkle_tune.environment import current_environment
 from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.mode import Mode
+from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.outcome import Selection, Trial
 from twinkle_tune.profile.schema import Contest, ModelFacts, Profile
 from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
@@ -130,8 +131,8 @@ def layer_contest(
     place = Slot(name=slot, kind=SlotKind.LAYER, target=target)
     with torch.set_grad_enabled(grad):
         workload = observe(target, (inputs(rows, _width(module)),), {}, module)
-    trials = _trials(place, type(module).forward, known, module=module)
-    return _contest(place, workload, trials, winner, tuple(paths))
+    occurrence = Occurrence(slot=place, instances=((paths[0], module),))
+    return _contest(occurrence, workload, known, winner, tuple(paths))
 
 
 def function_contest(
@@ -139,34 +140,31 @@ def function_contest(
 ) -> Contest:
     """A contest of a function, called in some way, that a candidate won."""
     slot = Slot(name=target.replace(":", "."), kind=SlotKind.FUNCTION, target=target)
-    return _contest(slot, observe(target, args, kwargs), _trials(slot, function, known), winner, ())
+    return _contest(Occurrence(slot=slot, function=function), observe(target, args, kwargs), known, winner, ())
 
 
-def _trials(slot: Slot, original: Forward, known: Registry, module: nn.Module | None = None) -> tuple[Trial, ...]:
-    found = contestants(
-        slot, "cpu", Mode.INFERENCE, module=module, function=None if module else original, registry=known
-    )
+def _trials(occurrence: Occurrence, known: Registry) -> tuple[Trial, ...]:
     return tuple(
         Trial(
             candidate=candidate.name,
             source=candidate.source.kind,
-            digest=candidate.source.digest(slot, original),
+            digest=candidate.source.digest(occurrence.slot, occurrence.original),
             outcome=fabricate.measurement(10.0, 11.0, 12.0),
             commit=commit_of(candidate.source),
         )
-        for candidate in found
+        for candidate in contestants(occurrence, "cpu", Mode.INFERENCE, known)
     )
 
 
 def _contest(
-    slot: Slot, workload: Workload, trials: tuple[Trial, ...], winner: str, instances: tuple[str, ...]
+    occurrence: Occurrence, workload: Workload, known: Registry, winner: str, instances: tuple[str, ...]
 ) -> Contest:
     if winner == ORIGINAL:
         selection = Selection(winner=winner, rounds=3, reason="no candidate was clearly faster")
     else:
         selection = Selection(winner=winner, ratio=0.8, low=0.7, high=0.9, rounds=3, reason=f"{winner} was faster")
-    made = fabricate.contest(*trials, selection=selection)
-    return replace(made, slot=slot, workload=workload, instances=instances)
+    made = fabricate.contest(*_trials(occurrence, known), selection=selection)
+    return replace(made, slot=occurrence.slot, workload=workload, instances=instances)
 
 
 ANY_MODEL = ModelFacts(name="any", target="torch.nn.modules.module:Module", parameters=1, dtype="float32")

@@ -12,11 +12,11 @@ from tests.tune.toy import spin
 from twinkle_tune.capture.capture import Observation, capture
 from twinkle_tune.capture.step import make_steps
 from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
-from twinkle_tune.kernel.find import find_slots
+from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune.entrants import entrants_of, only_wanted
+from twinkle_tune.tune.entrants import only_wanted
 from twinkle_tune.tune.task import Task
 
 HERE = "tests.tune.blocks"
@@ -128,5 +128,5 @@ def terms_of(mode: Mode = Mode.COMPILE, dynamic: bool | None = None) -> Terms:
 
 def task_of(observation: Observation, registry: Registry, mode: Mode = Mode.COMPILE, **options: Any) -> Task:
     """A contest of the registered contestants."""
-    candidates = only_wanted(entrants_of(observation, "cpu", mode, registry), ["impl"])
+    candidates = only_wanted(contestants(observation.occurrence, "cpu", mode, registry), ["impl"])
     return Task(observation=observation, candidates=candidates, terms=terms_of(mode), **options)

@@ -10,7 +10,7 @@ from unittest.mock import patch
 from torch import nn
 
 from twinkle_tune import tune_model
-from twinkle_tune.kernel.find import contestants_of, find_slots
+from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.measure.clock import Call, CpuClock
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
@@ -63,5 +63,5 @@ def quick_profile(model: nn.Module, inputs: Mapping[str, Any], mode: Mode) -> Pr
 
 def _wanted(model: nn.Module, mode: Mode) -> list[str]:
     """The kinds that some slot of the model has, since it is an error to ask for others."""
-    names = {found.name for target in find_slots(model) for found in contestants_of(target, "cpu", mode)}
+    names = {found.name for target in find_slots(model) for found in contestants(target, "cpu", mode)}
     return [kind for kind in _KINDS if any(name.startswith((f"{kind}.", f"{kind}:")) for name in names)]

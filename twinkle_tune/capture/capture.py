@@ -29,7 +29,8 @@ from twinkle_tune.catalog.attention import continues
 from twinkle_tune.catalog.block import BLOCK, repeats
 from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.errors import in_a_line
-from twinkle_tune.kernel.target import Target
+from twinkle_tune.kernel.functions import original_function
+from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.outcome import Conditions, Selection, Timings, Trial
 from twinkle_tune.profile.schema import Contest, Seen, TimedOn
 from twinkle_tune.slot import OF_THE_MODEL, Slot, SlotKind
@@ -63,6 +64,13 @@ class Observation:
     inside: tuple[str, ...]
     block: Block | None = None
     why_alone: str = ""
+
+    @property
+    def occurrence(self) -> Occurrence:
+        """The slot, with the instance to make trials with or the function that stands there now."""
+        if self.module is None:
+            return Occurrence(slot=self.slot, function=original_function(self.slot.target))
+        return Occurrence(slot=self.slot, instances=((self.instances[0], self.module),))
 
     def contest(
         self,
@@ -109,9 +117,9 @@ class Capture:
 
 
 def capture(
-    model: nn.Module, steps: Sequence[Step], targets: Sequence[Target], device: str, *, blocks: bool = False
+    model: nn.Module, steps: Sequence[Step], occurrences: Sequence[Occurrence], device: str, *, blocks: bool = False
 ) -> Capture:
-    """Run each step and write down every call of the targets. Model and functions are left as they were.
+    """Run each step and write down every call of the slots. Model and functions are left as they were.
 
     Compiled code runs eagerly while it is observed; the times of the whole steps are of the model as it is. A made-up
     step that the model does not take is left out, or run as the user's inputs say.
@@ -119,7 +127,7 @@ def capture(
     Args:
         model: on ``device``.
         steps: from :func:`twinkle_tune.capture.step.make_steps`.
-        targets: the slots of the model.
+        occurrences: the slots of the model.
         device: a device name, to wait for before a clock is read.
         blocks: whether the part of the model that repeats around each call is wanted. Calls of a layer slot that lie
             in different classes of such parts, or in none, are then different observations.
@@ -130,7 +138,7 @@ def capture(
         RegistrationError: a function slot's target cannot be found.
     """
     device_type = torch_type(parse_device(device))
-    sites = sites_of(targets)
+    sites = sites_of(occurrences)
     log = _Log(blocks=BlockLog(model) if blocks else None)
     alone_us: list[tuple[str, tuple[float, ...]]] = []
     with autocast_below(sites, device_type) as below:

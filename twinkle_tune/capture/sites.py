@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from twinkle_tune.kernel.place import find_place
-from twinkle_tune.kernel.target import Target
+from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.workload import target_of
 
@@ -49,14 +49,14 @@ Wrap = Callable[[Site, Callable[..., Any]], Callable[..., Any]]
 """Makes the stand-in, a new function, for a place from what is called there now."""
 
 
-def sites_of(targets: Sequence[Target]) -> tuple[Site, ...]:
-    """Every place of the targets, in their order."""
+def sites_of(occurrences: Sequence[Occurrence]) -> tuple[Site, ...]:
+    """Every place of the slots, in their order."""
     sites: list[Site] = []
-    for target in targets:
-        slot = target.slot
+    for occurrence in occurrences:
+        slot = occurrence.slot
         if slot.kind is SlotKind.FUNCTION:
             sites.append(Site(slot=slot, path="", module=None, target=slot.target))
-        for path, module in target.instances:
+        for path, module in occurrence.instances:
             sites.append(Site(slot=slot, path=path, module=module, target=target_of(type(module))))
     return tuple(sites)
 

@@ -15,8 +15,8 @@ from twinkle_tune.cli.register import register_files
 from twinkle_tune.cli.say import say, show_json
 
 if TYPE_CHECKING:
-    from twinkle_tune.kernel.target import Target
     from twinkle_tune.mode import Mode
+    from twinkle_tune.occurrence import Occurrence
     from twinkle_tune.slot import Candidate
 
 
@@ -40,10 +40,10 @@ def list_slots(
     register_files(register or [])
     whole = outline(model, layers=parse_count("--layers", layers))
 
-    from twinkle_tune.kernel.find import contestants_of, find_slots
+    from twinkle_tune.kernel.find import contestants, find_slots
     from twinkle_tune.kernel.unlooked import unlooked, unlooked_text
 
-    rows = [(target, contestants_of(target, kind, parsed)) for target in find_slots(whole)]
+    rows = [(each, contestants(each, kind, parsed)) for each in find_slots(whole)]
     rest = unlooked(whole)
     if as_json:
         show_json({"model": model, "mode": parsed, "device": kind, "slots": _data(rows), "unlooked": list(rest)})
@@ -88,20 +88,20 @@ def last_run_text(model: str, device: str, mode: Mode) -> str:
     return f"The last run took {span(made.run.took_s)}{ended}: {len(made.contests)} contests{known} ({path})."
 
 
-def _data(rows: list[tuple[Target, tuple[Candidate, ...]]]) -> list[dict[str, object]]:
+def _data(rows: list[tuple[Occurrence, tuple[Candidate, ...]]]) -> list[dict[str, object]]:
     return [
         {
-            "slot": target.slot.name,
-            "kind": target.slot.kind,
-            "target": target.slot.target,
-            "instances": [path for path, _ in target.instances],
+            "slot": each.slot.name,
+            "kind": each.slot.kind,
+            "target": each.slot.target,
+            "instances": [path for path, _ in each.instances],
             "candidates": [{"name": candidate.name, "source": candidate.source.kind} for candidate in candidates],
         }
-        for target, candidates in rows
+        for each, candidates in rows
     ]
 
 
-def _print_slots(rows: list[tuple[Target, tuple[Candidate, ...]]], title: str) -> None:
+def _print_slots(rows: list[tuple[Occurrence, tuple[Candidate, ...]]], title: str) -> None:
     """A slot a line, and below it what it replaces and who would compete; no name is broken."""
     from rich.console import Console
 
@@ -111,10 +111,10 @@ def _print_slots(rows: list[tuple[Target, tuple[Candidate, ...]]], title: str) -
     width = shutil.get_terminal_size((110, 24)).columns
     console = Console(width=width, highlight=False)
     lines = wrapped(title, width, style="bold")
-    for target, candidates in rows:
-        instances = len(target.instances)
+    for each, candidates in rows:
+        instances = len(each.instances)
         count = f"{instances} instance{'' if instances == 1 else 's'}" if instances else "a function"
-        lines += wrapped(f"{short_name(target.slot.name)}: {count} of {target.slot.target}", width)
-        lines += wrapped(", ".join(each.name for each in candidates), width, indent=4)
+        lines += wrapped(f"{short_name(each.slot.name)}: {count} of {each.slot.target}", width)
+        lines += wrapped(", ".join(candidate.name for candidate in candidates), width, indent=4)
     for line in lines:
         console.print(line, no_wrap=True, overflow="ignore", crop=False)

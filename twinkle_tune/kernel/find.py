@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import nn
 
 from twinkle_tune.catalog.attention import attention_contestants, attention_place
@@ -17,8 +14,8 @@ from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.mappings import add_under_own_name, kernel_name_of, mapped, mapped_functions, mapped_name
 from twinkle_tune.kernel.registry import Registry, default_registry
-from twinkle_tune.kernel.target import Target
 from twinkle_tune.mode import Mode
+from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate, Slot, SlotKind
 from twinkle_tune.source.direct import OriginalSource
 from twinkle_tune.workload import target_of
@@ -36,10 +33,10 @@ _NO_HEAD = (
 
 def find_slots(
     model: nn.Module, registry: Registry | None = None, *, attention: bool = False, head: bool = False
-) -> tuple[Target, ...]:
+) -> tuple[Occurrence, ...]:
     """The slots of a model: layers that are registered, mapped or recognised, then functions; each with its instances.
 
-    Instances of one class and one slot name are one target, in the model's order.
+    Instances of one class and one slot name are one occurrence, in the model's order.
 
     Args:
         attention: whether a transformers model's attention is a slot too (:mod:`twinkle_tune.catalog.attention`).
@@ -71,32 +68,23 @@ def find_slots(
             instances[Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(place[1])))] = [place]
         elif wanted:
             raise RegistrationError(problem.format(type(model).__name__))
-    layers = tuple(Target(slot=slot, instances=tuple(found)) for slot, found in instances.items())
+    layers = tuple(Occurrence(slot=slot, instances=tuple(found)) for slot, found in instances.items())
     functions = {slot.target: slot for slot in (*functions_of(model), *mapped_functions(model))}
     for module_name, function in registry.functions:
         target = f"{module_name}:{function}"
         functions.setdefault(target, Slot(name=f"{module_name}.{function}", kind=SlotKind.FUNCTION, target=target))
-    return layers + tuple(Target(slot=slot, function=original_function(slot.target)) for slot in functions.values())
+    return layers + tuple(Occurrence(slot=slot, function=original_function(slot.target)) for slot in functions.values())
 
 
 def contestants(
-    slot: Slot,
-    device: str,
-    mode: Mode,
-    *,
-    module: nn.Module | None = None,
-    function: Callable[..., Any] | None = None,
-    registry: Registry | None = None,
+    occurrence: Occurrence, device: str, mode: Mode, registry: Registry | None = None
 ) -> tuple[Candidate, ...]:
     """Who competes for a slot on a device in a mode: the original, the catalog's, the registered, the mapped.
 
-    Mapped are kernels that were registered with the ``kernels`` package (:mod:`twinkle_tune.kernel.mappings`).
-
-    Args:
-        module: an instance, for a layer slot.
-        function: the original function, for a function slot.
+    Of a layer the first instance is asked. Mapped are kernels that were registered with the ``kernels`` package
+    (:mod:`twinkle_tune.kernel.mappings`).
     """
-    registry = registry or default_registry
+    slot, module, registry = occurrence.slot, occurrence.module, registry or default_registry
     found, kernel_name = [_ORIGINAL], None
     if module is not None and slot.name == ATTENTION:
         found += attention_contestants(module, device)
@@ -109,21 +97,15 @@ def contestants(
             found += registry.layer(name) if name is not None else ()
         found += experts_contestants(module) if slot.name == EXPERTS else ()
         kernel_name = _mapped_name(module, registry)
-    elif function is not None:
-        found += function_contestants(slot, function, device)
+    elif occurrence.function is not None:
+        found += function_contestants(slot, occurrence.function, device)
         module_name, _, name = slot.target.partition(":")
         found += registry.function(module_name, name)
-        kernel_name = kernel_name_of(function)
+        kernel_name = kernel_name_of(occurrence.function)
     for candidate in mapped(kernel_name, device, mode) if kernel_name is not None else ():
         add_under_own_name(found, candidate)
     by_name = {candidate.name: candidate for candidate in reversed(found) if candidate.competes(device, mode)}
     return tuple(by_name[name] for name in dict.fromkeys(c.name for c in found) if name in by_name)
-
-
-def contestants_of(target: Target, device: str, mode: Mode, registry: Registry | None = None) -> tuple[Candidate, ...]:
-    """As :func:`contestants`, for a slot of a model as :func:`find_slots` gives it: for its first instance."""
-    module = target.instances[0][1] if target.instances else None
-    return contestants(target.slot, device, mode, module=module, function=target.function, registry=registry)
 
 
 def slot_name(module: nn.Module, registry: Registry) -> str | None:

@@ -36,6 +36,7 @@ from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.kernel.resolve import Resolver, Stale
 from twinkle_tune.kernel.switch import attention_dispatcher
 from twinkle_tune.mode import Mode
+from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import HEAD, OF_THE_MODEL, ORIGINAL, Implementation, Slot, SlotKind
 from twinkle_tune.workload import TensorSpec, module_settings, signature_of, target_of
@@ -130,13 +131,13 @@ def _plan_layers(
 def _layer_entry(
     path: str, module: nn.Module, contests: Sequence[Contest], resolver: Resolver
 ) -> tuple[Callable[..., Any], Binding] | Kept:
-    slot, original = contests[0].slot.name, type(module).forward
+    slot = contests[0].slot.name
     if slot in OF_THE_MODEL:
         return _model_entry(path, module, contests, resolver)
     states: dict[State, list[Contest]] = {}
     for contest in contests:
         states.setdefault(State.of(contest.workload.context), []).append(contest)
-    made = [_calls_in_a_state(module, same, resolver, original) for same in states.values()]
+    made = [_calls_in_a_state(path, module, same, resolver) for same in states.values()]
     found = [each for each in made if not isinstance(each, str)]
     if not found:
         reasons = dict.fromkeys(each for each in made if isinstance(each, str))
@@ -160,14 +161,12 @@ class _Calls:
     rows: str
 
 
-def _calls_in_a_state(
-    module: nn.Module, contests: Sequence[Contest], resolver: Resolver, original: Callable[..., Any]
-) -> _Calls | str:
+def _calls_in_a_state(path: str, module: nn.Module, contests: Sequence[Contest], resolver: Resolver) -> _Calls | str:
     """The winners of contests that were held in one state of the process; why there are none, where there are none."""
     points, calls, rows_from, reasons = [], {}, None, []
-    is_for_all = True
+    original, is_for_all = type(module).forward, True
     for contest in contests:
-        loaded = resolver.winner(contest, original, module)
+        loaded = resolver.winner(contest, Occurrence(slot=contest.slot, instances=((path, module),)))
         rows = contest.workload.rows
         name = ORIGINAL
         if loaded is None:
@@ -210,9 +209,10 @@ def _calls_in_a_state(
 def _model_entry(
     path: str, module: nn.Module, contests: Sequence[Contest], resolver: Resolver
 ) -> tuple[Callable[..., Any], Binding] | Kept:
-    slot, original = contests[0].slot.name, type(module).forward
-    found = [(contest, resolver.winner(contest, original, module)) for contest in contests]
-    made = attention_dispatcher([(c, None if w is None else w.call) for c, w in found], original)
+    occurrence = Occurrence(slot=contests[0].slot, instances=((path, module),))
+    slot = occurrence.slot.name
+    found = [(contest, resolver.winner(contest, occurrence)) for contest in contests]
+    made = attention_dispatcher([(c, None if w is None else w.call) for c, w in found], occurrence.original)
     reason = reasons_text((contest.workload.rows, resolver.why(contest)) for contest in contests)
     if made is not None and slot == HEAD:
         why = why_aside(module)
@@ -256,14 +256,14 @@ def _function_entry(
     slot: Slot, contests: Sequence[Contest], resolver: Resolver
 ) -> tuple[tuple[Family, ...], Binding] | Kept:
     try:
-        original = original_function(slot.target)
+        occurrence = Occurrence(slot=slot, function=original_function(slot.target))
     except TuneError as error:
         resolver.note(contests[0], str(error))
         return Kept(slot=slot.name, reason=str(error))
     groups: list[tuple[Family, list[tuple[int, str]], dict[str, Callable[..., Any]]]] = []
     reasons = []
     for contest in contests:
-        loaded = resolver.winner(contest, original)
+        loaded = resolver.winner(contest, occurrence)
         if loaded is None:
             reasons.append((contest.workload.rows, resolver.why(contest)))
         family = family_of(contest.workload, resolver.device)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
 
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.mode import Mode
+from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Implementation
 from twinkle_tune.source.tried import as_tried
@@ -44,15 +41,13 @@ class Resolver:
         self._notes: dict[int, str] = {}
         self._loaded: dict[int, Implementation | None] = {}
 
-    def winner(
-        self, contest: Contest, original: Callable[..., Any], module: nn.Module | None = None
-    ) -> Implementation | None:
+    def winner(self, contest: Contest, occurrence: Occurrence) -> Implementation | None:
         """The winner's implementation; None where it is the original or does not hold any more."""
         if contest.selection.winner == ORIGINAL:
             return None
         if id(contest) not in self._loaded:
             try:
-                self._loaded[id(contest)] = self._load(contest, original, module)
+                self._loaded[id(contest)] = self._load(contest, occurrence)
             except TuneError as error:
                 self.note(contest, str(error))
                 self._loaded[id(contest)] = None
@@ -69,18 +64,9 @@ class Resolver:
         if stale not in self.stale:
             self.stale.append(stale)
 
-    def _load(self, contest: Contest, original: Callable[..., Any], module: nn.Module | None) -> Implementation | None:
-        competing = {
-            c.name: c
-            for c in contestants(
-                contest.slot,
-                self.device,
-                self._mode,
-                module=module,
-                function=original,
-                registry=self._registry,
-            )
-        }
+    def _load(self, contest: Contest, occurrence: Occurrence) -> Implementation | None:
+        slot, original = occurrence.slot, occurrence.original
+        competing = {c.name: c for c in contestants(occurrence, self.device, self._mode, self._registry)}
         tried = {trial.candidate: trial for trial in contest.trials}
         sources = {name: as_tried(c.source, tried.get(name)) for name, c in competing.items()}
         for name in (ORIGINAL, contest.selection.winner):
@@ -88,11 +74,11 @@ class Resolver:
                 self.note(contest, f"no candidate {name!r} is registered for it here; register it, or profile again")
                 return None
             recorded = contest.trial(name).digest
-            now = sources[name].digest(contest.slot, original)
+            now = sources[name].digest(slot, original)
             if recorded != now:
                 self.note(contest, f"the code of {name!r} changed ({recorded} then, {now} now); profile again")
                 return None
-        loaded = sources[contest.selection.winner].load(contest.slot, original)
+        loaded = sources[contest.selection.winner].load(slot, original)
         unfit = loaded.unfit_for(self._mode)
         if unfit:
             self.note(contest, unfit)

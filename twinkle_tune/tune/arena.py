@@ -20,7 +20,6 @@ from twinkle_tune.device import torch_type
 from twinkle_tune.errors import in_a_line, is_by_chance
 from twinkle_tune.kernel.dispatch import family_of
 from twinkle_tune.kernel.dispatch_function import function_dispatcher
-from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.parts import parts_of, while_unchanged
 from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.measure.clock import Clock
@@ -52,11 +51,7 @@ class Arena:
         if self._compiling is not None:
             self.clock = self._compiling
         self.module = observation.module
-        self.original: Callable[..., Any] = (
-            type(observation.module).forward
-            if observation.module is not None
-            else original_function(observation.slot.target)
-        )
+        self.original = observation.occurrence.original
         self.trains = task.terms.mode.trains and observation.workload.context.grad
         self.judge = self._judge()
         # One set of buffers for all: with buffers of its own each candidate would be timed on another placement.

@@ -5,28 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from twinkle_tune.capture.capture import Observation
 from twinkle_tune.errors import RegistrationError
-from twinkle_tune.kernel.find import contestants, contestants_of
-from twinkle_tune.kernel.functions import original_function
-from twinkle_tune.kernel.registry import Registry
-from twinkle_tune.kernel.target import Target
 from twinkle_tune.mode import Mode
-from twinkle_tune.slot import ORIGINAL, Candidate, SlotKind
+from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.words import did_you_mean
-
-
-def entrants_of(observation: Observation, device: str, mode: Mode, registry: Registry) -> tuple[Candidate, ...]:
-    """The original and its rivals for the calls of an observation."""
-    function = None
-    if observation.slot.kind is SlotKind.FUNCTION:
-        function = original_function(observation.slot.target)
-    return contestants(observation.slot, device, mode, module=observation.module, function=function, registry=registry)
-
-
-def offered_to(targets: Sequence[Target], device: str, mode: Mode, registry: Registry) -> list[Candidate]:
-    """Whoever could compete for the slots of a model, whether a step calls them or not."""
-    return [found for target in targets for found in contestants_of(target, device, mode, registry)]
 
 
 def only_wanted(entrants: Sequence[Candidate], wanted: Sequence[str] | None) -> tuple[Candidate, ...]:

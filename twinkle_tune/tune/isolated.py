@@ -19,7 +19,7 @@ from twinkle_tune.tune.events import Listener, TrialRefused, TrialStarted
 from twinkle_tune.tune.held import Held
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY
-from twinkle_tune.tune.package import Header, Unportable, original_of, pack
+from twinkle_tune.tune.package import Header, Unportable, pack
 from twinkle_tune.tune.process import WorkerError, WorkerLost
 from twinkle_tune.tune.selected import ALL_REFUSED
 from twinkle_tune.tune.task import Task, digest_of
@@ -290,7 +290,7 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
     """The worker's contest, with the trials of those that it was run without."""
     there = {trial.candidate: trial for trial in found.trials}
     selection = found.selection
-    original = original_of(task)
+    original = task.observation.occurrence.original
     everyone = tuple(
         Trial(
             candidate=c.name,

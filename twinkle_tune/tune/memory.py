@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from twinkle_tune.capture.block import Block
 from twinkle_tune.capture.capture import Observation
-from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
@@ -96,11 +94,7 @@ class Memory:
 
 def question_of(observation: Observation, candidates: Sequence[Candidate], terms: Terms, environment: str) -> Question:
     """The question that a contest answers; ``environment`` is the fingerprint."""
-    original: Callable[..., Any] = (
-        type(observation.module).forward
-        if observation.module is not None
-        else original_function(observation.slot.target)
-    )
+    original = observation.occurrence.original
     return Question(
         slot=observation.slot.name,
         workload=observation.workload.key,

@@ -21,11 +21,11 @@ from torch import nn
 
 from twinkle_tune.errors import SourceError, TuneError
 from twinkle_tune.kernel.find import contestants
-from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.ops.op import OpCall
 from twinkle_tune.ops.space import Config
-from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind
+from twinkle_tune.slot import Candidate, Implementation, Slot
 from twinkle_tune.source.direct import OriginalSource
 from twinkle_tune.source.hub import commit_of
 from twinkle_tune.source.tried import config_of, configured
@@ -99,22 +99,14 @@ def _pack(task: Task, file: IO[bytes]) -> Header:
     return Header(
         path=tuple(sys.path),
         files=tuple(sorted(_files(modules).items())),
-        original=original_digest(observation.slot, original_of(task)),
+        original=original_digest(observation.occurrence),
     )
 
 
-def original_of(task: Task) -> Callable[..., Any]:
-    """The original's code: the class's forward, or the function."""
-    if task.observation.module is not None:
-        forward: Callable[..., Any] = type(task.observation.module).forward
-        return forward
-    return original_function(task.observation.slot.target)
-
-
-def original_digest(slot: Slot, original: Callable[..., Any]) -> str:
+def original_digest(occurrence: Occurrence) -> str:
     """Digest of the original's code, "" where it has none: both processes must have the same."""
     try:
-        return OriginalSource().digest(slot, original)
+        return OriginalSource().digest(occurrence.slot, occurrence.original)
     except TuneError:
         return ""
 
@@ -145,20 +137,8 @@ def unpack(file: IO[bytes]) -> Task:
     task: Task = package["task"]
     observation = task.observation
     place(observation, package["placed"])
-    function = None
-    if observation.slot.kind is SlotKind.FUNCTION:
-        function = original_function(observation.slot.target)
-    known = {
-        candidate.name: candidate
-        for candidate in contestants(
-            observation.slot,
-            task.terms.device,
-            task.terms.mode,
-            module=observation.module,
-            function=function,
-            registry=Registry(),
-        )
-    }
+    built_in = contestants(observation.occurrence, task.terms.device, task.terms.mode, Registry())
+    known = {candidate.name: candidate for candidate in built_in}
     candidates = []
     for name, kind, data, is_tunable, config in package["candidates"]:
         if data is not None:

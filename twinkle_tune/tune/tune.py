@@ -16,7 +16,7 @@ from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.catalog.head import head_place
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import ModelError, TuneError, TuneInterrupted
-from twinkle_tune.kernel.find import find_slots
+from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
@@ -33,7 +33,7 @@ from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.compiled import time_compiled
 from twinkle_tune.tune.compiling import mode_with, uncapped
 from twinkle_tune.tune.contest import InProcess
-from twinkle_tune.tune.entrants import check_wanted, entrants_of, offered_to, only_wanted
+from twinkle_tune.tune.entrants import check_wanted, only_wanted
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import without_trace
@@ -167,15 +167,15 @@ def tune_model(
 def _tune(run: Run, steps: Sequence[Step]) -> Profile:
     mode, device = run.terms.mode, run.terms.device
     environment = current_environment(device)
-    targets = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
-    seen = capture(run.model, steps, targets, device, blocks=mode.compiles)
+    occurrences = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
+    seen = capture(run.model, steps, occurrences, device, blocks=mode.compiles)
     steps = seen.steps
     release_optimizers(steps)
-    everyone = {id(o): entrants_of(o, device, mode, run.registry) for o in seen.observations}
+    everyone = {id(o): contestants(o.occurrence, device, mode, run.registry) for o in seen.observations}
     if run.wanted is not None:
         # A name of a slot that no step calls is no mistake: it has no contest.
-        offered = [*itertools.chain(*everyone.values()), *offered_to(targets, device, mode, run.registry)]
-        check_wanted(run.wanted, offered, device, mode)
+        in_model = (contestants(each, device, mode, run.registry) for each in occurrences)
+        check_wanted(run.wanted, [*itertools.chain(*everyone.values(), *in_model)], device, mode)
     entrants = {key: only_wanted(found, run.wanted) for key, found in everyone.items()}
     # A block that nobody competes for is but the layers inside it, which are slots themselves.
     seen = replace(

@@ -13,7 +13,6 @@ from twinkle_tune.capture.step import make_steps
 from twinkle_tune.environment import changes, current_environment
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.find import contestants, find_slots
-from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.kernelize import kernelize_report
 from twinkle_tune.kernel.plan import plan_profile
 from twinkle_tune.kernel.registry import Registry, default_registry
@@ -24,7 +23,7 @@ from twinkle_tune.measure.statistics import Ratio, paired_ratio
 from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate, SlotKind
+from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.contest import InProcess
@@ -134,8 +133,8 @@ def verify_profile(
             return Verification(checks=(), stale=plan.stale if whole else ())
         steps = make_steps(model, example_inputs, profile.mode, profile.device)
         won = {contest.slot.name for contest in profile.winners}
-        targets = find_slots(model, registry, attention=ATTENTION in won, head=HEAD in won)
-        seen = capture(model, steps, targets, profile.device, blocks=profile.mode.compiles)
+        occurrences = find_slots(model, registry, attention=ATTENTION in won, head=HEAD in won)
+        seen = capture(model, steps, occurrences, profile.device, blocks=profile.mode.compiles)
         by_key = {(o.slot, o.workload.key): o for o in seen.observations}
         # Of those that only the block around them tells apart, the one that the profile's contest was held on.
         by_block = {(o.slot, o.workload.key, "" if o.block is None else o.block.name): o for o in seen.observations}
@@ -224,15 +223,7 @@ def _is_slow(figure: Ratio, aim: Aim, *, wins: bool) -> bool:
 def _entrants(
     profile: Profile, contest: Contest, observation: Observation, registry: Registry
 ) -> tuple[Candidate, ...]:
-    is_function = contest.slot.kind is SlotKind.FUNCTION
-    found: Sequence[Candidate] = contestants(
-        contest.slot,
-        profile.device,
-        profile.mode,
-        module=observation.module,
-        function=original_function(observation.slot.target) if is_function else None,
-        registry=registry,
-    )
+    found = contestants(observation.occurrence, profile.device, profile.mode, registry)
     return tuple(
         replace(candidate, source=as_tried(candidate.source, contest.trial(candidate.name)))
         for candidate in found

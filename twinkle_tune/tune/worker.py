@@ -30,7 +30,7 @@ from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Event, TrialRefused
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY, Mark
-from twinkle_tune.tune.package import Unportable, load_files, original_digest, original_of, unpack
+from twinkle_tune.tune.package import Unportable, load_files, original_digest, unpack
 from twinkle_tune.tune.state import State, changes_since, cuda_in_use, noted_since, put_back, state_now
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.tuned import Configs
@@ -198,7 +198,7 @@ class _Worker:
         task = self._read(message["files"])
         if self._device_bytes is None and cuda_in_use():
             self._device_bytes = limit_device(self._limits)
-        digest = original_digest(task.observation.slot, original_of(task))
+        digest = original_digest(task.observation.occurrence)
         if digest != message["original"]:
             raise Unportable("the original's code is another in the worker process (it was replaced in this one)")
         without = set(message["without"])
