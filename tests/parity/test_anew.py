@@ -94,6 +94,28 @@ def test_the_noise_of_a_slice_is_that_of_all_roundings() -> None:
     assert isinstance(wrong, Reject)
 
 
+def test_the_noise_of_a_tensor_is_that_of_all_roundings() -> None:
+    """Where all errors of a tensor are one error, a lucky one of the original says as little of its rivals."""
+    generator = torch.Generator().manual_seed(0)
+    r = torch.randn(64, 128, generator=generator, dtype=torch.float64)
+
+    def all_off(by: float) -> Tensor:
+        return (r * (1 + by)).float()
+
+    anew = []
+    for by in torch.randn(RUNS, generator=generator, dtype=torch.float64).mul(1e-4).tolist():
+        error = (all_off(by).double() - r).square()
+        anew.append([error.sum(dim=1), error.sum(dim=0)])
+    b = all_off(2e-5)
+    alone, beside, wrong = (
+        compare(r, b, all_off(by), anew=more) for by, more in ((1e-4, ()), (1e-4, anew), (1e-3, anew))
+    )
+    assert isinstance(alone, Reject)
+    assert alone.point == 2
+    assert isinstance(beside, ParityFigure)
+    assert isinstance(wrong, Reject)
+
+
 def test_inputs_move_by_about_a_unit_in_the_last_place() -> None:
     """Zeros, infinities, integers, dtypes and shared tensors stay; what required a gradient does."""
     x = torch.tensor([0.0, 1.0, -3.0, float("inf")], dtype=torch.bfloat16).repeat(256).requires_grad_()

@@ -1,10 +1,11 @@
-"""What the original's errors in a slice would be if its roundings fell otherwise.
+"""What the original's errors would be if its roundings fell otherwise.
 
 The errors of a slice need not be independent: where one token makes nearly all of a row of a weight's gradient, the
-row's elements share that token's error, and the row has the noise of a single number. Whether the original's own
-rounding happened to be small there says little of its rivals. So where a slice is refused by little, the original is
-run again on inputs that were moved by about a unit in the last place, each time against the float64 result for these
-inputs: the same slices, other roundings.
+row's elements share that token's error, and the row has the noise of a single number. So may all errors of a gradient
+that cancels, as that of a key's bias does in the softmax. Whether the original's own rounding happened to be small
+there says little of its rivals. So where a tensor or slice is refused by little, the original is run again on inputs
+that were moved by about a unit in the last place, each time against the float64 result for these inputs: the same
+slices, other roundings.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from twinkle_tune.parity.verdict import (
 )
 
 _LITTLE = 4.0
-"""So many times its limit a slice may be off before it is wrong whatever other roundings would show."""
+"""So many times its limit a tensor or slice may be off before it is wrong whatever other roundings would show."""
 
 
 def check(
@@ -232,7 +232,7 @@ class Judge:
         for name, baseline in right.items():
             seen = self._seen.get(key(name, baseline, case.baseline))
             finding = compare(precise[name], baseline, mine[name], tensor=name, seen=seen)
-            if isinstance(finding, Reject) and finding.point == 3 and finding.error <= _LITTLE * finding.limit:
+            if isinstance(finding, Reject) and finding.point in (2, 3) and finding.error <= _LITTLE * finding.limit:
                 anew = self._errors_anew(case).get(name, ())
                 finding = compare(precise[name], baseline, mine[name], tensor=name, seen=seen, anew=anew)
             finding = finding.refusal if self._strict and isinstance(finding, Doubt) else finding

@@ -28,8 +28,9 @@ Four things keep right candidates from being refused by chance:
   are reached: F(32, 32) > 4^2 has a probability of about 1e-12. For the original's own errors e = b - r, n is
   how many of them count, (sum e^2)^2 / sum e^4: where one score of an attention is large, its one rounding is
   most of the error of all gradients that it reaches, and a rival's rounding of it is another.
-- The errors of a slice may be one error, so that its n is 1 however long it is. Where point 3 refuses by little, the
-  slice's noise is measured over more roundings of the original: see :mod:`twinkle_tune.parity.anew`.
+- The errors of a slice, or of a whole tensor, may be one error, so that its n is 1 however many there are. Where point
+  2 or 3 refuses by little, the noise is measured over more roundings of the original: see
+  :mod:`twinkle_tune.parity.anew`.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def compare(
         candidate: what is judged.
         tensor: its name in the finding.
         seen: the original's noise over all calls; matters for tensors with few elements (a loss).
-        anew: errors of the original where its roundings fell otherwise (:mod:`twinkle_tune.parity.anew`); a slice's
-            noise is the root of the mean square over these and ``baseline``.
+        anew: errors of the original where its roundings fell otherwise (:mod:`twinkle_tune.parity.anew`); the noise of
+            the tensor and of its slices is the root of the mean square over these and ``baseline``.
 
     Returns:
         The comparison that came closest to its limit, or the first point that failed; where that is point 5
@@ -95,13 +96,16 @@ def compare(
     small = b.numel() < SMALL and seen is not None
     widening = 1 + WIDENING / (max(b.numel(), seen.count) if small and seen else b.numel())
     tally = gather(r, b, c, widening=widening)
+    effective, first_noise = tally.effective, tally.own_noise  # of the first run: the sums of the others come next
     for sums, *others in zip(tally.slices, *anew, strict=True):
         sums[1] = torch.stack([sums[1], *others]).mean(dim=0)
     noise = max(tally.noise, seen.relative * tally.magnitude if small and seen else 0.0)
-    concentrated = widening if small else 1 + WIDENING / tally.effective
+    concentrated = widening if small else 1 + WIDENING / effective
     whole = max(noise * widening, tally.own_noise * concentrated)
     dust = ELEMENT_FLOOR * tally.magnitude
-    peak = ELEMENT_FACTOR * noise * widening if small else PEAK_FACTOR * tally.peak * concentrated
+    # Where all errors are one, the largest of a run was as lucky as the others.
+    luck = max(1.0, tally.own_noise / first_noise) if first_noise else 1.0
+    peak = ELEMENT_FACTOR * noise * widening if small else PEAK_FACTOR * tally.peak * luck * concentrated
     closest = ParityFigure(tensor=tensor, point=1, error=0.0, limit=0.0)
     for finding in (
         _whole(tally, tensor, TENSOR_FACTOR * whole),
