@@ -159,8 +159,7 @@ def tune_model(
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with without_trace(model, terms.mode):
-        stepping = optimizer_of(optimizer, terms.mode, terms.device)
-        steps = make_steps(model, example_inputs, terms.mode, terms.device, stepping)
+        steps = make_steps(model, example_inputs, terms.mode, terms.device, optimizer_of(optimizer, terms))
         return _tune(replace(run, budget=budget_of(seconds, len(steps), settle.SECONDS)), steps)
 
 
@@ -215,7 +214,7 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
             seed=run.terms.seed,
             runner_up=lambda contest: runner_up(run, contest),
             ends_s=run.budget.ends_s,
-            runner=runner_of(run.model, mode, run.terms.dynamic),
+            runner=runner_of(run.model, run.terms),
         )
         with uncapped(compiles=mode.compiles):
             settled = whole.settled(profile)

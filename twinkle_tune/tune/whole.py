@@ -19,8 +19,8 @@ from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile, StepResult
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune.allowance import free_bytes
 from twinkle_tune.tune.compiling import Backend, compiled, uncapped
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
@@ -57,7 +57,7 @@ def time_steps(
         seconds: that a step is given, unless the fewest rounds take longer.
         runner: the model as it runs, from :func:`runner_of`; made for this call where there is none.
     """
-    runner = runner_of(model, profile.mode, profile.dynamic) if runner is None else runner
+    runner = runner_of(model, profile.terms) if runner is None else runner
     results = []
     with _restored(model, steps), uncapped(compiles=profile.mode.compiles):
         for step in steps:
@@ -71,9 +71,9 @@ def time_steps(
     return tuple(results)
 
 
-def runner_of(model: nn.Module, mode: Mode, dynamic: bool | None) -> nn.Module:
-    """The model as it runs in a mode: itself, or compiled when it is called."""
-    return _Compiled(model, dynamic) if mode.compiles else model
+def runner_of(model: nn.Module, terms: Terms) -> nn.Module:
+    """The model as it runs: itself, or compiled when it is called."""
+    return _Compiled(model, terms.dynamic) if terms.mode.compiles else model
 
 
 class _Compiled(nn.Module):
@@ -109,7 +109,7 @@ def peaks_of(
 
     ``runner`` is as of :func:`time_steps`.
     """
-    runner = runner_of(model, profile.mode, profile.dynamic) if runner is None else runner
+    runner = runner_of(model, profile.terms) if runner is None else runner
     peaks = {}
     with _restored(model, steps), uncapped(compiles=profile.mode.compiles):
         bind_plan(model, plan)
@@ -119,12 +119,12 @@ def peaks_of(
     return peaks
 
 
-def optimizer_of(wanted: OptimizerFactory | bool, mode: Mode, device: str) -> OptimizerStep | None:
+def optimizer_of(wanted: OptimizerFactory | bool, terms: Terms) -> OptimizerStep | None:
     """The optimizer of a run's training steps: True for AdamW; None for none."""
-    if wanted is False or not mode.trains:
+    if wanted is False or not terms.mode.trains:
         return None
     # Where too much is asked of a CPU's memory nothing raises: the system ends a process.
-    room_bytes = free_bytes() if device == "cpu" else None
+    room_bytes = free_bytes() if terms.device == "cpu" else None
     return OptimizerStep(room_bytes=room_bytes) if wanted is True else OptimizerStep(wanted, room_bytes=room_bytes)
 
 
