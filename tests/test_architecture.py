@@ -43,6 +43,7 @@ ROOMS = (
     "kernel",
     "capture",
     "testing",
+    "contest",
     "search",
     "tune",
     "export",

@@ -9,7 +9,7 @@ from typing import Literal
 
 from twinkle_tune.cause import Cause
 
-Stage = Literal["load", "signature", "capability", "first call", "parity", "timing"]
+Phase = Literal["load", "signature", "capability", "first call", "parity", "timing"]
 """Where a candidate was refused, in the order in which a trial goes through them."""
 
 Status = Literal[
@@ -93,7 +93,7 @@ class Rejection:
     """A candidate that was refused: where, what was the matter, and why in words a person understands."""
 
     kind: Literal["rejection"] = "rejection"
-    stage: Stage
+    stage: Phase
     reason: str
     cause: Cause = ""
 

@@ -114,7 +114,8 @@ _PROFILE = """
 import sys
 from twinkle_tune.cli.app import run
 from twinkle_tune.parity.verdict import Pass
-from twinkle_tune.tune import arena, settle
+from twinkle_tune.contest import call
+from twinkle_tune.tune import settle
 
 class Nobody:
     def __init__(self, *_, **__): pass
@@ -123,7 +124,7 @@ class Nobody:
 
 settle.Whole.settled = lambda self, profile: profile
 if "--in-process" in sys.argv:
-    arena.Judge, arena.parity_calls, arena.kin_calls = Nobody, lambda *_: (), lambda *_: ()
+    call.Judge, call.parity_calls, call.kin_calls = Nobody, lambda *_: (), lambda *_: ()
 sys.exit(run(sys.argv[1:]))
 """
 """A whole ``twinkle-tune profile`` that leaves out the whole model's timing, and in process the gate too."""

@@ -23,7 +23,7 @@ from twinkle_tune.kernel.patch import Binding, bind_forward
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Untimed
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune.contest import InProcess
+from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import observe
 

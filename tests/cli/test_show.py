@@ -10,17 +10,8 @@ from rich.console import Console
 
 from tests.report import fabricate
 from twinkle_tune.cli.show import Progress, State, advance, clock_line, detail, final_table, seconds_left
-from twinkle_tune.tune.events import (
-    Captured,
-    ContestFinished,
-    ContestStarted,
-    Event,
-    RoundTimed,
-    StepFinished,
-    StepStarted,
-    TrialRefused,
-    TrialStarted,
-)
+from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
+from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, StepFinished, StepStarted
 
 _PROFILE = fabricate.normal()
 _WON, _KEPT = _PROFILE.contests

@@ -11,7 +11,7 @@ import pytest
 
 from tests.report import fabricate
 from twinkle_tune.cause import Cause
-from twinkle_tune.outcome import Rejection, Stage
+from twinkle_tune.outcome import Phase, Rejection
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.json_text import to_data
@@ -19,7 +19,7 @@ from twinkle_tune.profile.past import contest_from_text, contest_text, is_lastin
 from twinkle_tune.profile.schema import Contest
 
 SHIPPED = sorted(path for path in (Path(__file__).parents[2] / "profiles").glob("*/*.json"))
-TOLD: list[tuple[Stage, str, Cause]] = [
+TOLD: list[tuple[Phase, str, Cause]] = [
     ("load", "no such repo", "unavailable"),
     ("capability", "has no backward", "unfit"),
     ("first call", "raised ValueError: no", "raised"),
@@ -42,7 +42,7 @@ def without_words(value: Any) -> Any:
     return [without_words(each) for each in value] if isinstance(value, list) else value
 
 
-def refused(stage: Stage, reason: str) -> Contest:
+def refused(stage: Phase, reason: str) -> Contest:
     """A contest with a candidate that was refused so, without a cause."""
     won = fabricate.won()
     trial = replace(won.trials[0], candidate="refused", outcome=Rejection(stage=stage, reason=reason))
@@ -60,7 +60,7 @@ def test_shipped_profiles_are_read_as_todays(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("stage", "reason", "cause"), TOLD)
-def test_an_old_reason_has_its_cause(stage: Stage, reason: str, cause: Cause, tmp_path: Path) -> None:
+def test_an_old_reason_has_its_cause(stage: Phase, reason: str, cause: Cause, tmp_path: Path) -> None:
     """What a rejection of schema 1 told by how its reason begins, and where, is its cause."""
     data = without_words(to_data(replace(fabricate.normal(), contests=(refused(stage, reason),)))) | {"schema": 1}
     path = tmp_path / "old.json"

@@ -14,13 +14,13 @@ from torch import nn
 from tests.tune import blocks
 from tests.tune.blocks import SHORT, Layer, Scale, Stack, inside, observed, opaque, registry_of, task_of
 from twinkle_tune.capture.block import OUTSIDE
+from twinkle_tune.contest.compiling import MOST_AGAIN, Backend, Contestant, compiled, uncapped
+from twinkle_tune.contest.copies import Copies, in_place_of
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Outcome, Rejection
 from twinkle_tune.profile.schema import Contest, TimedOn
-from twinkle_tune.tune.block import BlockStage, in_place_of
-from twinkle_tune.tune.compiling import MOST_AGAIN, Backend, Contestant, compiled, uncapped
-from twinkle_tune.tune.contest import InProcess
+from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.package import pack, unpack
 
 X = torch.ones(4, 8)
@@ -139,7 +139,7 @@ def multiplied(x: torch.Tensor, factor: float, breaks: bool) -> torch.Tensor:
     return x * factor if torch.compiler.is_compiling() else x * 0.0
 
 
-def contestants(stage: BlockStage, breaks: bool, many: int) -> list[Contestant]:
+def contestants(stage: Copies, breaks: bool, many: int) -> list[Contestant]:
     """As many copies of a block with gains of 2, 3, ..."""
     made = []
     for number in range(many):
@@ -155,7 +155,7 @@ def test_many_contestants_do_not_mix(*, breaks: bool) -> None:
     seen = inside(observed(Stack(), X, registry_of(opaque)))
     assert seen.block is not None
     with torch.no_grad(), uncapped():
-        made = contestants(BlockStage(seen.block, seen.slot), breaks, 12)
+        made = contestants(Copies(seen.block, seen.slot), breaks, 12)
         for each in made:
             each.step()
             each.settle()
@@ -171,7 +171,7 @@ def test_without_our_guard_the_limit_strikes() -> None:
     seen = inside(observed(Stack(), X, registry_of(opaque)))
     assert seen.block is not None
     with torch.no_grad():
-        made = contestants(BlockStage(seen.block, seen.slot), True, 12)
+        made = contestants(Copies(seen.block, seen.slot), True, 12)
         for each in made:
             each.step()
     assert made[0].backend.graphs > 0
@@ -186,7 +186,7 @@ def test_functions_stand_only_while_they_are_called() -> None:
     assert (seen.block.name, seen.block.places, seen.block.calls) == ("Layer", (), 1)
     before = blocks.shifted
     with torch.no_grad(), uncapped():
-        stage, made = BlockStage(seen.block, seen.slot), []
+        stage, made = Copies(seen.block, seen.slot), []
         for number in range(10):
             backend = Backend(gives_up=True)
             standing = in_place_of(seen.slot, lambda x, number=number: x + 10.0 * number)
@@ -293,7 +293,7 @@ def test_a_cache_is_put_back_after_each_call() -> None:
     assert seen.block is not None
     backend = Backend(gives_up=True)
     with torch.no_grad(), uncapped():
-        stage = BlockStage(seen.block, seen.slot)
+        stage = Copies(seen.block, seen.slot)
         step = stage.forward("original", None, backend, None)
         results = [step() for _ in range(4)]
     assert all(torch.equal(results[0], each) for each in results)  # type: ignore[arg-type]
@@ -372,7 +372,7 @@ def test_a_block_travels_with_its_parameters_once() -> None:
     assert block is not None
     assert block.module.get_submodule(block.places[0]) is task.observation.module
     assert size < 2 * 4096 * 4 + 4096 * 4 * 8  # two gains, the calls of two rows and of the judge, and some text
-    stage = BlockStage(block, task.observation.slot)
+    stage = Copies(block, task.observation.slot)
     ours = {id(p) for p in stage.copied().parameters()}
     assert ours == {id(p) for p in block.module.parameters()}
 

@@ -147,7 +147,7 @@ def test_no_room_for_the_reference_is_no_verdict_that_is_kept(monkeypatch: pytes
     def no_room(*args: object, **kwargs: object) -> None:
         raise SHORT
 
-    monkeypatch.setattr("twinkle_tune.tune.arena.Judge", no_room)
+    monkeypatch.setattr("twinkle_tune.contest.call.Judge", no_room)
     contest = contest_with(short_at(lambda made, x: False, SHORT))
     assert isinstance(contest.trials[1].outcome, Rejection)
     assert not is_lasting(contest)

@@ -16,6 +16,8 @@ from tests.tune import blocks
 from tests.tune.blocks import SHORT, Stack, inside, observed, opaque, registry_of, task_of, terms_of
 from twinkle_tune.capture.capture import capture
 from twinkle_tune.capture.step import make_steps
+from twinkle_tune.contest.compiling import Backend
+from twinkle_tune.contest.copies import Copies
 from twinkle_tune.errors import ModeError
 from twinkle_tune.kernel.find import find_slots
 from twinkle_tune.kernel.plan import plan_profile
@@ -33,9 +35,7 @@ from twinkle_tune.report.derive import parts
 from twinkle_tune.report.markdown import markdown_text
 from twinkle_tune.report.roofline import points
 from twinkle_tune.report.terminal import terminal_text
-from twinkle_tune.tune.block import BlockStage
 from twinkle_tune.tune.choose import saved_us
-from twinkle_tune.tune.compiling import Backend
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.memory import Memory, question_of
 from twinkle_tune.tune.tune import tune_model
@@ -92,7 +92,7 @@ def test_a_decoder_s_slots_lie_in_its_layers() -> None:
     with torch.no_grad():
         for each in layer:
             assert each.block is not None
-            BlockStage(each.block, each.slot)  # calls it twice, with its cache
+            Copies(each.block, each.slot)  # calls it twice, with its cache
 
 
 @pytest.mark.slow

@@ -14,10 +14,10 @@ from tests.tune.test_choose import contest
 from tests.tune.test_confirm import always_fast
 from tests.tune.toy import QUICK, Norm
 from twinkle_tune import tune_model
+from twinkle_tune.contest import contest as contest_module
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.outcome import Conditions, DeviceState
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.tune import contest as contest_module
 from twinkle_tune.tune.wire import result_data, result_of
 
 

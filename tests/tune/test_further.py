@@ -19,17 +19,17 @@ from tests.tune.test_choose import contest
 from tests.tune.test_confirm import always_fast
 from tests.tune.toy import QUICK, Norm, norm_taking
 from twinkle_tune import tune_model
+from twinkle_tune.contest import further as further_module
+from twinkle_tune.contest.further import ROUNDS, Timed, further_times
+from twinkle_tune.contest.watch import Unwatched
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.clock import Call, CpuClock
 from twinkle_tune.measure.clocks import slot_clock
-from twinkle_tune.outcome import Stage, Timings
+from twinkle_tune.outcome import Phase, Timings
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.tune import further as further_module
-from twinkle_tune.tune.further import ROUNDS, Timed, further_times
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.limits import Limits
-from twinkle_tune.tune.task import Unwatched
 from twinkle_tune.tune.wire import result_data, result_of
 
 
@@ -39,7 +39,7 @@ class Diary(Unwatched):
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def begins(self, candidate: str, stage: Stage) -> Stage:
+    def begins(self, candidate: str, stage: Phase) -> Phase:
         """Noted."""
         self.told.append(f"{candidate} begins {stage}")
         return stage

@@ -21,13 +21,14 @@ from torch import nn
 from tests.tune import hostile
 from tests.tune.toy import QUICK, Norm, Two, norm
 from twinkle_tune import tune_model
+from twinkle_tune.contest.events import RoundTimed, TrialRefused
 from twinkle_tune.errors import TuneError, TuneInterrupted
 from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.allowance import device_allowance
-from twinkle_tune.tune.events import ContestFinished, Event, RoundTimed, TrialRefused
+from twinkle_tune.tune.events import ContestFinished, Event
 from twinkle_tune.tune.isolated import Isolated, _Job, _Once
 from twinkle_tune.tune.limits import Limits
 
@@ -386,7 +387,7 @@ import sys
 from tests.tune import hostile
 from tests.tune.test_isolated import tuned, registry_of
 from twinkle_tune.tune import settle
-from twinkle_tune.tune.events import TrialStarted
+from twinkle_tune.contest.events import TrialStarted
 from twinkle_tune.tune.isolated import Isolated, _Job, _Once
 
 executor = Isolated()

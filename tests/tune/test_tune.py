@@ -11,11 +11,12 @@ from torch import nn
 
 from tests.tune.toy import QUICK, Norm, Two, doubled, norm, norm_taking, spin
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model, tune_model
+from twinkle_tune.contest.events import TrialRefused
 from twinkle_tune.errors import CaptureError, DeviceError, ModeError, RegistrationError, TuneError, TuneInterrupted
 from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.tune.events import ContestFinished, Event, TrialRefused
+from twinkle_tune.tune.events import ContestFinished, Event
 
 HERE = "tests.tune.toy"
 
@@ -244,7 +245,7 @@ def test_no_room_for_float64_keeps_the_original(monkeypatch: pytest.MonkeyPatch)
     def no_room(*args: object, **kwargs: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 1.00 TiB")
 
-    monkeypatch.setattr("twinkle_tune.tune.arena.Judge", no_room)
+    monkeypatch.setattr("twinkle_tune.contest.call.Judge", no_room)
     profile = tuned(Two(), torch.randn(8, 16), registry_of(norm))
     assert not profile.winners
     refused = of(profile, "wide")[0].trials[1].outcome

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from tests.report import fabricate
+from twinkle_tune.contest.selected import interpreted, not_timed, not_tried, selection_of
 from twinkle_tune.measure.paired import Decision
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Status, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, RunFacts, StepResult
 from twinkle_tune.tune.course import run_facts
 from twinkle_tune.tune.gain import time_words
-from twinkle_tune.tune.selected import interpreted, not_timed, not_tried, selection_of
 from twinkle_tune.tune.verdict import round_up_s, verdict_of
 from twinkle_tune.words import span
 

@@ -15,8 +15,8 @@ from twinkle_tune.measure.clock import Call, CpuClock
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Listener
+from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.task import Task
 
 _KINDS = ("torch", "experts")
@@ -43,7 +43,7 @@ class Quick(InProcess):
 
     def run(self, task: Task, listener: Listener) -> Contest:
         """As in any run, by the quick clock."""
-        with patch("twinkle_tune.tune.arena.slot_clock", lambda device, **_: OneCall()):
+        with patch("twinkle_tune.contest.call.slot_clock", lambda device, **_: OneCall()):
             return super().run(replace(task, further=""), listener)
 
 

@@ -31,8 +31,7 @@ from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.occurrence import Occurrence
-from twinkle_tune.outcome import Conditions, Selection, Timings, Trial
-from twinkle_tune.profile.schema import Contest, Seen, TimedOn
+from twinkle_tune.profile.schema import Contest, Found, Seen
 from twinkle_tune.slot import OF_THE_MODEL, Slot, SlotKind
 from twinkle_tune.workload import Workload, observe
 
@@ -72,26 +71,18 @@ class Observation:
             return Occurrence(slot=self.slot, function=original_function(self.slot.target))
         return Occurrence(slot=self.slot, instances=((self.instances[0], self.module),))
 
-    def contest(
-        self,
-        trials: tuple[Trial, ...],
-        selection: Selection,
-        *,
-        conditions: tuple[Conditions, ...] = (),
-        timings: tuple[Timings, ...] = (),
-        timed_on: TimedOn | None = None,
-    ) -> Contest:
+    def contest(self, found: Found) -> Contest:
         """The contest that was held on these calls, with what came of it."""
         return Contest(
             slot=self.slot,
             instances=self.instances,
             seen=self.seen,
             workload=self.workload,
-            trials=trials,
-            selection=selection,
-            conditions=conditions,
-            timings=timings,
-            timed_on=timed_on,
+            trials=found.trials,
+            selection=found.selection,
+            conditions=found.conditions,
+            timings=found.timings,
+            timed_on=found.timed_on,
         )
 
 

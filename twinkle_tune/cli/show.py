@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.terminal import print_report
 from twinkle_tune.report.text import one_line, ratio_text
@@ -28,12 +29,9 @@ from twinkle_tune.tune.events import (
     ContestFinished,
     ContestStarted,
     Event,
-    RoundTimed,
     StepChecked,
     StepFinished,
     StepStarted,
-    TrialRefused,
-    TrialStarted,
     WinnerTimedAgain,
 )
 from twinkle_tune.tune.progress import Lines

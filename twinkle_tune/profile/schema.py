@@ -134,6 +134,17 @@ class TimedOn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What came of a contest: all of a :class:`Contest` but the calls that it was about, and a second race."""
+
+    trials: tuple[Trial, ...]
+    selection: Selection
+    conditions: tuple[Conditions, ...] = ()
+    timings: tuple[Timings, ...] = ()
+    timed_on: TimedOn | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
     """All trials of one workload, and what was chosen.
 

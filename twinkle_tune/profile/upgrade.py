@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from twinkle_tune.cause import Cause
-from twinkle_tune.outcome import Outcome, Rejection, Stage, Trial
+from twinkle_tune.outcome import Outcome, Phase, Rejection, Trial
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.schema import Contest, Profile
 
@@ -19,7 +19,7 @@ _BEGINS: dict[str, Cause] = {
     "inconclusive: no room ": "no room",
     "inconclusive: ": "inconclusive",
 }
-_AT: dict[Stage, Cause] = {
+_AT: dict[Phase, Cause] = {
     "load": "unavailable",
     "signature": "unfit",
     "capability": "unfit",

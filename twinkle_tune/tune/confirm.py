@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from twinkle_tune.contest.events import RoundTimed
 from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import UNDECIDED, Rejection, Selection, Status
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.source.tried import as_tried
-from twinkle_tune.tune.events import Listener, RoundTimed, WinnerTimedAgain
+from twinkle_tune.tune.events import Listener, WinnerTimedAgain
 from twinkle_tune.tune.runner_up import MOST, behind, in_the_place_of, runners_up, with_winner
 from twinkle_tune.tune.task import Executor, Task
 

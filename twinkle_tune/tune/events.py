@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from twinkle_tune.cause import Cause
-from twinkle_tune.outcome import Stage
+from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.profile.schema import Contest, StepResult
 
 
@@ -46,33 +45,6 @@ class ContestStarted:
     slot: str
     call: str
     candidates: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialStarted:
-    """A candidate is being loaded and checked."""
-
-    candidate: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialRefused:
-    """A candidate is out before timing."""
-
-    candidate: str
-    stage: Stage
-    reason: str
-    cause: Cause = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundTimed:
-    """A round of the race is done. ``best`` leads with ``ratio`` of the original's time (median so far)."""
-
-    number: int
-    alive: int
-    best: str
-    ratio: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

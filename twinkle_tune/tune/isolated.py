@@ -10,20 +10,22 @@ from types import TracebackType
 from typing import Any, Self
 
 from twinkle_tune.cause import Cause
+from twinkle_tune.contest.call import digest_of
+from twinkle_tune.contest.events import TrialRefused, TrialStarted
+from twinkle_tune.contest.selected import ALL_REFUSED
 from twinkle_tune.errors import TuneError
-from twinkle_tune.outcome import Rejection, Stage, Trial
-from twinkle_tune.profile.schema import Contest
+from twinkle_tune.outcome import Phase, Rejection, Trial
+from twinkle_tune.profile.schema import Contest, Found
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
-from twinkle_tune.tune.contest import InProcess
-from twinkle_tune.tune.events import Listener, TrialRefused, TrialStarted
+from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.held import Held
+from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY
 from twinkle_tune.tune.package import Header, Unportable, pack
 from twinkle_tune.tune.process import WorkerError, WorkerLost
-from twinkle_tune.tune.selected import ALL_REFUSED
-from twinkle_tune.tune.task import Task, digest_of
-from twinkle_tune.tune.wire import Found, cause_named, event_of, result_of, stage_of
+from twinkle_tune.tune.task import Task
+from twinkle_tune.tune.wire import event_of, result_of
 
 
 class Isolated:
@@ -244,7 +246,7 @@ class _Refused(Exception):
     """A candidate, or the original, after which the worker process is to be replaced."""
 
     def __init__(
-        self, candidate: str, stage: Stage, reason: str, cause: Cause, *, raised: bool = False, killed: bool = False
+        self, candidate: str, stage: Phase, reason: str, cause: Cause, *, raised: bool = False, killed: bool = False
     ) -> None:
         """``raised``: it raised an error, after which the process still stood; ``killed``: by SIGKILL."""
         super().__init__(reason)
@@ -275,10 +277,10 @@ def _answered(answer: dict[str, Any], names: tuple[str, ...]) -> Exception | Non
     match answer["is"]:
         case "event":
             return None
-        case "fault" if answer["candidate"] in names:
-            return _Refused(
-                answer["candidate"], stage_of(answer["stage"]), str(answer["reason"]), cause_named(answer["cause"])
-            )
+        case "fault":
+            told = event_of(answer["event"])
+            if isinstance(told, TrialRefused) and told.candidate in names:
+                return _Refused(told.candidate, told.stage, told.reason, told.cause)
         case "unportable":
             return Unportable(str(answer["reason"]))
         case "error":
@@ -305,9 +307,7 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
     is_told = selection.status == "inconclusive"  # of those that the worker did try
     if refused and not is_told and all(isinstance(t.outcome, Rejection) for t in everyone if t.candidate != ORIGINAL):
         selection = replace(selection, reason=ALL_REFUSED, status="all refused")
-    return task.observation.contest(
-        everyone, selection, conditions=found.conditions, timings=found.timings, timed_on=found.timed_on
-    )
+    return task.observation.contest(replace(found, trials=everyone, selection=selection))
 
 
 def _nobody(event: object) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.catalog.block import BLOCK
+from twinkle_tune.contest.selected import BLOCK_S
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune.budget import Budget
-from twinkle_tune.tune.selected import BLOCK_S
 from twinkle_tune.words import span
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twinkle_tune.errors import TuneError
-from twinkle_tune.outcome import Stage
+from twinkle_tune.outcome import Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Limits:
             if most is not None and most <= 0:
                 raise TuneError(f"{name}: got {most!r}, expected a positive number of bytes, or None")
 
-    def stage_s(self, stage: Stage, original_s: float) -> float:
+    def stage_s(self, stage: Phase, original_s: float) -> float:
         """Seconds that a candidate may be in a stage for which the original took ``original_s``."""
         match stage:
             case "first call":

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from twinkle_tune.capture.capture import Capture
+from twinkle_tune.contest.selected import BLOCK_S
 from twinkle_tune.environment import Environment
 from twinkle_tune.profile.schema import Contest, Profile, RunFacts, StepResult
 from twinkle_tune.profile.shares import with_shares
@@ -14,7 +15,6 @@ from twinkle_tune.slot import Candidate
 from twinkle_tune.tune.course import run_facts
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.run import Run
-from twinkle_tune.tune.selected import BLOCK_S
 from twinkle_tune.tune.settle import SECONDS
 from twinkle_tune.tune.verdict import verdict_of
 from twinkle_tune.version import TOOL

@@ -8,10 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from typing import get_args
 
-from twinkle_tune.outcome import Stage
+from twinkle_tune.outcome import Phase
 
 _FORM = struct.Struct("=iidd")
-_STAGES: tuple[Stage, ...] = get_args(Stage)
+_STAGES: tuple[Phase, ...] = get_args(Phase)
 NOBODY = -1
 """In the place of a candidate: our own code is at work."""
 
@@ -28,7 +28,7 @@ class At:
     """
 
     candidate: int
-    stage: Stage
+    stage: Phase
     until_s: float
     limit_s: float
 
@@ -47,7 +47,7 @@ class Mark:
         """The file descriptor, for the other process."""
         return self._file.fileno()
 
-    def set(self, candidate: int, stage: Stage, until_s: float, limit_s: float) -> None:
+    def set(self, candidate: int, stage: Phase, until_s: float, limit_s: float) -> None:
         """Write it down."""
         _FORM.pack_into(self._map, 0, candidate, _STAGES.index(stage), until_s, limit_s)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from twinkle_tune.capture.block import Block
 from twinkle_tune.capture.capture import Observation
+from twinkle_tune.contest.call import digest_of
 from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
@@ -15,7 +16,6 @@ from twinkle_tune.slot import Candidate
 from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.journal import Journal
-from twinkle_tune.tune.task import digest_of
 from twinkle_tune.version import TOOL
 from twinkle_tune.workload import observe, target_of
 

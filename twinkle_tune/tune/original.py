@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twinkle_tune.contest.selected import INCONCLUSIVE
 from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.outcome import Selection
-from twinkle_tune.profile.schema import Contest
+from twinkle_tune.profile.schema import Contest, Found
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.events import Event, Listener
 from twinkle_tune.tune.process import WorkerError
-from twinkle_tune.tune.selected import INCONCLUSIVE
 from twinkle_tune.tune.task import Task
 
 
@@ -47,4 +47,4 @@ def unless_original_fails(task: Task, listener: Listener, held: Callable[[Listen
             raise
         why = str(error) if isinstance(error, TuneError) else f"the original raised {in_a_line(error, 300)}"
         lost = Selection(winner=ORIGINAL, reason=f"{INCONCLUSIVE}: {why}", status="inconclusive")
-        return task.observation.contest((), lost)
+        return task.observation.contest(Found(trials=(), selection=lost))

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from twinkle_tune.capture.capture import Observation
+from twinkle_tune.contest.selected import NO_BLOCK, NOT_TRIED
 from twinkle_tune.environment import Environment
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.past import Question
-from twinkle_tune.profile.schema import Contest
+from twinkle_tune.profile.schema import Contest, Found
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.budget import Budget
@@ -24,7 +25,6 @@ from twinkle_tune.tune.left_out import is_left_out
 from twinkle_tune.tune.memory import Memory, question_of
 from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
-from twinkle_tune.tune.selected import NO_BLOCK, NOT_TRIED
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 
@@ -74,7 +74,8 @@ def hold(
         return known
     if run.budget.is_used_up or is_left_out(run.budget, observation, entrants):
         why = NOT_TRIED if run.budget.is_used_up else NO_BLOCK
-        return observation.contest((), Selection(winner=ORIGINAL, reason=why, status="not tried"))
+        lost = Selection(winner=ORIGINAL, reason=why, status="not tried")
+        return observation.contest(Found(trials=(), selection=lost))
 
     def held(tell: Listener) -> Contest:
         contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), tell)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from twinkle_tune.capture.capture import Observation
-from twinkle_tune.errors import TuneError
-from twinkle_tune.measure.around import ClockAround
-from twinkle_tune.measure.clock import Call, Clock
-from twinkle_tune.outcome import Stage
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.slot import Candidate, Slot
+from twinkle_tune.slot import Candidate
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.events import Listener
 
@@ -40,14 +34,6 @@ class Task:
     further: Literal["", "kept", "all"] = ""
 
 
-def digest_of(candidate: Candidate, slot: Slot, original: Callable[..., Any]) -> str:
-    """Digest of a candidate's code; "" where it cannot be had, of which its rejection says why."""
-    try:
-        return candidate.source.digest(slot, original)
-    except TuneError:
-        return ""
-
-
 class Executor(Protocol):
     """Where contests are run: in this process, or in a worker process."""
 
@@ -60,53 +46,3 @@ class Executor(Protocol):
     @property
     def elsewhere(self) -> str:
         """Where :meth:`confirm` runs it, in words: "in another process"."""
-
-
-class Watch(Protocol):
-    """Told who is at work, so that it is known when the process ends or hangs."""
-
-    def begins(self, candidate: str, stage: Stage) -> Stage:
-        """A candidate's code may run from now on. Returns the stage."""
-
-    def ends(self, candidate: str) -> None:
-        """The candidate is done for now. What it left behind may be looked at, and may end the contest."""
-
-    def goes_on(self) -> None:
-        """The candidate is in the same stage, and begins the next piece of it, which has the stage's time again."""
-
-    def noticed(self, candidate: str) -> tuple[str, ...]:
-        """What is to be known of the candidate's doings although it refuses nothing."""
-
-
-class Unwatched:
-    """Nobody looks."""
-
-    def begins(self, candidate: str, stage: Stage) -> Stage:
-        """Only the stage."""
-        return stage
-
-    def ends(self, candidate: str) -> None:
-        """Nothing."""
-
-    def goes_on(self) -> None:
-        """Nothing."""
-
-    def noticed(self, candidate: str) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
-
-
-class WatchedClock(ClockAround):
-    """A clock that tells whose calls it is about to make. What it tells lies outside of what is timed."""
-
-    def __init__(self, clock: Clock, calls: Mapping[str, Call], watch: Watch) -> None:
-        """Of a clock, and the calls by the names of their candidates."""
-        super().__init__(clock)
-        self._watch = watch
-        self._names = {id(call): name for name, call in calls.items()}
-
-    @contextmanager
-    def _around(self, call: Call) -> Iterator[None]:
-        self._watch.begins(self._names[id(call)], "timing")
-        yield
-        self._watch.ends(self._names[id(call)])  # not after an error, which is the candidate's end

@@ -14,6 +14,7 @@ from twinkle_tune.capture.optimizer import OptimizerFactory
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.catalog.head import head_place
+from twinkle_tune.contest.compiling import mode_with, uncapped
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import ModelError, TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import contestants, find_slots
@@ -31,12 +32,11 @@ from twinkle_tune.tune import made, settle
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.compiled import time_compiled
-from twinkle_tune.tune.compiling import mode_with, uncapped
-from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.entrants import check_wanted, only_wanted
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import without_trace
+from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.journal import Journal, header_of
 from twinkle_tune.tune.left_out import is_left_out, left_out_notes
 from twinkle_tune.tune.memory import Memory

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from twinkle_tune.contest.watch import Watch
 from twinkle_tune.device import parse_device
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import in_a_line
@@ -16,18 +17,18 @@ from twinkle_tune.measure.clock import Clock
 from twinkle_tune.ops.op import OpCall
 from twinkle_tune.ops.space import Config
 from twinkle_tune.ops.tuned import config_for
-from twinkle_tune.outcome import Stage
+from twinkle_tune.outcome import Phase
 from twinkle_tune.search.record import SearchResult, SearchSettings
 from twinkle_tune.search.tuning import tuned
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.tried import Configurable
 from twinkle_tune.terms import CONFIG_TIMINGS
-from twinkle_tune.tune.task import Task, Watch
+from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import Workload
 
 SHARE = 0.25
 """Of the time that a contest has left, what a search may take: the others are to be judged and raced too."""
-_STAGE: Stage = "first call"
+_STAGE: Phase = "first call"
 """What a piece of a search is: configs are compiled and called for the first time."""
 
 

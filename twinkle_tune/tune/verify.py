@@ -10,6 +10,7 @@ from torch import nn
 
 from twinkle_tune.capture.capture import Observation, capture
 from twinkle_tune.capture.step import make_steps
+from twinkle_tune.contest.selected import INCONCLUSIVE
 from twinkle_tune.environment import changes, current_environment
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.find import contestants, find_slots
@@ -26,11 +27,10 @@ from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune.contest import InProcess
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
 from twinkle_tune.tune.flags import without_trace
+from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.original import unless_original_fails
-from twinkle_tune.tune.selected import INCONCLUSIVE
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 

@@ -6,15 +6,11 @@ import sys
 from collections import defaultdict
 from typing import Any
 
-from twinkle_tune.errors import TuneError
-from twinkle_tune.outcome import Stage
+from twinkle_tune.contest.watch import MeddledError
+from twinkle_tune.outcome import Phase
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.state import State, changes_since, noted_since, put_back, state_now
 from twinkle_tune.tune.task import Task
-
-
-class MeddledError(TuneError):
-    """A candidate changed what others in its process share."""
 
 
 class HereWatch:
@@ -27,11 +23,11 @@ class HereWatch:
         """For one contest."""
         self._extra = shared_code(task)
         self._state: State | None = None
-        self._at: tuple[str, Stage] | None = None
+        self._at: tuple[str, Phase] | None = None
         self._last = ORIGINAL
         self._notes: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
-    def begins(self, candidate: str, stage: Stage) -> Stage:
+    def begins(self, candidate: str, stage: Phase) -> Phase:
         """As :meth:`Watch.begins`; raises MeddledError for the stage before."""
         self._look()
         if self._state is not None and candidate != self._last:

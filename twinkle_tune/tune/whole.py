@@ -15,6 +15,7 @@ from torch import nn
 from twinkle_tune.capture.optimizer import OptimizerFactory, OptimizerStep
 from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.capture.step import Step
+from twinkle_tune.contest.compiling import Backend, compiled, uncapped
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import Call, Clock
@@ -22,7 +23,6 @@ from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.allowance import free_bytes
-from twinkle_tune.tune.compiling import Backend, compiled, uncapped
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
 
 _ROUNDS = 400

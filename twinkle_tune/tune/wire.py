@@ -9,29 +9,16 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from dataclasses import asdict, fields
+from typing import Any
 
-from twinkle_tune.cause import Cause
+from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.errors import ProfileError
-from twinkle_tune.outcome import Conditions, Selection, Stage, Timings, Trial
 from twinkle_tune.profile.checked import from_data
-from twinkle_tune.profile.schema import Contest, TimedOn
-from twinkle_tune.tune.events import RoundTimed, TrialRefused, TrialStarted
+from twinkle_tune.profile.schema import Contest, Found
 
 _EVENTS = {kind.__name__: kind for kind in (TrialStarted, TrialRefused, RoundTimed)}
 LONGEST_LINE = 1 << 26
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a contest has found: of a :class:`Contest` all that its run does not know."""
-
-    trials: tuple[Trial, ...]
-    selection: Selection
-    conditions: tuple[Conditions, ...] = ()
-    timings: tuple[Timings, ...] = ()
-    timed_on: TimedOn | None = None
 
 
 def send(connection: socket.socket, **message: Any) -> None:
@@ -63,22 +50,6 @@ def result_of(data: Mapping[str, Any]) -> Found:
     if found.selection.winner not in {trial.candidate for trial in found.trials}:
         raise ValueError(f"the winner {found.selection.winner!r} is none of the candidates")
     return found
-
-
-def stage_of(name: object) -> Stage:
-    """A stage by its name. Raises ValueError where there is none."""
-    if name not in get_args(Stage):
-        raise ValueError(f"{name!r} is none of {', '.join(get_args(Stage))}")
-    stage: Stage = name  # type: ignore[assignment]
-    return stage
-
-
-def cause_named(name: object) -> Cause:
-    """A cause by its name. Raises ValueError where there is none."""
-    if name not in get_args(Cause):
-        raise ValueError(f"{name!r} is none of {', '.join(get_args(Cause))}")
-    cause: Cause = name  # type: ignore[assignment]
-    return cause
 
 
 def _checked(kind: type[Any], data: Mapping[str, Any]) -> Any:

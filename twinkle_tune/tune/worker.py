@@ -22,12 +22,13 @@ from typing import IO, Any, Never
 import torch
 
 from twinkle_tune.cause import OF_MEMORY, Cause, cause_of
+from twinkle_tune.contest.events import TrialRefused
 from twinkle_tune.errors import TuneError
-from twinkle_tune.outcome import Rejection, Stage
+from twinkle_tune.outcome import Phase, Rejection
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.allowance import limit_device, limit_host
-from twinkle_tune.tune.contest import InProcess
-from twinkle_tune.tune.events import Event, TrialRefused
+from twinkle_tune.tune.events import Event
+from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY, Mark
 from twinkle_tune.tune.package import Unportable, load_files, original_digest, unpack
@@ -49,9 +50,9 @@ _forks: list[int] = []
 class Fault(BaseException):
     """A candidate did something after which this process is good for nothing. Nobody below the top catches it."""
 
-    def __init__(self, candidate: str, stage: Stage, reason: str, cause: Cause = "meddled") -> None:
+    def __init__(self, candidate: str, stage: Phase, reason: str, cause: Cause = "meddled") -> None:
         super().__init__(reason)
-        self.candidate, self.stage, self.reason, self.cause = candidate, stage, reason, cause
+        self.told = TrialRefused(candidate=candidate, stage=stage, reason=reason, cause=cause)
 
 
 class ProcessWatch:
@@ -61,16 +62,16 @@ class ProcessWatch:
         """For one contest."""
         self._mark, self._limits, self._task = mark, limits, task
         self._index = {candidate.name: index for index, candidate in enumerate(task.candidates)}
-        self._original_s: dict[Stage, float] = {}
+        self._original_s: dict[Phase, float] = {}
         self._extra = shared_code(task)
         self._state: State | None = None
         self._last = ORIGINAL
         self._notes: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._began_s = self._limit_s = 0.0
-        self._stage: Stage = "load"
-        self.at: tuple[str, Stage] | None = None
+        self._stage: Phase = "load"
+        self.at: tuple[str, Phase] | None = None
 
-    def begins(self, candidate: str, stage: Stage) -> Stage:
+    def begins(self, candidate: str, stage: Phase) -> Phase:
         """As :meth:`Watch.begins`."""
         self._look()
         if self._state is not None and candidate != self._last:
@@ -177,13 +178,7 @@ class _Worker:
         try:
             answer = self._run(message)
         except Fault as fault:
-            answer = {
-                "is": "fault",
-                "candidate": fault.candidate,
-                "stage": fault.stage,
-                "reason": fault.reason,
-                "cause": fault.cause,
-            }
+            answer = {"is": "fault", "event": event_data(fault.told)}
         except Unportable as error:
             answer = {"is": "unportable", "reason": str(error)}
         except BaseException as error:
@@ -259,7 +254,8 @@ class _Worker:
         if isinstance(error, TuneError):
             return {"is": "error", "reason": str(error), "raised": True}
         if at is not None and at[0] != ORIGINAL and not isinstance(error, Exception):
-            return {"is": "fault", "candidate": at[0], "stage": at[1], "reason": f"raised {text}", "cause": "raised"}
+            told = TrialRefused(candidate=at[0], stage=at[1], reason=f"raised {text}", cause="raised")
+            return {"is": "fault", "event": event_data(told)}
         cause = cause_of(error)
         if cause in OF_MEMORY:
             # Of the device's memory the run's process holds the model already; of the host's the limit is the run's.

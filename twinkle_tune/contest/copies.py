@@ -1,4 +1,4 @@
-"""A contest held on the block around a slot: each candidate in a copy of the block, as it will stand in the model."""
+"""Copies of the block around a slot: each candidate in one, as it will stand in the model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import nn
 from twinkle_tune.call.arguments import Call
 from twinkle_tune.capture.block import Block, kept_call, states_in
 from twinkle_tune.capture.kv_cache import has_state
+from twinkle_tune.contest.compiling import Backend, compiled
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.patch import bind_forward, replaced_by_another
 from twinkle_tune.kernel.place import find_place
 from twinkle_tune.kernel.record import Binding
 from twinkle_tune.slot import Slot
-from twinkle_tune.tune.compiling import Backend, compiled
 
 _LARGE_BYTES = 1 << 24
 """Buffers above this are weights in disguise: shared, not copied."""
@@ -28,7 +28,7 @@ class NoBlockError(TuneError):
     """A block cannot be copied, or its call not be repeated: the contest is held on the slot alone."""
 
 
-class BlockStage:
+class Copies:
     """One block, its call, and copies of it for the contestants. Parameters are shared, and never written to.
 
     Attributes:
@@ -86,8 +86,8 @@ class BlockStage:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The block's parameters that take a gradient."""
-        return [p for p in self._block.module.parameters() if p.requires_grad]
+        """The block's parameters."""
+        return list(self._block.module.parameters())
 
 
 def in_place_of(slot: Slot, call: Callable[..., Any] | None) -> Callable[[], AbstractContextManager[object]]:

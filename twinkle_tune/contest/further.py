@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import TypeVar
 
+from twinkle_tune.contest.watch import MeddledError, Watch
 from twinkle_tune.device import parse_device, torch_type
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.clock import Call, Clock, CudaClock
@@ -21,8 +22,6 @@ from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.measure.cold import cold_clock
 from twinkle_tune.measure.passes import Passes, time_passes
 from twinkle_tune.outcome import Timings
-from twinkle_tune.tune.task import Watch
-from twinkle_tune.tune.watch import MeddledError
 
 ROUNDS = 9
 """Paired rounds of a figure: enough for an interval that one disturbed round does not widen."""

@@ -1,0 +1,85 @@
+"""Where the contestants of a contest perform: what differs between contests, so that one loop serves them all."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from twinkle_tune.measure.clock import Call, Clock
+from twinkle_tune.outcome import Outcome, Phase, Rejection, Trial
+from twinkle_tune.parity.verdict import Verdict
+from twinkle_tune.profile.schema import TimedOn
+
+
+class Named(Protocol):
+    """Whatever competes has a name, unique in its contest; "original" is that of the one that wins ties."""
+
+    @property
+    def name(self) -> str: ...
+
+
+C = TypeVar("C", bound=Named)
+Begins = Callable[[Phase], object]
+"""Told which phase of a trial is about to begin."""
+
+
+def not_compiled() -> tuple[int, int]:
+    """No graph breaks, no recompilations."""
+    return 0, 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrant:
+    """A candidate that stands in its place and was called once.
+
+    Attributes:
+        step: the call that is timed.
+        first_call_us: microseconds of the first one, compilation included.
+        judge: says whether it is right; None for the original, against which the others are held.
+        again: says so once more after the race.
+        forward: its forward alone, of a step that goes backward as well; None for any other.
+        interpreted: whether it ran in Triton's interpreter, whose speed says nothing.
+        counted: graph breaks and recompilations so far.
+    """
+
+    step: Call
+    first_call_us: float
+    judge: Callable[[], Verdict] | None = None
+    again: Callable[[], Verdict] | None = None
+    forward: Call | None = None
+    interpreted: bool = False
+    counted: Callable[[], tuple[int, int]] = not_compiled
+
+
+class Stage(ABC, Generic[C]):
+    """What all candidates of a contest share.
+
+    Attributes:
+        clock: that times them.
+        timed_on: what the times are of where that is not the slot's own call.
+    """
+
+    clock: Clock
+    timed_on: TimedOn | None = None
+
+    @abstractmethod
+    def enter(self, candidate: C, begins: Begins) -> Entrant | Rejection:
+        """Load a candidate, put it in its place, and call it for the first time. The original is the first of all.
+
+        A rejection is for what the stage finds out; errors pass through.
+        """
+
+    @abstractmethod
+    def trial(self, candidate: C, outcome: Outcome) -> Trial:
+        """The record of a candidate."""
+
+    def needs_s(self, candidate: C) -> float:
+        """Seconds without which a candidate's turn is not begun."""
+        return 0.0
+
+    @property
+    def unjudged(self) -> str:
+        """Why of no candidate can be said whether it is right; "" where it can."""
+        return ""
