@@ -9,7 +9,7 @@ from twinkle_tune.cli.options import slug
 from twinkle_tune.environment import Environment, current_environment
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.measure.clock import Clock
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import Op, OpCall
 from twinkle_tune.ops.space import Config, Dims
 from twinkle_tune.ops.tuned import TunedConfig, TunedFile, config_for, keep_tuned, read_tuned
 from twinkle_tune.search.record import SearchSettings
@@ -56,7 +56,8 @@ def _has(files: list[TunedFile], dims: Dims, variant: str) -> bool:
 def _tune(
     op: Op, dims: Dims, device: str, clock: Clock, variant: str, timings: int, environment: Environment, path: Path
 ) -> None:
-    results = tuned(op, dims, DTYPE, device, clock, SearchSettings(budget=timings), variant=variant)
+    call = OpCall(op=op, dims=dims, dtype=DTYPE, variant=variant)
+    results = tuned(call, device, clock, SearchSettings(budget=timings))
     last = next(reversed(results.values()))
     if last.config is None:
         raise RuntimeError(last.reason)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.search.benches import ToldClock
 from twinkle_tune.measure.clock import Call
 from twinkle_tune.ops.all import all_ops
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import Op, OpCall
 from twinkle_tune.ops.space import Config, Dims, Parameter, Space
 from twinkle_tune.search.record import SearchSettings
 from twinkle_tune.search.sides import side
@@ -82,13 +82,18 @@ def toy(last: dict[str, int], wrong: int = 0) -> Op:
     )
 
 
+def call_of(op: Op) -> OpCall:
+    """A small call of it."""
+    return OpCall(op=op, dims=DIMS, dtype=torch.float32)
+
+
 TIMES = {"block": {1: 100.0, 2: 60.0, 4: 80.0, 8: 1.0}, "back_block": {1: 200.0, 2: 220.0, 4: 90.0, 8: 150.0}}
 
 
 def test_forward_and_backward_are_tuned_each_for_itself() -> None:
     """Four timings a side instead of sixteen for both, and the winner is a config of the whole op."""
     last: dict[str, int] = {}
-    results = tuned(toy(last), DIMS, torch.float32, "cpu", ConfigClock(last, TIMES), SearchSettings(budget=20))
+    results = tuned(call_of(toy(last)), "cpu", ConfigClock(last, TIMES), SearchSettings(budget=20))
     assert results["forward"].config == {"block": 2, "back_block": 1}
     assert results["backward"].config == {"block": 2, "back_block": 4}
     assert results["forward"].size == results["backward"].size == 4
@@ -97,7 +102,7 @@ def test_forward_and_backward_are_tuned_each_for_itself() -> None:
 
 def test_inference_leaves_the_backward_alone() -> None:
     last: dict[str, int] = {}
-    results = tuned(toy(last), DIMS, torch.float32, "cpu", ConfigClock(last, TIMES), trains=False)
+    results = tuned(call_of(toy(last)), "cpu", ConfigClock(last, TIMES), trains=False)
     assert list(results) == ["forward"]
     assert results["forward"].config == {"block": 2, "back_block": 1}
 
@@ -106,7 +111,7 @@ def test_a_config_that_raises_is_a_reason_and_a_wrong_one_does_not_win() -> None
     """The seemingly fastest raises, the next is refused by the parity rule, the third wins."""
     last: dict[str, int] = {}
     clock = ConfigClock(last, TIMES)
-    (found,) = tuned(toy(last, wrong=2), DIMS, torch.float32, "cpu", clock, trains=False).values()
+    (found,) = tuned(call_of(toy(last, wrong=2)), "cpu", clock, trains=False).values()
     assert found.config == {"block": 4, "back_block": 1}
     (raised,) = [each.refused for each in found.tried if each.refused is not None]
     assert raised.reason == "raised RuntimeError: no such tile"
@@ -119,7 +124,7 @@ def test_a_repeated_run_takes_everything_from_its_journal(tmp_path: Path) -> Non
     for _ in range(2):
         last: dict[str, int] = {}
         clock = ConfigClock(last, TIMES)
-        runs.append(tuned(toy(last), DIMS, torch.float32, "cpu", clock, journal=tmp_path / "journal"))
+        runs.append(tuned(call_of(toy(last)), "cpu", clock, journal=tmp_path / "journal"))
     assert runs[0]["forward"].tried == runs[1]["forward"].tried
     assert runs[0]["backward"].config == runs[1]["backward"].config
 
@@ -150,7 +155,7 @@ def test_memory_that_others_held_for_a_moment_costs_no_config() -> None:
             return 1.0
 
     times = {"block": {1: 10.0, 2: 9.0, 4: 5.0, 8: 1.0}, "back_block": {1: 10.0, 2: 10.0, 4: 10.0, 8: 10.0}}
-    found = tuned(toy(last), DIMS, torch.float32, "cpu", Short(last, times), trains=False)
+    found = tuned(call_of(toy(last)), "cpu", Short(last, times), trains=False)
     assert raised
     assert found["forward"].config == {"block": 4, "back_block": 1}
     refused = [each.config["block"] for each in found["forward"].tried if each.refused is not None]

@@ -91,6 +91,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "another mode": ({"mode": "train"}, r"mode: inference then, train now"),
     "other settings": ({"settings": RaceSettings(min_gain=0.1)}, r"min_gain: 0.02 then, 0.1 now"),
     "another objective": ({"objective": "memory"}, r"objective: time then, memory now"),
+    "other shapes when compiled": ({"mode": "compile", "dynamic": True}, r"dynamic: None then, True now"),
     "another seed": ({"seed": 7}, r"seed: 0 then, 7 now"),
 }
 

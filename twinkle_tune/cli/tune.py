@@ -61,6 +61,7 @@ def tune(
 
     from twinkle_tune.environment import current_environment
     from twinkle_tune.measure.clock import clock_for
+    from twinkle_tune.ops.op import OpCall
     from twinkle_tune.ops.tuned import config_for
     from twinkle_tune.search.record import SearchSettings
     from twinkle_tune.search.tuning import tuned
@@ -73,8 +74,8 @@ def tune(
     journal = path.with_name(f"{path.name}.journal")
     with locked(place, path, wait=not no_wait):
         results = tuned(
-            found, dims, getattr(torch, dtype), place, clock_for(place), SearchSettings(budget=timings or 60),
-            variant=variant, trains=mode == "train", known=[near.config], journal=journal,
+            OpCall(op=found, dims=dims, dtype=getattr(torch, dtype), variant=variant), place, clock_for(place),
+            SearchSettings(budget=timings or 60), trains=mode == "train", known=[near.config], journal=journal,
         )  # fmt: skip
         data = evidence(found, dims, dtype, variant, mode, environment, results)
         _write(path, data, results)

@@ -18,9 +18,9 @@ from twinkle_tune.errors import in_a_line, is_by_chance
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.ops import launch
 from twinkle_tune.ops.compiling import Compilers
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import OpCall
 from twinkle_tune.ops.resources import Unfit
-from twinkle_tune.ops.space import Config, Dims
+from twinkle_tune.ops.space import Config
 from twinkle_tune.outcome import Rejection
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
@@ -37,18 +37,8 @@ class OpBench:
     Implements :class:`twinkle_tune.search.search.Bench`.
     """
 
-    def __init__(
-        self,
-        op: Op,
-        dims: Dims,
-        dtype: torch.dtype,
-        device: str,
-        clock: Clock,
-        *,
-        variant: str,
-        trains: bool,
-        seed: int,
-    ) -> None:
+    def __init__(self, call: OpCall, device: str, clock: Clock, *, trains: bool, seed: int) -> None:
+        op, dims, dtype, variant = call.op, call.dims, call.dtype, call.variant
         self.clock = clock
         self._op, self._settings, self._trains = op, op.variants[variant], trains
         made = snapshot(op.inputs(dims, dtype, device, seed, variant), {})
@@ -139,33 +129,25 @@ class OpBench:
 
 
 def tuned(
-    op: Op,
-    dims: Dims,
-    dtype: torch.dtype,
+    call: OpCall,
     device: str,
     clock: Clock,
     settings: SearchSettings | None = None,
     *,
-    variant: str = "",
     trains: bool = True,
     known: Sequence[Config] = (),
-    base: Config | None = None,
     journal: Path | None = None,
     on_tried: Callable[[str, Tried], None] | None = None,
 ) -> dict[str, SearchResult]:
     """Tune an op for one call: first the forward, then, where it ``trains``, the backward with that forward.
 
     Args:
-        op: what is tuned.
-        dims: sizes of the call, by the op's names.
-        dtype: of the made-up inputs.
+        call: the op, with the sizes, the dtype and the variant that it is tuned for.
         device: "cuda:0". On a CPU, where no kernel runs, every config is the formula, and none is faster.
         clock: of the device.
         settings: of each side's search; None for the defaults.
-        variant: of the op, by name.
         trains: whether the backward is tuned, and judged, too.
         known: whole configs worth a try, as winners of near calls.
-        base: the config used so far; None for the op's default.
         journal: a file from which a killed search goes on.
         on_tried: is told of each config, with the side ("forward", "backward").
 
@@ -174,12 +156,11 @@ def tuned(
         config of None the op must not be used for this call.
 
     Raises:
-        ConfigError: ``base`` is not of the op's space for these sizes.
         TuneError: the journal cannot be used.
     """
     settings = settings or SearchSettings()
-    space = op.space(dims)
-    current = dict(base if base is not None else op.default(dims, launch.architecture(torch.device(device))))
+    space = call.op.space(call.dims)
+    current = dict(call.op.default(call.dims, launch.architecture(torch.device(device))))
     space.check(current)
     results: dict[str, SearchResult] = {}
     for name in ("forward", "backward") if trains else ("forward",):
@@ -187,11 +168,12 @@ def tuned(
         if not part.parameters:
             continue
         # Only the backward's own search times it: the forward's would drown in it.
-        bench = OpBench(op, dims, dtype, device, clock, variant=variant, trains=name == "backward", seed=settings.seed)
+        bench = OpBench(call, device, clock, trains=name == "backward", seed=settings.seed)
         bench.whole = part.whole
         where = current_environment(parse_device(device)).fingerprint
         values = [[each.name, *each.values] for each in part.parameters]
-        question = [name, op.name, dict(dims), str(dtype), variant, where, values, current, settings.seed]
+        called = [call.op.name, dict(call.dims), str(call.dtype), call.variant]
+        question = [name, *called, where, values, current, settings.seed]
         try:
             found = search(
                 part.space,

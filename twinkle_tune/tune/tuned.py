@@ -113,9 +113,7 @@ def _found(
     left_s = ends_s - time.monotonic()
     sides = 2 if trains else 1
     results = tuned(
-        call.op,
-        call.dims,
-        call.dtype,
+        call,
         _place(task.terms.device),
         clock,
         SearchSettings(
@@ -125,7 +123,6 @@ def _found(
             seed=task.terms.seed,
             deadline_s=None if math.isinf(left_s) else max(0.0, SHARE * left_s / sides),
         ),
-        variant=call.variant,
         trains=trains,
         known=[near.config],
         on_tried=lambda side, tried: watch.goes_on(),
