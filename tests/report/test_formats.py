@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -19,6 +20,7 @@ from twinkle_tune.report import charts
 from twinkle_tune.report.markdown import code, escape, fenced
 from twinkle_tune.report.render import render
 from twinkle_tune.report.terminal import print_report, terminal_text
+from twinkle_tune.tune.selected import interpreted
 
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -149,6 +151,20 @@ def test_markdown_is_read_as_tables_and_folds(profile: Profile) -> None:
     won = any(contest.selection.winner != "original" for contest in profile.contests)
     heads = [token.content for token in read if token.type == "inline"]
     assert ("Speed-up" in heads) == won
+
+
+@pytest.mark.parametrize("format", ["html", "md", "terminal"])
+def test_who_was_not_timed_is_told(format: str) -> None:
+    """A right kernel that could not be timed stands with its contest, with the reason, and is not among the refused."""
+    kept = replace(
+        fabricate.kept(), trials=(*fabricate.kept().trials, fabricate.trial("impl:F", interpreted(), "impl"))
+    )
+    text = "".join(everything(fabricate.profile(kept))[format].replace("\\", "").replace("&#39;", "'").split())
+    assert (
+        "".join(["impl:F", "(impl):", "right", "(interpreter);", "not", "timed:", "the", "interpreter's", "speed"])
+        in text
+    )
+    assert "refusedimpl:F" not in text
 
 
 def test_markdown_begins_with_the_verdict() -> None:

@@ -14,6 +14,7 @@ from twinkle_tune.report import head
 from twinkle_tune.report.recommend import recommend, visible_step_gain
 from twinkle_tune.report.render import render
 from twinkle_tune.report.terminal import terminal_text
+from twinkle_tune.tune.selected import interpreted
 
 ALONE = StepResult(label="prefill 1x128")
 
@@ -250,6 +251,23 @@ def test_winners_without_a_clear_gain() -> None:
     assert "gains from 9.1% would have been seen" in wide.why
     narrow = recommend(fabricate.profile(fabricate.won(), steps=(_step(0.998, 0.99, 1.001),)))
     assert (narrow.kind, narrow.reason) == ("do not bother", "small gain")
+
+
+def test_winners_that_save_little_by_themselves_are_no_bother() -> None:
+    """A wide interval hides no gain that the winners could not make: a fifth of a slot that takes 1% of the step."""
+    little = replace(fabricate.won(), seen=(Seen(step="prefill 1x128", calls=1, share=0.01),))
+    found = recommend(fabricate.profile(little, steps=(_step(1.0, 0.9, 1.1),)))
+    assert (found.kind, found.reason) == ("do not bother", "small gain")
+    assert found.why == "With the winners no step was clearly faster; by themselves they save at most 0.2% of one."
+
+
+def test_a_kernel_in_the_interpreter_is_not_called_slow() -> None:
+    """Where the original was kept, who was right and could not be timed is told beside it, and what to do."""
+    kept = _kept()
+    kept = replace(kept, trials=(*kept.trials, fabricate.trial("impl:Fast", interpreted(), "impl")))
+    assert recommend(fabricate.profile(kept, steps=(ALONE,))).why.endswith(
+        "1 ran in Triton's interpreter and could not be timed here: profile on a GPU."
+    )
 
 
 def test_by_memory_a_smaller_step_is_applied() -> None:

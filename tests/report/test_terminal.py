@@ -227,7 +227,7 @@ def test_a_noisy_run_fits_a_screen_and_says_what_is_uncertain() -> None:
     assert "The share of RMSNorm in decode 1x128 is uncertain: 90.0% while the model ran, 31." in said
     assert said.count("The machine was busy") == 1
     assert "More: twinkle-tune report out/qwen3-tiny-cpu.json --full" in text
-    outside = "Not replaceable: about 38.2% of prefill 1x128 and 7.2% of decode 1x128"
+    outside = "Not replaceable by themselves, about 38.2% of prefill 1x128 and 7.2% of decode 1x128"
     assert f"{outside}: Qwen3Attention (2 layers), Embedding (1 layer). More:" in said
 
 

@@ -12,6 +12,7 @@ from twinkle_tune.outcome import Selection, Status
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished
 from twinkle_tune.tune.progress import WIDTH, contest_line, printed
+from twinkle_tune.tune.selected import interpreted
 
 
 def _kept(status: Status, visible_gain: float | None = None) -> Contest:
@@ -24,6 +25,10 @@ def _kept(status: Status, visible_gain: float | None = None) -> Contest:
     [
         (fabricate.won(), "[3/12] RMSNorm [1,128,256] 12.5% of prefill 1x128: fused 0.80 (2 refused)"),
         (_kept("kept"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: original"),
+        (
+            replace(fabricate.kept(), trials=(*fabricate.kept().trials, fabricate.trial("a", interpreted()))),
+            "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: original (1 not timed)",
+        ),
         (_kept("not tried"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: not tried (budget used up)"),
         (_kept("cut short"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: cut short (budget used up)"),
         (

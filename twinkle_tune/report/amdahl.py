@@ -7,9 +7,10 @@ them; they are no bound, because calls of their own do not take just the time th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.nested import called_in, parts_inside
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
@@ -73,12 +74,16 @@ def amdahl_text(profile: Profile, step: StepResult) -> str:
 
 
 def outside_text(profile: Profile) -> str:
-    """How much of the steps cannot be replaced, and which parts of the model that is; "" where no step is known."""
-    shares = [(step.label, 1 - amdahl(profile, step).covered) for step in profile.steps if not step.left_out]
+    """How much of the steps no kernel is offered for, and which parts that is; "" where no step is known.
+
+    A block that is compiled as one holds parts of both kinds: it counts by its parts.
+    """
+    parts = replace(profile, contests=tuple(contest for contest in profile.contests if contest.slot.name != BLOCK))
+    shares = [(step.label, 1 - amdahl(parts, step).covered) for step in profile.steps if not step.left_out]
     told = " and ".join(f"{percent(share)} of {label}" for label, share in shares[:_STEPS_TOLD])
     names = ", ".join(profile.model.unlooked)
     which = f": {names}." if names else f". This profile names no parts; twinkle-tune list {profile.model.name} does."
-    return f"Not replaceable: about {told}{which}" if told else ""
+    return f"Not replaceable by themselves, about {told}{which}" if told else ""
 
 
 def decided(profile: Profile, step: StepResult) -> Literal["all", "some", "none"]:

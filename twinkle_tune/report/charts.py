@@ -284,7 +284,7 @@ def _trend(colours: Mapping[str, str]) -> Any:
     return _layered(one, lines, whisker, point, slower)
 
 
-WHY = ("saved by kernels", "replaceable, nothing faster found", "undecided", "not replaceable")
+WHY = ("saved by kernels", "nothing faster found", "undecided", "not replaceable")
 """The parts of a step in the plot that says where its time goes."""
 
 

@@ -123,7 +123,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContestPart:
-    """One contest in full: the timed candidates from the fastest to the slowest, then the refused ones.
+    """One contest in full: the timed candidates from the fastest to the slowest, the refused ones, the untimed ones.
 
     ``conditions`` is the device while it was timed; "" where the machine tells nothing. ``further`` has the times that
     decide nothing; None where there are none. ``timed`` says what the times are of where that is not just the slot's
@@ -144,6 +144,7 @@ class ContestPart:
     timed: str
     runners: tuple[Runner, ...]
     refused: tuple[Refused, ...]
+    untimed: tuple[str, ...]
     margins: tuple[Margin, ...]
     conditions: str = ""
     further: FurtherPart | None = None

@@ -188,6 +188,7 @@ def _contest(contest: ContestPart) -> list[str]:
     if contest.refused:
         rows = [[code(r.candidate), code(r.source), escape(r.stage), escape(r.reason)] for r in contest.refused]
         parts.append(table(["Refused", "Source", "Stage", "Reason"], rows))
+    parts.append(_list(map(escape, contest.untimed)))
     return parts
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from twinkle_tune.outcome import UNDECIDED
+from twinkle_tune.outcome import UNDECIDED, Untimed
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl, decided
@@ -162,12 +162,28 @@ def _without_clear_gain(profile: Profile, compared: Sequence[StepResult]) -> tup
     most = max(1 - step.low for step in compared)
     if most < WORTH:
         return "do not bother", "small gain", f"With the winners the whole model is at most {percent(most)} faster."
+    promised = max(_promised(profile, step) for step in compared)
+    if promised < WORTH and not profile.aim.is_memory:
+        told = (
+            f"With the winners no step was clearly faster; by themselves they save at most {percent(promised)} of one."
+        )
+        return "do not bother", "small gain", told
     visible = max(gain for step in compared if (gain := visible_step_gain(step)) is not None)
     return (
         "measure again",
         "noise",
         f"Kernels won contests, but the whole model was too noisy to tell: gains from {percent(visible)} would have "
         f"been seen. {_calmer(profile)}",
+    )
+
+
+def _promised(profile: Profile, step: StepResult) -> float:
+    """Share of a step that the winners save by themselves, by the larger share where two are known of a slot."""
+    return sum(
+        max(seen.share, seen.in_model or 0.0) * (1 - contest.selection.ratio)
+        for contest in profile.winners
+        for seen in contest.seen
+        if seen.step == step.label
     )
 
 
@@ -200,7 +216,10 @@ def _without_winner(profile: Profile) -> tuple[Kind, Reason, str]:
             f"Kernels won {taken} of {held} contests by themselves; with them no step of the whole model became "
             f"{better} and stayed right, so the originals run.",
         )
-    return "do not bother", "kept", f"{contests} kept the original: no kernel was right and clearly {better}."
+    outcomes = (trial.outcome for contest in profile.contests for trial in contest.trials)
+    untimed = sum(isinstance(outcome, Untimed) and outcome.cause == "interpreter" for outcome in outcomes)
+    more = f" {untimed} ran in Triton's interpreter and could not be timed here: profile on a GPU." if untimed else ""
+    return "do not bother", "kept", f"{contests} kept the original: no kernel was right and clearly {better}.{more}"
 
 
 def _hidden(unclear: Sequence[Contest], step: StepResult) -> float:

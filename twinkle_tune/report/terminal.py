@@ -269,6 +269,8 @@ def _contest(contest: ContestPart, width: int) -> Iterator[Text]:
     for refused in contest.refused:
         told = f"refused {refused.candidate} ({refused.source}), {refused.stage}: {refused.reason}"
         yield from wrapped(told, width, indent=2)
+    for told in contest.untimed:
+        yield from wrapped(told, width, indent=2)
 
 
 def _runners(runners: Iterable[Runner], width: int) -> Iterator[Text]:

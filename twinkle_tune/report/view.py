@@ -174,6 +174,7 @@ def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
         timed=_timed(contest.timed_on),
         runners=tuple(_runner(row, contest) for row in timed),
         refused=tuple(_refused(row) for row in rows if row["outcome"] == "rejected"),
+        untimed=tuple(_untimed(row) for row in rows if row["outcome"] == "untimed"),
         margins=tuple(_margins(contest)),
         conditions=one_line(conditions_text(contest), _SENTENCE_LIMIT),
         further=further_part(contest),
@@ -236,6 +237,12 @@ def _refused(row: Row) -> Refused:
         stage=one_line(row["stage"]),
         reason=one_line(row["reason"], _SENTENCE_LIMIT),
     )
+
+
+def _untimed(row: Row) -> str:
+    """ "impl:Fast (impl): right (interpreter); not timed: the interpreter's speed says nothing"."""
+    who, source = one_line(row["candidate"], _NAME_LIMIT), one_line(row["source"], _NAME_LIMIT)
+    return f"{who} ({source}): {one_line(row['reason'], _SENTENCE_LIMIT)}"
 
 
 def _parity_of(row: Row) -> str:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from twinkle_tune.errors import one_line
 from twinkle_tune.measure.smallest import memory_ratio
-from twinkle_tune.outcome import Rejection
+from twinkle_tune.outcome import Rejection, Untimed
 from twinkle_tune.profile.schema import Contest, StepResult
 from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished, Event, StepChecked, StepFinished
 from twinkle_tune.tune.gain import time_words
@@ -44,8 +44,9 @@ def contest_result(contest: Contest) -> str:
     chosen = contest.selection
     # Of a winner by memory: one by time has its time.
     memory = "" if chosen.memory_ratio is None or chosen.ratio < 1 else f", memory {chosen.memory_ratio:.2f}"
-    refused = sum(isinstance(trial.outcome, Rejection) for trial in contest.trials)
-    out = f"{refused} refused" if refused else ""
+    outcomes = [trial.outcome for trial in contest.trials]
+    refused, untimed = (sum(isinstance(each, kind) for each in outcomes) for kind in (Rejection, Untimed))
+    out = ", ".join(f"{count} {what}" for count, what in ((refused, "refused"), (untimed, "not timed")) if count)
     match contest.status:
         case "won":
             return f"{one_line(chosen.winner, _NAME_LIMIT)} {chosen.ratio:.2f}{memory}{f' ({out})' if out else ''}"
