@@ -255,8 +255,9 @@ def test_winners_without_a_clear_gain() -> None:
 
 def test_winners_that_save_little_by_themselves_are_no_bother() -> None:
     """A wide interval hides no gain that the winners could not make: a fifth of a slot that takes 1% of the step."""
-    little = replace(fabricate.won(), seen=(Seen(step="prefill 1x128", calls=1, share=0.01),))
-    found = recommend(fabricate.profile(little, steps=(_step(1.0, 0.9, 1.1),)))
+    little, times = replace(fabricate.won(), seen=(Seen(step="prefill 1x128", calls=1, share=0.01),)), (10_000.0,) * 8
+    wide = replace(_step(1.0, 0.9, 1.1), original_us=times, tuned_us=times)
+    found = recommend(fabricate.profile(little, steps=(wide,)))
     assert (found.kind, found.reason) == ("do not bother", "small gain")
     assert found.why == "With the winners no step was clearly faster; by themselves they save at most 0.2% of one."
 

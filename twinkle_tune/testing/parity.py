@@ -19,8 +19,6 @@ from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.source.fit import implementation_of
 
 _HINTS = {
-    1: "return the same nesting, dtypes and shapes, leave arguments and weights as they are, and mask what is not "
-    "finite where the original does",
     2: "all of it is off: look at constants (eps, scale), a forgotten weight or bias, the dtype of the accumulator",
     3: "one slice is off: look at the last block, its mask, and the index of rows, heads or columns",
     4: "single elements are off: look at boundaries between blocks, races between writers, and extreme inputs",
@@ -205,8 +203,9 @@ def _message(candidate: str, original: str, mode: Mode, strictness: str, verdict
         f"  where:  {verdict.where or 'the call as a whole'}",
         f"  error:  {verdict.error:.4g}, limit {verdict.limit:.4g}",
         f"  why:    {verdict.reason}",
-        f"  hint:   {_HINTS[verdict.point]}",
     ]
+    # What is wrong with the form of a result, its reason says by itself.
+    lines += [f"  hint:   {_HINTS[verdict.point]}"] if verdict.point in _HINTS else []
     return "\n".join(lines)
 
 
