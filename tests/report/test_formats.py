@@ -15,12 +15,12 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tests.report import fabricate
+from twinkle_tune.contest.selected import interpreted
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import charts
 from twinkle_tune.report.markdown import code, escape, fenced
 from twinkle_tune.report.render import render
 from twinkle_tune.report.terminal import print_report, terminal_text
-from twinkle_tune.tune.selected import interpreted
 
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -175,7 +175,7 @@ def test_markdown_begins_with_the_verdict() -> None:
     )
     assert lines[2].startswith("```python\nfrom twinkle_tune import kernelize_model\nmodel = kernelize_model(")
     assert lines[3] == "After an update of torch, or on another machine:"
-    assert lines[4] == "```sh\ntwinkle-tune verify profile.json\n```"
+    assert lines[4] == "```sh\ntwinkle-tune verify profile.json qwen3-tiny\n```"
     assert lines[5].startswith("2 contests (one slot, a layer or function, at one input shape):")
     assert lines[6] == "qwen3-tiny · float32 · inference · Fabricated CPU &#64; 2.00GHz (cpu) · 2025-01-02"
     assert "| `slow` |" not in "".join(lines[: next(i for i, each in enumerate(lines) if "<details>" in each)])

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.report import fabricate
+from twinkle_tune.contest.selected import interpreted
 from twinkle_tune.objective import Objective
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.schema import Contest, Profile, RunFacts, Seen, StepResult
@@ -14,7 +15,6 @@ from twinkle_tune.report import head
 from twinkle_tune.report.recommend import recommend, visible_step_gain
 from twinkle_tune.report.render import render
 from twinkle_tune.report.terminal import terminal_text
-from twinkle_tune.tune.selected import interpreted
 
 ALONE = StepResult(label="prefill 1x128")
 
@@ -45,7 +45,7 @@ def test_a_clear_gain_of_the_whole_model_is_applied() -> None:
     assert "# The winners run with gradients off: in torch.no_grad()" in found.run
     assert found.why == "Measured on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)."
     assert found.then == "After an update of torch, or on another machine:"
-    assert found.then_run == "twinkle-tune verify out/p.json"
+    assert found.then_run == "twinkle-tune verify out/p.json qwen3-tiny"
     assert found.whole == "prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
 
 
@@ -61,7 +61,8 @@ def test_each_compared_step_is_told_with_its_interval() -> None:
 
 def test_a_factory_is_named_for_verify() -> None:
     """A profile's code is not run because a profile names it: the line to copy has the model."""
-    made = fabricate.profile(fabricate.won(), command="twinkle-tune profile toy:make --device cpu")
+    made = fabricate.profile(fabricate.won(), command="twinkle-tune profile --device cpu toy:make")
+    made = replace(made, model=replace(made.model, name="toy:make"))
     assert recommend(made, "p.json").then_run == "twinkle-tune verify p.json toy:make"
     assert recommend(replace(made, command=""), "my p.json").then_run == "twinkle-tune verify 'my p.json'"
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from tests.report import fabricate
+from twinkle_tune.contest.selected import interpreted
 from twinkle_tune.outcome import Selection, Status
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished
 from twinkle_tune.tune.progress import WIDTH, contest_line, printed
-from twinkle_tune.tune.selected import interpreted
 
 
 def _kept(status: Status, visible_gain: float | None = None) -> Contest:

@@ -279,10 +279,9 @@ def _with_budget(profile: Profile, budget: str, *more: str) -> str:
 
 def _then(profile: Profile, path: str) -> tuple[str, str]:
     """What to do with a profile that is applied: check now and then that it still holds."""
-    words = _words(profile.command)
-    name = words[2] if words[:2] == ["twinkle-tune", "profile"] and len(words) > 2 else profile.model.name
-    # A model's code is never taken from a profile: whoever verifies names a factory or a directory.
-    named = [name] if ":" in name or name.startswith((".", "/")) else []
+    # A model's code is never taken from a profile: whoever verifies names a factory or a directory. Made from Python it
+    # has a name that may be anything.
+    named = [profile.model.name] if profile.command else []
     return "After an update of torch, or on another machine:", shlex.join(["twinkle-tune", "verify", path, *named])
 
 
