@@ -39,3 +39,10 @@ def is_available(device: str) -> bool:
         return torch.cuda.is_available() and is_rocm_build == (device == "rocm")
     backend = getattr(torch, device, None)
     return backend is not None and bool(backend.is_available())
+
+
+def cuda_in_use() -> bool:
+    """Whether this process has a CUDA context."""
+    import torch
+
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

@@ -13,12 +13,12 @@ from tests.tune.toy import QUICK, Norm, norm, spin
 from twinkle_tune import tune_model
 from twinkle_tune.capture.look import Look, apart, look_at
 from twinkle_tune.capture.step import make_steps
+from twinkle_tune.contest.agree import disagreement, in_words
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.kernel.patch import Binding
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.tune.agree import disagreement, in_words
 from twinkle_tune.tune.events import Event, StepChecked
 
 KEPT: dict[tuple[bool, torch.dtype], float] = {}

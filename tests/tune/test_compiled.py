@@ -10,9 +10,9 @@ from torch import nn
 
 from tests.tune.toy import QUICK
 from twinkle_tune import load_profile, tune_model
+from twinkle_tune.contest import model as model_stage
 from twinkle_tune.kernel import Registry
 from twinkle_tune.profile.schema import CompiledStep
-from twinkle_tune.tune import whole
 from twinkle_tune.tune.verdict import compiled_text
 
 STEP = CompiledStep(label="prefill 1x8", ratio=0.5, low=0.4, high=0.6, compile_s=20)
@@ -20,7 +20,7 @@ STEP = CompiledStep(label="prefill 1x8", ratio=0.5, low=0.4, high=0.6, compile_s
 
 def test_the_compiled_model_is_timed_where_it_is_asked_for(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its figures are in the profile and its verdict, survive saving, and select nothing."""
-    monkeypatch.setattr(whole, "_ROUNDS", 8)
+    monkeypatch.setattr(model_stage, "_ROUNDS", 20)
     model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), torch.randn(4, 8)
     without = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"])
     made = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"], try_compile=True)
@@ -50,6 +50,30 @@ def test_a_model_that_cannot_be_compiled_says_why(monkeypatch: pytest.MonkeyPatc
     assert step.problem == "RuntimeError: no compiler found"
     assert step.original_us == ()
     assert "cannot be compiled (RuntimeError: no compiler found)" in made.verdict
+
+
+def test_a_compiled_model_that_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose outputs are a hundredth off has no time, and the verdict says what is off."""
+
+    class Off(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.model(x) * 1.01
+
+    monkeypatch.setattr(torch, "compile", Off)
+    made = tune_model(
+        nn.Linear(8, 8), torch.randn(4, 8), registry=Registry(), settings=QUICK, candidates=["original"],
+        try_compile=True,
+    )  # fmt: skip
+    (step,) = made.compiled
+    assert (step.cause, step.compiled_us) == ("wrong", ())
+    assert (
+        f"{step.label} is refused (point 2, outputs: the whole model's outputs came out 0.01 of the size"
+        in made.verdict
+    )
 
 
 def test_the_sentence() -> None:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from twinkle_tune import kernelized
 from twinkle_tune.capture.point import tensors_in
 from twinkle_tune.capture.step import make_steps
+from twinkle_tune.contest.agree import FACTOR, disagreement
 from twinkle_tune.kernel.plan import plan_profile
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.tune.agree import FACTOR, disagreement
 from twinkle_tune.tune.flags import flags_kept
 
 _NEW_TOKENS = 8
@@ -49,7 +49,7 @@ def same_bits(one: list[Tensor], other: list[Tensor]) -> bool:
 def too_far(model: nn.Module, inputs: dict[str, Any], mode: Mode, profile: Profile) -> str:
     """Why a model with a profile's winners does not compute what the original does; "" where it does.
 
-    Each step of the profile is held against what roundings do to the original (see :mod:`twinkle_tune.tune.agree`).
+    Each step of the profile is held against what roundings do to the original (see :mod:`twinkle_tune.contest.agree`).
     """
     plan = plan_profile(model, profile, "cpu", mode, default_registry)
     # A step that we made up and that the model does not take stands in the profile with a note, and was never timed.

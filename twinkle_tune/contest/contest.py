@@ -83,7 +83,7 @@ def contest(
     def race(names: Sequence[str]) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
         states.append(StateWatch(lambda: device_state(terms.device)))
         racing = {name: right[name] for name in names}
-        return _race(racing, clock, terms, tell, ends_s, states[-1])
+        return _race(stage, racing, clock, terms, tell, ends_s, states[-1])
 
     again = {name: _watched(name, found.entrant.again, watch) for name, found in right.items() if found.entrant.again}
     decision, times_us, wrong = race_until_right(tuple(right), race, again)
@@ -188,19 +188,23 @@ def _watched(name: str, judge: Callable[[], Verdict], watch: Watch) -> Callable[
 
 
 def _race(
-    racing: Mapping[str, _Ready], clock: Clock, terms: Terms, tell: Tell, ends_s: float, state: StateWatch
+    stage: Stage[C],
+    racing: Mapping[str, _Ready],
+    clock: Clock,
+    terms: Terms,
+    tell: Tell,
+    ends_s: float,
+    state: StateWatch,
 ) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
     def told(race: Race | Rounds) -> None:
         best, ratio = race.leader
         tell(RoundTimed(number=race.rounds, alive=len(race.alive), best=best, ratio=ratio))
 
     calls = {name: found.entrant.step for name, found in racing.items()}
-    left_s = None if math.isinf(ends_s) else max(0.0, ends_s - time.monotonic())
-    race: Race | Rounds = Race([name for name in calls if name != ORIGINAL], terms.settings, seed=terms.seed)
-    if terms.aim.is_memory:
-        peaks = {name: found.peak_bytes for name, found in racing.items()}
-        race = Rounds(peaks, terms.aim, terms.settings, seed=terms.seed)
-    decision, times_us = hold(race, calls, clock, on_round=told, deadline_s=left_s, watch=state)
+    left_s = min(stage.race_s, max(0.0, ends_s - time.monotonic()))
+    race = stage.race({name: found.peak_bytes for name, found in racing.items()}, terms)
+    deadline_s = None if math.isinf(left_s) else left_s
+    decision, times_us = hold(race, calls, clock, on_round=told, deadline_s=deadline_s, watch=state)
     if not times_us.get(ORIGINAL):
         # Nobody to race against, or no time: the original's own time is wanted all the same.
         block_calls = clock.block_calls(calls[ORIGINAL])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from twinkle_tune.measure.clock import Call, Clock
+from twinkle_tune.measure.race import Race
+from twinkle_tune.measure.rounds import Rounds
 from twinkle_tune.outcome import Outcome, Phase, Rejection, Trial
 from twinkle_tune.parity.verdict import Verdict
 from twinkle_tune.profile.schema import TimedOn
+from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.terms import Terms
 
 
 class Named(Protocol):
@@ -59,10 +64,12 @@ class Stage(ABC, Generic[C]):
     Attributes:
         clock: that times them.
         timed_on: what the times are of where that is not the slot's own call.
+        race_s: seconds that the race may take.
     """
 
     clock: Clock
     timed_on: TimedOn | None = None
+    race_s: float = math.inf
 
     @abstractmethod
     def enter(self, candidate: C, begins: Begins) -> Entrant | Rejection:
@@ -74,6 +81,12 @@ class Stage(ABC, Generic[C]):
     @abstractmethod
     def trial(self, candidate: C, outcome: Outcome) -> Trial:
         """The record of a candidate."""
+
+    def race(self, peaks: Mapping[str, int | None], terms: Terms) -> Race | Rounds:
+        """The race of some candidates with their peaks, "original" among them."""
+        if terms.aim.is_memory:
+            return Rounds(peaks, terms.aim, terms.settings, seed=terms.seed)
+        return Race([name for name in peaks if name != ORIGINAL], terms.settings, seed=terms.seed)
 
     def needs_s(self, candidate: C) -> float:
         """Seconds without which a candidate's turn is not begun."""

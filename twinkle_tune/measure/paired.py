@@ -45,6 +45,9 @@ class PairedRounds(ABC):
     :attr:`finished`.
     """
 
+    fewest = 0
+    """So many rounds are held whatever time they take."""
+
     def __init__(self, challengers: Sequence[str], warmup_rounds: int, seed: int) -> None:
         """Line up; a subclass settles at once whether there is anybody to time."""
         if ORIGINAL in challengers or len(set(challengers)) != len(challengers):

@@ -76,7 +76,8 @@ def hold(
     ends_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
     block_calls: dict[str, int] = {}
     while not race.finished:
-        times_us = _time_round(race, calls, block_calls, clock, ends_s)
+        until_s = ends_s if race.rounds >= race.fewest else math.inf
+        times_us = _time_round(race, calls, block_calls, clock, until_s)
         if times_us is None:
             race.stop(f"out of time budget after {race.rounds} rounds")
         elif not race.finished and not (watch is not None and watch.repeats()):

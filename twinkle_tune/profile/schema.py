@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from twinkle_tune.cause import Cause
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, Objective
@@ -84,7 +85,8 @@ class CompiledStep:
         ratio: compiled over original, median of the paired rounds.
         low, high: interval of that median, at least 95% confidence.
         compile_s: seconds of the first two calls, in which it was compiled.
-        problem: why it could not be compiled; there are no figures then.
+        problem: why it could not be compiled, or is refused; there are no figures then.
+        cause: the same as a word.
     """
 
     label: str
@@ -95,6 +97,7 @@ class CompiledStep:
     high: float = 1.0
     compile_s: float = 0.0
     problem: str = ""
+    cause: Cause = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

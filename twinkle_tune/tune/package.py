@@ -19,6 +19,7 @@ from typing import IO, Any
 import torch
 from torch import nn
 
+from twinkle_tune.device import cuda_in_use
 from twinkle_tune.errors import SourceError, TuneError
 from twinkle_tune.kernel.find import contestants
 from twinkle_tune.kernel.registry import Registry
@@ -31,7 +32,6 @@ from twinkle_tune.source.hub import commit_of
 from twinkle_tune.source.tried import config_of, configured
 from twinkle_tune.tune.placed import place, placed
 from twinkle_tune.tune.shared import set_settings, settings_to_send
-from twinkle_tune.tune.state import cuda_in_use
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.tuned import Tunable
 from twinkle_tune.workload import Workload

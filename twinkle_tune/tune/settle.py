@@ -10,6 +10,7 @@ from functools import partial
 from torch import nn
 
 from twinkle_tune.capture.step import Step
+from twinkle_tune.contest.agree import disagreement
 from twinkle_tune.errors import StaleProfileError, in_a_line
 from twinkle_tune.kernel.plan import Plan, plan_profile
 from twinkle_tune.kernel.registry import Registry
@@ -18,7 +19,6 @@ from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.smallest import MIN_BYTES
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
-from twinkle_tune.tune.agree import disagreement
 from twinkle_tune.tune.choose import (
     costly,
     culprits,

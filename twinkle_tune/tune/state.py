@@ -127,11 +127,6 @@ def process_kept() -> Iterator[None]:
                 setting.put_back(before[setting.name])
 
 
-def cuda_in_use() -> bool:
-    """Whether this process has a CUDA context."""
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
 def _changed(before: State) -> Iterator[tuple[Setting, object]]:
     for setting in SETTINGS:
         now = setting.read()

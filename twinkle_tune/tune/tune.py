@@ -31,7 +31,6 @@ from twinkle_tune.terms import Terms
 from twinkle_tune.tune import made, settle
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
-from twinkle_tune.tune.compiled import time_compiled
 from twinkle_tune.tune.entrants import check_wanted, only_wanted
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
 from twinkle_tune.tune.facts import model_facts
@@ -47,7 +46,7 @@ from twinkle_tune.tune.run import Run, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor
 from twinkle_tune.tune.verdict import compiled_text
-from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
+from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of, time_compiled
 
 
 def tune_model(
@@ -231,7 +230,7 @@ def _beside_compiled(run: Run, profile: Profile, steps: Sequence[Step]) -> Profi
     if not run.try_compile or terms.mode.compiles or (left_s is not None and left_s <= 0):
         return profile
     try:
-        found = time_compiled(run.model, steps, clock_for(terms.device), seed=terms.seed, seconds=settle.SECONDS)
+        found = time_compiled(run.model, steps, clock_for(terms.device), terms, seconds=settle.SECONDS)
     except KeyboardInterrupt as error:
         raise TuneInterrupted(profile) from error
     return replace(profile, compiled=found, verdict=f"{profile.verdict} {compiled_text(found)}")

@@ -64,8 +64,9 @@ def compiled_text(steps: Sequence[CompiledStep]) -> str:
     """What compiling the whole original model gains; "" where that was not tried."""
     if not steps:
         return ""
+    refused = {"wrong": "is refused", "inconclusive": "cannot be checked"}
     told = [
-        f"{step.label} cannot be compiled ({step.problem})"
+        f"{step.label} {refused.get(step.cause, 'cannot be compiled')} ({step.problem})"
         if step.problem
         else f"{step.label} {time_words(step.ratio, step.low, step.high)}"
         for step in steps

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import functools
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 from twinkle_tune.capture.optimizer import OptimizerFactory, OptimizerStep
 from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.capture.step import Step
 from twinkle_tune.contest.compiling import Backend, compiled, uncapped
+from twinkle_tune.contest.contest import contest
+from twinkle_tune.contest.model import ModelStage, Way
+from twinkle_tune.contest.watch import Unwatched
+from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
-from twinkle_tune.measure.clock import Call, Clock
-from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.profile.schema import Profile, StepResult
+from twinkle_tune.measure.clock import Clock
+from twinkle_tune.measure.statistics import Ratio, paired_ratio
+from twinkle_tune.outcome import Measurement, Rejection
+from twinkle_tune.profile.schema import CompiledStep, Found, Profile, StepResult
+from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.allowance import free_bytes
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
 
-_ROUNDS = 400
-_FEWEST_ROUNDS = 6
-"""Below this no interval reaches 95%."""
+_WINNERS, _COMPILE = "winners", "compile"
 
 
 def time_steps(
@@ -58,6 +61,11 @@ def time_steps(
         runner: the model as it runs, from :func:`runner_of`; made for this call where there is none.
     """
     runner = runner_of(model, profile.terms) if runner is None else runner
+    ways = [
+        Way(name=ORIGINAL, source=ORIGINAL, runner=runner),
+        # It agreed with the original before it is timed (tune/settle.py).
+        Way(name=_WINNERS, source=_WINNERS, runner=runner, plan=plan, is_right=True),
+    ]
     results = []
     with _restored(model, steps), uncapped(compiles=profile.mode.compiles):
         for step in steps:
@@ -65,7 +73,8 @@ def time_steps(
                 results.append(with_optimizer(StepResult(label=step.label), step))
                 continue
             listener(StepStarted(label=step.label))
-            result = _time_step(model, runner, step, plan, clock, seed, seconds)
+            stage = ModelStage(model, step, clock, seed=seed, seconds=seconds)
+            result = _time_step(stage, step, ways, replace(profile.terms, seed=seed))
             results.append(result)
             listener(StepFinished(result=result))
     return tuple(results)
@@ -142,72 +151,90 @@ def release_optimizers(steps: Sequence[Step]) -> None:
             step.optimizer.release()
 
 
-def _time_step(
-    model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int, seconds: float
-) -> StepResult:
-    """``runner`` is the model as it will run: itself, or compiled."""
+def _time_step(stage: ModelStage, step: Step, ways: Sequence[Way], terms: Terms) -> StepResult:
     had = step.optimizer is not None and not step.optimizer.problem
-    result = _paired(model, runner, step, plan, clock, seed, seconds)
+    found = _held(stage, ways, terms)
     if had and step.optimizer is not None and step.optimizer.problem:
         # It was lost on the way: some rounds were with it, some without.
-        result = _paired(model, runner, step, plan, clock, seed, seconds)
+        found = _held(stage, ways, terms)
+    original, tuned = (trial.outcome for trial in found.trials)
+    if not isinstance(tuned, Measurement):
+        raise stage.raised[_WINNERS]
+    assert isinstance(original, Measurement)
+    figure = _ratio(tuned, original)
+    result = StepResult(
+        label=step.label,
+        original_us=_rounded(original),
+        tuned_us=_rounded(tuned),
+        ratio=figure.ratio,
+        low=figure.low,
+        high=figure.high,
+        original_peak_bytes=original.peak_bytes,
+        tuned_peak_bytes=tuned.peak_bytes,
+    )
     return with_optimizer(result, step)
 
 
-def paired_times(
-    call_of: Callable[[bool], Call], clock: Clock, block_calls: Mapping[bool, int], *, seed: int, seconds: float
-) -> dict[bool, list[float]]:
-    """Microseconds of two sides, the original (False) and the other (True), one figure a round, paired by position.
+def _held(stage: ModelStage, ways: Sequence[Way], terms: Terms) -> Found:
+    return contest(stage, ways, terms, watch=Unwatched(), tell=lambda event: None)
+
+
+def _rounded(outcome: Measurement) -> tuple[float, ...]:
+    return tuple(round(t, 2) for t in outcome.times_us)
+
+
+def _ratio(mine: Measurement, original: Measurement) -> Ratio:
+    figure = paired_ratio(mine.times_us, original.times_us)
+    return replace(figure, ratio=round(figure.ratio, 4), low=round(figure.low, 4), high=round(figure.high, 4))
+
+
+def time_compiled(
+    model: nn.Module, steps: Sequence[Step], clock: Clock, terms: Terms, *, seconds: float
+) -> tuple[CompiledStep, ...]:
+    """Time each step of the compiled model against the original: a figure to choose a mode by, which selects no kernel.
+
+    What torch.compile kept in this process is dropped before each step and after the last. A step that cannot be
+    compiled, or computes something else then, is one with its reason.
 
     Args:
-        call_of: puts a side in place and gives its call.
+        model: with its originals, not compiled.
+        steps: the ways of running it.
         clock: of the device.
-        block_calls: of each side, how many calls a timed block has.
-        seed: of the order within the rounds.
-        seconds: that the rounds may take, unless the fewest take longer.
+        terms: of the run.
+        seconds: that a step is timed, unless the fewest rounds take longer; compiling takes what it takes.
     """
-    times_us: dict[bool, list[float]] = {False: [], True: []}
-    chance, began_s = random.Random(seed), time.monotonic()
-    for done in range(_ROUNDS):
-        if done >= _FEWEST_ROUNDS and time.monotonic() - began_s > seconds:
-            break
-        for side in chance.sample((False, True), 2):
-            times_us[side].append(clock.burst_us(call_of(side), block_calls[side]))
-    return times_us
+    results = []
+    try:
+        for step in steps:
+            torch.compiler.reset()
+            stage = ModelStage(model, step, clock, seed=terms.seed, seconds=seconds)
+            ways = [
+                Way(name=ORIGINAL, source=ORIGINAL, runner=model),
+                Way(name=_COMPILE, source=_COMPILE, runner=cast("nn.Module", torch.compile(model))),
+            ]
+            results.append(_compiled_step(step.label, stage, _held(stage, ways, terms)))
+    finally:
+        torch.compiler.reset()
+        release_optimizers(steps)
+    return tuple(results)
 
 
-def _paired(
-    model: nn.Module, runner: nn.Module, step: Step, plan: Plan, clock: Clock, seed: int, seconds: float
-) -> StepResult:
-    def bind(tuned: bool) -> None:
-        if tuned:
-            bind_plan(model, plan)
-        else:
-            restore_model(model)
-
-    def call() -> object:
-        return step.run(runner)
-
-    def bound(tuned: bool) -> Call:
-        bind(tuned)
-        return call
-
-    block_calls: dict[bool, int] = {}
-    peak_bytes: dict[bool, int | None] = {}
-    for tuned in (False, True):
-        bind(tuned)
-        call()
-        block_calls[tuned] = clock.block_calls(call)
-        peak_bytes[tuned] = clock.peak_bytes(call)
-    times_us = paired_times(bound, clock, block_calls, seed=seed, seconds=seconds)
-    figure = paired_ratio(times_us[True], times_us[False])
-    return StepResult(
-        label=step.label,
-        original_us=tuple(round(t, 2) for t in times_us[False]),
-        tuned_us=tuple(round(t, 2) for t in times_us[True]),
-        ratio=round(figure.ratio, 4),
-        low=round(figure.low, 4),
-        high=round(figure.high, 4),
-        original_peak_bytes=peak_bytes[False],
-        tuned_peak_bytes=peak_bytes[True],
+def _compiled_step(label: str, stage: ModelStage, found: Found) -> CompiledStep:
+    original, other = (trial.outcome for trial in found.trials)
+    if isinstance(other, Rejection):
+        # Of an error itself is told, not when it came.
+        error = None if other.stage == "parity" else stage.raised.get(_COMPILE)
+        problem = other.reason if error is None else in_a_line(error, 200)
+        return CompiledStep(label=label, problem=problem, cause=other.cause)
+    assert isinstance(original, Measurement)
+    assert isinstance(other, Measurement)
+    figure = _ratio(other, original)
+    return CompiledStep(
+        label=label,
+        original_us=_rounded(original),
+        compiled_us=_rounded(other),
+        ratio=figure.ratio,
+        low=figure.low,
+        high=figure.high,
+        compile_s=round(other.first_call_us / 1e6, 1),
     )

@@ -23,6 +23,7 @@ import torch
 
 from twinkle_tune.cause import OF_MEMORY, Cause, cause_of
 from twinkle_tune.contest.events import TrialRefused
+from twinkle_tune.device import cuda_in_use
 from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Phase, Rejection
 from twinkle_tune.slot import ORIGINAL
@@ -32,7 +33,7 @@ from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY, Mark
 from twinkle_tune.tune.package import Unportable, load_files, original_digest, unpack
-from twinkle_tune.tune.state import State, changes_since, cuda_in_use, noted_since, put_back, state_now
+from twinkle_tune.tune.state import State, changes_since, noted_since, put_back, state_now
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.tuned import Configs
 from twinkle_tune.tune.watch import shared_code

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from twinkle_tune.call.arguments import map_tensors
 from twinkle_tune.capture.look import Look, apart
 from twinkle_tune.capture.step import Step
+from twinkle_tune.device import cuda_in_use
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.patch import Binding
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.chance import unless_by_chance
+from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
 from twinkle_tune.slot import ATTENTION, HEAD
-from twinkle_tune.tune.state import cuda_in_use
 
 FACTOR = 8.0
 """Right kernels came out at up to 1.0 times the largest of the noise's runs (tiny models, both dtypes, CPU)."""
@@ -36,57 +37,102 @@ _UNITS = 2.0
 """Where rounding swallows the noise (a loss in half precision), so many units in the last place are allowed."""
 
 
+class Agreement:
+    """What the original computes in a step, and another way of running it beside it.
+
+    The model is left restored, random states as they were.
+    """
+
+    def __init__(
+        self, model: nn.Module, step: Step, plan: Plan, seed: int = 0, runner: nn.Module | None = None
+    ) -> None:
+        """Run the original, which is not compiled.
+
+        Args:
+            model: with its originals.
+            step: the way of running it.
+            plan: what the other way binds.
+            seed: of random numbers that the model draws, and of the noise.
+            runner: the model as the other way runs it, compiled say: each of its layers may be off by a rounding.
+        """
+        self._model, self._step, self._plan, self._seed, self._runner = model, step, plan, seed, runner
+        self._original = self._look(Plan())
+
+    def verdict(self) -> Verdict:
+        """Whether the other way computes the same, now. Its exceptions pass through."""
+        other = self._look(self._plan, self._runner)
+        found = _refusal(apart(self._original, other), self._allowed, self._original.units)
+        if found is None:
+            return Pass(figures=(), deterministic=True)
+        draws = self._runner is not None and self._look(Plan(), seed=self._seed + 1)
+        if draws and any(apart(self._original, draws).values()):
+            drawn = "the model draws random numbers, and compiled code draws others from the same seed"
+            return Inconclusive(reason=f"{drawn} ({found.reason})")
+        return found
+
+    @cached_property
+    def _allowed(self) -> dict[str, float]:
+        """How far off rounding alone brings the original."""
+        allowed = apart(self._original, self._look(Plan()))
+        for index in range(_SEEDS):
+            noise = Noise(self._seed + index)
+            plan = _noisy(self._plan, noise) if self._runner is None else _noisy_everywhere(self._model, noise)
+            noisy = apart(self._original, self._look(plan))
+            allowed = {name: max(figure, allowed.get(name, 0.0)) for name, figure in noisy.items()}
+        return allowed
+
+    def _look(self, plan: Plan, runner: nn.Module | None = None, seed: int | None = None) -> Look:
+        bind_plan(self._model, plan)
+        try:
+            with _seeded(self._seed if seed is None else seed):
+                return self._step.look(self._model if runner is None else runner)
+        finally:
+            restore_model(self._model)
+
+
 def disagreement(model: nn.Module, step: Step, plan: Plan, seed: int = 0) -> str:
     """Why a step with a plan bound does not compute what the original computes, or raises; "" if it does not.
 
-    The model is left restored, random states as they were. It is not compiled.
-
-    Args:
-        model: with its originals.
-        step: the way of running it.
-        plan: what to bind.
-        seed: of random numbers that the model draws, and of the noise.
+    Arguments are those of :class:`Agreement`.
     """
-    original = _look(model, step, Plan(), seed)
+    agreement = Agreement(model, step, plan, seed)
     try:
-        with_plan = unless_by_chance(partial(_look, model, step, plan, seed))
+        verdict = unless_by_chance(agreement.verdict)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         # By itself each was right, in copies and other memory; in the model a stranger's code may still raise anything.
         return f"the whole model raised {in_a_line(error, 200)}"
-    tuned = apart(original, with_plan)
-    allowed = apart(original, _look(model, step, Plan(), seed))
-    for index in range(_SEEDS):
-        noisy = apart(original, _look(model, step, _noisy(plan, seed + index), seed))
-        allowed = {name: max(figure, allowed.get(name, 0.0)) for name, figure in noisy.items()}
-    return in_words(tuned, allowed, original.units)
+    return "" if isinstance(verdict, Pass) else verdict.reason
 
 
 def in_words(tuned: Mapping[str, float], noise: Mapping[str, float], units: Mapping[str, float]) -> str:
     """The first figure that is further off than the noise explains, in words; "" where none is."""
+    found = _refusal(tuned, noise, units)
+    return "" if found is None else found.reason
+
+
+def _refusal(tuned: Mapping[str, float], noise: Mapping[str, float], units: Mapping[str, float]) -> Reject | None:
     for name, figure in tuned.items():
         limit = max(FACTOR * noise.get(name, 0.0), _UNITS * units[name])
         if not figure <= limit:
-            return (
+            reason = (
                 f"the whole model's {name} came out {figure:.2g} of the size off, over {limit:.2g}, which is "
                 f"{FACTOR:g} times what rounding does to the original"
             )
-    return ""
+            return Reject(point=2, tensor=name, error=figure, limit=limit, reason=reason)
+    return None
 
 
-def _look(model: nn.Module, step: Step, plan: Plan, seed: int) -> Look:
-    bind_plan(model, plan)
-    try:
-        with _seeded(seed):
-            return step.look(model)
-    finally:
-        restore_model(model)
+def _noisy_everywhere(model: nn.Module, noise: Noise) -> Plan:
+    """Each layer that has none inside, its results moved by a rounding."""
+    leaves = [part for part in model.modules() if next(part.children(), None) is None]
+    binding = Binding(slot="rounding", path="", candidate="noise", rows="all")
+    return Plan(layers=tuple((part, noise.on(type(part).forward), binding) for part in leaves))
 
 
-def _noisy(plan: Plan, seed: int) -> Plan:
+def _noisy(plan: Plan, noise: Noise) -> Plan:
     """The plan with the original in each winner's place, its results moved by a rounding."""
-    noise = Noise(seed)
     layers = tuple(
         (part, noise.on(type(part).forward), binding)
         for module, _, binding in plan.layers

@@ -1,0 +1,105 @@
+"""The stage that is a step of the whole model: what competes are ways of running it, the original's among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import nn
+
+from twinkle_tune.capture.step import Step
+from twinkle_tune.contest.agree import Agreement
+from twinkle_tune.contest.stage import Begins, Entrant, Stage
+from twinkle_tune.kernel.kernelize import bind_plan, restore_model
+from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.measure.around import ClockAround
+from twinkle_tune.measure.clock import Call, Clock
+from twinkle_tune.measure.full import FullRace
+from twinkle_tune.outcome import Outcome, Trial
+from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.terms import Terms
+
+_ROUNDS = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A way of running the model.
+
+    Attributes:
+        name: "original", or what a record calls it.
+        source: what kind of way it is.
+        runner: the model as it runs: itself, or compiled.
+        plan: what is bound to it meanwhile.
+        is_right: whether it is known to compute what the original does.
+    """
+
+    name: str
+    source: str
+    runner: nn.Module
+    plan: Plan | None = None
+    is_right: bool = False
+
+
+class ModelStage(Stage[Way]):
+    """A step of the whole model. Each way stands only while it is called.
+
+    Attributes:
+        raised: the last error of each way.
+    """
+
+    def __init__(self, model: nn.Module, step: Step, clock: Clock, *, seed: int, seconds: float) -> None:
+        """For one step.
+
+        ``seed`` is of what the model draws, ``seconds`` that the ways are timed, unless the fewest rounds take longer.
+        """
+        self.race_s = seconds
+        self.clock = self._placing = _Placing(model, clock)
+        self.raised = self._placing.raised
+        self._model, self._step, self._seed = model, step, seed
+
+    def enter(self, candidate: Way, begins: Begins) -> Entrant:
+        """As :meth:`Stage.enter`. It is called twice: a compiler may compile anew at the second call."""
+        begins("first call")
+        step = partial(self._step.run, candidate.runner)
+        self._placing.ways[step] = candidate
+        first_call_us = self.clock.first_call_us(step) + self.clock.first_call_us(step)
+        if candidate.name == ORIGINAL or candidate.is_right:
+            return Entrant(step=step, first_call_us=first_call_us)
+        agreement = Agreement(self._model, self._step, candidate.plan or Plan(), self._seed, candidate.runner)
+        return Entrant(step=step, first_call_us=first_call_us, judge=agreement.verdict, again=agreement.verdict)
+
+    def race(self, peaks: Mapping[str, int | None], terms: Terms) -> FullRace:
+        """As :meth:`Stage.race`: the ratio is wanted whoever wins."""
+        settings = replace(terms.settings, max_rounds=_ROUNDS, warmup_rounds=0)
+        return FullRace([name for name in peaks if name != ORIGINAL], settings, seed=terms.seed)
+
+    def trial(self, candidate: Way, outcome: Outcome) -> Trial:
+        """As :meth:`Stage.trial`."""
+        return Trial(candidate=candidate.name, source=candidate.source, digest="", outcome=outcome)
+
+
+class _Placing(ClockAround):
+    """Binds a way's plan around its calls, outside of what is timed."""
+
+    def __init__(self, model: nn.Module, clock: Clock) -> None:
+        super().__init__(clock)
+        self._model = model
+        self.ways: dict[Call, Way] = {}
+        self.raised: dict[str, Exception] = {}
+
+    @contextmanager
+    def _around(self, call: Call) -> Iterator[None]:
+        way = self.ways[call]
+        try:
+            if way.plan is not None:
+                bind_plan(self._model, way.plan)
+            yield
+        except Exception as error:
+            self.raised[way.name] = error
+            raise
+        finally:
+            if way.plan is not None:
+                restore_model(self._model)
