@@ -184,9 +184,10 @@ def test_what_cannot_be_had_says_why(
 
 
 def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
-    """A directory without a checkpoint says what was expected in it."""
-    with pytest.raises(ModelError, match=r"expected a transformers checkpoint \(config.json and weights\)"):
+    """A directory without a checkpoint says what was expected in it, and how a configuration alone is profiled."""
+    with pytest.raises(ModelError, match=r"expected a transformers checkpoint \(config.json and weights\)") as told:
         loaded(str(tmp_path))
+    assert "for random weights write a function that returns AutoModelForCausalLM.from_config(" in str(told.value)
 
 
 TINY_OTHERS: dict[str, tuple[str, dict[str, Any], dict[str, tuple[int, ...]]]] = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-def _with_step(ratio: float, spread: float = 0.01, times_us: tuple[float, ...] = ()) -> Profile:
+def _with_step(ratio: float, spread: float = 0.01, times_us: tuple[float, ...] = (1.0,)) -> Profile:
     step = StepResult(
         label="prefill",
         original_us=tuple(time / ratio for time in times_us),

@@ -127,6 +127,14 @@ def test_a_run_without_time_is_measured_again_with_more() -> None:
     assert "budget_s='4m')" in recommend(_stopped(command="")).run
 
 
+def test_to_measure_again_needs_no_budget() -> None:
+    """A run that came to its end within a small budget had few rounds for the whole model: the next one has more."""
+    made = fabricate.profile(
+        _kept("no clear winner", 0.5, 0.1), steps=(ALONE,), command="twinkle-tune profile m --budget 5s"
+    )
+    assert recommend(made).run == "twinkle-tune profile m"
+
+
 def test_a_used_up_budget_is_no_interruption() -> None:
     """The facts have the one count of what the budget sufficed for, no note repeats it, and nobody interrupted it."""
     assert not [note for note in head.notes(_stopped()) if "contests" in note or "interrupted" in note]

@@ -146,15 +146,14 @@ def _transformers(spec: str) -> Any:
 
 def _unavailable(spec: str, error: Exception) -> ModelError:
     if is_folder(spec):
-        tried, need = "the directory", "a transformers checkpoint (config.json and weights)"
-    else:
-        tried, need = (
-            "the local cache and the Hugging Face Hub",
-            "a model that is cached, or can be reached and read",
+        made = f"AutoModelForCausalLM.from_config(AutoConfig.from_pretrained({spec!r}))"
+        return ModelError(
+            f"{spec}: cannot be loaded ({in_a_line(error)}); expected a transformers checkpoint (config.json and "
+            f"weights); for random weights write a function that returns {made}, and name it, as module:function"
         )
     return ModelError(
-        f"{spec}: cannot be loaded; tried {tried}: {in_a_line(error)}; expected {need}; "
-        f"presets need no network: {', '.join(PRESETS)}"
+        f"{spec}: cannot be loaded; tried the local cache and the Hugging Face Hub: {in_a_line(error)}; expected a "
+        f"model that is cached, or can be reached and read; presets need no network: {', '.join(PRESETS)}"
     )
 
 

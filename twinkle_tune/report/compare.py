@@ -131,7 +131,10 @@ def _steps(before: Profile, after: Profile) -> list[Change]:
     for label in dict.fromkeys([*old, *new]):
         where = f"{STEP}{label}"
         was, now = _ratio_of(old.get(label), before), _ratio_of(new.get(label), after)
-        found.append(Change(where=where, before=was, after=now, kind=_kind(was, now, after.aim)))
+        kind = _kind(was, now, after.aim)
+        # Where its originals run again it is not slower than they are: it has no kernel any more.
+        is_lost = kind == "regression" and now is not None and not now.rounds
+        found.append(Change(where=where, before=was, after=now, kind="lost winner" if is_lost else kind))
         if after.aim.is_memory:
             peaks = (_memory_of(old.get(label), before), _memory_of(new.get(label), after))
             found.append(_memory_change(where, *peaks))

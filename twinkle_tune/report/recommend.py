@@ -248,8 +248,7 @@ def _again(profile: Profile) -> str:
     if not profile.command:
         call = head.again(profile)
         return call if not budget else f"{call[:-1]}, budget_s={budget!r})"
-    if profile.run is None or not profile.run.stopped:
-        return head.again(profile)
+    # Without the budget it had: what stopped it, or left few rounds to the whole model, does so again.
     return _with_budget(profile, budget)
 
 
