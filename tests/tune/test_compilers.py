@@ -24,8 +24,9 @@ int main() { return F<12000>::value + F<11999>::value; }
 """
 """Takes seconds to compile, all of them in the compiler proper; its assembly goes into a temporary file."""
 _RUN = """
-import subprocess, sys
+import signal, subprocess, sys
 from twinkle_tune.cli.stop import stoppable
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup ignore it
 with stoppable():
     try:
         subprocess.run(["g++", "-O2", "-ftemplate-depth=30000", sys.argv[1], "-o", "/dev/null"], check=False)
