@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from twinkle_tune.cli.lock import LockError, held, lock_path
+from twinkle_tune.cli.past import locked
 
 ROOT = Path(__file__).parents[2]
 _HOLD = """
@@ -95,6 +96,29 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path: Path, monkeypatc
     told: list[str] = []
     assert lock_path("x", told.append).parent == tmp_path / f"twinkle_tune-{os.getuid()}"
     assert f"going on in {tmp_path}" in "".join(told)
+
+
+def test_a_cache_that_cannot_be_used_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that takes two locks in the temporary folder, since the disk of the cache is full, says so in one line."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device", f"{tmp_path}/{time.monotonic_ns()}.tmp")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path / "cache"))
+    real = os.open
+    monkeypatch.setattr(
+        "twinkle_tune.profile.folders.os.open",
+        lambda path, *rest: full() if Path(path).parent == tmp_path / "cache" else real(path, *rest),
+    )
+    with locked("cpu", tmp_path / "p.json", wait=False):
+        pass
+    assert capsys.readouterr().err == (
+        f"twinkle-tune: the cache folder cannot be used ({tmp_path}/cache: No space left on device); going on in "
+        f"{tmp_path}/twinkle_tune-{os.geteuid()}: set TWINKLE_TUNE_CACHE to keep results\n"
+    )
 
 
 def test_what_cannot_be_locked_is_told(tmp_path: Path) -> None:

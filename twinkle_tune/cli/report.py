@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import typer
 
 from twinkle_tune.cli.options import parse_count
 from twinkle_tune.cli.say import say, show, show_json_text, tell
-from twinkle_tune.cli.write import write_file
+from twinkle_tune.cli.write import check_writable, write_file
 from twinkle_tune.errors import ProfileError, TuneError
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ def _is_profile(path: Path) -> bool:
 
 def _check(paths: Sequence[Path], form: ReportFormat, out: Path | None) -> None:
     if out is not None:
+        if not os.path.isdir(out):
+            check_writable([out])
         return
     if form in (*_IMAGES, ReportFormat.PARQUET):
         kind = "FOLDER" if form in _IMAGES else "FILE"

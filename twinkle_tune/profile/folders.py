@@ -39,8 +39,11 @@ def usable_folder(tell: Callable[[str], None]) -> Path:
     try:
         folder = _wanted()
         _try(folder)
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         why = str(error)
+    except OSError as error:
+        # Without the file's name, which is another one each time: what is told twice is told once.
+        why = f"{folder}: {error.strerror or error}"
     else:
         return folder
     other = temporary_folder()
