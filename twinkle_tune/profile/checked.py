@@ -49,12 +49,9 @@ def from_json(kind: type[Value], text: str, where: str, advice: str) -> Value:
     return next(_made(kind, [(text, "")], where, advice))
 
 
-def list_from_json(kind: type[Value], items: Iterable[str], where: str, name: str, advice: str) -> tuple[Value, ...]:
+def each_from_json(kind: type[Value], items: Iterable[str], where: str, name: str, advice: str) -> Iterator[Value]:
     """As :func:`from_json`, of each item of a list called ``name``, one after another."""
-    numbered = ((text, f"{name}.{index}.") for index, text in enumerate(items))
-    # All that is made is kept: the cyclic collector would look through it again and again.
-    with _uncollected():
-        return tuple(_made(kind, numbered, where, advice))
+    return _made(kind, ((text, f"{name}.{index}.") for index, text in enumerate(items)), where, advice)
 
 
 @cache
@@ -78,8 +75,8 @@ def _made(kind: type[Value], texts: Iterable[tuple[str, str]], where: str, advic
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Within, the cyclic collector rests."""
+def uncollected() -> Iterator[None]:
+    """Within, the cyclic collector rests: where all that is made is kept, it would look through it again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from twinkle_tune.errors import ProfileError
-from twinkle_tune.profile.checked import adapter_of, from_json, list_from_json
+from twinkle_tune.profile.checked import adapter_of, each_from_json, from_json, uncollected
 from twinkle_tune.profile.files import read_file
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.meaning import check_meaning
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.profile.shares import with_shares
-from twinkle_tune.profile.strict import Apart, apart, top_of
+from twinkle_tune.profile.strict import apart, top_of
 from twinkle_tune.profile.upgrade import upgraded
 
 _MOST_BYTES = 256 << 20
@@ -43,7 +44,9 @@ def load_profile(path: str | Path) -> Profile:
             f"{path}: not valid JSON ({error}), expected a whole profile; it may be truncated: "
             "restore it or profile the model again"
         ) from error
-    return _profile(schema, parts, str(path))
+    rest, items = parts.rest, parts.items
+    del text, parts  # the text goes with the last of its items
+    return _profile(schema, rest, items, str(path))
 
 
 def profile_from_data(data: object, where: str) -> Profile:
@@ -53,22 +56,27 @@ def profile_from_data(data: object, where: str) -> Profile:
         ProfileError: as :func:`load_profile`.
     """
     schema = data.get("schema") if isinstance(data, dict) else None
-    return _profile(schema, apart(json.dumps(data), "contests"), where)
+    parts = apart(json.dumps(data), "contests")
+    return _profile(schema, parts.rest, parts.items, where)
 
 
-def _profile(found: object, parts: Apart, where: str) -> Profile:
+def _profile(found: object, rest: str, items: Iterator[str], where: str) -> Profile:
+    """The profile of a schema's number, the text without the contests, and the text of each of these."""
     if type(found) is not int or found < 1:
         raise ProfileError(
             f"{where}: got no schema number ({found!r:.80}), expected schema {SCHEMA}; is this a profile?"
         )
     if found > SCHEMA:
         raise ProfileError(f"{where}: got schema {found!r:.80}, expected {SCHEMA}; upgrade twinkle_tune")
-    profile = from_json(Profile, parts.rest, where, _ADVICE)
-    if parts.spans:
+    profile = from_json(Profile, rest, where, _ADVICE)
+    with uncollected():
         # One after another: all of them as JSON take several times the memory of the text.
-        profile = replace(profile, contests=list_from_json(Contest, parts.items, where, "contests", _ADVICE))
-    check_meaning(profile, where)
-    return with_shares(upgraded(profile) if found < SCHEMA else profile)
+        made = each_from_json(Contest, items, where, "contests", _ADVICE)
+        contests = tuple(made if found == SCHEMA else map(upgraded, made))
+        if contests:
+            profile = replace(profile, contests=contests)
+        check_meaning(profile, where)
+        return with_shares(replace(profile, schema=SCHEMA))
 
 
 def json_schema() -> dict[str, Any]:

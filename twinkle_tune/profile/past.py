@@ -14,7 +14,7 @@ from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.meaning import check_contest
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.strict import json_value
-from twinkle_tune.profile.upgrade import upgraded_contest
+from twinkle_tune.profile.upgrade import upgraded
 from twinkle_tune.terms import Terms
 from twinkle_tune.workload import digest_of
 
@@ -110,4 +110,4 @@ def contest_from_data(data: object, where: str, advice: str) -> Contest:
     check_contest(contest, where)
     assert isinstance(data, dict)  # or it had been refused
     is_older = any("config_cut_short" not in trial for trial in data["trials"])  # in a store from before schema 2
-    return upgraded_contest(contest) if is_older else contest
+    return upgraded(contest) if is_older else contest

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from twinkle_tune.cause import Cause
 from twinkle_tune.outcome import Outcome, Phase, Rejection, Trial
-from twinkle_tune.profile.format import SCHEMA
-from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.profile.schema import Contest
 
 _BEGINS: dict[str, Cause] = {
     "raised ": "raised",
@@ -32,13 +31,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OTHERS_SHARE = "which others in the process share"
 
 
-def upgraded(profile: Profile) -> Profile:
-    """A profile of schema 1 with the words of schema 2, by what its reasons say."""
-    return replace(profile, schema=SCHEMA, contests=tuple(map(upgraded_contest, profile.contests)))
-
-
-def upgraded_contest(contest: Contest) -> Contest:
-    """A contest with a cause for each rejection, and a status; what is there already stays."""
+def upgraded(contest: Contest) -> Contest:
+    """A contest of schema 1 with a cause for each rejection, and a status; what is there already stays."""
     chosen = contest.selection
     unclear = not chosen.status and contest.status == "kept" and chosen.reason.startswith("no clear winner")
     return replace(
@@ -50,8 +44,11 @@ def upgraded_contest(contest: Contest) -> Contest:
 
 
 def _upgraded(trial: Trial) -> Trial:
+    outcome = _with_cause(trial.outcome)
     cut_short = trial.config_cut_short or trial.config_origin.startswith("cut short: ")
-    return replace(_with_place(trial), outcome=_with_cause(trial.outcome), config_cut_short=cut_short)
+    if outcome is trial.outcome and cut_short == trial.config_cut_short:
+        return _with_place(trial)
+    return replace(_with_place(trial), outcome=outcome, config_cut_short=cut_short)
 
 
 def _with_place(trial: Trial) -> Trial:

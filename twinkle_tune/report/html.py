@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from twinkle_tune.kernel.unlooked import YOURS
 from twinkle_tune.outcome import Measurement
+from twinkle_tune.profile.checked import uncollected
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import charts
 from twinkle_tune.report.lines import FURTHER
@@ -29,6 +30,7 @@ FOLDED_BEYOND = 12
 """With more contests than these the page begins with all of them folded."""
 
 
+@uncollected()
 def html_text(profile: Profile, path: str = "profile.json") -> str:
     """The whole page. ``path`` is where the reader finds the profile."""
     drawn = plots(profile) if charts.available() else ()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from twinkle_tune.kernel.unlooked import YOURS
+from twinkle_tune.profile.checked import uncollected
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.lines import FURTHER, ContestPart, View
 from twinkle_tune.report.text import one_line
@@ -20,6 +21,7 @@ _LINK_STARTS = re.compile(r"(?i)(?<=http)(s?)://|(?<=www)\.")
 _LIST_START = re.compile(r"^(\d*)([.)+=-])(?=\s|[=-]|$)")
 
 
+@uncollected()
 def markdown_text(profile: Profile, path: str = "profile.json") -> str:
     """The whole report. ``path`` is where the reader finds the profile."""
     shown = view(profile, path)

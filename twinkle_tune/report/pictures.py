@@ -32,11 +32,12 @@ def why_parts(profile: Profile, step: StepResult) -> tuple[float, float, float, 
 
 def why(profile: Profile) -> Iterator[Plot]:
     """A bar a step: saved, replaceable and as before, undecided, not replaceable."""
-    steps = [step for step in profile.steps if amdahl(profile, step).covered]
+    found = [(step.label, why_parts(profile, step)) for step in profile.steps]
+    covered = [(label, parts) for label, parts in found if parts[-1] < 1]
     rows: list[Row] = []
-    for name, step in zip(labels(step.label for step in steps), steps, strict=True):
+    for name, (_, parts) in zip(labels(label for label, _ in covered), covered, strict=True):
         start = 0.0
-        for part, share in zip(WHY, why_parts(profile, step), strict=True):
+        for part, share in zip(WHY, parts, strict=True):
             if share > 0:
                 told = f"{name}, {part}: {percent(share)}"
                 rows.append({"name": name, "part": part, "from": start, "to": start + share, "tip": told})

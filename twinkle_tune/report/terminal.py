@@ -12,6 +12,7 @@ from rich.text import Text
 
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.unlooked import YOURS
+from twinkle_tune.profile.checked import uncollected
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.layout import Column, command, python, table_lines, wrapped
 from twinkle_tune.report.lines import FURTHER, ContestPart, Runner, View
@@ -98,6 +99,7 @@ def print_versus(profiles: Sequence[Profile], paths: Sequence[str], console: Con
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
+@uncollected()
 def _lines(profile: Profile, width: int, path: str, *, full: bool, contest: int | None) -> list[Text]:
     shown = view(profile, path or "profile.json")
     if contest is not None:
