@@ -10,10 +10,15 @@ from torch import nn
 
 from tests.tune.toy import QUICK
 from twinkle_tune import load_profile, tune_model
+from twinkle_tune.capture.step import make_steps
 from twinkle_tune.contest import model as model_stage
 from twinkle_tune.kernel import Registry
+from twinkle_tune.measure.clock import clock_for
+from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import CompiledStep
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune.verdict import compiled_text
+from twinkle_tune.tune.whole import time_compiled
 
 STEP = CompiledStep(label="prefill 1x8", ratio=0.5, low=0.4, high=0.6, compile_s=20)
 
@@ -52,28 +57,37 @@ def test_a_model_that_cannot_be_compiled_says_why(monkeypatch: pytest.MonkeyPatc
     assert "cannot be compiled (RuntimeError: no compiler found)" in made.verdict
 
 
-def test_a_compiled_model_that_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One whose outputs are a hundredth off has no time, and the verdict says what is off."""
+class Off(nn.Module):
+    """What computes something else: a hundredth more, or with another draw of random numbers."""
 
-    class Off(nn.Module):
-        def __init__(self, model: nn.Module) -> None:
-            super().__init__()
-            self.model = model
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.draws = model, isinstance(model, nn.Dropout)
 
-        def forward(self, x: torch.Tensor) -> Any:
-            return self.model(x) * 1.01
+    def forward(self, x: torch.Tensor) -> Any:
+        """The model's result, off."""
+        if self.draws:
+            torch.rand(3)
+        return self.model(x) if self.draws else self.model(x) * 1.01
 
+
+@pytest.mark.parametrize(
+    ("model", "cause", "told"),
+    [
+        (nn.Linear(8, 8), "wrong", "is refused (point 2, outputs: the whole model's outputs came out 0.01 of"),
+        (nn.Dropout(), "inconclusive", "cannot be checked (inconclusive: the model draws random numbers"),
+    ],
+)
+def test_a_compiled_model_that_is_wrong_is_refused(
+    model: nn.Module, cause: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose outputs are off has no time, and the verdict says what is off; of other draws nothing can be told."""
     monkeypatch.setattr(torch, "compile", Off)
-    made = tune_model(
-        nn.Linear(8, 8), torch.randn(4, 8), registry=Registry(), settings=QUICK, candidates=["original"],
-        try_compile=True,
-    )  # fmt: skip
-    (step,) = made.compiled
-    assert (step.cause, step.compiled_us) == ("wrong", ())
-    assert (
-        f"{step.label} is refused (point 2, outputs: the whole model's outputs came out 0.01 of the size"
-        in made.verdict
-    )
+    steps = make_steps(model.train(), torch.randn(4, 8), Mode.INFERENCE, "cpu")
+    found = time_compiled(model, steps, clock_for("cpu"), Terms(mode=Mode.INFERENCE, device="cpu"), seconds=0.0)
+    (step,) = found
+    assert (step.cause, step.compiled_us) == (cause, ())
+    assert f"{step.label} {told}" in compiled_text(found)
 
 
 def test_the_sentence() -> None:

@@ -24,7 +24,7 @@ from twinkle_tune.device import cuda_in_use
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
-from twinkle_tune.kernel.patch import Binding
+from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
@@ -126,7 +126,7 @@ def _refusal(tuned: Mapping[str, float], noise: Mapping[str, float], units: Mapp
 
 def _noisy_everywhere(model: nn.Module, noise: Noise) -> Plan:
     """Each layer that has none inside, its results moved by a rounding."""
-    leaves = [part for part in model.modules() if next(part.children(), None) is None]
+    leaves = [p for p in model.modules() if next(p.children(), None) is None and not replaced_by_another(p)]
     binding = Binding(slot="rounding", path="", candidate="noise", rows="all")
     return Plan(layers=tuple((part, noise.on(type(part).forward), binding) for part in leaves))
 

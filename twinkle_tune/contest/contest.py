@@ -17,11 +17,8 @@ from twinkle_tune.contest.stage import C, Entrant, Stage
 from twinkle_tune.contest.watch import MeddledError, Watch, WatchedClock
 from twinkle_tune.errors import SignatureError, TuneError, in_a_line, is_by_chance
 from twinkle_tune.measure.chance import let_go
-from twinkle_tune.measure.clock import Clock
-from twinkle_tune.measure.paired import Decision
-from twinkle_tune.measure.race import Race
+from twinkle_tune.measure.paired import Decision, PairedRounds
 from twinkle_tune.measure.recheck import in_words, race_until_right
-from twinkle_tune.measure.rounds import Rounds
 from twinkle_tune.measure.run import hold
 from twinkle_tune.measure.state import StateWatch, device_state
 from twinkle_tune.outcome import Measurement, Outcome, Phase, Rejection, Trial, Untimed
@@ -80,10 +77,22 @@ def contest(
     clock = WatchedClock(stage.clock, {name: found.entrant.step for name, found in right.items()}, watch)
     states: list[StateWatch] = []
 
+    def told(race: PairedRounds) -> None:
+        best, ratio = race.leader
+        tell(RoundTimed(number=race.rounds, alive=len(race.alive), best=best, ratio=ratio))
+
     def race(names: Sequence[str]) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
+        calls = {name: right[name].entrant.step for name in names}
+        held = stage.race({name: right[name].peak_bytes for name in names}, terms)
         states.append(StateWatch(lambda: device_state(terms.device)))
-        racing = {name: right[name] for name in names}
-        return _race(stage, racing, clock, terms, tell, ends_s, states[-1])
+        left_s = min(stage.race_s, max(0.0, ends_s - time.monotonic()))
+        decision, times_us = hold(held, calls, clock, on_round=told, deadline_s=left_s, watch=states[-1])
+        if not times_us.get(ORIGINAL):
+            # Nobody to race against, or no time: the original's own time is wanted all the same.
+            block_calls = clock.block_calls(calls[ORIGINAL])
+            own = tuple(clock.burst_us(calls[ORIGINAL], block_calls) for _ in range(3))
+            times_us = {**times_us, ORIGINAL: own}
+        return decision, times_us
 
     again = {name: _watched(name, found.entrant.again, watch) for name, found in right.items() if found.entrant.again}
     decision, times_us, wrong = race_until_right(tuple(right), race, again)
@@ -185,32 +194,6 @@ def _watched(name: str, judge: Callable[[], Verdict], watch: Watch) -> Callable[
         return verdict
 
     return judged
-
-
-def _race(
-    stage: Stage[C],
-    racing: Mapping[str, _Ready],
-    clock: Clock,
-    terms: Terms,
-    tell: Tell,
-    ends_s: float,
-    state: StateWatch,
-) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
-    def told(race: Race | Rounds) -> None:
-        best, ratio = race.leader
-        tell(RoundTimed(number=race.rounds, alive=len(race.alive), best=best, ratio=ratio))
-
-    calls = {name: found.entrant.step for name, found in racing.items()}
-    left_s = min(stage.race_s, max(0.0, ends_s - time.monotonic()))
-    race = stage.race({name: found.peak_bytes for name, found in racing.items()}, terms)
-    deadline_s = None if math.isinf(left_s) else left_s
-    decision, times_us = hold(race, calls, clock, on_round=told, deadline_s=deadline_s, watch=state)
-    if not times_us.get(ORIGINAL):
-        # Nobody to race against, or no time: the original's own time is wanted all the same.
-        block_calls = clock.block_calls(calls[ORIGINAL])
-        own = tuple(clock.burst_us(calls[ORIGINAL], block_calls) for _ in range(3))
-        times_us = {**times_us, ORIGINAL: own}
-    return decision, times_us
 
 
 def _measured(
