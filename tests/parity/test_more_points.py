@@ -253,6 +253,13 @@ def test_a_row_is_cut_wherever_its_size_occurs() -> None:
     assert torch.equal(short.args[0], call.args[0][:, :-1])
 
 
+def test_a_width_that_is_as_many_as_the_rows_stays() -> None:
+    """Queries and rotary tables of 16 tokens and a head of 16 lose a token and no part of the head."""
+    short = shortened(call_of(torch.rand(1, 4, 16, 16), torch.rand(1, 2, 16, 16), torch.rand(1, 16, 16)))
+    assert short is not None
+    assert [tuple(t.shape) for _, t in named_tensors(short)] == [(1, 4, 15, 16), (1, 2, 15, 16), (1, 15, 16)]
+
+
 def test_what_has_no_row_to_spare_is_not_shortened() -> None:
     """A single token, a vector and integers alone give no other size."""
     assert shortened(call_of(torch.rand(1, 1, 8))) is None

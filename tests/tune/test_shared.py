@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -119,6 +120,16 @@ def test_each_row_has_its_hostile_candidate() -> None:
     """Who adds a row adds one that changes it."""
     assert {setting.name for setting in SETTINGS} == HOSTILE.keys() | WITHOUT
     assert not HOSTILE.keys() & WITHOUT
+
+
+def test_to_import_the_compiler_is_no_change() -> None:
+    """It wraps torch.manual_seed and others: no candidate is refused because it was the first to compile."""
+    script = (
+        "from twinkle_tune.tune.state import changes_since, state_now; before = state_now(); import torch._dynamo; "
+        "print([changes_since(before)])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "['']\n"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
