@@ -140,6 +140,20 @@ def test_what_all_of_a_run_would_take_follows_from_what_was_done() -> None:
     assert (facts.stopped, facts.needs_s, facts.recalled) == ("", None, 0)
 
 
+def test_who_was_checked_and_not_timed_says_how_long_one_takes() -> None:
+    """Original and rival of a contest that was cut short took 20 s together: it and another one take 40 s more."""
+    facts = run_facts(
+        [_contest("cut short", rival=RIGHT), _contest("not tried")], lambda contest: 2,
+        took_s=30, contests_s=20, budget_s=30, block_s=60,
+    )  # fmt: skip
+    assert facts.needs_s == 70.0
+    facts = run_facts(
+        [_contest("cut short", rival=LATE), _contest("not tried")], lambda contest: 2,
+        took_s=30, contests_s=20, budget_s=30, block_s=60,
+    )  # fmt: skip
+    assert facts.needs_s == 110.0, "who was not even checked took no time"
+
+
 def test_what_was_known_before_says_nothing_of_the_time() -> None:
     """Of three contests two came from the store: the 20 s are of the third alone, and one more takes as long."""
     held, late = _contest("kept"), _contest("not tried")

@@ -39,9 +39,10 @@ def run_facts(
     whole = all(contest.is_whole for contest in contests)
     stopped: Literal["", "budget"] = "" if whole else "budget"
     left = sum(entered(contest) if contest.status in UNDECIDED else _late(contest) for contest in contests)
-    # What a contest did before it was cut short says how long a candidate takes, though it is held again.
+    # What a contest did before it was cut short says how long a candidate takes, though it is held again: most of that
+    # is to load and to check one.
     own = [contest for contest in contests if not recalled(contest)]
-    done = sum(len(contest.trials) - _late(contest) for contest in own)
+    done = sum(len(contest.trials) - _late(contest, unchecked=True) for contest in own)
     facts = RunFacts(
         took_s=round(took_s, 1), budget_s=budget_s, stopped=stopped, recalled=len(contests) - len(own)
     )  # fmt: skip
@@ -63,6 +64,7 @@ def run_facts(
     )
 
 
-def _late(contest: Contest) -> int:
+def _late(contest: Contest, *, unchecked: bool = False) -> int:
+    """Candidates without their turn, since the budget was used up; or those alone that were not even checked."""
     untimed = [trial.outcome for trial in contest.trials if isinstance(trial.outcome, Untimed)]
-    return sum(outcome.cause == "budget" for outcome in untimed)
+    return sum(outcome.cause == "budget" and not (unchecked and outcome.right) for outcome in untimed)
