@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _COMPILERS = re.compile(r"(.*-)?(g\+\+|gcc|c\+\+|cc|clang(\+\+)?)(-\d+)?|cc1(plus)?|as|ld|collect2|nvcc|cicc|ptxas")
-_WAIT_S = 0.5
+_WAIT_S = 3.0
+"""At most: on a busy machine a compiler that was asked to end may have no turn for a second."""
 
 
 def end_compilers(of: int) -> None:
