@@ -94,7 +94,6 @@ def test_every_public_name_is_explained(name: str) -> None:
 # Running the pages
 
 
-@pytest.mark.timeout(600)  # some pages profile a model; on a busy machine that takes minutes
 @pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text()], ids=_name)
 def test_the_python_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -20,7 +20,7 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.testing import with_winner
 
 # What is offered, that it is right and that it draws alike has fast tests in tests/catalog.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 CASES = [
     (family, mode)
     for family in FAMILIES

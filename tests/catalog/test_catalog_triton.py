@@ -21,14 +21,12 @@ from twinkle_tune.ops.rms_norm.space import default
 from twinkle_tune.slot import Candidate, Slot, SlotKind
 
 
-@pytest.mark.timeout(420)
 def test_layers_bound_to_our_kernels_do_as_the_original() -> None:
     """Today's half of the layers of :func:`test_layers_of_every_family_bound_to_our_kernels_do_as_the_original`."""
     run_interpreted("tests.catalog.triton_cases", "--today")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
 def test_layers_of_every_family_bound_to_our_kernels_do_as_the_original() -> None:
     """Outputs and gradients by the parity rule, in Triton's interpreter."""
     run_interpreted("tests.catalog.triton_cases")

@@ -61,7 +61,7 @@ def started(folder: Path, *arguments: str, **more: object) -> subprocess.Complet
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         **options,
     )
 

@@ -18,10 +18,11 @@ from twinkle_tune.cli.past import locked
 
 ROOT = Path(__file__).parents[2]
 _HOLD = """
-import sys, time
+import functools, sys, time
 from pathlib import Path
 from twinkle_tune.cli.lock import held
-with held("device cpu", Path(sys.argv[1]), command="twinkle-tune profile x", wait=True, tell=print):
+tell = functools.partial(print, flush=True)
+with held("device cpu", Path(sys.argv[1]), command="twinkle-tune profile x", wait=True, tell=tell):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -40,14 +41,19 @@ def holder(path: Path, time_s: float) -> subprocess.Popen[str]:
 def test_a_second_run_is_refused_or_waits(tmp_path: Path) -> None:
     """While another process has it, --no-wait is an error that names the holder, else it is told and waited for."""
     path = tmp_path / "x.lock"
-    first, told = holder(path, 0.7), list[str]()
+    first, told = holder(path, 60), list[str]()
+
+    def tell(line: str) -> None:
+        told.append(line)
+        first.terminate()
+
     who = f"device cpu is in use by another run (process {first.pid}: twinkle-tune profile x)"
     with pytest.raises(LockError) as caught, held("device cpu", path, command="", wait=False, tell=told.append):
         pass
     assert str(caught.value).startswith(who)
     assert told == []
-    with held("device cpu", path, command="", wait=True, tell=told.append):
-        assert first.wait(timeout=20) == 0
+    with held("device cpu", path, command="", wait=True, tell=tell):
+        assert first.wait(timeout=300) == -signal.SIGTERM
     assert told == [f"waiting: {who}"]
 
 
@@ -70,9 +76,10 @@ def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(0.5)
+    assert second.stdout is not None
+    assert second.stdout.readline().startswith("waiting: ")
     second.send_signal(signal.SIGINT)
-    _, errors = second.communicate(timeout=20)
+    _, errors = second.communicate(timeout=300)
     assert "KeyboardInterrupt" in errors
     assert first.poll() is None
     first.kill()
@@ -146,9 +153,13 @@ def test_removing_the_file_lets_nobody_in(tmp_path: Path, removed: str) -> None:
     ):
         pass
     assert told == []
-    threading.Timer(0.7, first.kill).start()
-    with held("device cpu", path, command="", wait=True, tell=told.append):
-        assert first.wait(timeout=20) == -signal.SIGKILL
+
+    def tell(line: str) -> None:
+        told.append(line)
+        first.kill()
+
+    with held("device cpu", path, command="", wait=True, tell=tell):
+        assert first.wait(timeout=300) == -signal.SIGKILL
     assert told == ["waiting: device cpu is in use by another run, whose lock file was removed"]
 
 

@@ -54,7 +54,7 @@ def test_a_signal_leaves_a_partial_profile_and_the_journal(tmp_path: Path, numbe
     process = start(tmp_path)
     wait_for_contests(tmp_path, 2)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == code
     partial, journal = load_profile(tmp_path / "p.json"), read_journal(tmp_path / "p.json.journal")
     assert journal is not None
@@ -74,13 +74,13 @@ def test_a_run_goes_on_with_resume(tmp_path: Path) -> None:
     process.communicate()
     assert not (tmp_path / "p.json").exists()
     refused = start(tmp_path)
-    _, errors = refused.communicate(timeout=60)
+    _, errors = refused.communicate(timeout=300)
     assert refused.returncode == 2
     assert "finished contests of a run that was not finished; go on with it by --resume" in errors
     before = read_journal(tmp_path / "p.json.journal")
     assert before is not None
     resumed = start(tmp_path, "--resume")
-    _, errors = resumed.communicate(timeout=120)
+    _, errors = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, errors
     after = load_profile(tmp_path / "p.json")
     assert after.complete
@@ -101,22 +101,52 @@ def test_a_second_run_on_the_device_is_told(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "other.json").exists()
 
 
+# One norm called at so many row counts is as many contests, each over soon: its rival is hopelessly slow.
+_FULL = """
+import os, resource, signal, sys, time
+import torch
+from torch import nn
+from twinkle_tune import register_external_layer, register_layer_kernel
+from twinkle_tune.cli.app import run
+import twinkle_tune.profile.store, twinkle_tune.tune.tune
+
+class Norm(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+def slow(self, x):
+    time.sleep(0.001)
+    return x * 2
+
+def make():
+    return nn.Sequential(Norm()), [torch.ones(rows, 4) for rows in range(1, 13)]
+
+if __name__ == "__main__":
+    # What was imported has its bytecode by now; half of it is worse than none.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # Bytes a file: enough for the cache folder to be taken for usable, too few for the journal of a run.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (17_000, 17_000))
+    import full
+    register_external_layer(full.Norm, "Norm")
+    register_layer_kernel("Norm", layer_impl=full.slow, device="cpu")
+    sys.exit(run(sys.argv[1:]))
+"""
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     """Where nothing more can be written the run ends with one line, and no file is half written."""
-    limit = 17_000  # bytes a file: enough for the cache folder to be taken for usable, too few for the journal of a run
-    code = (
-        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "from twinkle_tune.cli.app import run; import twinkle_tune.tune.tune, twinkle_tune.profile.store; "
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.exit(run(sys.argv[1:]))"
-    )
+    (tmp_path / "full.py").write_text(_FULL, encoding="utf-8")
+    command = ["profile", "full:make", "--device", "cpu", "--candidates", "impl", "--out", str(tmp_path / "p.json")]
     done = subprocess.run(
-        [sys.executable, "-c", code, *_COMMAND, "--out", str(tmp_path / "p.json")],
+        [sys.executable, "full.py", *command],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TWINKLE_TUNE_STORE": "off"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TWINKLE_TUNE_STORE": "off"},
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=300,
     )
     assert done.returncode == 2, done.stderr
     assert "p.json.journal: the journal cannot be written" in done.stderr.splitlines()[-1]

@@ -27,7 +27,7 @@ def build(site: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run mkdocs as `make docs` does, into another folder. Never with --quiet: it drops warnings before they count."""
     return subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site), *options],
-        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=170,
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 

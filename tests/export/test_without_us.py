@@ -104,7 +104,7 @@ def _run(code: str, packages: Path, folder: Path, variables: dict[str, str]) -> 
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

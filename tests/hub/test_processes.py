@@ -38,7 +38,7 @@ def example(folder: Path, environment: dict[str, str], *, first: str = "") -> tu
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=300,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

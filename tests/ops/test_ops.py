@@ -44,7 +44,6 @@ def go_backward(output: Any) -> None:
     backward(flat(output), [torch.full_like(each, 0.5) for each in flat(output)])
 
 
-@pytest.mark.timeout(420)
 @pytest.mark.parametrize("name", op_names())
 def test_kernels_are_right_in_the_interpreter(name: str) -> None:
     """Today's third of the cases of :func:`test_kernels_are_right_in_the_interpreter_in_every_case`."""

@@ -166,7 +166,7 @@ def test_stdout_is_written_to(tmp_path: Path, name: str, through_file: bool) -> 
             stderr=subprocess.PIPE,
             cwd=ROOT,
             check=False,
-            timeout=60,
+            timeout=300,
         )
     assert done.returncode == 0, done.stderr
     assert ((tmp_path / "out").read_bytes() if through_file else done.stdout) == b"first\ncontentlast\n"
@@ -181,7 +181,7 @@ def test_the_store_can_be_exported_into_a_pipe(tmp_path: Path) -> None:
         text=True,
         cwd=ROOT,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.startswith("wrote /dev/stdout: 0 outcomes")

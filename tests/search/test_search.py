@@ -211,13 +211,13 @@ def test_killed_searches_lose_nothing(tmp_path: Path) -> None:
     for kills in (1, 2):
         before = log.read_text().count("\n") if log.exists() else 0
         process = subprocess.Popen(command, cwd=ROOT, env=environment)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while (log.read_text().count("\n") if log.exists() else 0) < before + 4 * kills:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=60)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=200)
     timed = log.read_text().splitlines()
     assert len(set(timed)) == 40
     assert len(timed) <= 40 + 2

@@ -187,7 +187,7 @@ def test_equal_in_every_process(digest: Callable[..., str], tmp_path: Path) -> N
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=300,
             env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths},
         )
         assert done.stdout.strip() == here

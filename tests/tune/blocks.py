@@ -21,8 +21,11 @@ from twinkle_tune.tune.task import Task
 
 HERE = "tests.tune.blocks"
 SHORT = RaceSettings(max_rounds=20)
-ALONE_US, OPAQUE_US, REST_US, SPLIT_US = 200.0, 100.0, 100.0, 400.0
-"""Of the slot's original, of the planted candidate, and of what is around them: fused, and split by the candidate."""
+ALONE_US, OPAQUE_US, REST_US, SPLIT_US = 200.0, 20.0, 100.0, 1000.0
+"""Of the slot's original, of the planted candidate, and of what is around them: fused, and split by the candidate.
+
+Far apart, so that who is faster is clear on a busy machine too.
+"""
 
 
 @torch.library.custom_op("twinkle_tune_tests::spun", mutates_args=())

@@ -17,7 +17,7 @@ from twinkle_tune.kernel import Registry
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.slot import ATTENTION
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 LENGTHS = (8, 24)
 
 

@@ -64,7 +64,7 @@ def test_a_candidate_that_splits_its_block_keeps_the_original() -> None:
     assert min(its.times_us) < 0.9 * min(slot.times_us)
     # Two calls of the slot and what is around them. Each spins as long on any machine: others can but add to it.
     assert min(block.times_us) > blocks.REST_US + 2 * blocks.ALONE_US
-    assert blocks.ALONE_US < slot.median_us < block.median_us
+    assert blocks.ALONE_US < min(slot.times_us) < min(block.times_us)
 
 
 def test_a_winner_in_its_block_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,12 +73,12 @@ def test_a_winner_in_its_block_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = registry_of(opaque)
     contest = run(task_of(inside(observed(Stack(), X, registry)), registry))
     assert contest.selection.winner.endswith("opaque")
-    # 100 + 2 x 100 µs against 100 + 2 x 200 µs, and what the call itself takes.
+    # 100 + 2 x 20 µs against 100 + 2 x 200 µs, and what the call itself takes; of the slot alone 20 against 200.
     # On a busy machine the interval is wide.
     assert contest.selection.high is not None
     assert contest.selection.low is not None
-    assert contest.selection.high > 0.55
-    assert contest.selection.low < 0.8
+    assert contest.selection.high > 0.28
+    assert contest.selection.low < 0.7
 
 
 def test_graph_breaks_are_counted() -> None:

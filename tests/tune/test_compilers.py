@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def _wait(seen: Callable[[], bool], what: str) -> None:
-    ends_s = time.monotonic() + 30
+    ends_s = time.monotonic() + 150
     while not seen():
         assert time.monotonic() < ends_s, what
         time.sleep(0.01)
@@ -72,7 +72,7 @@ def test_a_signal_ends_a_compiler_of_the_command_itself(tmp_path: Path, number: 
     # The driver, and the compiler proper under it.
     _wait(lambda: len(_compilers(source)) >= 2 and any(temporary.iterdir()), "no compiler is started")
     process.send_signal(number)
-    assert process.wait(timeout=30) == 7
+    assert process.wait(timeout=150) == 7
     assert _compilers(source) == []
     assert list(temporary.iterdir()) == []
 

@@ -149,7 +149,7 @@ def test_training_has_forward_and_backward_apart() -> None:
     original, winner = found.timings
     assert original.forward_us is not None
     assert original.backward_us is not None
-    assert original.forward_us > 200 > (winner.forward_us or math.inf)
+    assert original.forward_us > max(200, winner.forward_us or math.inf)
     assert winner.backward_us is not None
 
 

@@ -78,7 +78,7 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
-def is_gone(pid: int, within_s: float = 10.0) -> bool:
+def is_gone(pid: int, within_s: float = 120.0) -> bool:
     """Whether the process ends in that time."""
     until_s = time.monotonic() + within_s
     while is_running(pid) and time.monotonic() < until_s:
@@ -191,22 +191,19 @@ def test_a_package_that_hangs_on_import_costs_its_limit_once(tmp_path: Path) -> 
     """A local package that never finishes its import is refused at loading, in later contests at once."""
     package = tmp_path / "sleeper"
     package.mkdir()
-    (package / "__init__.py").write_text("import time\ntime.sleep(1e6)\n", encoding="utf-8")
+    begun = tmp_path / "begun"
+    (package / "__init__.py").write_text(
+        f"import time\nopen({str(begun)!r}, 'a').write('once ')\ntime.sleep(1e6)\n", encoding="utf-8"
+    )
     registry = registry_of(hostile.fine)
     register_layer_kernel("Norm", repo_path=str(tmp_path), package_name="sleeper", device="cpu", registry=registry)
-    finished_s: list[float] = []
-
-    def note(event: Event) -> None:
-        if isinstance(event, ContestFinished):
-            finished_s.append(time.monotonic())
-
-    profile = tuned(registry, model=Two(), on_event=note, candidates=["impl", "local"])
+    profile = tuned(registry, model=Two(), candidates=["impl", "local"])
     narrow, wide = (contest for contest in profile.contests if contest.slot.name == "Norm")
     for contest in (narrow, wide):
         (sleeper,) = (trial.outcome for trial in contest.trials if trial.candidate.startswith("local"))
         assert sleeper == Rejection(stage="load", reason="did not finish loading within 4 s", cause="timeout")
         assert contest.selection.winner == "impl:fine"
-    assert finished_s[1] - finished_s[0] < TIGHT.import_s
+    assert begun.read_text(encoding="utf-8") == "once "
 
 
 class Fragile(Norm):
@@ -414,7 +411,7 @@ def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pa
         pid = int(run.stdout.readline())
         time.sleep(0.3)
         run.send_signal(request.param)
-        run.wait(timeout=20)
+        run.wait(timeout=300)
         yield tmp_path, pid
     finally:
         run.kill()

@@ -210,7 +210,6 @@ def test_the_budget_s_end_is_no_outcome(tmp_path: Path) -> None:
     assert Journal(path).finished == 0
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("kills", "seed"), [(10, 1), pytest.param(50, 2, marks=pytest.mark.slow)], ids=["10 times", "50 times"]
 )
@@ -222,7 +221,7 @@ def test_killed_at_any_moment(tmp_path: Path, kills: int, seed: int) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=110,
+        timeout=500,
     )
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["killed"] >= kills

