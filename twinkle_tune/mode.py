@@ -39,7 +39,7 @@ class Mode(StrEnum):
             )
         return (
             "The winners run with gradients off: in torch.no_grad(), torch.inference_mode(), model.generate.",
-            "A call that makes gradients, as model(x) does elsewhere, runs the originals.",
+            "A plain model(x), with gradients on, runs the originals.",
         )
 
 

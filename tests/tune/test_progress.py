@@ -23,19 +23,19 @@ def _kept(status: Status, visible_gain: float | None = None) -> Contest:
 @pytest.mark.parametrize(
     ("contest", "line"),
     [
-        (fabricate.won(), "[3/12] RMSNorm [1,128,256] 12.5% of prefill 1x128: fused 0.80 (2 refused)"),
-        (_kept("kept"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: original"),
+        (fabricate.won(), "[3/12] RMSNorm [1,128,256] ~12% of prefill 1x128: fused 0.80 (2 refused)"),
+        (_kept("kept"), "[3/12] rotary [1,4,128,64] ~12% of prefill 1x128: original"),
         (
             replace(fabricate.kept(), trials=(*fabricate.kept().trials, fabricate.trial("a", interpreted()))),
-            "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: original (1 not timed)",
+            "[3/12] rotary [1,4,128,64] ~12% of prefill 1x128: original (1 not timed)",
         ),
-        (_kept("not tried"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: not tried (budget used up)"),
-        (_kept("cut short"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: cut short (budget used up)"),
+        (_kept("not tried"), "[3/12] rotary [1,4,128,64] ~12% of prefill 1x128: not tried (no time left)"),
+        (_kept("cut short"), "[3/12] rotary [1,4,128,64] ~12% of prefill 1x128: cut short (no time left)"),
         (
             _kept("no clear winner", 0.06),
-            "[3/12] rotary [1,4,128,64] 12.5% of prefill: original (noise hides up to 6%)",
+            "[3/12] rotary [1,4,128,64] ~12% of prefill: original (noise hides up to 6%)",
         ),
-        (_kept("nothing to gain"), "[3/12] rotary [1,4,128,64] 12.5% of prefill 1x128: original (nothing to gain)"),
+        (_kept("nothing to gain"), "[3/12] rotary [1,4,128,64] ~12% of prefill 1x128: original (nothing to gain)"),
     ],
 )
 def test_each_end_of_a_contest_has_its_line(contest: Contest, line: str) -> None:
@@ -61,5 +61,5 @@ def test_lines_are_printed_as_contests_end() -> None:
     listen(ContestFinished(index=1, contest=fabricate.won()))
     assert file.getvalue().splitlines() == [
         "budget 30 s: blocks are left out",
-        "[1/2] RMSNorm [1,128,256] 12.5% of prefill 1x128: fused 0.80 (2 refused)",
+        "[1/2] RMSNorm [1,128,256] ~12% of prefill 1x128: fused 0.80 (2 refused)",
     ]

@@ -82,7 +82,7 @@ def outside_text(profile: Profile) -> str:
     shares = [(step.label, 1 - amdahl(parts, step).covered) for step in profile.steps if not step.left_out]
     told = " and ".join(f"{percent(share)} of {label}" for label, share in shares[:_STEPS_TOLD])
     names = ", ".join(profile.model.unlooked)
-    which = f": {names}." if names else f". This profile names no parts; twinkle-tune list {profile.model.name} does."
+    which = f": {names}." if names else f". Which parts these are: twinkle-tune list {profile.model.name}."
     return f"Not replaceable by themselves, about {told}{which}" if told else ""
 
 

@@ -23,10 +23,10 @@ _NAME_LIMIT = 40
 
 def contest_name(contest: Contest) -> str:
     """Slot, first shape and largest share of a step: "RMSNorm [1,128,256] 7.5% of prefill 1x128"."""
-    return _names(contest)[0]
+    return _names(contest, "{:.1%}")[0]
 
 
-def _names(contest: Contest) -> tuple[str, ...]:
+def _names(contest: Contest, share_text: str) -> tuple[str, ...]:
     """The name with the step's label, with the kind of step alone, and with neither, the longest first."""
     shapes = contest.workload.tensors[:1]
     shape = f" [{','.join(str(size) for size in shapes[0].shape)}]" if shapes else ""
@@ -35,12 +35,12 @@ def _names(contest: Contest) -> tuple[str, ...]:
     if most is None:
         return (slot,)
     label = one_line(most.step, _NAME_LIMIT)
-    share = f"{slot} {most.share:.1%}"
+    share = f"{slot} {share_text.format(most.share)}"
     return f"{share} of {label}", f"{share} of {label.partition(' ')[0]}", share
 
 
 def contest_result(contest: Contest) -> str:
-    """What became of a contest: "torch.rms_norm 0.89", "original (2 refused)", "not tried (budget used up)"."""
+    """What became of a contest: "torch.rms_norm 0.89", "original (2 refused)", "not tried (no time left)"."""
     chosen = contest.selection
     # Of a winner by memory: one by time has its time.
     memory = "" if chosen.memory_ratio is None or chosen.ratio < 1 else f", memory {chosen.memory_ratio:.2f}"
@@ -51,7 +51,7 @@ def contest_result(contest: Contest) -> str:
         case "won":
             return f"{one_line(chosen.winner, _NAME_LIMIT)} {chosen.ratio:.2f}{memory}{f' ({out})' if out else ''}"
         case "not tried" | "cut short":
-            return f"{contest.status} (budget used up)"
+            return f"{contest.status} (no time left)"
         case "nothing to gain":
             return "original (nothing to gain)"
         case "no clear winner":
@@ -63,8 +63,9 @@ def contest_result(contest: Contest) -> str:
 
 
 def contest_line(contest: Contest, done: int, total: int) -> str:
-    """A finished contest in one line: "[3/12] RMSNorm [1,128,256] 7.5% of prefill 1x128: torch.rms_norm 0.89"."""
-    lines = [f"[{done}/{total}] {name}: {contest_result(contest)}" for name in _names(contest)]
+    """A finished contest in one line: "[3/12] RMSNorm [1,128,256] ~8% of prefill 1x128: torch.rms_norm 0.89"."""
+    # Rounded: until all contests are over a share is of a few runs of the model, and the report has another.
+    lines = [f"[{done}/{total}] {name}: {contest_result(contest)}" for name in _names(contest, "~{:.0%}")]
     return one_line(next((line for line in lines if len(line) <= WIDTH), lines[-1]), WIDTH)
 
 
