@@ -18,9 +18,14 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import frames
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import settle, whole
+from twinkle_tune.tune.events import Event, StepStarted
 
 NORM_US, OPTIMIZER_US = 5_000.0, 10_000.0
 """Long against all the rest: the fastest of a few rounds tells which had them, however busy the machine."""
+
+
+LAST = 50
+"""Some calls that no round times, and two rounds of at most 14; six are the fewest."""
 
 
 class Long(Norm):
@@ -42,25 +47,27 @@ class Slow(torch.optim.SGD):
 
 
 class Failing(torch.optim.SGD):
-    """An optimizer that fails in its 20th step, in the middle of the timing."""
+    """An optimizer that fails once its steps are :data:`LAST`."""
 
     steps = 0
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Counts, and fails."""
         Failing.steps += 1
-        if Failing.steps > 20:
+        if Failing.steps > LAST:
             raise RuntimeError("lost its state")
         spin(OPTIMIZER_US)
 
 
-def tuned(model: nn.Module, optimizer: Any = True, mode: str = "train") -> Profile:
+def tuned(model: nn.Module, optimizer: Any = True, mode: str = "train", **options: Any) -> Profile:
     """A profile with one contestant that wins."""
     registry = Registry()
     register_external_layer(Long, "Norm", registry=registry)
     register_layer_kernel("Norm", layer_impl=always_fast, device="cpu", registry=registry)
     x = torch.randn(8, 16)
-    return tune_model(model, x, mode=mode, registry=registry, settings=QUICK, candidates=["impl"], optimizer=optimizer)
+    return tune_model(
+        model, x, mode=mode, registry=registry, settings=QUICK, candidates=["impl"], optimizer=optimizer, **options
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -102,10 +109,17 @@ def test_the_model_is_left_as_it_was_and_the_state_is_freed() -> None:
 
 def test_an_optimizer_that_is_lost_on_the_way_is_told() -> None:
     """No figure mixes rounds with it and rounds without; the profile and the report say that there was none."""
+    before: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepStarted):
+            before.append(Failing.steps)
+            Failing.steps = 0
+
     Failing.steps = 0
-    profile = tuned(nn.Sequential(Long(16)), Failing)
+    profile = tuned(nn.Sequential(Long(16)), Failing, on_event=listen)
     (step,) = profile.steps
-    assert Failing.steps > 20
+    assert before[0] <= LAST < Failing.steps, "it failed in the middle of the timing"
     assert (step.optimizer, step.note) == ("", "without the optimizer's step: RuntimeError: lost its state")
     # Rounds from before it failed would be the first ones, and each of them would have it.
     assert min(*step.original_us[:2], *step.tuned_us[:2]) < OPTIMIZER_US
