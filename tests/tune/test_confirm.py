@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-import os
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
 from tests.tune.test_choose import contest
-from tests.tune.toy import QUICK, Norm, norm, spin
+from tests.tune.toy import QUICK, Norm, norm
 from twinkle_tune import load_profile, tune_model
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.outcome import Rejection, Selection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.tune.confirm import with_second
-from twinkle_tune.tune.events import Event, WinnerTimedAgain
-from twinkle_tune.tune.isolated import Isolated
-
-FIRST_PROCESS = "TWINKLE_TUNE_TEST_FIRST_PROCESS"
-
-
-def lucky_once(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Fast in the first process that calls it, slower than the original in any other."""
-    spin(20 if _is_first(os.environ[FIRST_PROCESS], os.getpid()) else 400)
-    return norm(self, x)
-
-
-@functools.cache  # a file takes longer to read than the calls that are compared
-def _is_first(path: str, pid: int) -> bool:
-    mark = Path(path)
-    if not mark.exists():
-        mark.write_text(str(pid), encoding="ascii")
-    return mark.read_text(encoding="ascii") == str(pid)
 
 
 def always_fast(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -43,7 +22,7 @@ def always_fast(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return norm(self, x)
 
 
-def tuned(impl: object, executor: Isolated | None, events: list[Event]) -> Profile:
+def tuned(impl: object) -> Profile:
     """A profile of one norm."""
     registry = Registry()
     register_external_layer(Norm, "Norm", registry=registry)
@@ -55,27 +34,12 @@ def tuned(impl: object, executor: Isolated | None, events: list[Event]) -> Profi
         registry=registry,
         settings=QUICK,
         candidates=["impl"],
-        executor=executor,
-        on_event=events.append,
     )
-
-
-def test_what_wins_in_one_process_alone_does_not_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A candidate that is fast in the process of its first race only keeps the original, and the report says why."""
-    monkeypatch.setenv(FIRST_PROCESS, str(tmp_path / "first"))
-    events: list[Event] = []
-    with Isolated() as executor:
-        profile = tuned(lucky_once, executor, events)
-    (found,) = profile.contests
-    assert found.selection.winner == "original"
-    assert found.selection.reason.startswith("not confirmed: impl:lucky_once took 0.")
-    assert "timed again in another process" in found.selection.reason
-    assert [e.candidate for e in events if isinstance(e, WinnerTimedAgain)] == ["impl:lucky_once"]
 
 
 def test_the_second_figure_is_the_one_that_is_reported(tmp_path: Path) -> None:
     """A winner's ratio follows from the times of the confirmation, which the profile keeps."""
-    profile = tuned(always_fast, None, [])
+    profile = tuned(always_fast)
     (found,) = load_profile(profile.save(tmp_path / "p.json")).contests
     first = found.trial(found.selection.winner).outcome
     second = {trial.candidate: trial.outcome for trial in found.confirmation}

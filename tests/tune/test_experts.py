@@ -9,7 +9,7 @@ import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
-from tests.tune.toy import QUICK
+from tests.zoo.quick import SETTINGS, Quick
 from twinkle_tune import kernelize_model, kernelize_report, restore_model, tune_model
 from twinkle_tune.catalog.experts import experts_contestants, is_experts
 from twinkle_tune.kernel import Registry
@@ -52,7 +52,13 @@ def test_experts_are_contested_applied_and_restored(mode: str) -> None:
     with torch.no_grad():
         before = model(ids).logits
     profile = tune_model(
-        model, {"input_ids": ids}, mode=mode, registry=Registry(), settings=QUICK, candidates=["experts"]
+        model,
+        {"input_ids": ids},
+        mode=mode,
+        registry=Registry(),
+        settings=SETTINGS,
+        candidates=["experts"],
+        executor=Quick(),
     )
     contests = [contest for contest in profile.contests if contest.slot.name == "Experts"]
     assert contests
