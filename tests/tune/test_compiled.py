@@ -1,24 +1,35 @@
-"""torch.compile of the whole model beside the original: a figure, and no selection."""
+"""Ways of compiling the whole model beside the original: figures, and no selection."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tests.capture.trace import trace_of
+from tests.catalog.catalog_families import tiny
+from tests.report import fabricate
 from tests.tune.toy import QUICK
 from twinkle_tune import load_profile, tune_model
 from twinkle_tune.capture.step import make_steps
+from twinkle_tune.catalog.block import outermost_blocks
 from twinkle_tune.contest import model as model_stage
+from twinkle_tune.contest.compiling import Backend
+from twinkle_tune.contest.runner import CompiledBlocks
+from twinkle_tune.errors import ProfileError
 from twinkle_tune.kernel import Registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
-from twinkle_tune.profile.schema import CompiledStep
+from twinkle_tune.profile.schema import CompiledStep, Profile
+from twinkle_tune.report.terminal import SHORT_LINES, terminal_text
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune.verdict import compiled_text
-from twinkle_tune.tune.whole import time_compiled
+from twinkle_tune.tune.verdict import compiled_problems, compiled_text
+from twinkle_tune.tune.ways import time_compiled
 
 STEP = CompiledStep(label="prefill 1x8", ratio=0.5, low=0.4, high=0.6, compile_s=20)
 
@@ -30,73 +41,215 @@ def test_the_compiled_model_is_timed_where_it_is_asked_for(tmp_path: Any, monkey
     without = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"])
     made = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"], try_compile=True)
     assert without.compiled == ()
-    (step,) = made.compiled
-    assert (step.label, step.problem, len(step.original_us)) == (made.steps[0].label, "", len(step.compiled_us))
-    assert step.low <= step.ratio <= step.high
-    assert step.compile_s > 0
-    assert "torch.compile of the whole original model" in made.verdict
+    assert [step.way for step in made.compiled] == ["compile", "compile dynamic"]
+    for step in made.compiled:
+        assert (step.label, step.problem, len(step.original_us)) == (made.steps[0].label, "", len(step.compiled_us))
+        assert step.original_us == made.compiled[0].original_us
+        assert step.low <= step.ratio <= step.high
+        assert step.compile_s > 0
+    assert "torch.compile of the original model" in made.verdict
     assert load_profile(made.save(tmp_path / "p.json")) == made
     assert not made.winners
 
 
+def compiled_by(monkeypatch: pytest.MonkeyPatch, made: Callable[[Any], Callable[..., Any]]) -> None:
+    """Let graphs be compiled to what is made of them."""
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", lambda graph, inputs, **options: made(graph))
+
+
+def tried(model: nn.Module) -> Profile:
+    """A profile with the ways of compiling a model of width 8."""
+    return tune_model(
+        model, torch.randn(4, 8), registry=Registry(), settings=QUICK, candidates=["original"], try_compile=True
+    )
+
+
 def test_a_model_that_cannot_be_compiled_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason stands in the verdict, and the run has not failed."""
+    """The reason stands in the verdict for each way, and the run has not failed."""
 
-    class Refuses(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            raise RuntimeError("no compiler found")
+    def refuses(graph: object) -> Callable[..., Any]:
+        raise RuntimeError("no compiler found")
 
-    monkeypatch.setattr(torch, "compile", lambda model: Refuses())
-    made = tune_model(
-        nn.Linear(8, 8), torch.randn(4, 8), registry=Registry(), settings=QUICK, candidates=["original"],
-        try_compile=True,
-    )  # fmt: skip
-    (step,) = made.compiled
-    assert step.problem == "RuntimeError: no compiler found"
-    assert step.original_us == ()
-    assert "cannot be compiled (RuntimeError: no compiler found)" in made.verdict
-
-
-class Off(nn.Module):
-    """What computes something else: a hundredth more, or with another draw of random numbers."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.draws = model, isinstance(model, nn.Dropout)
-
-    def forward(self, x: torch.Tensor) -> Any:
-        """The model's result, off."""
-        if self.draws:
-            torch.rand(3)
-        return self.model(x) if self.draws else self.model(x) * 1.01
+    compiled_by(monkeypatch, refuses)
+    made = tried(nn.Linear(8, 8))
+    assert [(step.problem, step.cause, step.original_us) for step in made.compiled] == [
+        ("RuntimeError: no compiler found", "raised", ())
+    ] * 2
+    assert "compile failed (RuntimeError: no compiler found)" in made.verdict
 
 
 @pytest.mark.parametrize(
-    ("model", "cause", "told"),
+    ("model", "made", "cause", "told"),
     [
-        (nn.Linear(8, 8), "wrong", "is refused (point 2, outputs: the whole model's outputs came out 0.01 of"),
-        (nn.Dropout(), "inconclusive", "cannot be checked (inconclusive: the model draws random numbers"),
+        (
+            nn.Linear(8, 8),
+            lambda graph: lambda *args: tuple(each * 1.01 for each in graph.forward(*args)),
+            "wrong",
+            "is refused (point 2, outputs: the whole model's outputs came out 0.01 of",
+        ),
+        (
+            nn.Dropout(),
+            lambda graph: lambda *args: (torch.rand(3), graph.forward(*args))[1],
+            "inconclusive",
+            "cannot be checked (inconclusive: the model draws random numbers",
+        ),
     ],
+    ids=["wrong", "other draws"],
 )
 def test_a_compiled_model_that_is_wrong_is_refused(
-    model: nn.Module, cause: str, told: str, monkeypatch: pytest.MonkeyPatch
+    model: nn.Module, made: Callable[[Any], Callable[..., Any]], cause: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One whose outputs are off has no time, and the verdict says what is off; of other draws nothing can be told."""
-    monkeypatch.setattr(torch, "compile", Off)
+    compiled_by(monkeypatch, made)
     steps = make_steps(model.train(), torch.randn(4, 8), Mode.INFERENCE, "cpu")
     found = time_compiled(model, steps, clock_for("cpu"), Terms(mode=Mode.INFERENCE, device="cpu"), seconds=0.0)
-    (step,) = found
-    assert (step.cause, step.compiled_us) == (cause, ())
-    assert f"{step.label} {told}" in compiled_text(found)
+    assert [(step.cause, step.compiled_us) for step in found] == [(cause, ())] * 2
+    assert f"compile {told}" in compiled_text(found)
+
+
+def untold_by_torch(model: nn.Module) -> dict[str, Any]:
+    """All of a model but the mark that torch.compile leaves on parameters."""
+    return {path: each for path, each in trace_of(model).items() if "_dynamo_static_input_type" not in path}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [Mode.INFERENCE, Mode.TRAIN])
+def test_all_ways_compete_in_each_step_and_leave_no_trace(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of a tiny Llama, with dynamic shapes, and its blocks: each right, timed in the same rounds."""
+    monkeypatch.setattr(model_stage, "_ROUNDS", 20)
+    compiled_by(monkeypatch, lambda graph: graph.forward)
+    model, ids = tiny("llama"), torch.randint(3, 64, (1, 8))
+    inputs = {"input_ids": ids} | ({"labels": ids} if mode.trains else {})
+    steps = make_steps(model, inputs, mode, "cpu")
+    before = untold_by_torch(model)
+    found = time_compiled(model, steps, clock_for("cpu"), Terms(mode=mode, device="cpu"), seconds=0.1)
+    assert untold_by_torch(model) == before
+    ways = ("compile", "compile dynamic", "compile blocks")
+    assert [(each.label, each.way, each.problem) for each in found] == [
+        (step.label, way, "") for step in steps for way in ways
+    ]
+    assert all(len(each.original_us) == len(each.compiled_us) >= 6 for each in found)
+
+
+CALLS = [0]
+
+
+def never_alike(x: Tensor) -> Tensor:
+    """Has a number in its guards that is another at each call."""
+    CALLS[0] += 1
+    return x * 1.0 if f"{CALLS[0]}" else x
+
+
+class Layer(nn.Module):
+    """A block whose number stands in the guards of its code."""
+
+    def __init__(self, number: int, *, breaks: bool = False) -> None:
+        super().__init__()
+        self.number, self.breaks, self.inner = number, breaks, nn.Sequential(nn.Linear(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, 8) to the same."""
+        if self.breaks:
+            torch._dynamo.graph_break()
+        return torch.tanh(self.inner(x)) * (1 + self.number / 10)
+
+
+class Layers(nn.Module):
+    """Nine blocks, and before them what a test plants."""
+
+    def __init__(self, plant: Callable[[Tensor], Tensor] | None = None, *, breaks: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(number, breaks=breaks) for number in range(9))
+        self.plant = plant
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, 8) to the same."""
+        x = x if self.plant is None else self.plant(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Skipped(nn.Linear):
+    """Runs uncompiled whoever compiles it."""
+
+    forward = torch.compiler.disable(nn.Linear.forward)  # type: ignore[no-untyped-call]
+
+
+def test_nine_blocks_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, though eight versions of one function are the most; an exception leaves the model as it was."""
+    compiled_by(monkeypatch, lambda graph: graph.forward)
+    model, backend, x = Layers(), Backend(gives_up=True), torch.randn(4, 8)
+    torch._dynamo.reset()
+    runner = CompiledBlocks(model, outermost_blocks(model), backend)
+    for _ in range(3):
+        torch.testing.assert_close(runner(x), model(x))
+    assert backend.graphs == 9
+    with pytest.raises(Exception, match="fake tensor"):
+        runner(torch.randn(4, 9))
+    assert not any("forward" in vars(layer) for layer in model.layers)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("make", "refused", "reason"),
+    [
+        (lambda: Layers(never_alike), 2, "it is compiled anew at each call, though all are alike"),
+        (lambda: Layers(breaks=True), 3, "one function of it was compiled 9 times in two calls"),
+        (lambda: Skipped(8, 8), 2, "torch.compile ran it uncompiled: "),
+    ],
+    ids=["at each call", "beyond the limit", "skipped"],
+)
+def test_a_way_that_would_run_uncompiled_has_no_figure(
+    make: Callable[[], nn.Module], refused: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled at each call, in more versions than torch.compile allows, or not at all; the rest is timed."""
+    monkeypatch.setattr(model_stage, "_ROUNDS", 20)
+    compiled_by(monkeypatch, lambda graph: graph.forward)
+    model, terms = make(), Terms(mode=Mode.INFERENCE, device="cpu")
+    steps = make_steps(model, torch.randn(4, 8), Mode.INFERENCE, "cpu")
+    found = time_compiled(model, steps, clock_for("cpu"), terms, seconds=0.1)
+    assert [step.problem[: len(reason)] for step in found[:refused]] == [reason] * refused
+    assert not any(step.compiled_us for step in found[:refused])
+    assert all(step.way == "compile blocks" and step.compiled_us for step in found[refused:])
+
+
+def test_a_profile_from_before_there_were_ways_is_read(tmp_path: Path) -> None:
+    """Its figures are of the model compiled as a whole. One way of a step twice is refused."""
+    profile = replace(fabricate.normal(), compiled=(STEP,))
+    path = profile.save(tmp_path / "p.json")
+    text = path.read_text()
+    older = tmp_path / "older.json"
+    older.write_text(text.replace('"way": "compile",', "", 1))
+    assert '"way"' not in older.read_text()
+    assert load_profile(older) == profile
+    with pytest.raises(ProfileError, match="compiled step prefill 1x8: got the way 'compile', expected each"):
+        load_profile(replace(profile, compiled=(STEP, STEP)).save(tmp_path / "twice.json"))
 
 
 def test_the_sentence() -> None:
-    """It says what a step takes and what compiling took; the other mode is named only where it pays."""
+    """The best way of each step with its interval, the others in short, and how to run what pays."""
     assert compiled_text([]) == ""
-    assert compiled_text([STEP]) == (
-        "torch.compile of the whole original model, which took 20 s: prefill 1x8 50.0% faster (2.00x). "
-        "--mode compile profiles it."
-    )
+    others = [replace(STEP, way="compile blocks", ratio=0.4, low=0.3, high=0.45, compile_s=1.0)]
+    others += [replace(STEP, way="compile dynamic", problem="it is off", cause="wrong", compile_s=0.0)]
     slower = CompiledStep(label="d", ratio=1.1, low=0.9, high=1.2)
-    assert "--mode" not in compiled_text([slower])
-    assert "--mode" not in compiled_text([CompiledStep(label="d", high=0.5, problem="no compiler")])
+    assert compiled_text([STEP, *others, slower]) == (
+        "torch.compile of the original model (compiling took 21 s): prefill 1x8: compile blocks 0.40 of the time "
+        "(0.30 to 0.45), compile 0.50, compile dynamic is refused; d: compile 1.10 of the time (0.90 to 1.20, not "
+        "clearly faster). To run it so: compile blocks: see docs/how-to/compile-the-model.md."
+    )
+    assert list(compiled_problems([STEP, *others])) == ["prefill 1x8: compile dynamic is refused: it is off."]
+    assert compiled_text([STEP]).endswith("To run it so: compile: model.compile().")
+    assert "To run" not in compiled_text([slower, CompiledStep(label="d", high=0.5, problem="no compiler")])
+
+
+def test_it_fits_a_screen() -> None:
+    """However many steps and ways there are, and in place of other notes; the whole report has all of it."""
+    steps = [replace(STEP, label=f"prefill {n}x8", way=way) for n in range(8) for way in ("compile", "compile blocks")]
+    profile = replace(fabricate.normal(), compiled=tuple(steps))
+    short, whole = (terminal_text(profile, "p.json", width=80, full=full) for full in (False, True))
+    assert len(short.splitlines()) <= SHORT_LINES
+    assert "torch.compile of the original model (compiling took 320 s): prefill 0x8: compile 0.50" in " ".join(
+        short.split()
+    )
+    assert "prefill 7x8: compile 0.50 of the time" in " ".join(whole.split())

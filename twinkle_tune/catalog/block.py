@@ -27,6 +27,13 @@ def blocks_of(model: nn.Module) -> frozenset[nn.Module]:
     return frozenset(part for part in found if not isinstance(part, _LISTS))
 
 
+def outermost_blocks(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The blocks that lie in no other, in the model's order."""
+    found = blocks_of(model)
+    inside = {part for block in found for part in block.modules() if part is not block}
+    return tuple(part for part in model.modules() if part in found and part not in inside)
+
+
 def repeats(workload: Workload) -> bool:
     """Whether the call can be made again and again: it is given nothing but tensors and plain values.
 

@@ -66,7 +66,7 @@ def profile(
         ),
     ] = None,
     try_compile: Annotated[
-        bool, typer.Option("--try-compile", help="Also time torch.compile of the whole model.")
+        bool, typer.Option("--try-compile", help="Also time ways of compiling the whole model.")
     ] = False,
     no_optimizer: Annotated[
         bool, typer.Option("--no-optimizer", help="Leave the AdamW step out of training steps.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import CodeType
@@ -15,6 +15,7 @@ from twinkle_tune.errors import ModeError, TuneError
 from twinkle_tune.measure.around import ClockAround
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.mode import Mode, parse_mode
+from twinkle_tune.source.compiled import why_uncompiled
 
 MOST_AGAIN = 8
 """Compilations anew at calls that are alike before we give up, as torch.compile does by default."""
@@ -119,6 +120,39 @@ def renamed(call: Callable[..., Any]) -> Callable[..., Any]:
     return contestant
 
 
+def versions() -> dict[int, int]:
+    """How many versions torch.compile holds of each code object, by its id."""
+    return {id(code): len(_entries(code)) for code in _known_codes()}
+
+
+def stays_compiled(backend: Backend, before: Mapping[int, int], call: Callable[[], object]) -> None:
+    """Refuse what was called twice and would run uncompiled, or be compiled at each call, where a user compiles it.
+
+    Args:
+        backend: compiled it; from now on it gives up as :class:`Backend` says.
+        before: the :func:`versions` before its first call.
+        call: calls it once more.
+
+    Raises:
+        CompiledAnewError: with what is the matter.
+    """
+    if not backend.graphs:
+        raise CompiledAnewError(why_uncompiled())
+    most = max((count - before.get(code, 0) for code, count in versions().items()), default=0)
+    if most > MOST_AGAIN:
+        raise CompiledAnewError(
+            f"one function of it was compiled {most} times in two calls; torch.compile runs it uncompiled after "
+            f"{MOST_AGAIN}"
+        )
+    seen = [backend.graphs]
+    for _ in range(2):
+        call()
+        seen.append(backend.graphs)
+    if seen[0] < seen[1] < seen[2]:
+        raise CompiledAnewError("it is compiled anew at each call, though all are alike")
+    backend.most = backend.graphs * (1 + MOST_AGAIN)
+
+
 @contextmanager
 def uncapped(*, compiles: bool = True) -> Iterator[None]:
     """While this is open torch.compile never turns to uncompiled code because there were too many compilations.
@@ -151,7 +185,12 @@ def _known_codes() -> list[CodeType]:
 
 
 def _has_compiled(code: CodeType) -> bool:
-    return bool(torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code))
+    return bool(_entries(code))
+
+
+def _entries(code: CodeType) -> list[Any]:
+    found: list[Any] = torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code)
+    return found
 
 
 class CompilingClock(ClockAround):

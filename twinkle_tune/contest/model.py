@@ -11,6 +11,7 @@ from torch import nn
 
 from twinkle_tune.capture.step import Step
 from twinkle_tune.contest.agree import Agreement
+from twinkle_tune.contest.compiling import Backend, stays_compiled, versions
 from twinkle_tune.contest.stage import Begins, Entrant, Stage
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
@@ -33,6 +34,7 @@ class Way:
         source: what kind of way it is.
         runner: the model as it runs: itself, or compiled.
         plan: what is bound to it meanwhile.
+        backend: compiles it where it must not run uncompiled, or be compiled at each call.
         is_right: whether it is known to compute what the original does.
     """
 
@@ -40,6 +42,7 @@ class Way:
     source: str
     runner: nn.Module
     plan: Plan | None = None
+    backend: Backend | None = None
     is_right: bool = False
 
 
@@ -65,7 +68,10 @@ class ModelStage(Stage[Way]):
         begins("first call")
         step = partial(self._step.run, candidate.runner)
         self._placing.ways[step] = candidate
+        before = {} if candidate.backend is None else versions()
         first_call_us = self.clock.first_call_us(step) + self.clock.first_call_us(step)
+        if candidate.backend is not None:
+            stays_compiled(candidate.backend, before, partial(self.clock.first_call_us, step))
         if candidate.name == ORIGINAL or candidate.is_right:
             return Entrant(step=step, first_call_us=first_call_us)
         agreement = Agreement(self._model, self._step, candidate.plan or Plan(), self._seed, candidate.runner)
@@ -98,8 +104,9 @@ class _Placing(ClockAround):
                 bind_plan(self._model, way.plan)
             yield
         except Exception as error:
-            self.raised[way.name] = error
-            raise
+            inner = getattr(error, "inner_exception", None)  # torch wraps what a backend raises
+            self.raised[way.name] = inner if isinstance(inner, Exception) else error
+            raise self.raised[way.name] from None
         finally:
             if way.plan is not None:
                 restore_model(self._model)

@@ -60,7 +60,11 @@ def _problems(profile: Profile) -> Iterator[str]:
     yield from _count_problems(profile)
     for step in profile.steps:
         yield from _step_problems(step)
+    known: set[tuple[str, str]] = set()
     for compiled in profile.compiled:
+        if not compiled.way or (compiled.label, compiled.way) in known:
+            yield f"compiled step {compiled.label}: got the way {compiled.way!r}, expected each by its name once"
+        known.add((compiled.label, compiled.way))
         if not all(map(_is_time, (*compiled.original_us, *compiled.compiled_us))) or compiled.compile_s < 0:
             yield f"compiled step {compiled.label}: got a time that is not positive"
         if not _is_interval(compiled.low, compiled.ratio, compiled.high):

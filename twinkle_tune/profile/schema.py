@@ -75,21 +75,28 @@ class StepResult:
     left_out: str = ""
 
 
+COMPILE, DYNAMIC, BLOCKS = "compile", "compile dynamic", "compile blocks"
+"""Ways of compiling a model: as a whole, the same for dynamic shapes, each of the blocks that it repeats."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledStep:
-    """One way of running the model, as it is and under torch.compile: what decides on a mode, and selects no kernel.
+    """One step of the model, as it is and compiled in one way: what decides on a way, and selects no kernel.
 
     Attributes:
         label: as of a :class:`StepResult`.
+        way: how it was compiled.
         original_us, compiled_us: microseconds of the whole step, one figure a round, paired by position.
         ratio: compiled over original, median of the paired rounds.
         low, high: interval of that median, at least 95% confidence.
         compile_s: seconds of the first two calls, in which it was compiled.
-        problem: why it could not be compiled, or is refused; there are no figures then.
+        problem: why it could not be compiled, is refused (it is wrong, say), or would run uncompiled; there are no
+            figures then.
         cause: the same as a word.
     """
 
     label: str
+    way: str = COMPILE
     original_us: tuple[float, ...] = ()
     compiled_us: tuple[float, ...] = ()
     ratio: float = 1.0
@@ -253,7 +260,7 @@ class Profile:
         steps: the whole model with and without the winners.
         contests: ordered by slot name, then workload key.
         uncalled: slots of the model that no step called ("RMSNorm model.norm").
-        compiled: torch.compile of the whole model beside the original, where that was asked for.
+        compiled: each step compiled in each way beside the original, where that was asked for.
         run: how the run went; None in a profile from before it was written down.
     """
 

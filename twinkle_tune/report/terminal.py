@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from twinkle_tune.errors import TuneError
+from twinkle_tune.errors import TuneError, one_line
 from twinkle_tune.kernel.unlooked import YOURS
 from twinkle_tune.profile.checked import uncollected
 from twinkle_tune.profile.schema import Profile
@@ -22,6 +22,8 @@ from twinkle_tune.report.view import view
 FILE_WIDTH = 110
 """Columns of a report in a file, and where nothing tells how wide the terminal is."""
 SHORT_LINES = 28
+_NOTES = ((3, 5), (2, 5), (1, 5), (1, 4), (1, 3))
+"""How many notes the short form shows, and in how many lines each: where the model was compiled the first that fits."""
 """The short report has no more lines than a terminal shows at once, with two below it that say what was written."""
 _LEAST_WINNERS = 2
 _MOST_STEPS = 8
@@ -104,18 +106,31 @@ def _lines(profile: Profile, width: int, path: str, *, full: bool, contest: int 
     shown = view(profile, path or "profile.json")
     if contest is not None:
         return _one(shown, contest, width)
-    return _full(shown, width) if full else _short(shown, width, path)
+    if full:
+        return _full(shown, width)
+    return _short(shown, width, path, notes=_NOTES[: None if profile.compiled else 1])
 
 
-def _short(shown: View, width: int, path: str) -> list[Text]:
-    """What to do, the whole model, what won, what stayed: in as many lines as a terminal shows."""
-    lines = _short_lines(shown, width, path)
+def _short(shown: View, width: int, path: str, notes: Sequence[tuple[int, int]]) -> list[Text]:
+    """What to do, the whole model, what won, what stayed: in as many lines as a terminal shows.
+
+    ``notes`` are how many of them are shown, and in how many lines each: the first that fits is taken.
+    """
     # Where lines wrap the most, what the labels mean is for the whole report.
-    return lines if len(lines) <= SHORT_LINES else _short_lines(replace(shown, labels=""), width, path)
+    bare = replace(shown, labels="")
+    forms = [(shown, notes[0]), *((bare, form) for form in notes)]
+    made = [_short_lines(*forms[0], width, path)]
+    for form in forms[1:]:
+        if len(made[-1]) <= SHORT_LINES:
+            break
+        made.append(_short_lines(*form, width, path))
+    return made[-1]
 
 
-def _short_lines(shown: View, width: int, path: str) -> list[Text]:
-    head = [*wrapped(shown.line, width, style="dim"), *_head(shown, width, notes=3), *_steps(shown, width)]
+def _short_lines(shown: View, notes: tuple[int, int], width: int, path: str) -> list[Text]:
+    most, lines = notes
+    head = [*wrapped(shown.line, width, style="dim"), *_head(shown, width, notes=most, most=lines * width)]
+    head += _steps(shown, width)
     tail = [Text(""), *_stayed(shown, width)] if shown.brief.stayed or shown.brief.probed else []
     tail += wrapped(shown.outside, width, style="dim") if shown.outside else []
     tail += _more(shlex.join(["twinkle-tune", "report", path or "PROFILE", "--full"]), width)
@@ -168,7 +183,7 @@ def _one(shown: View, number: int, width: int) -> list[Text]:
     return [*_contest(found, width)][1:]
 
 
-def _head(shown: View, width: int, *, notes: int) -> Iterator[Text]:
+def _head(shown: View, width: int, *, notes: int, most: int | None = None) -> Iterator[Text]:
     yield from wrapped(f"{shown.advice}. {shown.why}" if shown.advice else shown.why, width, style="bold")
     yield from _copied(shown.run, width)
     if shown.then:
@@ -177,7 +192,7 @@ def _head(shown: View, width: int, *, notes: int) -> Iterator[Text]:
     if shown.counts:
         yield from wrapped(shown.counts, width)
     for note in shown.notes[:notes]:
-        yield from wrapped(note, width, style="yellow")
+        yield from wrapped(one_line(note, most), width, style="yellow")
     if len(shown.notes) > notes:
         more = len(shown.notes) - notes
         yield Text(f"{more} more note{'' if more == 1 else 's'}: --full", style="yellow")

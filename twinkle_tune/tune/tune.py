@@ -46,7 +46,8 @@ from twinkle_tune.tune.run import Run, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.task import Executor
 from twinkle_tune.tune.verdict import compiled_text
-from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of, time_compiled
+from twinkle_tune.tune.ways import time_compiled
+from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
 
 def tune_model(
@@ -110,8 +111,8 @@ def tune_model(
         head: whether in the mode "train" the last layer and the loss of a transformers language model compete as one
             (:mod:`twinkle_tune.catalog.head`). Each of its calls is one of the whole model, too. By default they do
             where the objective is one by memory and the model has such a head, but not beside ``attention``.
-        try_compile: whether torch.compile of the whole model is timed as well, in the modes "inference" and "train":
-            a figure that tells whether another mode would pay.
+        try_compile: whether the ways of compiling the whole model are timed as well, in the modes "inference" and
+            "train": the model as it is, for dynamic shapes, and block by block. It tells which would pay.
         objective: "time": the fastest wins; "memory": the one with the smallest peak memory; "balanced": the smallest
             of those that take at most ``slowdown`` times the original's time.
         slowdown: of the objective "balanced" alone, at least 1; 1.1 (10% more time) by default.

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from twinkle_tune.objective import BY_TIME, Aim, Objective
 from twinkle_tune.outcome import UNDECIDED, Status, Untimed
 from twinkle_tune.profile.fuller import finished
-from twinkle_tune.profile.schema import CompiledStep, Contest, RunFacts, StepResult
+from twinkle_tune.profile.schema import BLOCKS, COMPILE, DYNAMIC, CompiledStep, Contest, RunFacts, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import figures, gained, time_words
 from twinkle_tune.words import span
 
 _NOT_HELD: tuple[Status, ...] = (*UNDECIDED, "nothing to gain")
+_CALLS = {
+    COMPILE: "model.compile()",
+    DYNAMIC: "model.compile(dynamic=True)",
+    BLOCKS: "see docs/how-to/compile-the-model.md",
+}
 
 
 def verdict_of(
@@ -61,19 +66,48 @@ def more_text(run: RunFacts) -> str:
 
 
 def compiled_text(steps: Sequence[CompiledStep]) -> str:
-    """What compiling the whole original model gains; "" where that was not tried."""
+    """What compiling the whole original model gains, the best way of each step first; "" where none was tried."""
     if not steps:
         return ""
-    refused = {"wrong": "is refused", "inconclusive": "cannot be checked"}
-    told = [
-        f"{step.label} {refused.get(step.cause, 'cannot be compiled')} ({step.problem})"
-        if step.problem
-        else f"{step.label} {time_words(step.ratio, step.low, step.high)}"
-        for step in steps
-    ]
+    by_step: dict[str, list[CompiledStep]] = {}
+    for step in steps:
+        by_step.setdefault(step.label, []).append(step)
+    told = [f"{label}: {_ways_text(ways)}" for label, ways in by_step.items()]
     took_s = sum(step.compile_s for step in steps)
-    text = f"torch.compile of the whole original model, which took {took_s:.0f} s: {'; '.join(told)}."
-    return f"{text} --mode compile profiles it." if any(step.high < 1 and not step.problem for step in steps) else text
+    text = f"torch.compile of the original model (compiling took {took_s:.0f} s): {'; '.join(told)}."
+    best = (min(timed, key=lambda step: step.ratio) for ways in by_step.values() if (timed := _timed(ways)))
+    gains = dict.fromkeys(step.way for step in best if step.high < 1)
+    calls = ", ".join(f"{way}: {_CALLS[way]}" for way in gains if way in _CALLS)
+    return f"{text} To run it so: {calls}." if calls else text
+
+
+def _timed(ways: Sequence[CompiledStep]) -> list[CompiledStep]:
+    return [way for way in ways if not way.problem]
+
+
+def _ways_text(ways: Sequence[CompiledStep]) -> str:
+    """The best way of a step with its interval, the others in short; where there is none what is wrong with each."""
+    timed = sorted(_timed(ways), key=lambda step: step.ratio)
+    failed = [way for way in ways if way.problem]
+    if not timed:
+        return ", ".join(f"{way.way} {_failed(way)} ({way.problem})" for way in failed)
+    best, *others = timed
+    clear = "" if best.high < 1 else ", not clearly faster"
+    parts = [f"{best.way} {best.ratio:.2f} of the time ({best.low:.2f} to {best.high:.2f}{clear})"]
+    parts += [f"{way.way} {way.ratio:.2f}" for way in others]
+    return ", ".join((*parts, *(f"{way.way} {_failed(way)}" for way in failed)))
+
+
+def _failed(way: CompiledStep) -> str:
+    return {"wrong": "is refused", "inconclusive": "cannot be checked"}.get(way.cause, "failed")
+
+
+def compiled_problems(steps: Sequence[CompiledStep]) -> Iterator[str]:
+    """Why a way has no figures, where :func:`compiled_text` does not say it: another one of its step has some."""
+    timed = {step.label for step in steps if not step.problem}
+    for step in steps:
+        if step.problem and step.label in timed:
+            yield f"{step.label}: {step.way} {_failed(step)}: {step.problem}."
 
 
 def round_up_s(seconds: float) -> int:

@@ -6,31 +6,28 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, cast
 
-import torch
 from torch import nn
 
 from twinkle_tune.capture.optimizer import OptimizerFactory, OptimizerStep
-from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.capture.step import Step
-from twinkle_tune.contest.compiling import Backend, compiled, uncapped
+from twinkle_tune.contest.compiling import Backend, uncapped
 from twinkle_tune.contest.contest import contest
 from twinkle_tune.contest.model import ModelStage, Way
+from twinkle_tune.contest.runner import Compiled
 from twinkle_tune.contest.watch import Unwatched
-from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
-from twinkle_tune.outcome import Measurement, Rejection
-from twinkle_tune.profile.schema import CompiledStep, Found, Profile, StepResult
+from twinkle_tune.outcome import Measurement
+from twinkle_tune.profile.schema import Found, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.allowance import free_bytes
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
 
-_WINNERS, _COMPILE = "winners", "compile"
+_WINNERS = "winners"
 
 
 def time_steps(
@@ -82,19 +79,7 @@ def time_steps(
 
 def runner_of(model: nn.Module, terms: Terms) -> nn.Module:
     """The model as it runs: itself, or compiled when it is called."""
-    return _Compiled(model, terms.dynamic) if terms.mode.compiles else model
-
-
-class _Compiled(nn.Module):
-    """A model under torch.compile, apart from what the user may have compiled of it."""
-
-    def __init__(self, model: nn.Module, dynamic: bool | None) -> None:
-        super().__init__()
-        self.model = unwrapped(model)
-        self._run = compiled(self.model, Backend(gives_up=False), dynamic)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(*args, **kwargs)
+    return Compiled(model, Backend(gives_up=False), terms.dynamic) if terms.mode.compiles else model
 
 
 @contextmanager
@@ -161,11 +146,11 @@ def _time_step(stage: ModelStage, step: Step, ways: Sequence[Way], terms: Terms)
     if not isinstance(tuned, Measurement):
         raise stage.raised[_WINNERS]
     assert isinstance(original, Measurement)
-    figure = _ratio(tuned, original)
+    figure = ratio_of(tuned, original)
     result = StepResult(
         label=step.label,
-        original_us=_rounded(original),
-        tuned_us=_rounded(tuned),
+        original_us=rounded_us(original),
+        tuned_us=rounded_us(tuned),
         ratio=figure.ratio,
         low=figure.low,
         high=figure.high,
@@ -179,62 +164,12 @@ def _held(stage: ModelStage, ways: Sequence[Way], terms: Terms) -> Found:
     return contest(stage, ways, terms, watch=Unwatched(), tell=lambda event: None)
 
 
-def _rounded(outcome: Measurement) -> tuple[float, ...]:
+def rounded_us(outcome: Measurement) -> tuple[float, ...]:
+    """The times of a step as a profile holds them."""
     return tuple(round(t, 2) for t in outcome.times_us)
 
 
-def _ratio(mine: Measurement, original: Measurement) -> Ratio:
+def ratio_of(mine: Measurement, original: Measurement) -> Ratio:
+    """The ratio of two ways of running a step as a profile holds it."""
     figure = paired_ratio(mine.times_us, original.times_us)
     return replace(figure, ratio=round(figure.ratio, 4), low=round(figure.low, 4), high=round(figure.high, 4))
-
-
-def time_compiled(
-    model: nn.Module, steps: Sequence[Step], clock: Clock, terms: Terms, *, seconds: float
-) -> tuple[CompiledStep, ...]:
-    """Time each step of the compiled model against the original: a figure to choose a mode by, which selects no kernel.
-
-    What torch.compile kept in this process is dropped before each step and after the last. A step that cannot be
-    compiled, or computes something else then, is one with its reason.
-
-    Args:
-        model: with its originals, not compiled.
-        steps: the ways of running it.
-        clock: of the device.
-        terms: of the run.
-        seconds: that a step is timed, unless the fewest rounds take longer; compiling takes what it takes.
-    """
-    results = []
-    try:
-        for step in steps:
-            torch.compiler.reset()
-            stage = ModelStage(model, step, clock, seed=terms.seed, seconds=seconds)
-            ways = [
-                Way(name=ORIGINAL, source=ORIGINAL, runner=model),
-                Way(name=_COMPILE, source=_COMPILE, runner=cast("nn.Module", torch.compile(model))),
-            ]
-            results.append(_compiled_step(step.label, stage, _held(stage, ways, terms)))
-    finally:
-        torch.compiler.reset()
-        release_optimizers(steps)
-    return tuple(results)
-
-
-def _compiled_step(label: str, stage: ModelStage, found: Found) -> CompiledStep:
-    original, other = (trial.outcome for trial in found.trials)
-    if isinstance(other, Rejection):
-        # Of an error itself is told, not when it came.
-        error = None if other.stage == "parity" else stage.raised.get(_COMPILE)
-        problem = other.reason if error is None else in_a_line(error, 200)
-        return CompiledStep(label=label, problem=problem, cause=other.cause)
-    assert isinstance(original, Measurement)
-    assert isinstance(other, Measurement)
-    figure = _ratio(other, original)
-    return CompiledStep(
-        label=label,
-        original_us=_rounded(original),
-        compiled_us=_rounded(other),
-        ratio=figure.ratio,
-        low=figure.low,
-        high=figure.high,
-        compile_s=round(other.first_call_us / 1e6, 1),
-    )
