@@ -15,6 +15,7 @@ from twinkle_tune.report.images import images
 from twinkle_tune.report.plot import labels
 from twinkle_tune.report.plots import plots
 from twinkle_tune.report.roofline import LIMITS, points, work
+from twinkle_tune.report.view import view
 from twinkle_tune.slot import Slot, SlotKind
 
 
@@ -161,3 +162,20 @@ def test_images_are_made_without_a_display(format: str, start: bytes, monkeypatc
     assert all(content.startswith(start) and len(content) > 1000 for content in made.values())
     if format == "svg":
         assert not any(b"<script" in content or b"<img" in content for content in made.values())
+
+
+def test_a_candidate_s_time_is_its_ratio_of_the_original_s() -> None:
+    """Who left in rounds that were slow for all is shown with its ratio times the original's median, in that order."""
+    original = (150.0, 150.0, 150.0, *(100.0 for _ in range(9)))
+    seen = fabricate.contest(
+        fabricate.trial("original", fabricate.measurement(*original), "original"),
+        fabricate.trial("early", fabricate.measurement(120.0, 120.0, 120.0, left_race="not 2% faster")),
+        fabricate.trial("late", fabricate.measurement(*(0.9 * time_us for time_us in original))),
+        selection=Selection(winner="original", rounds=12, reason="no clear winner", status="no clear winner"),
+    )
+    runners = view(fabricate.profile(seen)).contests[0].runners
+    assert [(r.candidate, r.time, r.ratio.split()[0]) for r in runners] == [
+        ("early", "80.0 µs", "0.800"),
+        ("late", "90.0 µs", "0.900"),
+        ("original", "100 µs", "1.000"),
+    ]

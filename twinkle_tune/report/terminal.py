@@ -22,9 +22,9 @@ from twinkle_tune.report.view import view
 FILE_WIDTH = 110
 """Columns of a report in a file, and where nothing tells how wide the terminal is."""
 SHORT_LINES = 28
+"""The short report has no more lines than a terminal shows at once, with two below it that say what was written."""
 _NOTES = ((3, 5), (2, 5), (1, 5), (1, 4), (1, 3))
 """How many notes the short form shows, and in how many lines each: where the model was compiled the first that fits."""
-"""The short report has no more lines than a terminal shows at once, with two below it that say what was written."""
 _LEAST_WINNERS = 2
 _MOST_STEPS = 8
 
