@@ -62,8 +62,8 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
         for event in _RUN:
             listen(event)
     assert file.getvalue().splitlines() == [
-        "[1/2] RMSNorm [1,128,256] 12.5% of prefill 1x128: fused 0.80 (2 refused)",
-        "[2/2] rotary [1,4,128,64] 12.5% of prefill 1x128: original",
+        "[1/2] RMSNorm [1,128,256] ~41% of prefill 1x128: fused 0.80 (2 refused)",
+        "[2/2] rotary [1,4,128,64] ~20% of prefill 1x128: original",
         "whole model, prefill 1x128: 8.0% faster (1.09x)",
         "whole model, decode 1x128: unchanged, the original runs",
     ]

@@ -14,6 +14,7 @@ from tests.export.made import COMMIT, REPO, hub, mlps, norms, on_h100, profile
 from tests.report import fabricate
 from twinkle_tune.export.form import Form
 from twinkle_tune.export.mapping import Exported, export
+from twinkle_tune.mode import parse_mode
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.slot import ORIGINAL
 
@@ -51,7 +52,7 @@ def test_a_hub_winner_stands_at_its_commit_and_capability(form: Form) -> None:
 )
 def test_modes(mode: str, mapped: Mode) -> None:
     """Each mode is the flag of the kernels package."""
-    found = export(profile(norms(hub()), mode=mode), Form.HF_KERNELS, "p")
+    found = export(profile(norms(hub()), mode=parse_mode(mode)), Form.HF_KERNELS, "p")
     assert _native(found) == {"RMSNorm": {Device(type="cpu"): {mapped: REPOSITORY}}}
 
 

@@ -50,7 +50,8 @@ def test_a_contest_without_a_right_rival_keeps_its_original() -> None:
         trial("wrong", Rejection(stage="parity", reason="wrong")),
         selection=Selection(winner="original", reason="every other candidate was refused"),
     )
-    assert with_winner(profile(refused)).contests == (refused,)
+    made = profile(refused)
+    assert with_winner(made).contests == made.contests
 
 
 def test_the_winner_that_was_put_in_is_bound() -> None:
