@@ -10,17 +10,15 @@ from torch import nn
 from twinkle_tune.capture.step import Step
 from twinkle_tune.catalog.block import outermost_blocks
 from twinkle_tune.contest.compiling import Backend, uncapped
-from twinkle_tune.contest.contest import contest
 from twinkle_tune.contest.model import ModelStage, Way
 from twinkle_tune.contest.runner import Compiled, CompiledBlocks
-from twinkle_tune.contest.watch import Unwatched
 from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.outcome import Measurement, Rejection, Trial
 from twinkle_tune.profile.schema import BLOCKS, COMPILE, DYNAMIC, CompiledStep
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune.whole import ratio_of, release_optimizers, rounded_us
+from twinkle_tune.tune.whole import held, ratio_of, release_optimizers, rounded_us
 
 
 def time_compiled(
@@ -65,7 +63,7 @@ def ways_of(model: nn.Module) -> Iterator[Way]:
 def _contest_of(model: nn.Module, step: Step, clock: Clock, terms: Terms, seconds: float) -> Iterator[CompiledStep]:
     stage = ModelStage(model, step, clock, seed=terms.seed, seconds=seconds)
     ways = [Way(name=ORIGINAL, source=ORIGINAL, runner=model), *ways_of(model)]
-    original, *others = contest(stage, ways, terms, watch=Unwatched(), tell=lambda event: None).trials
+    original, *others = held(stage, ways, terms).trials
     assert isinstance(original.outcome, Measurement)
     for other in others:
         yield _compiled_step(step.label, original.outcome, other, stage.raised.get(other.candidate))

@@ -138,10 +138,10 @@ def release_optimizers(steps: Sequence[Step]) -> None:
 
 def _time_step(stage: ModelStage, step: Step, ways: Sequence[Way], terms: Terms) -> StepResult:
     had = step.optimizer is not None and not step.optimizer.problem
-    found = _held(stage, ways, terms)
+    found = held(stage, ways, terms)
     if had and step.optimizer is not None and step.optimizer.problem:
         # It was lost on the way: some rounds were with it, some without.
-        found = _held(stage, ways, terms)
+        found = held(stage, ways, terms)
     original, tuned = (trial.outcome for trial in found.trials)
     if not isinstance(tuned, Measurement):
         raise stage.raised[_WINNERS]
@@ -160,7 +160,8 @@ def _time_step(stage: ModelStage, step: Step, ways: Sequence[Way], terms: Terms)
     return with_optimizer(result, step)
 
 
-def _held(stage: ModelStage, ways: Sequence[Way], terms: Terms) -> Found:
+def held(stage: ModelStage, ways: Sequence[Way], terms: Terms) -> Found:
+    """The contest of some ways of running a step, which nobody watches."""
     return contest(stage, ways, terms, watch=Unwatched(), tell=lambda event: None)
 
 
