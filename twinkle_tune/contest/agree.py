@@ -38,33 +38,35 @@ _UNITS = 2.0
 
 
 class Agreement:
-    """What the original computes in a step, and another way of running it beside it.
+    """What the original computes in a step, and other ways of running it beside it.
 
     The model is left restored, random states as they were.
     """
 
-    def __init__(
-        self, model: nn.Module, step: Step, plan: Plan, seed: int = 0, runner: nn.Module | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, step: Step, plan: Plan, seed: int = 0, *, everywhere: bool = False) -> None:
         """Run the original, which is not compiled.
 
         Args:
             model: with its originals.
             step: the way of running it.
-            plan: what the other way binds.
+            plan: what the other ways bind.
             seed: of random numbers that the model draws, and of the noise.
-            runner: the model as the other way runs it, compiled say: each of its layers may be off by a rounding.
+            everywhere: whether each layer may be off by a rounding, as in a compiled model; else those that the plan
+                replaces.
         """
-        self._model, self._step, self._plan, self._seed, self._runner = model, step, plan, seed, runner
+        self._model, self._step, self._plan, self._seed, self._everywhere = model, step, plan, seed, everywhere
         self._original = self._look(Plan())
 
-    def verdict(self) -> Verdict:
-        """Whether the other way computes the same, now. Its exceptions pass through."""
-        other = self._look(self._plan, self._runner)
+    def verdict(self, runner: nn.Module | None = None) -> Verdict:
+        """Whether another way computes the same, now. Its exceptions pass through.
+
+        ``runner`` is the model as it runs it, compiled say; None for the model itself.
+        """
+        other = self._look(self._plan, runner)
         found = _refusal(apart(self._original, other), self._allowed, self._original.units)
         if found is None:
             return Pass(figures=(), deterministic=True)
-        draws = self._runner is not None and self._look(Plan(), seed=self._seed + 1)
+        draws = runner is not None and self._look(Plan(), seed=self._seed + 1)
         if draws and any(apart(self._original, draws).values()):
             drawn = "the model draws random numbers, and compiled code draws others from the same seed"
             return Inconclusive(reason=f"{drawn} ({found.reason})")
@@ -76,7 +78,7 @@ class Agreement:
         allowed = apart(self._original, self._look(Plan()))
         for index in range(_SEEDS):
             noise = Noise(self._seed + index)
-            plan = _noisy(self._plan, noise) if self._runner is None else _noisy_everywhere(self._model, noise)
+            plan = _noisy_everywhere(self._model, noise) if self._everywhere else _noisy(self._plan, noise)
             noisy = apart(self._original, self._look(plan))
             allowed = {name: max(figure, allowed.get(name, 0.0)) for name, figure in noisy.items()}
         return allowed

@@ -62,6 +62,7 @@ class ModelStage(Stage[Way]):
         self.clock = self._placing = _Placing(model, clock)
         self.raised = self._placing.raised
         self._model, self._step, self._seed = model, step, seed
+        self._agreements: dict[int, Agreement] = {}
 
     def enter(self, candidate: Way, begins: Begins) -> Entrant:
         """As :meth:`Stage.enter`. It is called twice: a compiler may compile anew at the second call."""
@@ -74,8 +75,15 @@ class ModelStage(Stage[Way]):
             stays_compiled(candidate.backend, before, partial(self.clock.first_call_us, step))
         if candidate.name == ORIGINAL or candidate.is_right:
             return Entrant(step=step, first_call_us=first_call_us)
-        agreement = Agreement(self._model, self._step, candidate.plan or Plan(), self._seed, candidate.runner)
-        return Entrant(step=step, first_call_us=first_call_us, judge=agreement.verdict, again=agreement.verdict)
+        judge = partial(self._agreement(candidate.plan).verdict, candidate.runner)
+        return Entrant(step=step, first_call_us=first_call_us, judge=judge, again=judge)
+
+    def _agreement(self, plan: Plan | None) -> Agreement:
+        # Ways that bind the same share it: what the original computes, and how far rounding goes, is one for all.
+        if id(plan) not in self._agreements:
+            made = Agreement(self._model, self._step, plan or Plan(), self._seed, everywhere=True)
+            self._agreements[id(plan)] = made
+        return self._agreements[id(plan)]
 
     def race(self, peaks: Mapping[str, int | None], terms: Terms) -> FullRace:
         """As :meth:`Stage.race`: the ratio is wanted whoever wins."""
