@@ -67,6 +67,13 @@ def tuned(registry: Registry, *, model: nn.Module | None = None, **options: obje
         return tune_model(made, x, registry=registry, **options)  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def apart() -> Iterator[Isolated]:
+    """A worker process for the tests that need none of their own: to start one takes seconds of processor time."""
+    with Isolated() as executor:
+        yield executor
+
+
 def outcomes(contest: Contest) -> dict[str, Outcome]:
     """By the short name of the candidate."""
     return {trial.candidate.rpartition(":")[2]: trial.outcome for trial in contest.trials}
@@ -269,53 +276,53 @@ def test_no_worker_is_started_to_find_the_guilty_one_when_time_is_up(monkeypatch
     assert len(attempts) == 3
 
 
-def test_events_come_while_it_goes_on_and_once() -> None:
-    """The listener hears of rounds as they are timed, and of a refusal once though the contest was run twice."""
+def test_events_come_while_it_goes_on_and_once(apart: Isolated) -> None:
+    """The listener hears of rounds as they are timed, and of a refusal once though the contest was run twice.
+
+    Whoever the worker died of is in the profile with the digest of its code, as all others.
+    """
     events: list[Event] = []
-    with Isolated(TIGHT) as executor:
-        pids: set[int | None] = set()
+    pids: set[int | None] = set()
 
-        def listen(event: Event) -> None:
-            events.append(event)
-            if isinstance(event, RoundTimed):
-                pids.add(executor.pid)
+    def listen(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, RoundTimed):
+            pids.add(apart.pid)
 
-        profile = tuned(
-            registry_of(hostile.rough, hostile.fine, hostile.exit_at_once),
-            executor=executor,
-            on_event=listen,
-            settings=UNWON,
-        )
+    registry = registry_of(hostile.rough, hostile.fine, hostile.exit_at_once)
+    (contest,) = tuned(registry, executor=apart, on_event=listen, settings=UNWON).contests
     refused = [event.candidate for event in events if isinstance(event, TrialRefused)]
     assert refused == ["impl:rough", "impl:exit_at_once"]
     rounds = [event for event in events if isinstance(event, RoundTimed)]
-    assert len(rounds) >= profile.contests[0].selection.rounds
+    assert len(rounds) >= contest.selection.rounds
     assert len(pids) == 1
     assert None not in pids
+    digests = [trial.digest for trial in contest.trials]
+    assert all(digests)
+    assert len(set(digests)) == len(digests) == 4
 
 
-def test_one_worker_serves_all_contests_and_is_replaced_when_it_dies() -> None:
+def test_one_worker_serves_all_contests_and_is_replaced_when_it_dies(apart: Isolated) -> None:
     """Contests share a worker process; one that was killed between two contests is replaced without a word."""
-    with Isolated(TIGHT) as executor:
-        pids: list[int] = []
+    pids: list[int] = []
 
-        def listen(event: Event) -> None:
-            if isinstance(event, ContestFinished) and executor.pid is not None:
-                pids.append(executor.pid)
-                if len(pids) == 2:
-                    os.kill(executor.pid, signal.SIGKILL)
+    def listen(event: Event) -> None:
+        if isinstance(event, ContestFinished) and apart.pid is not None:
+            pids.append(apart.pid)
+            if len(pids) == 2:
+                os.kill(apart.pid, signal.SIGKILL)
 
-        registry = registry_of(hostile.fine)
-        torch.manual_seed(0)
-        inputs = [torch.randn(rows, 16) for rows in (2, 4, 8)]
-        profile = tune_model(
-            nn.Sequential(Norm(16)), inputs, registry=registry, settings=UNWON, candidates=["impl"],
-            executor=executor, on_event=listen,
-        )  # fmt: skip
+    registry = registry_of(hostile.fine)
+    torch.manual_seed(0)
+    inputs = [torch.randn(rows, 16) for rows in (2, 4, 8)]
+    profile = tune_model(
+        nn.Sequential(Norm(16)), inputs, registry=registry, settings=UNWON, candidates=["impl"],
+        executor=apart, on_event=listen,
+    )  # fmt: skip
     assert pids[0] == pids[1] != pids[2]
     assert [type(outcomes(contest)["fine"]) for contest in profile.contests] == [Measurement] * 3
     assert not any("tried in the process" in contest.selection.reason for contest in profile.contests)
-    assert all(is_gone(pid) for pid in pids)
+    assert is_gone(pids[0])
 
 
 def test_what_cannot_be_sent_is_tried_here_and_says_so() -> None:
@@ -332,7 +339,9 @@ def test_what_cannot_be_sent_is_tried_here_and_says_so() -> None:
     assert "cannot be sent to another process" in contest.selection.reason
 
 
-def test_code_from_a_file_of_no_package_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_from_a_file_of_no_package_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: Isolated
+) -> None:
     """Candidates of a file that was given with --register, which no path leads to, are tried in the worker."""
     path = tmp_path / "mine.py"
     path.write_text(
@@ -344,14 +353,13 @@ def test_code_from_a_file_of_no_package_is_sent(tmp_path: Path, monkeypatch: pyt
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     spec.loader.exec_module(module)
-    with Isolated(TIGHT) as executor:
-        (contest,) = tuned(registry_of(module.mine), executor=executor, settings=UNWON).contests
-        assert executor.pid is not None
+    (contest,) = tuned(registry_of(module.mine), executor=apart, settings=UNWON).contests
+    assert apart.pid is not None
     assert isinstance(outcomes(contest)["mine"], Measurement)
     assert "tried in the process" not in contest.selection.reason
 
 
-def test_functions_and_training_are_tried_in_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_and_training_are_tried_in_the_worker(apart: Isolated) -> None:
     """Function slots, and layers forward and backward, have the same outcomes in a worker as in this process."""
     from tests.tune.toy import doubled
 
@@ -361,83 +369,95 @@ def test_functions_and_training_are_tried_in_the_worker(monkeypatch: pytest.Monk
     )
     torch.manual_seed(1)
     model = Two()
-    here, apart = (
-        tuned(registry, model=model, mode="train", settings=UNWON, **options) for options in ({"executor": None}, {})
+    here, there = (
+        tuned(registry, model=model, mode="train", settings=UNWON, executor=executor) for executor in (None, apart)
     )
     assert [[comparable(t) for t in c.trials] for c in here.contests] == [
-        [comparable(t) for t in c.trials] for c in apart.contests
+        [comparable(t) for t in c.trials] for c in there.contests
     ]
-    assert not any("tried in the process" in contest.selection.reason for contest in apart.contests)
+    assert not any("tried in the process" in contest.selection.reason for contest in there.contests)
 
 
-def test_an_interrupt_ends_the_worker() -> None:
+def test_an_interrupt_ends_the_worker(apart: Isolated) -> None:
     """A Ctrl-C that reaches the run in the middle of a contest ends the worker process too."""
     seen: list[int] = []
-    with Isolated(TIGHT) as executor:
 
-        def listen(event: Event) -> None:
-            if isinstance(event, RoundTimed):
-                assert executor.pid is not None
-                seen.append(executor.pid)
-                raise KeyboardInterrupt
+    def listen(event: Event) -> None:
+        if isinstance(event, RoundTimed):
+            assert apart.pid is not None
+            seen.append(apart.pid)
+            raise KeyboardInterrupt
 
-        with pytest.raises(TuneInterrupted):
-            tuned(registry_of(hostile.fine), executor=executor, on_event=listen)
-        assert executor.pid is None
+    with pytest.raises(TuneInterrupted):
+        tuned(registry_of(hostile.fine), executor=apart, on_event=listen)
+    assert apart.pid is None
     assert is_gone(seen[0])
 
 
-_RUN = """
-import sys
+# A run for each folder, which is that of its temporary files, one after another.
+_RUNS = """
+import os, sys, tempfile
 from tests.tune import hostile
 from tests.tune.test_isolated import tuned, registry_of
-from twinkle_tune.tune import settle
 from twinkle_tune.contest.events import TrialStarted
-from twinkle_tune.tune.isolated import Isolated, _Job, _Once
+from twinkle_tune.tune.isolated import Isolated
 
-executor = Isolated()
+def run():
+    executor = Isolated()
 
-def listen(event):
-    if isinstance(event, TrialStarted) and event.candidate != "original":
-        print(executor.pid, flush=True)
+    def listen(event):
+        if isinstance(event, TrialStarted) and event.candidate != "original":
+            print(os.getpid(), executor.pid, flush=True)
 
-tuned(registry_of(hostile.brood), executor=executor, on_event=listen)
+    tuned(registry_of(hostile.brood), executor=executor, on_event=listen)
+
+for folder in sys.argv[1:]:
+    os.environ["TMPDIR"], tempfile.tempdir = folder, None
+    child = os.fork()
+    if not child:
+        run()
+    os.waitpid(child, 0)
 """
 
 
-@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["SIGINT", "SIGTERM", "SIGKILL"])
-def stopped(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """A run that was ended while a candidate ran; the folder of its temporary files, and its worker's id."""
+def test_no_process_and_no_file_stays_behind(tmp_path: Path) -> None:
+    """However a run ends, kill -9 included, its worker process ends with it and no temporary file is left."""
+    folders = {number: tmp_path / number.name for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)}
+    for folder in folders.values():
+        folder.mkdir()
     # torch makes the folder of its compiler's cache, which is to stay, when parts of it are imported.
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path.with_name(f"{tmp_path.name}_inductor"))}
-    environment = {**os.environ, **cache, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
-    run = subprocess.Popen(
-        [sys.executable, "-c", _RUN], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _RUNS, *map(str, folders.values())],
+        env={**os.environ, **cache, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     try:
-        assert run.stdout is not None
-        pid = int(run.stdout.readline())
-        time.sleep(0.3)
-        run.send_signal(request.param)
-        run.wait(timeout=300)
-        yield tmp_path, pid
+        assert process.stdout is not None
+        for number, folder in folders.items():
+            run, worker = map(int, process.stdout.readline().split())
+            time.sleep(0.3)
+            os.kill(run, number)
+            assert is_gone(run), number
+            assert is_gone(worker), number
+            assert not any(folder.iterdir()), number
     finally:
-        run.kill()
-        run.communicate()
-
-
-def test_no_process_and_no_file_stays_behind(stopped: tuple[Path, int]) -> None:
-    """However a run ends, kill -9 included, its worker process ends with it and no temporary file is left."""
-    folder, pid = stopped
-    assert is_gone(pid)
-    assert not any(folder.iterdir())
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def test_what_a_candidate_started_ends_with_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that a candidate started is ended when its worker is."""
+    """When a run is over its worker is ended, and with it a process that a candidate started."""
     note = tmp_path / "pid"
     monkeypatch.setenv("TWINKLE_TUNE_TEST_NOTE", str(note))
-    tuned(registry_of(hostile.parent), settings=UNWON)
+    with Isolated(TIGHT) as executor:
+        tuned(registry_of(hostile.parent), settings=UNWON, executor=executor)
+        worker = executor.pid
+    assert worker is not None
+    assert is_gone(worker)
     assert is_gone(int(note.read_text(encoding="ascii")))
 
 
