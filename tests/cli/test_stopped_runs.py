@@ -46,14 +46,8 @@ def wait_for_contests(folder: Path, contests: int) -> None:
     pytest.fail("the run writes no journal")
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
-)
-def test_a_signal_leaves_a_partial_profile_and_the_journal(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """SIGTERM ends a run as Ctrl-C does: a valid partial profile, a journal to go on with, and a line that says so."""
-    process = start(tmp_path)
-    wait_for_contests(tmp_path, 2)
+def check_stopped(process: subprocess.Popen[str], tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """The signal ends the run with this exit code, a valid partial profile, a journal, and a line that says so."""
     process.send_signal(number)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == code
@@ -64,6 +58,15 @@ def test_a_signal_leaves_a_partial_profile_and_the_journal(tmp_path: Path, numbe
     last = errors.splitlines()[-1]
     assert f"kept in {tmp_path}/p.json; go on with --resume" in last
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_leaves_a_partial_profile_and_the_journal(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """The end of a terminal, and Ctrl-C, end a run as SIGTERM does below."""
+    process = start(tmp_path)
+    wait_for_contests(tmp_path, 2)
+    check_stopped(process, tmp_path, number, code)
 
 
 @pytest.mark.slow
@@ -91,12 +94,14 @@ def test_a_run_goes_on_with_resume(tmp_path: Path) -> None:
 
 
 def test_a_second_run_on_the_device_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """While a run goes on, another one with --no-wait is refused, and told which process has the device."""
+    """While a run goes on, another one with --no-wait is refused, and told which process has the device.
+
+    SIGTERM leaves a partial profile of the first.
+    """
     process = start(tmp_path)
-    wait_for_contests(tmp_path, 1)
+    wait_for_contests(tmp_path, 2)
     assert run([*_COMMAND, "--out", str(tmp_path / "other.json"), "--no-wait"]) == 2
-    process.kill()
-    process.communicate()
+    check_stopped(process, tmp_path, signal.SIGTERM, 143)
     errors = capsys.readouterr().err
     assert f"device cpu is in use by another run (process {process.pid}: twinkle-tune profile llama-tiny" in errors
     assert not (tmp_path / "other.json").exists()
@@ -141,7 +146,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "full.py").write_text(_FULL, encoding="utf-8")
     command = ["profile", "full:make", "--device", "cpu", "--candidates", "impl", "--out", str(tmp_path / "p.json")]
     done = subprocess.run(
-        [sys.executable, "full.py", *command],
+        [sys.executable, "full.py", *command, "--in-process"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TWINKLE_TUNE_STORE": "off"},
         capture_output=True,
@@ -170,12 +175,21 @@ def test_what_was_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None
         signal.signal(signal.SIGHUP, before)
 
 
-def test_sigterm_is_as_before_afterwards() -> None:
-    """Within, SIGTERM raises KeyboardInterrupt in the main thread; afterwards and elsewhere nothing changed."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_signals_are_as_before_afterwards(number: signal.Signals, code: int) -> None:
+    """Within, they raise KeyboardInterrupt in the main thread and tell the exit code; afterwards nothing changed."""
+    ours = signal.signal(number, signal.SIG_DFL)  # tests that run under nohup ignore SIGHUP
+    try:
+        with stoppable() as stops, pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        assert (stops.code, signal.getsignal(number)) == (code, signal.SIG_DFL)
+    finally:
+        signal.signal(number, ours)
+
+
+def test_in_other_threads_signals_are_left_alone() -> None:
+    """Only the main thread receives them: elsewhere nothing changes."""
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), stoppable():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
     seen: list[object] = []
 
     def elsewhere() -> None:
