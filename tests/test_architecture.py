@@ -40,6 +40,7 @@ ROOMS = (
     "profile",
     "ops",
     "catalog",
+    "strategy",
     "kernel",
     "capture",
     "testing",

@@ -15,8 +15,10 @@ ATTENTION = "attn_implementation"
 """The slot that a transformers model is by its switch of that name. Slots inside of it stay their own."""
 HEAD = "lm_head+loss"
 """The slot that a language model is by its last layer and its loss. Slots inside of it stay their own."""
-OF_THE_MODEL = frozenset({ATTENTION, HEAD})
-"""Slots that are a whole model, of which they change one thing."""
+MODEL = "Model"
+"""What reports call the place of a way of running the whole model."""
+OF_THE_MODEL = frozenset({ATTENTION, HEAD, MODEL})
+"""Slots that are a whole model."""
 
 
 class SlotKind(StrEnum):

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.bench.page import binomial_upper, made, made_line, write
-from twinkle_tune.contest.compiling import renamed
 from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.run import run_race
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.strategy.backend import renamed
 
 GOAL = 0.01
 _COLUMNS = 256

@@ -14,12 +14,13 @@ from torch import nn
 from tests.tune import blocks
 from tests.tune.blocks import SHORT, Layer, Scale, Stack, inside, observed, opaque, registry_of, task_of
 from twinkle_tune.capture.block import OUTSIDE
-from twinkle_tune.contest.compiling import MOST_AGAIN, Backend, Contestant, compiled, uncapped
+from twinkle_tune.contest.compiling import Contestant, uncapped
 from twinkle_tune.contest.copies import Copies, in_place_of
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Outcome, Rejection
 from twinkle_tune.profile.schema import Contest, TimedOn
+from twinkle_tune.strategy.backend import MOST_AGAIN, Backend, compiled
 from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.package import pack, unpack
 

@@ -16,7 +16,6 @@ from tests.tune import blocks
 from tests.tune.blocks import SHORT, Stack, inside, observed, opaque, registry_of, task_of, terms_of
 from twinkle_tune.capture.capture import capture
 from twinkle_tune.capture.step import make_steps
-from twinkle_tune.contest.compiling import Backend
 from twinkle_tune.contest.copies import Copies
 from twinkle_tune.errors import ModeError
 from twinkle_tune.kernel.find import find_slots
@@ -35,6 +34,7 @@ from twinkle_tune.report.derive import parts
 from twinkle_tune.report.markdown import markdown_text
 from twinkle_tune.report.roofline import points
 from twinkle_tune.report.terminal import terminal_text
+from twinkle_tune.strategy.backend import Backend
 from twinkle_tune.tune.choose import saved_us
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.memory import Memory, question_of

@@ -11,6 +11,7 @@ from torch import nn
 
 from twinkle_tune.call.arguments import Call
 from twinkle_tune.capture.encoder_decoder import decoder_points, encoder_heard, states_of
+from twinkle_tune.capture.generate import TOKENS, Generate, generates
 from twinkle_tune.capture.kv_cache import PrefilledCache
 from twinkle_tune.capture.look import Look, look_at
 from twinkle_tune.capture.optimizer import OptimizerStep
@@ -18,6 +19,8 @@ from twinkle_tune.capture.point import Point, read_points, tensors_in, unwrapped
 from twinkle_tune.capture.untouched import Untouched
 from twinkle_tune.errors import CaptureError, in_a_line
 from twinkle_tune.mode import Mode
+
+_OF_GENERATION = ("use_cache", "logits_to_keep", "position_ids", "return_dict", "cache_position")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +49,13 @@ class Step:
 
 
 def make_steps(
-    model: nn.Module, example_inputs: object, mode: Mode, device: str, optimizer: OptimizerStep | None = None
+    model: nn.Module,
+    example_inputs: object,
+    mode: Mode,
+    device: str,
+    optimizer: OptimizerStep | None = None,
+    *,
+    growing: bool = False,
 ) -> tuple[Step, ...]:
     """The steps in which to run ``model`` on its example inputs.
 
@@ -69,6 +78,8 @@ def make_steps(
         mode: how the model will run.
         device: a device name; the inputs are copied there.
         optimizer: whose step comes after the backward in the train modes, one for all steps; None for none.
+        growing: whether "generate", new tokens on a cache that grows, takes the place of "decode", which has a cache of
+            one length. An encoder-decoder then has neither.
 
     Raises:
         DeviceError: an unknown device name.
@@ -85,11 +96,13 @@ def make_steps(
         elif is_language:
             given = _step("forward", point, _Forward(point))
             steps.append(_made_up(_step("prefill", point, _Forward(_for_prefill(point))), instead=given))
-            if _is_extensible(point):
+            if growing and generates(model):
+                steps.append(_generate(point))
+            elif _is_extensible(point) and not growing:
                 steps.append(_made_up(_step("decode", point, _Decode(_for_prefill(point), _for_decode(point)))))
         else:
             steps.append(_step("forward", point, _Forward(point)))
-            of_decoder = decoder_points(model, point)
+            of_decoder = None if growing else decoder_points(model, point)
             if of_decoder is not None:
                 prefill, decode = of_decoder
                 ids = prefill.call.kwargs["decoder_input_ids"]
@@ -98,7 +111,14 @@ def make_steps(
     return _numbered(steps)
 
 
-def _step(kind: str, point: Point, way: _Forward | _Decode | _Train) -> Step:
+def _generate(point: Point) -> Step:
+    # What a run may be asked for beside the prompt, generation sets itself.
+    named = {name: value for name, value in point.named().items() if name not in ("labels", *_OF_GENERATION)}
+    made = _step("generate", point, Generate(_keyword_point(point, named)))
+    return _made_up(replace(made, label=f"{made.label}+{TOKENS}"))
+
+
+def _step(kind: str, point: Point, way: _Forward | _Decode | _Train | Generate) -> Step:
     return Step(label=_label(kind, point), run=way, look=way.look)
 
 

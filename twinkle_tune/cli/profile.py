@@ -65,8 +65,8 @@ def profile(
             help="In training: let the last layer and the loss compete as one.  [default: by memory]",
         ),
     ] = None,
-    try_compile: Annotated[
-        bool, typer.Option("--try-compile", help="Also time ways of compiling the whole model.")
+    ways: Annotated[
+        bool, typer.Option("--ways", help="Let other ways of running the whole model compete, too.")
     ] = False,
     no_optimizer: Annotated[
         bool, typer.Option("--no-optimizer", help="Leave the AdamW step out of training steps.")
@@ -155,7 +155,7 @@ def profile(
                     store=store,
                     attention=attention,
                     head=head,
-                    try_compile=try_compile,
+                    ways=ways,
                     objective=aim.objective,
                     slowdown=aim.slowdown,
                     optimizer=not no_optimizer,

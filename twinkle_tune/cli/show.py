@@ -32,6 +32,7 @@ from twinkle_tune.tune.events import (
     StepChecked,
     StepFinished,
     StepStarted,
+    WaysTimed,
     WinnerTimedAgain,
 )
 from twinkle_tune.tune.progress import Lines
@@ -100,7 +101,7 @@ def advance(state: State, event: Event, now_s: float) -> State:
             return _cleared(replace(state, place=place, refused=0))
         case StepStarted():
             return _cleared(replace(state, place=f"the whole model, {one_line(event.label, _NAME_LIMIT)}", refused=0))
-        case StepFinished():
+        case StepFinished() | WaysTimed():
             return _cleared(state)
         case _:
             assert_never(event)

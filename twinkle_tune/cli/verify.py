@@ -84,6 +84,19 @@ def verification_data(found: Verification, path: str, recorded: Recorded) -> dic
         "model": recorded.model,
         "holds": found.holds,
         "stale": list(found.stale),
+        "setups": [
+            {
+                "step": check.setup.label,
+                "way": check.setup.way,
+                "holds": not check.kind,
+                "problem": check.kind,
+                "text": check.text,
+                "ratio": check.ratio,
+                "low": check.low,
+                "high": check.high,
+            }
+            for check in found.setups
+        ],
         "checks": [
             {
                 "slot": check.contest.slot.name,
@@ -134,16 +147,21 @@ def _print(found: Verification, profile: Profile) -> None:
             )
             table.add_row(*(Text(one_line(cell, 400)) for cell in cells))
         console.print(table)
+    for way in found.setups:
+        now = "" if way.ratio is None else f" now {ratio_text(way.ratio, way.low or 1.0, way.high or 1.0)},"
+        told = f"{way.kind}: {way.text}" if way.kind else "holds"
+        console.print(Text(one_line(f"{way.setup.label} run by {way.setup.way}:{now} {told}", 400)), soft_wrap=True)
     for reason in found.stale:
         console.print(Text(f"stale: {one_line(reason, 400)}"), soft_wrap=True)
-    failed = sum(bool(check.problems) for check in found.checks)
-    if not profile.winners:
+    failed = sum(bool(check.problems) for check in found.checks) + sum(bool(way.kind) for way in found.setups)
+    if not profile.winners and not profile.setups:
         say("nothing to verify: the original won everywhere")
     elif found.holds:
         better = "smaller" if profile.aim.is_memory else "faster"
         say(f"the profile holds: every winner is what it was, right, and {better} than the original")
     else:
-        say(f"the profile does not hold: {failed} of {len(found.checks)} winners fail; profile the model again")
+        total = len(found.checks) + len(found.setups)
+        say(f"the profile does not hold: {failed} of {total} winners fail; profile the model again")
 
 
 def _verdict(check: Check) -> str:

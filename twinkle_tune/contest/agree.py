@@ -57,16 +57,19 @@ class Agreement:
         self._model, self._step, self._plan, self._seed, self._everywhere = model, step, plan, seed, everywhere
         self._original = self._look(Plan())
 
-    def verdict(self, runner: nn.Module | None = None) -> Verdict:
+    def verdict(self, runner: nn.Module | None = None, plan: Plan | None = None, *, compiled: bool = False) -> Verdict:
         """Whether another way computes the same, now. Its exceptions pass through.
 
-        ``runner`` is the model as it runs it, compiled say; None for the model itself.
+        Args:
+            runner: the model as it runs it; None for the model itself.
+            plan: what it binds; None for what was given before.
+            compiled: whether it may draw other random numbers from the same seed.
         """
-        other = self._look(self._plan, runner)
+        other = self._look(self._plan if plan is None else plan, runner)
         found = _refusal(apart(self._original, other), self._allowed, self._original.units)
         if found is None:
             return Pass(figures=(), deterministic=True)
-        draws = runner is not None and self._look(Plan(), seed=self._seed + 1)
+        draws = compiled and self._look(Plan(), seed=self._seed + 1)
         if draws and any(apart(self._original, draws).values()):
             drawn = "the model draws random numbers, and compiled code draws others from the same seed"
             return Inconclusive(reason=f"{drawn} ({found.reason})")

@@ -10,13 +10,14 @@ import torch
 from twinkle_tune.capture.block import Block
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.contest.call import CallStage
-from twinkle_tune.contest.compiling import Backend, CompilingClock, Contestant, compiled, renamed
+from twinkle_tune.contest.compiling import CompilingClock, Contestant
 from twinkle_tune.contest.copies import Copies, NoBlockError, in_place_of
 from twinkle_tune.contest.stage import Entrant
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.dispatch import family_of
 from twinkle_tune.profile.schema import TimedOn
 from twinkle_tune.slot import ORIGINAL, Implementation, SlotKind
+from twinkle_tune.strategy.backend import Backend, compiled, renamed
 from twinkle_tune.terms import Terms
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -11,22 +10,16 @@ from typing import Any
 
 import torch
 
-from twinkle_tune.errors import ModeError, TuneError
+from twinkle_tune.errors import ModeError
 from twinkle_tune.measure.around import ClockAround
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.source.compiled import why_uncompiled
+from twinkle_tune.strategy.backend import MOST_AGAIN, Backend, CompiledAnewError
 
-MOST_AGAIN = 8
-"""Compilations anew at calls that are alike before we give up, as torch.compile does by default."""
 _UNCAPPED = 1 << 20
-_numbers = itertools.count()
 _open: list[bool] = []
 """Holds something while :func:`uncapped` is open: what is opened inside of it ends with the outer one."""
-
-
-class CompiledAnewError(TuneError):
-    """A contestant is compiled again and again at calls that are alike."""
 
 
 def mode_with(mode: object, dynamic: bool | None) -> Mode:
@@ -35,38 +28,6 @@ def mode_with(mode: object, dynamic: bool | None) -> Mode:
     if dynamic is not None and not parsed.compiles:
         raise ModeError(f"dynamic: got {dynamic} in mode {parsed}, expected a mode that compiles; leave dynamic out")
     return parsed
-
-
-class Backend:
-    """Inductor, for one contestant alone.
-
-    torch.compile keeps compiled code by code object and compares the backend: where a graph breaks, the functions
-    inside are compiled by themselves, and those the contestants share. An object of its own keeps them apart there
-    too, and counts each one's graphs, which torch's own counters do not tell apart.
-    """
-
-    compiler_name = "inductor"
-
-    def __init__(self, *, gives_up: bool) -> None:
-        """``gives_up``: whether it raises where code is compiled again and again; else it then stays uncompiled."""
-        self.graphs = 0
-        self.most: int | None = None
-        self._gives_up = gives_up
-
-    def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
-        """Compile one graph."""
-        from torch._inductor.compile_fx import compile_fx
-
-        self.graphs += 1
-        if self.most is not None and self.graphs > self.most:
-            if self._gives_up:
-                raise CompiledAnewError(
-                    f"it was compiled anew {MOST_AGAIN} times at calls that are alike, expected once; torch.compile "
-                    "would run it uncompiled"
-                )
-            return graph.forward
-        made: Any = compile_fx(graph, inputs)
-        return made  # type: ignore[no-any-return]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,25 +60,6 @@ class Contestant:
         # Of two breaks with nothing to compute between them one shows only as its reason.
         self.breaks = max(self.graphs - 1, len(self.reasons))
         self.backend.most = self.graphs * (1 + MOST_AGAIN)
-
-
-def compiled(call: Callable[..., Any], backend: Backend, dynamic: bool | None) -> Callable[..., Any]:
-    """A call under torch.compile, apart from all others."""
-    made: Callable[..., Any] = torch.compile(renamed(call), backend=backend, dynamic=dynamic)
-    return made
-
-
-def renamed(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of its own around a call, so that torch.compile keeps what it knows of the contestants apart.
-
-    Compiled code is kept by code object; which sizes were seen to change, by the function's name and line.
-    """
-
-    def contestant(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, **kwargs)
-
-    contestant.__code__ = contestant.__code__.replace(co_name=f"contestant_{next(_numbers)}")
-    return contestant
 
 
 def versions() -> dict[int, int]:

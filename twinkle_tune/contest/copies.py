@@ -13,12 +13,12 @@ from torch import nn
 from twinkle_tune.call.arguments import Call
 from twinkle_tune.capture.block import Block, kept_call, states_in
 from twinkle_tune.capture.kv_cache import has_state
-from twinkle_tune.contest.compiling import Backend, compiled
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.patch import bind_forward, replaced_by_another
 from twinkle_tune.kernel.place import find_place
 from twinkle_tune.kernel.record import Binding
 from twinkle_tune.slot import Slot
+from twinkle_tune.strategy.backend import Backend, compiled
 
 _LARGE_BYTES = 1 << 24
 """Buffers above this are weights in disguise: shared, not copied."""

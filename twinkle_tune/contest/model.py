@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from torch import nn
 
 from twinkle_tune.capture.step import Step
 from twinkle_tune.contest.agree import Agreement
-from twinkle_tune.contest.compiling import Backend, stays_compiled, versions
+from twinkle_tune.contest.compiling import stays_compiled, versions
 from twinkle_tune.contest.stage import Begins, Entrant, Stage
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
@@ -20,6 +20,7 @@ from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.full import FullRace
 from twinkle_tune.outcome import Outcome, Trial
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.strategy.backend import Backend
 from twinkle_tune.terms import Terms
 
 _ROUNDS = 400
@@ -51,6 +52,7 @@ class ModelStage(Stage[Way]):
 
     Attributes:
         raised: the last error of each way.
+        graphs: how many graphs each way was compiled to when its race began.
     """
 
     def __init__(self, model: nn.Module, step: Step, clock: Clock, *, seed: int, seconds: float) -> None:
@@ -61,8 +63,8 @@ class ModelStage(Stage[Way]):
         self.race_s = seconds
         self.clock = self._placing = _Placing(model, clock)
         self.raised = self._placing.raised
+        self.graphs: dict[str, int] = {}
         self._model, self._step, self._seed = model, step, seed
-        self._agreements: dict[int, Agreement] = {}
 
     def enter(self, candidate: Way, begins: Begins) -> Entrant:
         """As :meth:`Stage.enter`. It is called twice: a compiler may compile anew at the second call."""
@@ -73,17 +75,17 @@ class ModelStage(Stage[Way]):
         first_call_us = self.clock.first_call_us(step) + self.clock.first_call_us(step)
         if candidate.backend is not None:
             stays_compiled(candidate.backend, before, partial(self.clock.first_call_us, step))
+            self.graphs[candidate.name] = candidate.backend.graphs
         if candidate.name == ORIGINAL or candidate.is_right:
             return Entrant(step=step, first_call_us=first_call_us)
-        judge = partial(self._agreement(candidate.plan).verdict, candidate.runner)
+        plan, compiles = candidate.plan or Plan(), candidate.backend is not None
+        judge = partial(self._agreement.verdict, candidate.runner, plan, compiled=compiles)
         return Entrant(step=step, first_call_us=first_call_us, judge=judge, again=judge)
 
-    def _agreement(self, plan: Plan | None) -> Agreement:
-        # Ways that bind the same share it: what the original computes, and how far rounding goes, is one for all.
-        if id(plan) not in self._agreements:
-            made = Agreement(self._model, self._step, plan or Plan(), self._seed, everywhere=True)
-            self._agreements[id(plan)] = made
-        return self._agreements[id(plan)]
+    @cached_property
+    def _agreement(self) -> Agreement:
+        # One for all ways: what the original computes, and how far a rounding of each layer goes.
+        return Agreement(self._model, self._step, Plan(), self._seed, everywhere=True)
 
     def race(self, peaks: Mapping[str, int | None], terms: Terms) -> FullRace:
         """As :meth:`Stage.race`: the ratio is wanted whoever wins."""

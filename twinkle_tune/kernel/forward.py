@@ -15,16 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.kernel.measured import Measured, wants_gradients
 from twinkle_tune.kernel.parts import unchanged
 from twinkle_tune.kernel.record import RECORD, Parts, Record, record_of
 
 Call = Callable[..., Any]
 _ABSENT = object()
-saving_hooks: Callable[[bool], tuple[Any, Any] | None] = getattr(
-    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore_is_tracing: None
-)
-"""The hooks that saved tensors go through now; None where there are none."""
 _signatures: weakref.WeakKeyDictionary[Any, inspect.Signature | None] = weakref.WeakKeyDictionary()
 
 

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from twinkle_tune.kernel.forward import Call, dressed, run_original, saving_hooks
+from twinkle_tune.call.saving import saving_hooks
+from twinkle_tune.kernel.forward import Call, dressed, run_original
 from twinkle_tune.kernel.record import Record, record_of
 
 _owners: weakref.WeakKeyDictionary[nn.Module, Owner] = weakref.WeakKeyDictionary()

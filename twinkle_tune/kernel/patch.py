@@ -112,7 +112,8 @@ def why_not_running(module: nn.Module) -> str:
         return "a submodule was replaced after it was bound, or has a hook: the original runs; kernelize again"
     if record.binding.slot == HEAD:
         return why_aside(module)
-    return record.call.why_not(module) if isinstance(record.call, Winner) else ""
+    why_not: Callable[[nn.Module], str] = getattr(record.call, "why_not", lambda module: "")
+    return why_not(module)
 
 
 def restore_forward(module: nn.Module) -> None:

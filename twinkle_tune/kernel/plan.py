@@ -34,11 +34,12 @@ from twinkle_tune.kernel.paths import contests_at
 from twinkle_tune.kernel.reasons import reasons_text
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.kernel.resolve import Resolver, Stale
+from twinkle_tune.kernel.setups import Layers, setup_layers
 from twinkle_tune.kernel.switch import attention_dispatcher
 from twinkle_tune.mode import Mode
 from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.slot import HEAD, OF_THE_MODEL, ORIGINAL, Implementation, Slot, SlotKind
+from twinkle_tune.slot import HEAD, MODEL, OF_THE_MODEL, ORIGINAL, Implementation, Slot, SlotKind
 from twinkle_tune.workload import TensorSpec, module_settings, signature_of, target_of
 
 
@@ -76,7 +77,18 @@ def plan_profile(model: nn.Module, profile: Profile, device: str, mode: Mode, re
     resolver = Resolver(device, mode, registry)
     layers, kept = _plan_layers(model, profile, resolver)
     functions, kept_functions = _plan_functions(model, profile, resolver)
-    return Plan(layers, functions, (*kept, *kept_functions), tuple(map(str, resolver.stale)), tuple(resolver.stale))
+    ways, why = _plan_setups(model, profile)
+    stale = (*map(str, resolver.stale), *([why] if why else []))
+    return Plan((*ways, *layers), functions, (*kept, *kept_functions), stale, tuple(resolver.stale))
+
+
+def _plan_setups(model: nn.Module, profile: Profile) -> tuple[Layers, str]:
+    """The forwards of the ways of running the whole model, or why they cannot be bound."""
+    if not profile.setups:
+        return (), ""
+    made = setup_layers(model, profile.setups)
+    names = ", ".join(dict.fromkeys(setup.way for setup in profile.setups))
+    return ((), f"{MODEL} ({names}): {made}") if isinstance(made, str) else (made, "")
 
 
 def _stale_as_a_whole(profile: Profile, device: str, mode: Mode) -> tuple[str, ...]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from twinkle_tune.cause import Cause
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, Objective
 from twinkle_tune.outcome import UNDECIDED, Conditions, Measurement, Selection, Status, Timings, Trial, Untimed
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.json_text import write_profile
+from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.profile.views import Table, view
 from twinkle_tune.slot import ORIGINAL, Slot
 from twinkle_tune.terms import Terms
@@ -73,38 +73,6 @@ class StepResult:
     note: str = ""
     alone_us: tuple[float, ...] = ()
     left_out: str = ""
-
-
-COMPILE, DYNAMIC, BLOCKS = "compile", "compile dynamic", "compile blocks"
-"""Ways of compiling a model: as a whole, the same for dynamic shapes, each of the blocks that it repeats."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompiledStep:
-    """One step of the model, as it is and compiled in one way: what decides on a way, and selects no kernel.
-
-    Attributes:
-        label: as of a :class:`StepResult`.
-        way: how it was compiled.
-        original_us, compiled_us: microseconds of the whole step, one figure a round, paired by position.
-        ratio: compiled over original, median of the paired rounds.
-        low, high: interval of that median, at least 95% confidence.
-        compile_s: seconds of the first two calls, in which it was compiled.
-        problem: why it could not be compiled, is refused (it is wrong, say), or would run uncompiled; there are no
-            figures then.
-        cause: the same as a word.
-    """
-
-    label: str
-    way: str = COMPILE
-    original_us: tuple[float, ...] = ()
-    compiled_us: tuple[float, ...] = ()
-    ratio: float = 1.0
-    low: float = 1.0
-    high: float = 1.0
-    compile_s: float = 0.0
-    problem: str = ""
-    cause: Cause = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +229,8 @@ class Profile:
         contests: ordered by slot name, then workload key.
         uncalled: slots of the model that no step called ("RMSNorm model.norm").
         compiled: each step compiled in each way beside the original, where that was asked for.
+        setups: the ways of running the whole model that won steps; where there are any, ``kernelize_model`` puts them
+            in place and no winner of a contest.
         run: how the run went; None in a profile from before it was written down.
     """
 
@@ -280,6 +250,7 @@ class Profile:
     contests: tuple[Contest, ...]
     uncalled: tuple[str, ...]
     compiled: tuple[CompiledStep, ...] = ()
+    setups: tuple[Setup, ...] = ()
     dynamic: bool | None = None
     run: RunFacts | None = None
 

@@ -106,7 +106,7 @@ def uncompared(profile: Profile, step: StepResult) -> str:
 
 
 def _has_winner(profile: Profile, step: StepResult) -> bool:
-    return any(seen.step == step.label for contest in profile.winners for seen in contest.seen)
+    return bool(profile.setups) or any(seen.step == step.label for contest in profile.winners for seen in contest.seen)
 
 
 def visible_step_gain(step: StepResult) -> float | None:
@@ -122,7 +122,7 @@ def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
     compared = [step for step in profile.steps if step.tuned_us]
     better = [step for step in compared if (gained(step, aim) if aim.is_memory else step.high < 1)]
     stopped = "" if profile.run is None else profile.run.stopped
-    if profile.winners and better:
+    if (profile.winners or profile.setups) and better:
         more = " The run was stopped before it had tried everything: more may be found." if not profile.complete else ""
         return "apply", "gain", f"Measured on the whole model. {_measured_text(profile, compared, better)}{more}"
     if not profile.complete:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.profile.schema import Contest, StepResult
+from twinkle_tune.profile.setup import CompiledStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,14 @@ class WinnerTimedAgain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaysTimed:
+    """The ways of running the whole model were timed in a step."""
+
+    label: str
+    compiled: tuple[CompiledStep, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepChecked:
     """The whole model was compared with and without the winners; ``disagreement`` is "" where it computes the same."""
 
@@ -93,6 +102,7 @@ Event = (
     | RoundTimed
     | WinnerTimedAgain
     | ContestFinished
+    | WaysTimed
     | StepChecked
     | StepStarted
     | StepFinished

@@ -6,14 +6,23 @@ A line fits 80 columns, whatever names there are in it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from twinkle_tune.errors import one_line
 from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.outcome import Rejection, Untimed
 from twinkle_tune.profile.schema import Contest, StepResult
-from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished, Event, StepChecked, StepFinished
+from twinkle_tune.profile.setup import CompiledStep
+from twinkle_tune.tune.events import (
+    Captured,
+    ContestAdded,
+    ContestFinished,
+    Event,
+    StepChecked,
+    StepFinished,
+    WaysTimed,
+)
 from twinkle_tune.tune.gain import time_words
 from twinkle_tune.words import short_name
 
@@ -81,6 +90,12 @@ def step_line(step: StepResult) -> str:
     return f"whole model, {label}: {time_words(step.ratio, step.low, step.high)}{peak}"
 
 
+def ways_line(label: str, ways: Sequence[CompiledStep]) -> str:
+    """The ways of running a step of the whole model in one line: "ways of prefill 1x128: compile 0.70, ..."."""
+    told = [f"{way.way} {'refused' if way.problem else f'{way.ratio:.2f}'}" for way in ways]
+    return one_line(f"ways of running {one_line(label, _NAME_LIMIT)}: {', '.join(told)}", WIDTH)
+
+
 class Lines:
     """A listener that says a line for whatever is finished: the one for the command line and for Python."""
 
@@ -101,6 +116,8 @@ class Lines:
             case ContestFinished():
                 self._done += 1
                 self._say(contest_line(event.contest, self._done, self._total))
+            case WaysTimed():
+                self._say(ways_line(event.label, event.compiled))
             case StepChecked() if event.disagreement:
                 self._say(f"whole model, {one_line(event.label, _NAME_LIMIT)}: {one_line(event.disagreement)}")
             case StepFinished():

@@ -47,7 +47,7 @@ class Run:
     memory: Memory
     attention: bool = False
     head: bool = False
-    try_compile: bool = False
+    ways: bool = False
     tasks: dict[tuple[str, str, tuple[str, ...]], Task] = field(default_factory=dict)
 
     def question(self, observation: Observation, entrants: Sequence[Candidate], environment: Environment) -> Question:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from dataclasses import replace
 from torch import nn
 
 from twinkle_tune.capture.capture import capture
+from twinkle_tune.capture.held_out import Tried, tried_steps
 from twinkle_tune.capture.optimizer import OptimizerFactory
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.catalog.block import BLOCK
@@ -44,9 +46,9 @@ from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.progress import is_watched, printed
 from twinkle_tune.tune.run import Run, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
+from twinkle_tune.tune.setups import with_setups
 from twinkle_tune.tune.task import Executor
-from twinkle_tune.tune.verdict import compiled_text
-from twinkle_tune.tune.ways import time_compiled
+from twinkle_tune.tune.ways import Ways, time_ways
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
 
@@ -69,7 +71,7 @@ def tune_model(
     store: Store | None = None,
     attention: bool = False,
     head: bool | None = None,
-    try_compile: bool = False,
+    ways: bool = False,
     objective: object = "time",
     slowdown: float | None = None,
     optimizer: OptimizerFactory | bool = True,
@@ -111,8 +113,8 @@ def tune_model(
         head: whether in the mode "train" the last layer and the loss of a transformers language model compete as one
             (:mod:`twinkle_tune.catalog.head`). Each of its calls is one of the whole model, too. By default they do
             where the objective is one by memory and the model has such a head, but not beside ``attention``.
-        try_compile: whether the ways of compiling the whole model are timed as well, in the modes "inference" and
-            "train": the model as it is, for dynamic shapes, and block by block. It tells which would pay.
+        ways: whether ways of running the whole model compete as well, in the modes "inference" and "train":
+            compiled as it is, for dynamic shapes, and block by block. Those that gain most are in the profile.
         objective: "time": the fastest wins; "memory": the one with the smallest peak memory; "balanced": the smallest
             of those that take at most ``slowdown`` times the original's time.
         slowdown: of the objective "balanced" alone, at least 1; 1.1 (10% more time) by default.
@@ -152,7 +154,7 @@ def tune_model(
         memory=Memory(journal, store),
         attention=attention,
         head=_competes_unasked(model, terms, attention=attention) if head is None else head,
-        try_compile=try_compile,
+        ways=ways,
     )
     check_memory_is_told(terms.aim, terms.device)
     check_search_is_possible(terms.device)
@@ -160,10 +162,19 @@ def tune_model(
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with without_trace(model, terms.mode):
         steps = make_steps(model, example_inputs, terms.mode, terms.device, optimizer_of(optimizer, terms))
-        return _tune(replace(run, budget=budget_of(seconds, len(steps), settle.SECONDS)), steps)
+        tried = _tried(run, example_inputs, optimizer)
+        return _tune(replace(run, budget=budget_of(seconds, len(steps), settle.SECONDS)), steps, tried)
 
 
-def _tune(run: Run, steps: Sequence[Step]) -> Profile:
+def _tried(run: Run, example_inputs: object, optimizer: OptimizerFactory | bool) -> tuple[Tried, ...]:
+    """The steps in which ways of running the whole model compete; none where they do not."""
+    terms = run.terms
+    if not run.ways or terms.mode.compiles:
+        return ()
+    return tried_steps(run.model, example_inputs, terms.mode, terms.device, optimizer_of(optimizer, terms))
+
+
+def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     mode, device = run.terms.mode, run.terms.device
     environment = current_environment(device)
     occurrences = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
@@ -195,6 +206,7 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
             notes=left_out_notes(run.budget, [o for o in ordered if is_left_out(run.budget, o, entrants[id(o)])]),
         )
     )
+    ways = _ways(run, tried)
     placed: list[Placed] = []
     contests_began_s = time.monotonic()
     try:
@@ -222,19 +234,36 @@ def _tune(run: Run, steps: Sequence[Step]) -> Profile:
         chosen = choose_nested(_ordered(placed), run.terms.aim)
         raise TuneInterrupted(made.interrupted(run, environment, seen, chosen) if placed else None) from error
     settled = made.ended(run, settled, seen, contests_s)
-    return made.with_left_out(_beside_compiled(run, settled, steps), seen.left_out)
+    return made.with_left_out(_with_ways(run, settled, ways, steps, tried), seen.left_out)
 
 
-def _beside_compiled(run: Run, profile: Profile, steps: Sequence[Step]) -> Profile:
-    """With the figures of the compiled model, if they were asked for and there is time left."""
-    left_s, terms = run.budget.left_s, run.terms
-    if not run.try_compile or terms.mode.compiles or (left_s is not None and left_s <= 0):
-        return profile
+def _ways(run: Run, tried: Sequence[Tried]) -> Ways:
+    """What the ways of running the whole model came to, in at most half of the time for contests."""
+    left_s = run.budget.contests_left_s
+    ends_s = math.inf if left_s is None else time.monotonic() + left_s / 2
     try:
-        found = time_compiled(run.model, steps, clock_for(terms.device), terms, seconds=settle.SECONDS)
+        return time_ways(
+            run.model, tried, clock_for(run.terms.device), run.terms, run.tell, seconds=settle.SECONDS, ends_s=ends_s
+        )
+    except KeyboardInterrupt as error:
+        raise TuneInterrupted(None) from error
+
+
+def _with_ways(run: Run, profile: Profile, ways: Ways, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
+    """With the ways that won, where they gain more than the kernels that won; by memory with their figures alone."""
+    if not ways.compiled:
+        return profile
+    if run.terms.aim.is_memory:
+        return replace(profile, compiled=ways.compiled)
+    known = {step.label for step in steps}
+    both = (*steps, *(each.step for each in tried if each.step.label not in known))
+    try:
+        return with_setups(
+            profile, ways, run.model, both, clock_for(run.terms.device), run.registry, run.tell,
+            seed=run.terms.seed, seconds=settle.SECONDS,
+        )  # fmt: skip
     except KeyboardInterrupt as error:
         raise TuneInterrupted(profile) from error
-    return replace(profile, compiled=found, verdict=f"{profile.verdict} {compiled_text(found)}")
 
 
 def _ordered(placed: Sequence[Placed]) -> list[Placed]:

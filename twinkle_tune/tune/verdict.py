@@ -8,17 +8,13 @@ from collections.abc import Iterator, Sequence
 from twinkle_tune.objective import BY_TIME, Aim, Objective
 from twinkle_tune.outcome import UNDECIDED, Status, Untimed
 from twinkle_tune.profile.fuller import finished
-from twinkle_tune.profile.schema import BLOCKS, COMPILE, DYNAMIC, CompiledStep, Contest, RunFacts, StepResult
+from twinkle_tune.profile.schema import Contest, RunFacts, StepResult
+from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import figures, gained, time_words
 from twinkle_tune.words import span
 
 _NOT_HELD: tuple[Status, ...] = (*UNDECIDED, "nothing to gain")
-_CALLS = {
-    COMPILE: "model.compile()",
-    DYNAMIC: "model.compile(dynamic=True)",
-    BLOCKS: "see docs/how-to/compile-the-model.md",
-}
 
 
 def verdict_of(
@@ -66,7 +62,7 @@ def more_text(run: RunFacts) -> str:
 
 
 def compiled_text(steps: Sequence[CompiledStep]) -> str:
-    """What compiling the whole original model gains, the best way of each step first; "" where none was tried."""
+    """What the ways of running the whole model gain, the best of each step first; "" where none was tried."""
     if not steps:
         return ""
     by_step: dict[str, list[CompiledStep]] = {}
@@ -74,11 +70,7 @@ def compiled_text(steps: Sequence[CompiledStep]) -> str:
         by_step.setdefault(step.label, []).append(step)
     told = [f"{label}: {_ways_text(ways)}" for label, ways in by_step.items()]
     took_s = sum(step.compile_s for step in steps)
-    text = f"torch.compile of the original model (compiling took {took_s:.0f} s): {'; '.join(told)}."
-    best = (min(timed, key=lambda step: step.ratio) for ways in by_step.values() if (timed := _timed(ways)))
-    gains = dict.fromkeys(step.way for step in best if step.high < 1)
-    calls = ", ".join(f"{way}: {_CALLS[way]}" for way in gains if way in _CALLS)
-    return f"{text} To run it so: {calls}." if calls else text
+    return f"Ways of running the whole model (compiling took {took_s:.0f} s): {'; '.join(told)}."
 
 
 def _timed(ways: Sequence[CompiledStep]) -> list[CompiledStep]:
@@ -100,6 +92,13 @@ def _ways_text(ways: Sequence[CompiledStep]) -> str:
 
 def _failed(way: CompiledStep) -> str:
     return {"wrong": "is refused", "inconclusive": "cannot be checked"}.get(way.cause, "failed")
+
+
+def setups_text(setups: Sequence[Setup], results: Sequence[StepResult]) -> str:
+    """Which way the whole model runs in which step, and what that gains."""
+    found = {result.label: result for result in results}
+    told = (f"{s.label}: {s.way}, {time_words(r.ratio, r.low, r.high)}" for s in setups if (r := found[s.label]))
+    return f"The whole model gains most in another way of running it: {'; '.join(told)}."
 
 
 def compiled_problems(steps: Sequence[CompiledStep]) -> Iterator[str]:

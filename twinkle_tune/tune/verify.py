@@ -32,6 +32,7 @@ from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.tune.verify_setups import SetupCheck, check_setups
 from twinkle_tune.workload import call_text
 
 SETTINGS = RaceSettings(min_gain=0.005, indifference=0.0)
@@ -79,15 +80,18 @@ class Verification:
     Attributes:
         checks: one for each winner, in the profile's order.
         stale: what is stale beyond that, as the profile would be bound: its environment, other settings.
+        setups: one for each way of running the whole model that won a step.
     """
 
     checks: tuple[Check, ...]
     stale: tuple[str, ...]
+    setups: tuple[SetupCheck, ...] = ()
 
     @property
     def holds(self) -> bool:
         """Whether nothing is stale, wrong or no longer faster (by memory: smaller)."""
-        return not self.stale and not any(check.problems for check in self.checks)
+        failed = any(check.problems for check in self.checks) or any(check.kind for check in self.setups)
+        return not self.stale and not failed
 
 
 def verify_profile(
@@ -129,8 +133,9 @@ def verify_profile(
     with without_trace(model, profile.mode):
         whole = changes(profile.environment, current_environment(profile.device))
         plan = plan_profile(model, profile, profile.device, profile.mode, registry)
+        setups = tuple(check_setups(profile, plan, model, example_inputs, tell, seed=seed))
         if not profile.winners:
-            return Verification(checks=(), stale=plan.stale if whole else ())
+            return Verification(checks=(), stale=plan.stale if whole or profile.setups else (), setups=setups)
         steps = make_steps(model, example_inputs, profile.mode, profile.device)
         won = {contest.slot.name for contest in profile.winners}
         occurrences = find_slots(model, registry, attention=ATTENTION in won, head=HEAD in won)
@@ -148,7 +153,8 @@ def verify_profile(
             run = _Run(terms, tell, executor or InProcess(), index)
             checks.append(run.check(contest, observation, entrants))
     told = {str(entry) for entry in plan.entries if _is_told(entry, checks)}
-    return Verification(checks=tuple(checks), stale=tuple(text for text in plan.stale if text not in told))
+    stale = tuple(text for text in plan.stale if text not in told)
+    return Verification(checks=tuple(checks), stale=stale, setups=setups)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from twinkle_tune.capture.optimizer import OptimizerFactory, OptimizerStep
+from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.capture.step import Step
-from twinkle_tune.contest.compiling import Backend, uncapped
+from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.contest.contest import contest
 from twinkle_tune.contest.model import ModelStage, Way
-from twinkle_tune.contest.runner import Compiled
 from twinkle_tune.contest.watch import Unwatched
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
@@ -23,6 +25,7 @@ from twinkle_tune.measure.statistics import Ratio, paired_ratio
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Found, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.strategy.backend import Backend, compiled
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.allowance import free_bytes
 from twinkle_tune.tune.events import Listener, StepFinished, StepStarted
@@ -44,7 +47,7 @@ def time_steps(
 ) -> tuple[StepResult, ...]:
     """Time each step with a plan bound and without. The model is left restored.
 
-    A step that calls no slot with a winner is not timed.
+    A step that calls no slot with a winner is not timed, where the whole model does not run in another way.
 
     Args:
         model: with its originals; in the compile modes it is compiled for this.
@@ -66,7 +69,9 @@ def time_steps(
     results = []
     with _restored(model, steps), uncapped(compiles=profile.mode.compiles):
         for step in steps:
-            if not any(seen.step == step.label for contest in profile.winners for seen in contest.seen):
+            if not profile.setups and not any(
+                seen.step == step.label for contest in profile.winners for seen in contest.seen
+            ):
                 results.append(with_optimizer(StepResult(label=step.label), step))
                 continue
             listener(StepStarted(label=step.label))
@@ -77,9 +82,21 @@ def time_steps(
     return tuple(results)
 
 
+class _Compiled(nn.Module):
+    """A model compiled as a whole, with what is bound to it; apart from what the user compiled of it."""
+
+    def __init__(self, model: nn.Module, dynamic: bool | None) -> None:
+        super().__init__()
+        self.model = unwrapped(model)
+        self._run = compiled(self.model, Backend(gives_up=False), dynamic)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(*args, **kwargs)
+
+
 def runner_of(model: nn.Module, terms: Terms) -> nn.Module:
     """The model as it runs: itself, or compiled when it is called."""
-    return Compiled(model, Backend(gives_up=False), terms.dynamic) if terms.mode.compiles else model
+    return _Compiled(model, terms.dynamic) if terms.mode.compiles else model
 
 
 @contextmanager
@@ -160,9 +177,9 @@ def _time_step(stage: ModelStage, step: Step, ways: Sequence[Way], terms: Terms)
     return with_optimizer(result, step)
 
 
-def held(stage: ModelStage, ways: Sequence[Way], terms: Terms) -> Found:
+def held(stage: ModelStage, ways: Sequence[Way], terms: Terms, ends_s: float = math.inf) -> Found:
     """The contest of some ways of running a step, which nobody watches."""
-    return contest(stage, ways, terms, watch=Unwatched(), tell=lambda event: None)
+    return contest(stage, ways, terms, watch=Unwatched(), tell=lambda event: None, ends_s=ends_s)
 
 
 def rounded_us(outcome: Measurement) -> tuple[float, ...]:

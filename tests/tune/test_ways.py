@@ -1,8 +1,8 @@
-"""Ways of compiling the whole model beside the original: figures, and no selection."""
+"""Ways of running the whole model beside the original: figures, refusals, and who wins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,30 +16,29 @@ from tests.catalog.catalog_families import tiny
 from tests.report import fabricate
 from tests.tune.toy import QUICK
 from twinkle_tune import load_profile, tune_model
-from twinkle_tune.capture.step import make_steps
-from twinkle_tune.catalog.block import outermost_blocks
+from twinkle_tune.capture.held_out import Tried
+from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.contest import model as model_stage
-from twinkle_tune.contest.compiling import Backend
-from twinkle_tune.contest.runner import CompiledBlocks
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.kernel import Registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
-from twinkle_tune.profile.schema import CompiledStep, Profile
+from twinkle_tune.profile.schema import Profile
+from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.report.terminal import SHORT_LINES, terminal_text
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.verdict import compiled_problems, compiled_text
-from twinkle_tune.tune.ways import time_compiled
+from twinkle_tune.tune.ways import time_ways
 
 STEP = CompiledStep(label="prefill 1x8", ratio=0.5, low=0.4, high=0.6, compile_s=20)
 
 
 def test_the_compiled_model_is_timed_where_it_is_asked_for(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its figures are in the profile and its verdict, survive saving, and select nothing."""
+    """Its figures are in the profile, and survive saving."""
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
     model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh()), torch.randn(4, 8)
     without = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"])
-    made = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"], try_compile=True)
+    made = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"], ways=True)
     assert without.compiled == ()
     assert [step.way for step in made.compiled] == ["compile", "compile dynamic"]
     for step in made.compiled:
@@ -47,9 +46,17 @@ def test_the_compiled_model_is_timed_where_it_is_asked_for(tmp_path: Any, monkey
         assert step.original_us == made.compiled[0].original_us
         assert step.low <= step.ratio <= step.high
         assert step.compile_s > 0
-    assert "torch.compile of the original model" in made.verdict
     assert load_profile(made.save(tmp_path / "p.json")) == made
-    assert not made.winners
+
+
+def nobody(event: object) -> None:
+    """Listens to nothing."""
+
+
+def found_by(model: nn.Module, steps: Sequence[Step], mode: Mode, seconds: float) -> tuple[CompiledStep, ...]:
+    """How each way fared in steps without others."""
+    tried = [Tried(step=step, again=None, held_out=()) for step in steps]
+    return time_ways(model, tried, clock_for("cpu"), Terms(mode=mode, device="cpu"), nobody, seconds=seconds).compiled
 
 
 def compiled_by(monkeypatch: pytest.MonkeyPatch, made: Callable[[Any], Callable[..., Any]]) -> None:
@@ -59,9 +66,7 @@ def compiled_by(monkeypatch: pytest.MonkeyPatch, made: Callable[[Any], Callable[
 
 def tried(model: nn.Module) -> Profile:
     """A profile with the ways of compiling a model of width 8."""
-    return tune_model(
-        model, torch.randn(4, 8), registry=Registry(), settings=QUICK, candidates=["original"], try_compile=True
-    )
+    return tune_model(model, torch.randn(4, 8), registry=Registry(), settings=QUICK, candidates=["original"], ways=True)
 
 
 def test_a_model_that_cannot_be_compiled_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +80,8 @@ def test_a_model_that_cannot_be_compiled_says_why(monkeypatch: pytest.MonkeyPatc
     assert [(step.problem, step.cause, step.original_us) for step in made.compiled] == [
         ("RuntimeError: no compiler found", "raised", ())
     ] * 2
-    assert "compile failed (RuntimeError: no compiler found)" in made.verdict
+    assert "compile failed (RuntimeError: no compiler found)" in compiled_text(made.compiled)
+    assert made.setups == ()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,7 @@ def test_a_compiled_model_that_is_wrong_is_refused(
     """One whose outputs are off has no time, and the verdict says what is off; of other draws nothing can be told."""
     compiled_by(monkeypatch, made)
     steps = make_steps(model.train(), torch.randn(4, 8), Mode.INFERENCE, "cpu")
-    found = time_compiled(model, steps, clock_for("cpu"), Terms(mode=Mode.INFERENCE, device="cpu"), seconds=0.0)
+    found = found_by(model, steps, Mode.INFERENCE, 0.0)
     assert [(step.cause, step.compiled_us) for step in found] == [(cause, ())] * 2
     assert f"compile {told}" in compiled_text(found)
 
@@ -122,7 +128,7 @@ def test_all_ways_compete_in_each_step_and_leave_no_trace(mode: Mode, monkeypatc
     inputs = {"input_ids": ids} | ({"labels": ids} if mode.trains else {})
     steps = make_steps(model, inputs, mode, "cpu")
     before = untold_by_torch(model)
-    found = time_compiled(model, steps, clock_for("cpu"), Terms(mode=mode, device="cpu"), seconds=0.1)
+    found = found_by(model, steps, mode, 0.1)
     assert untold_by_torch(model) == before
     ways = ("compile", "compile dynamic", "compile blocks")
     assert [(each.label, each.way, each.problem) for each in found] == [
@@ -176,21 +182,6 @@ class Skipped(nn.Linear):
     forward = torch.compiler.disable(nn.Linear.forward)  # type: ignore[no-untyped-call]
 
 
-def test_nine_blocks_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each once, though eight versions of one function are the most; an exception leaves the model as it was."""
-    compiled_by(monkeypatch, lambda graph: graph.forward)
-    model, backend, x = Layers(), Backend(gives_up=True), torch.randn(4, 8)
-    torch._dynamo.reset()
-    runner = CompiledBlocks(model, outermost_blocks(model), backend)
-    for _ in range(3):
-        torch.testing.assert_close(runner(x), model(x))
-    assert backend.graphs == 9
-    with pytest.raises(Exception, match="fake tensor"):
-        runner(torch.randn(4, 9))
-    assert not any("forward" in vars(layer) for layer in model.layers)
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize(
     ("make", "refused", "reason"),
     [
@@ -206,9 +197,9 @@ def test_a_way_that_would_run_uncompiled_has_no_figure(
     """Compiled at each call, in more versions than torch.compile allows, or not at all; the rest is timed."""
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
     compiled_by(monkeypatch, lambda graph: graph.forward)
-    model, terms = make(), Terms(mode=Mode.INFERENCE, device="cpu")
+    model = make()
     steps = make_steps(model, torch.randn(4, 8), Mode.INFERENCE, "cpu")
-    found = time_compiled(model, steps, clock_for("cpu"), terms, seconds=0.1)
+    found = found_by(model, steps, Mode.INFERENCE, 0.1)
     assert [step.problem[: len(reason)] for step in found[:refused]] == [reason] * refused
     assert not any(step.compiled_us for step in found[:refused])
     assert all(step.way == "compile blocks" and step.compiled_us for step in found[refused:])
@@ -228,19 +219,17 @@ def test_a_profile_from_before_there_were_ways_is_read(tmp_path: Path) -> None:
 
 
 def test_the_sentence() -> None:
-    """The best way of each step with its interval, the others in short, and how to run what pays."""
+    """The best way of each step with its interval, and the others in short."""
     assert compiled_text([]) == ""
     others = [replace(STEP, way="compile blocks", ratio=0.4, low=0.3, high=0.45, compile_s=1.0)]
     others += [replace(STEP, way="compile dynamic", problem="it is off", cause="wrong", compile_s=0.0)]
     slower = CompiledStep(label="d", ratio=1.1, low=0.9, high=1.2)
     assert compiled_text([STEP, *others, slower]) == (
-        "torch.compile of the original model (compiling took 21 s): prefill 1x8: compile blocks 0.40 of the time "
+        "Ways of running the whole model (compiling took 21 s): prefill 1x8: compile blocks 0.40 of the time "
         "(0.30 to 0.45), compile 0.50, compile dynamic is refused; d: compile 1.10 of the time (0.90 to 1.20, not "
-        "clearly faster). To run it so: compile blocks: see docs/how-to/compile-the-model.md."
+        "clearly faster)."
     )
     assert list(compiled_problems([STEP, *others])) == ["prefill 1x8: compile dynamic is refused: it is off."]
-    assert compiled_text([STEP]).endswith("To run it so: compile: model.compile().")
-    assert "To run" not in compiled_text([slower, CompiledStep(label="d", high=0.5, problem="no compiler")])
 
 
 def test_it_fits_a_screen() -> None:
@@ -249,7 +238,7 @@ def test_it_fits_a_screen() -> None:
     profile = replace(fabricate.normal(), compiled=tuple(steps))
     short, whole = (terminal_text(profile, "p.json", width=80, full=full) for full in (False, True))
     assert len(short.splitlines()) <= SHORT_LINES
-    assert "torch.compile of the original model (compiling took 320 s): prefill 0x8: compile 0.50" in " ".join(
+    assert "Ways of running the whole model (compiling took 320 s): prefill 0x8: compile 0.50" in " ".join(
         short.split()
     )
     assert "prefill 7x8: compile 0.50 of the time" in " ".join(whole.split())

@@ -1,0 +1,115 @@
+"""Steps of other sizes than the user's inputs: what won on those must not lose on these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from twinkle_tune.call.arguments import Call, map_tensors
+from twinkle_tune.capture.optimizer import OptimizerStep
+from twinkle_tune.capture.point import Point, read_points, unwrapped
+from twinkle_tune.capture.step import Step, make_steps
+from twinkle_tune.mode import Mode
+
+_OF_A_LENGTH = frozenset({"position_ids", "cache_position", "past_key_values"})
+"""Arguments whose values belong to one length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """A step in which ways of running the model compete.
+
+    Attributes:
+        step: on the user's inputs.
+        again: the same with other values: who keeps an answer is wrong there. None where no inputs could be made.
+        held_out: the same with other sizes, and with a mask where there is none: shorter, longer, a larger batch.
+    """
+
+    step: Step
+    again: Step | None
+    held_out: tuple[Step, ...]
+
+    @property
+    def all(self) -> tuple[Step, ...]:
+        """Every step of it."""
+        return (self.step, *(() if self.again is None else (self.again,)), *self.held_out)
+
+
+def tried_steps(
+    model: nn.Module, example_inputs: object, mode: Mode, device: str, optimizer: OptimizerStep | None = None
+) -> tuple[Tried, ...]:
+    """The steps of example inputs for ways of running the whole model; arguments as of :func:`make_steps`."""
+
+    def made(points: Sequence[Point]) -> tuple[Step, ...]:
+        return make_steps(model, [_inputs(point) for point in points], mode, device, optimizer, growing=True)
+
+    tried: list[Tried] = []
+    points = read_points(model, example_inputs, device)
+    steps = made(points)
+    each = len(steps) // len(points)
+    for index, point in enumerate(points):
+        again = made([_with_other_values(point)])
+        others = [found for other in _varied(point, _longest(model)) if len(found := made([other])) == each]
+        for place in range(each):
+            step, held_out = steps[index * each + place], tuple(other[place] for other in others)
+            tried.append(Tried(step=step, again=again[place] if len(again) == each else None, held_out=held_out))
+    return tuple(tried)
+
+
+def _inputs(point: Point) -> object:
+    args, kwargs = point.call.args, dict(point.call.kwargs)
+    return point.named() if args and kwargs else args or kwargs
+
+
+def _longest(model: nn.Module) -> int:
+    found = getattr(getattr(unwrapped(model), "config", None), "max_position_embeddings", None)
+    return found if isinstance(found, int) else 1 << 30
+
+
+def _with_other_values(point: Point) -> Point:
+    """The tensors with a batch or more turned by one along the last dimension: values that the model takes, elsewhere.
+
+    Masks stay: what they hide is hidden still.
+    """
+
+    def turned(tensor: Tensor) -> Tensor:
+        is_mask = tensor.dtype is torch.bool or (not tensor.is_floating_point() and bool((tensor <= 1).all()))
+        return (
+            tensor if tensor.dim() < 2 or is_mask else tensor.detach().roll(1, -1).requires_grad_(tensor.requires_grad)
+        )
+
+    return _mapped(point, turned)
+
+
+def _varied(point: Point, longest: int) -> Iterator[Point]:
+    """A shorter one, a longer one, a larger batch, one with a mask, as far as the sizes are known."""
+    given = point.named()
+    if _OF_A_LENGTH & given.keys() or point.size is None:
+        return
+    batch, length = point.size
+    for rows, columns in ((batch, max(2, length // 4)), (batch, length + length // 2), (2 * batch, length)):
+        if columns <= longest and (rows, columns) != (batch, length):
+            yield _of_size(point, (batch, length), (rows, columns))
+    ids = given.get("input_ids")
+    if "attention_mask" in point.names and given.get("attention_mask") is None and isinstance(ids, Tensor):
+        yield replace(point, call=Call(args=(), kwargs={**given, "attention_mask": torch.ones_like(ids)}))
+
+
+def _of_size(point: Point, size: tuple[int, int], wanted: tuple[int, int]) -> Point:
+    def resized(tensor: Tensor) -> Tensor:
+        if tensor.dim() < 2 or tuple(tensor.shape[:2]) != size:
+            return tensor
+        rows = torch.arange(wanted[0], device=tensor.device) % size[0]
+        # The last ones stay the last: what pads a prompt stands before it.
+        columns = (torch.arange(wanted[1], device=tensor.device) + size[1] - wanted[1]) % size[1]
+        return tensor.detach()[rows][:, columns].requires_grad_(tensor.requires_grad)
+
+    return _mapped(point, resized)
+
+
+def _mapped(point: Point, change: Callable[[Tensor], Tensor]) -> Point:
+    args, kwargs = map_tensors(change, point.call.args), map_tensors(change, dict(point.call.kwargs))
+    return replace(point, call=Call(args=args, kwargs=kwargs))

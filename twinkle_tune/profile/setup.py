@@ -1,0 +1,67 @@
+"""Ways of running the whole model: how each fared in a step, and which run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twinkle_tune.cause import Cause
+from twinkle_tune.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledStep:
+    """One step of the model, as it is and run in one way: what decides on a way.
+
+    Attributes:
+        label: as of a :class:`StepResult`.
+        way: how it was compiled.
+        original_us, compiled_us: microseconds of the whole step, one figure a round, paired by position.
+        ratio: compiled over original, median of the paired rounds.
+        low, high: interval of that median, at least 95% confidence.
+        compile_s: seconds of the first two calls, in which it was compiled.
+        problem: why it could not be compiled, is refused (it is wrong, say), or would run uncompiled; there are no
+            figures then.
+        cause: the same as a word.
+    """
+
+    label: str
+    way: str = "compile"
+    original_us: tuple[float, ...] = ()
+    compiled_us: tuple[float, ...] = ()
+    ratio: float = 1.0
+    low: float = 1.0
+    high: float = 1.0
+    compile_s: float = 0.0
+    problem: str = ""
+    cause: Cause = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCall:
+    """A call of the model as it was seen in a step.
+
+    Attributes:
+        workload: the call, without the model's settings.
+        cached: tokens in the cache that it was given; None where it was given none.
+    """
+
+    workload: Workload
+    cached: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """A way of running the whole model that won a step, and the calls for which that was shown.
+
+    Attributes:
+        label: of the step that it won.
+        way: its name, as of a :class:`CompiledStep`.
+        calls: calls of the step, and of those with other lengths where it was right, not slower, and not compiled anew.
+            It runs for calls like these and of sizes between them.
+        model: digest of the model that it was measured on: its class, settings, modules and number of parameters.
+    """
+
+    label: str
+    way: str
+    calls: tuple[ModelCall, ...]
+    model: str

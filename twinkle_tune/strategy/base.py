@@ -1,0 +1,46 @@
+"""What a way of running a whole model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from twinkle_tune.strategy.backend import Backend
+
+Call = Callable[..., Any]
+"""A forward that takes its module first. It holds no module, so that a copy of the model computes with its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What stands in a model that is run in a way.
+
+    Attributes:
+        root: the model's forward.
+        parts: paths of modules inside, the modules, and their forwards; each is its class's own outside of ``root``.
+    """
+
+    root: Call
+    parts: tuple[tuple[str, nn.Module, Call], ...] = ()
+
+
+class Strategy(Protocol):
+    """A way of running a whole model.
+
+    Attributes:
+        name: as records and reports call it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def why_not(self, model: nn.Module) -> str:
+        """Why a model cannot be run so; "" where it can."""
+        ...
+
+    def running(self, model: nn.Module, backend: Backend) -> Running:
+        """The forwards by which it is; nothing is compiled before the first call."""
+        ...

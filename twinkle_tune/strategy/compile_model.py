@@ -1,0 +1,31 @@
+"""torch.compile of the model as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from twinkle_tune.strategy.backend import Backend, compiled
+from twinkle_tune.strategy.base import Running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileModel:
+    """The model's forward compiled.
+
+    Attributes:
+        name: as of :class:`~twinkle_tune.strategy.base.Strategy`.
+        dynamic: torch.compile's argument of that name.
+    """
+
+    name: str = "compile"
+    dynamic: bool | None = None
+
+    def why_not(self, model: nn.Module) -> str:
+        """Any model may be tried."""
+        return ""
+
+    def running(self, model: nn.Module, backend: Backend) -> Running:
+        """As :meth:`Strategy.running`."""
+        return Running(root=compiled(type(model).forward, backend, self.dynamic))
