@@ -61,10 +61,6 @@ _LAST_LAYERS = _widths(
     ),
     names=("Mistral-7B", "Llama-3.2-1B", "Qwen3-0.6B", "Gemma-3-1B"),
 )
-_SCORES = _widths(
-    *({"width": width} for width in (1024, 2048, 4096, 8192)),
-    names=tuple(f"{n} keys" for n in (1024, 2048, 4096, 8192)),
-)
 
 WIDTHS: Mapping[str, tuple[Width, ...]] = {
     "rms_norm": _HIDDEN,
@@ -73,7 +69,6 @@ WIDTHS: Mapping[str, tuple[Width, ...]] = {
     "silu_and_mul": _INNER,
     "gelu_and_mul": _INNER,
     "rope": _HEADS,
-    "softmax": _SCORES,
     "cross_entropy": _VOCABULARIES,
     "fused_linear_cross_entropy": _LAST_LAYERS,
 }

@@ -53,7 +53,6 @@ _AS_MODELS_DO: Mapping[str, Function] = {
     "silu_and_mul": lambda gate, up: F.silu(gate) * up,
     "gelu_and_mul": lambda gate, up: F.gelu(gate, approximate="tanh") * up,
     "rope": _rope,
-    "softmax": lambda x, mask: torch.softmax(x, dim=-1),
 }
 
 # File and class in liger_kernel.ops; what it takes behind the tensors, as its own layers pass it; whether it writes
@@ -65,7 +64,6 @@ _LIGER: Mapping[str, tuple[str, str, tuple[Any, ...], bool]] = {
     "silu_and_mul": ("swiglu", "LigerSiLUMulFunction", (), True),
     "gelu_and_mul": ("geglu", "LigerGELUMulFunction", (), True),
     "rope": ("rope", "LigerRopeFunction", (), True),
-    "softmax": ("softmax", "LigerSoftmaxFunction", (), False),
     "cross_entropy": ("cross_entropy", "LigerCrossEntropyFunction", (None,), True),
     "fused_linear_cross_entropy": ("fused_linear_cross_entropy", "LigerFusedLinearCrossEntropyFunction", (), True),
 }

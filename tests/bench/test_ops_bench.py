@@ -97,19 +97,19 @@ def test_a_quick_run_measures_every_op(tmp_path: Path) -> None:
 
 def test_figures_of_other_ops_stay(tmp_path: Path) -> None:
     """One op a command; and nothing is kept that was made with other versions."""
-    for name in ("softmax", "rms_norm"):
+    for name in ("silu_and_mul", "rms_norm"):
         ops.main([*_QUICK, "--op", name, "--out", str(tmp_path)])
     (path,) = tmp_path.glob("*/ops-quick.json")
     data = json.loads(path.read_text(encoding="utf-8"))
-    assert [point["op"] for point in data["points"]] == ["rms_norm"] * 4 + ["softmax"] * 4
+    assert [point["op"] for point in data["points"]] == ["rms_norm"] * 4 + ["silu_and_mul"] * 4
     path.write_text(json.dumps({**data, "torch": "0.1"}), encoding="utf-8")
-    ops.main([*_QUICK, "--op", "softmax", "--out", str(tmp_path)])
-    assert {point["op"] for point in json.loads(path.read_text(encoding="utf-8"))["points"]} == {"softmax"}
+    ops.main([*_QUICK, "--op", "silu_and_mul", "--out", str(tmp_path)])
+    assert {point["op"] for point in json.loads(path.read_text(encoding="utf-8"))["points"]} == {"silu_and_mul"}
 
 
 def test_no_point_begins_when_time_is_up(tmp_path: Path) -> None:
     """Without any time there is a page, and it says so."""
-    assert ops.main([*_QUICK, "--op", "softmax", "--minutes", "0", "--out", str(tmp_path)]) == 0
+    assert ops.main([*_QUICK, "--op", "rms_norm", "--minutes", "0", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*/ops-quick.md")
     assert "time was up for 4 points" in path.read_text(encoding="utf-8")
 
@@ -141,12 +141,12 @@ def test_what_models_write_is_the_ops_formula(name: str) -> None:
 def test_a_tuned_config_competes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept for this device is a rival beside the default, and is not searched again."""
     monkeypatch.chdir(tmp_path)
-    op, clock = op_named("softmax"), clock_for("cpu")
+    op, clock = op_named("rms_norm"), clock_for("cpu")
     dims = {"rows": 8, "width": 96}
     assert tuned_config(op, dims, "cpu", clock, backward=True, timings=0) == (None, {})
     # On a CPU every config is the formula, so the default stays, and is kept as this call's.
     assert tuned_config(op, dims, "cpu", clock, backward=False, timings=2) == (None, {})
-    (path,) = tmp_path.glob("profiles/*/ops/softmax.json")
+    (path,) = tmp_path.glob("profiles/*/ops/rms_norm.json")
     data = json.loads(path.read_text(encoding="utf-8"))
     (kept,) = data["configs"]
     kept["config"]["warps"] = 2 * kept["config"]["warps"]
@@ -163,13 +163,13 @@ def test_a_tuned_config_competes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_rival_that_raises_is_left_out() -> None:
     """The others are timed, and one that writes over its inputs does not reach theirs."""
 
-    def breaks(x: Tensor, mask: None) -> Tensor:
+    def breaks(x: Tensor, weight: Tensor) -> Tensor:
         raise RuntimeError("no room")
 
-    def overwrites(x: Tensor, mask: None) -> Tensor:
+    def overwrites(x: Tensor, weight: Tensor) -> Tensor:
         return x.detach().fill_(7.0)
 
-    op = op_named("softmax")
+    op = op_named("rms_norm")
     inputs = with_rows(drawn(op, widths(op, "cpu", quick=True)[0], "cpu"), 4)
     before = inputs[0].detach().clone()
     others = [Rival(name="a", function=breaks), Rival(name="b", function=overwrites, writes_over=True)]

@@ -79,15 +79,6 @@ SIZES: Mapping[str, Sizes] = {
             ),
         ),
     ),
-    "softmax": Sizes(
-        far={"rows": 4, "width": 40},
-        usual={"rows": 12, "width": 96},
-        odd=_ROWS_AND_WIDTHS,
-        changed=(
-            ({"rows": 6, "width": 2100}, {"block": 1024, "back_block": 1024}),
-            ({"rows": 7, "width": 1100}, {"block": 1024, "rows": 4, "back_block": 1024, "back_rows": 2}),
-        ),
-    ),
     "cross_entropy": Sizes(
         far={"rows": 4, "classes": 40},
         batched=False,

@@ -24,7 +24,7 @@ from twinkle_tune.ops.space import Dims
 from twinkle_tune.ops.static import ARCHITECTURES, Job, compile_op, compile_ops
 
 pytest.importorskip("triton")
-softmax_kernel = pytest.importorskip("twinkle_tune.ops.softmax.kernel")
+rms_norm_kernel = pytest.importorskip("twinkle_tune.ops.rms_norm.kernel")
 
 WIDTHS = (1024, 2048, 4096, 8192, 14336)
 ROWS = (1, 32, 2048, 16384)
@@ -134,7 +134,7 @@ def test_a_failure_of_the_moment_refuses_no_config(
     """What the interpreter, a full disk or a lack of memory did once is tried again; the kernel compiles."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     calls = broken_parse(monkeypatch, error, times=1)
-    found = compile_op(op_named("softmax"), {"rows": 8, "width": 64}, torch.float32, None, architecture=architecture)
+    found = compile_op(op_named("rms_norm"), {"rows": 8, "width": 64}, torch.float32, None, architecture=architecture)
     assert isinstance(found, Compiled)
     assert len(calls) > 1
 
@@ -150,7 +150,7 @@ def test_a_failure_of_the_kernel_is_not_tried_again(monkeypatch: pytest.MonkeyPa
         return compile_all(jobs, architecture, workers)
 
     monkeypatch.setattr(static, "_compile_all", counted)
-    call = op_named("softmax"), {"rows": 8, "width": 64}, torch.float32, None
+    call = op_named("rms_norm"), {"rows": 8, "width": 64}, torch.float32, None
     for architecture, error, expected in ((100, SystemError("another"), 1), (120, OSError(28, "no space left"), 3)):
         tries.clear()
         broken_parse(monkeypatch, error, times=1000)
@@ -189,14 +189,14 @@ def test_kernels_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.timeout(3000)
 def test_eight_threads_always_say_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """40 configs compiled by 8 threads, 20 times from nothing: the same answers each time."""
-    op = op_named("softmax")
+    op = op_named("rms_norm")
     dims = {"rows": 64, "width": 512}
     configs = list(itertools.islice(op.space(dims).configs(), 40))
     jobs: list[Job] = [(op, dims, torch.float32, config, "") for config in configs]
     answers = []
     for turn in range(20):
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / str(turn)))
-        for kernel in (each for each in vars(softmax_kernel).values() if hasattr(each, "device_caches")):
+        for kernel in (each for each in vars(rms_norm_kernel).values() if hasattr(each, "device_caches")):
             kernel.device_caches.clear()
         answers.append(compile_ops(jobs, architecture=90, workers=8))
     assert len(configs) == 40

@@ -15,7 +15,6 @@ _FOLDERS = {
     "silu_and_mul": "act_and_mul",
     "gelu_and_mul": "act_and_mul",
     "rope": "rope",
-    "softmax": "softmax",
     "cross_entropy": "cross_entropy",
     "fused_linear_cross_entropy": "fused_linear_cross_entropy",
 }

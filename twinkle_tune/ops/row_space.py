@@ -68,17 +68,7 @@ def _warps(elements: int) -> int:
 
 
 def _unfit(side: str, config: Config, width: int, most: int, rows: int) -> str:
-    reason = unfit_rows(side, config, width, most, rows)
-    if not reason and side and config["back_block"] and config["back_stages"] > 1:
-        return "back_stages are for whole rows (back_block 0)"
-    return reason
-
-
-def unfit_rows(side: str, config: Config, width: int, most: int, rows: int) -> str:
-    """Why a kernel's rows, columns at a time and warps do not go together; "" where they do.
-
-    ``side`` is "" or "back_"; rows up to ``most`` wide are held in registers, ``width`` is the next power of two.
-    """
+    """Why one side's parameters do not go together; "" where they do. ``width`` is the next power of two."""
     together, warps, block = config[f"{side}rows"], config[f"{side}warps"], config[f"{side}block"]
     if block >= width:
         return f"{side}block {block} holds a whole row of {width}, which is {side}block 0"
@@ -91,4 +81,6 @@ def unfit_rows(side: str, config: Config, width: int, most: int, rows: int) -> s
         return f"{elements:.0f} elements for each {side}thread spill"
     if elements < 1 and warps > 1:
         return f"{side}threads without an element"
+    if side and block and config["back_stages"] > 1:
+        return "back_stages are for whole rows (back_block 0)"
     return ""

@@ -1,4 +1,4 @@
-"""``python -m tests.ops.rope_softmax_cases``: what is particular to rope and softmax, in Triton's interpreter."""
+"""``python -m tests.ops.rope_cases``: what is particular to rope, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from torch import Tensor
 from tests.ops.interpreter import Case, main
 from twinkle_tune.ops.rope import op as rope_op
 from twinkle_tune.ops.rope.op import rope
-from twinkle_tune.ops.softmax import op as softmax_op
-from twinkle_tune.ops.softmax.op import softmax
 
 FAR = 2**30
 """Elements between two rows: the third begins past 2**31. Memory that is never written takes no room."""
@@ -31,15 +29,6 @@ def cases() -> Iterator[Case]:
                 )
     yield "rope with cos and sin in float32", rope_takes_wider_angles
     yield "rope past 2**31 elements", rope_reaches_far
-    for shape in ((2, 1, 1, 40), (1, 1, 5, 40), (5, 1), (2, 3, 5, 40)):
-        for boolean in (True, False):
-            for block in (0, 1024):
-                yield (
-                    f"softmax with a mask {shape} {boolean=} {block=}",
-                    partial(mask_holds, shape, boolean, block),
-                )
-    yield "softmax of five dimensions", softmax_of_five_dimensions
-    yield "softmax of rows without anything kept", nothing_kept_is_nan
 
 
 def heads(batch: int, count: int, heads_first: bool) -> Tensor:
@@ -90,40 +79,6 @@ def rope_reaches_far() -> None:
     got, expected = rope(q, q[:, :1], cos, sin), rope(q.contiguous(), q[:, :1].contiguous(), cos, sin)
     for ours, near in zip(got, expected, strict=True):
         assert torch.equal(ours, near)
-
-
-def mask_holds(shape: tuple[int, ...], boolean: bool, block: int) -> None:
-    """Masks of every kind of broadcast, on heads that lie tokens first; columns at a time or all at once."""
-    x = torch.randn(2, 5, 3, 40 if not block else 1100).transpose(1, 2)
-    shape = tuple(x.shape[-1] if size == 40 else size for size in shape)
-    mask = torch.rand(shape) > 0.3 if boolean else torch.randn(shape)
-    if boolean:
-        # Nothing is kept in the first block of columns of some rows; something is in every row.
-        mask[..., : shape[-1] // 2] &= torch.rand(shape[:-1]).unsqueeze(-1) > 0.5
-        mask[..., -1] = True
-    config = {"rows": 2, "block": block, "warps": 4, "back_rows": 2, "back_block": block, "back_warps": 4}
-    agrees(
-        lambda x: softmax(x, mask, scale=0.3, config=config),
-        lambda x: softmax_op.reference(x, mask, scale=0.3),
-        x.requires_grad_(),
-    )
-
-
-def softmax_of_five_dimensions() -> None:
-    """More leading dimensions than the kernel has."""
-    x, mask = torch.randn(2, 2, 2, 3, 9).transpose(0, 2), torch.randn(2, 1, 9)
-    torch.testing.assert_close(softmax(x, mask), softmax_op.reference(x, mask))
-
-
-def nothing_kept_is_nan() -> None:
-    """As in torch; the rows beside it are right."""
-    x, mask = torch.randn(4, 1500), torch.ones(4, 1500, dtype=torch.bool)
-    mask[2] = False
-    for block in (0, 1024):
-        config = {"rows": 4, "block": block, "warps": 8, "back_rows": 1, "back_block": 0, "back_warps": 4}
-        got = softmax(x, mask, config=config)
-        assert torch.equal(got.isnan().all(-1), torch.tensor([False, False, True, False]))
-        torch.testing.assert_close(got, softmax_op.reference(x, mask), equal_nan=True)
 
 
 if __name__ == "__main__":
