@@ -81,7 +81,7 @@ def recorded(op: Op, variant: str) -> list[tuple[Any, tuple[Any, ...]]]:
 
     inputs = made(op, variant)
     with pytest.MonkeyPatch.context() as patch, Recorder():  # type: ignore[no-untyped-call]
-        patch.setattr(Node, "__call__", lambda self, *args: self._of(self.overload(*args)))
+        patch.setattr(Node, "__call__", lambda self, *args: self._of(self.overload(*args[:-1], *args[-1])))
         output = called(op, variant)(*inputs)
         go_backward(output)
     # The forward with leaves that want gradients; the backward without: it is not differentiable once more.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,14 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
+
+
+class Settings(NamedTuple):
+    """Which function, and of a packed tensor whether the gate is the first half."""
+
+    function: str
+    gate_first: bool
+    config: list[int] | None
 
 
 def silu_and_mul(
@@ -43,7 +51,7 @@ def silu_and_mul(
         ConfigError: the config is not one of this op's.
     """
     _check("silu_and_mul", gate, up)
-    result: Tensor = _nodes["silu_and_mul"](gate, up, "silu", gate_first, launch.values(config, NAMES))
+    result: Tensor = _nodes["silu_and_mul"](gate, up, Settings("silu", gate_first, launch.values(config, NAMES)))
     return result
 
 
@@ -66,7 +74,7 @@ def gelu_and_mul(
     if approximate not in ("none", "tanh"):
         raise ValueError(f"approximate: got {approximate!r}, expected 'none' or 'tanh', as torch's gelu has it")
     function = "gelu" if approximate == "none" else "gelu_tanh"
-    result: Tensor = _nodes["gelu_and_mul"](gate, up, function, gate_first, launch.values(config, NAMES))
+    result: Tensor = _nodes["gelu_and_mul"](gate, up, Settings(function, gate_first, launch.values(config, NAMES)))
     return result
 
 
@@ -97,51 +105,45 @@ def reference(gate: Tensor, up: Tensor | None, function: str = "silu", gate_firs
     return (_FUNCTIONS[function](left.to(exact)) * right.to(exact)).to(dtype)
 
 
-def _allocate(
-    gate: Tensor, up: Tensor | None, function: str, gate_first: bool, config: list[int] | None
-) -> tuple[Tensor]:
+def _allocate(gate: Tensor, up: Tensor | None, settings: Settings) -> tuple[Tensor]:
     if up is None:
         return (gate.new_empty((*gate.shape[:-1], gate.shape[-1] // 2)),)
     return (gate.new_empty(gate.shape, dtype=torch.promote_types(gate.dtype, up.dtype)),)
 
 
-def _forward(
-    gate: Tensor, up: Tensor | None, function: str, gate_first: bool, config: list[int] | None
-) -> tuple[Tensor]:
-    (y,) = _allocate(gate, up, function, gate_first, config)
+def _forward(gate: Tensor, up: Tensor | None, settings: Settings) -> tuple[Tensor]:
+    (y,) = _allocate(gate, up, settings)
     if y.numel():
-        left, right = _rows(gate, up, gate_first)
-        grid, blocks, chosen = _plan(left, config, "")
+        left, right = _rows(gate, up, settings.gate_first)
+        grid, blocks, chosen = _plan(left, settings.config, "")
         with launch.on(y):
             launch.kernels("act_and_mul").forward[grid](
                 left, right, y, *left.shape, left.stride(0), right.stride(0),
-                FUNCTION=function, **blocks, num_warps=chosen["warps"],
+                FUNCTION=settings.function, **blocks, num_warps=chosen["warps"],
             )  # fmt: skip
     return (y,)
 
 
 def _allocate_backward(
-    dy: Tensor, gate: Tensor, up: Tensor | None,
-    needs: list[bool], function: str, gate_first: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dy: Tensor, gate: Tensor, up: Tensor | None, needs: list[bool], settings: Settings
+) -> tuple[Tensor, Tensor]:
     return gate.new_empty(gate.shape), no_gradient(gate) if up is None else up.new_empty(up.shape)
 
 
 def _backward(
-    dy: Tensor, gate: Tensor, up: Tensor | None,
-    needs: list[bool], function: str, gate_first: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    dgate, dup = _allocate_backward(dy, gate, up, needs, function, gate_first, config)
+    dy: Tensor, gate: Tensor, up: Tensor | None, needs: list[bool], settings: Settings
+) -> tuple[Tensor, Tensor]:
+    dgate, dup = _allocate_backward(dy, gate, up, needs, settings)
     if dy.numel():
-        left, right = _rows(gate, up, gate_first)
-        dleft, dright = _rows(dgate, None if up is None else dup, gate_first)
+        left, right = _rows(gate, up, settings.gate_first)
+        dleft, dright = _rows(dgate, None if up is None else dup, settings.gate_first)
         flat = launch.as_rows(dy)
-        grid, blocks, chosen = _plan(left, config, "back_")
+        grid, blocks, chosen = _plan(left, settings.config, "back_")
         with launch.on(dy):
             launch.kernels("act_and_mul").backward[grid](
                 flat, left, right, dleft, dright, *left.shape,
                 *(x.stride(0) for x in (flat, left, right, dleft, dright)),
-                FUNCTION=function, **blocks, num_warps=chosen["back_warps"],
+                FUNCTION=settings.function, **blocks, num_warps=chosen["back_warps"],
             )  # fmt: skip
     return dgate, dup
 
@@ -164,8 +166,9 @@ def _default(rows: int, width: int) -> Config:
 
 
 def _backward_reference(
-    dy: Tensor, gate: Tensor, up: Tensor | None, needs: list[bool], function: str, gate_first: bool
+    dy: Tensor, gate: Tensor, up: Tensor | None, needs: list[bool], settings: Settings
 ) -> tuple[Tensor, Tensor | None]:
+    function, gate_first, _ = settings
     left, right = _halves(gate, up, gate_first)
     exact = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
     g, u, grad = left.to(exact), right.to(exact), dy.to(exact)
@@ -187,6 +190,7 @@ def _made(name: str) -> Node:
         name,
         tensors=2,
         outputs=1,
+        settings=Settings,
         reference=reference,
         allocate=_allocate,
         forward=_forward,
@@ -213,7 +217,7 @@ def _launch(
     approximate: str = "none", gate_first: bool = True, config: Config | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:  # fmt: skip
     chosen = "silu" if name == "silu_and_mul" else "gelu" if approximate == "none" else "gelu_tanh"
-    return _nodes[name].run_kernels(gate, up, chosen, gate_first, launch.values(config, NAMES))
+    return _nodes[name].run_kernels(gate, up, Settings(chosen, gate_first, launch.values(config, NAMES)))
 
 
 def _gelu_reference(gate: Tensor, up: Tensor | None, approximate: str = "none", gate_first: bool = True) -> Tensor:

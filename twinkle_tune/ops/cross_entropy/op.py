@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,16 @@ from twinkle_tune.ops.cross_entropy.space import NAMES, default, space
 from twinkle_tune.ops.node import Node, no_gradient
 from twinkle_tune.ops.op import Op
 from twinkle_tune.ops.space import Config, Dims
+
+
+class Settings(NamedTuple):
+    """How the loss is made, beside its tensors; the arguments of :func:`cross_entropy`."""
+
+    ignore_index: int
+    smoothing: float
+    z: float
+    mean: bool
+    config: list[int] | None
 
 
 def cross_entropy(
@@ -46,8 +56,8 @@ def cross_entropy(
         ConfigError: the config is not one of this op's, or the reduction is another.
     """
     check(logits.dim() == 2 and logits.shape[0] == target.numel(), "cross_entropy", logits, target, reduction)
-    values = launch.values(config, NAMES)
-    result: Tensor = _node(logits, target, ignore_index, label_smoothing, z_loss, reduction == "mean", values)
+    settings = Settings(ignore_index, label_smoothing, z_loss, reduction == "mean", launch.values(config, NAMES))
+    result: Tensor = _node(logits, target, settings)
     return result
 
 
@@ -96,17 +106,14 @@ def _reference(logits: Tensor, target: Tensor, ignore_index: int, smoothing: flo
     return reference(logits, target, ignore_index, smoothing, z, "mean" if mean else "sum")
 
 
-def _allocate(
-    logits: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float, mean: bool, config: list[int] | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _allocate(logits: Tensor, target: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
     lse, divisor = (logits.new_empty(shape, dtype=torch.float32) for shape in ((2, *target.shape), ()))
     return logits.new_empty((), dtype=torch.promote_types(logits.dtype, torch.float32)), lse, divisor
 
 
-def _forward(
-    logits: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float, mean: bool, config: list[int] | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    made = loss, lse, divisor = _allocate(logits, target, ignore_index, smoothing, z, mean, config)
+def _forward(logits: Tensor, target: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+    made = loss, lse, divisor = _allocate(logits, target, settings)
+    ignore_index, smoothing, z, mean, config = settings
     if not logits.numel():
         return loss.fill_(float("nan") if mean else 0.0), lse, divisor
     logits, target = launch.as_rows(logits), target.contiguous()
@@ -129,24 +136,23 @@ def _forward(
 
 
 def _allocate_backward(
-    dloss: Tensor, logits: Tensor, target: Tensor, lse: Tensor, divisor: Tensor, needs: list[bool],
-    ignore_index: int, smoothing: float, z: float, mean: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dloss: Tensor, logits: Tensor, target: Tensor, lse: Tensor, divisor: Tensor, needs: list[bool], settings: Settings
+) -> tuple[Tensor, Tensor]:
     return logits.new_empty(logits.shape), no_gradient(logits)
 
 
 def _backward(
-    dloss: Tensor, logits: Tensor, target: Tensor, lse: Tensor, divisor: Tensor, needs: list[bool],
-    ignore_index: int, smoothing: float, z: float, mean: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dloss: Tensor, logits: Tensor, target: Tensor, lse: Tensor, divisor: Tensor, needs: list[bool], settings: Settings
+) -> tuple[Tensor, Tensor]:
     dlogits = logits.new_empty(logits.shape)
+    smoothing, z = settings.smoothing, settings.z
     if logits.numel():
         logits, target = launch.as_rows(logits), target.contiguous()
-        chosen = _chosen(config, logits)
+        chosen = _chosen(settings.config, logits)
         block = chosen["back_block"]
         with launch.on(logits):
             launch.kernels("cross_entropy").backward_kernel[(logits.shape[0], -(-logits.shape[1] // block))](
-                logits, target, lse, divisor, dloss, dlogits, *logits.shape, logits.stride(0), ignore_index,
+                logits, target, lse, divisor, dloss, dlogits, *logits.shape, logits.stride(0), settings.ignore_index,
                 smoothing, z, SMOOTHED=smoothing != 0.0, SQUARED=z != 0.0, BLOCK=block,
                 num_warps=chosen["back_warps"],
             )  # fmt: skip
@@ -154,11 +160,10 @@ def _backward(
 
 
 def _backward_reference(
-    dloss: Tensor, logits: Tensor, target: Tensor, lse: Tensor, divisor: Tensor, needs: list[bool],
-    ignore_index: int, smoothing: float, z: float, mean: bool,
-) -> tuple[Tensor, None]:  # fmt: skip
-    found, kept = slope(logits, target, ignore_index, smoothing, z)
-    return found * (dloss / kept.sum().clamp(min=1) if mean else dloss), None
+    dloss: Tensor, logits: Tensor, target: Tensor, lse: Tensor, divisor: Tensor, needs: list[bool], settings: Settings
+) -> tuple[Tensor, None]:
+    found, kept = slope(logits, target, settings.ignore_index, settings.smoothing, settings.z)
+    return found * (dloss / kept.sum().clamp(min=1) if settings.mean else dloss), None
 
 
 def _chosen(config: list[int] | None, logits: Tensor) -> Config:
@@ -174,6 +179,7 @@ _node = Node(
     "cross_entropy",
     tensors=2,
     outputs=1,
+    settings=Settings,
     reference=_reference,
     allocate=_allocate,
     forward=_forward,
@@ -202,8 +208,8 @@ def _launch(
     logits: Tensor, target: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0, z_loss: float = 0.0,
     reduction: str = "mean", config: Config | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:  # fmt: skip
-    values = launch.values(config, NAMES)
-    return _node.run_kernels(logits, target, ignore_index, label_smoothing, z_loss, reduction == "mean", values)
+    settings = Settings(ignore_index, label_smoothing, z_loss, reduction == "mean", launch.values(config, NAMES))
+    return _node.run_kernels(logits, target, settings)
 
 
 def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:

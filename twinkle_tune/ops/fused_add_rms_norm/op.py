@@ -10,6 +10,7 @@ from twinkle_tune.ops import launch
 from twinkle_tune.ops.node import Node, no_gradient
 from twinkle_tune.ops.op import Op
 from twinkle_tune.ops.rms_norm import op as rms_norm
+from twinkle_tune.ops.rms_norm.op import Settings
 from twinkle_tune.ops.rms_norm.space import NAMES, default, space
 from twinkle_tune.ops.space import Config, Dims
 
@@ -49,7 +50,8 @@ def fused_add_rms_norm(
             f"fused_add_rms_norm: got {got}, expected x and residual alike and a weight as wide; "
             "expand the residual, or add it beforehand"
         )
-    result: tuple[Tensor, Tensor] = _node(x, residual, weight, eps, offset, casts_last, launch.values(config, NAMES))
+    settings = Settings(eps, offset, casts_last, launch.values(config, NAMES))
+    result: tuple[Tensor, Tensor] = _node(x, residual, weight, settings)
     return result
 
 
@@ -66,27 +68,21 @@ def reference(
     return rms_norm.reference(summed, weight, eps, offset, casts_last), summed
 
 
-def _allocate(
-    x: Tensor, residual: Tensor, weight: Tensor | None,
-    eps: float, offset: float, casts_last: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _allocate(x: Tensor, residual: Tensor, weight: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
     summed = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, residual.dtype))
-    dtype = summed.dtype if weight is None or casts_last else torch.promote_types(summed.dtype, weight.dtype)
+    dtype = summed.dtype if weight is None or settings.casts_last else torch.promote_types(summed.dtype, weight.dtype)
     return x.new_empty(x.shape, dtype=dtype), summed, x.new_empty(x.shape[:-1], dtype=torch.float32)
 
 
-def _forward(
-    x: Tensor, residual: Tensor, weight: Tensor | None,
-    eps: float, offset: float, casts_last: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    y, summed, rstd = _allocate(x, residual, weight, eps, offset, casts_last, config)
-    rms_norm.run_forward(x, residual, weight, summed, y, rstd, eps, offset, casts_last, config)
+def _forward(x: Tensor, residual: Tensor, weight: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+    y, summed, rstd = _allocate(x, residual, weight, settings)
+    rms_norm.run_forward(x, residual, weight, summed, y, rstd, settings)
     return y, summed, rstd
 
 
 def _allocate_backward(
     dy: Tensor, d_sum: Tensor, summed: Tensor, weight: Tensor | None, rstd: Tensor,
-    needs: list[bool], eps: float, offset: float, casts_last: bool, config: list[int] | None,
+    needs: list[bool], settings: Settings,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dx = summed.new_empty(summed.shape)
     return dx, no_gradient(summed) if weight is None or not needs[2] else weight.new_empty(weight.shape)
@@ -94,18 +90,18 @@ def _allocate_backward(
 
 def _backward(
     dy: Tensor, d_sum: Tensor, summed: Tensor, weight: Tensor | None, rstd: Tensor,
-    needs: list[bool], eps: float, offset: float, casts_last: bool, config: list[int] | None,
+    needs: list[bool], settings: Settings,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     dx = summed.new_empty(summed.shape)
-    dweight = rms_norm.run_backward(dy, d_sum, summed, weight, rstd, dx, needs[2], offset, config)
+    dweight = rms_norm.run_backward(dy, d_sum, summed, weight, rstd, dx, needs[2], settings)
     return dx, no_gradient(summed) if dweight is None else dweight
 
 
 def _backward_reference(
     dy: Tensor, d_sum: Tensor, summed: Tensor, weight: Tensor | None, rstd: Tensor,
-    needs: list[bool], eps: float, offset: float, casts_last: bool,
+    needs: list[bool], settings: Settings,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    dx, dweight = rms_norm.backward_reference(dy, summed, weight, rstd, needs[1:], eps, offset, casts_last)
+    dx, dweight = rms_norm.backward_reference(dy, summed, weight, rstd, needs[1:], settings)
     return dx + d_sum, dweight
 
 
@@ -113,6 +109,7 @@ _node = Node(
     "fused_add_rms_norm",
     tensors=3,
     outputs=2,
+    settings=Settings,
     reference=reference,
     allocate=_allocate,
     forward=_forward,
@@ -136,7 +133,7 @@ def _launch(
     x: Tensor, residual: Tensor, weight: Tensor | None, *,
     eps: float = 1e-6, offset: float = 0.0, casts_last: bool = False, config: Config | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:  # fmt: skip
-    return _node.run_kernels(x, residual, weight, eps, offset, casts_last, launch.values(config, NAMES))
+    return _node.run_kernels(x, residual, weight, Settings(eps, offset, casts_last, launch.values(config, NAMES)))
 
 
 def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:

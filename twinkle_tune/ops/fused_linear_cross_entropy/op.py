@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,17 @@ from twinkle_tune.ops.fused_linear_cross_entropy.space import NAMES, default, sp
 from twinkle_tune.ops.node import Node, no_gradient
 from twinkle_tune.ops.op import Op
 from twinkle_tune.ops.space import Config, Dims
+
+
+class Settings(NamedTuple):
+    """How the loss is made, beside its tensors; ``wanted`` says whether gradients are."""
+
+    ignore_index: int
+    smoothing: float
+    z: float
+    mean: bool
+    wanted: bool
+    config: list[int] | None
 
 
 def fused_linear_cross_entropy(
@@ -60,11 +72,11 @@ def fused_linear_cross_entropy(
         )
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     values = launch.values(config, NAMES)
-    settings = (ignore_index, label_smoothing, z_loss, reduction == "mean")
+    settings = Settings(ignore_index, label_smoothing, z_loss, reduction == "mean", wanted, values)
     # Only where it is on: torch.export keeps a context as a module of its own around the node.
     is_cast = torch.is_autocast_enabled(x.device.type)
     with torch.autocast(x.device.type, enabled=False) if is_cast else nullcontext():
-        result: Tensor = _node(x, weight, target, *settings, wanted, values)
+        result: Tensor = _node(x, weight, target, settings)
     return result
 
 
@@ -93,23 +105,18 @@ def _reference(
     return reference(x, weight, target, ignore_index, smoothing, z, "mean" if mean else "sum")
 
 
-def _allocate(
-    x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float, mean: bool, wanted: bool,
-    config: list[int] | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _allocate(x: Tensor, weight: Tensor, target: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     loss, scale = (x.new_empty((), dtype=_exact(x)) for _ in range(2))
-    if not wanted:
+    if not settings.wanted:
         return loss, scale, no_gradient(x), no_gradient(weight)
     # Unlike x's, the weight's gradient is a sum over all chunks: float32 until it is done.
     return loss, scale, x.new_empty(x.shape), weight.new_zeros(weight.shape, dtype=_exact(x))
 
 
-def _forward(
-    x: Tensor, weight: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float, mean: bool, wanted: bool,
-    config: list[int] | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _forward(x: Tensor, weight: Tensor, target: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss; what the two others are to be multiplied with; the gradients of x and weight, not yet divided."""
-    made = loss, scale, dx, dweight = _allocate(x, weight, target, ignore_index, smoothing, z, mean, wanted, config)
+    made = loss, scale, dx, dweight = _allocate(x, weight, target, settings)
+    ignore_index, smoothing, z, mean, wanted, config = settings
     rows, classes = x.shape[0], weight.shape[0]
     losses = x.new_zeros(rows, dtype=torch.float32)
     target = target.contiguous()
@@ -140,8 +147,7 @@ def _forward(
 
 def _allocate_backward(
     dloss: Tensor, scale: Tensor, dx: Tensor, dweight: Tensor,
-    x: Tensor | None, weight: Tensor | None, target: Tensor | None, needs: list[bool],
-    ignore_index: int, smoothing: float, z: float, mean: bool, wanted: bool, config: list[int] | None,
+    x: Tensor | None, weight: Tensor | None, target: Tensor | None, needs: list[bool], settings: Settings,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     made = [like.new_empty(like.shape, dtype=dx.dtype) if need else no_gradient(dx)
             for like, need in zip((dx, dweight), needs, strict=False)]  # fmt: skip
@@ -150,8 +156,7 @@ def _allocate_backward(
 
 def _backward(
     dloss: Tensor, scale: Tensor, dx: Tensor, dweight: Tensor,
-    x: Tensor | None, weight: Tensor | None, target: Tensor | None, needs: list[bool],
-    ignore_index: int, smoothing: float, z: float, mean: bool, wanted: bool, config: list[int] | None,
+    x: Tensor | None, weight: Tensor | None, target: Tensor | None, needs: list[bool], settings: Settings,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     factor = dloss * scale
     made = [sent_back(held, factor, dx.dtype) if need else no_gradient(dx)
@@ -161,14 +166,13 @@ def _backward(
 
 def _backward_reference(
     dloss: Tensor, scale: Tensor, dx: Tensor, dweight: Tensor,
-    x: Tensor | None, weight: Tensor | None, target: Tensor | None, needs: list[bool],
-    ignore_index: int, smoothing: float, z: float, mean: bool, wanted: bool,
+    x: Tensor | None, weight: Tensor | None, target: Tensor | None, needs: list[bool], settings: Settings,
 ) -> tuple[Tensor, Tensor, None]:  # fmt: skip
     assert x is not None
     assert weight is not None
     assert target is not None
-    found, kept = slope(x @ weight.T, target, ignore_index, smoothing, z)
-    found = found * (dloss / kept.sum().clamp(min=1) if mean else dloss)
+    found, kept = slope(x @ weight.T, target, settings.ignore_index, settings.smoothing, settings.z)
+    found = found * (dloss / kept.sum().clamp(min=1) if settings.mean else dloss)
     return found @ weight.to(found.dtype), found.T @ x.to(found.dtype), None
 
 
@@ -181,6 +185,7 @@ _node = Node(
     "fused_linear_cross_entropy",
     tensors=3,
     outputs=1,
+    settings=Settings,
     reference=_reference,
     allocate=_allocate,
     forward=_forward,
@@ -205,9 +210,9 @@ def _launch(
     x: Tensor, weight: Tensor, target: Tensor, *, ignore_index: int = -100, label_smoothing: float = 0.0,
     z_loss: float = 0.0, reduction: str = "mean", config: Config | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:  # fmt: skip
-    settings = (ignore_index, label_smoothing, z_loss, reduction == "mean")
+    settings = Settings(ignore_index, label_smoothing, z_loss, reduction == "mean", True, launch.values(config, NAMES))
     with torch.no_grad():
-        return _node.run_kernels(x, weight, target, *settings, True, launch.values(config, NAMES))
+        return _node.run_kernels(x, weight, target, settings)
 
 
 def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:

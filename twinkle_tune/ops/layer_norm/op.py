@@ -13,6 +13,7 @@ from twinkle_tune.ops import launch
 from twinkle_tune.ops.layer_norm.space import NAMES, default, space
 from twinkle_tune.ops.node import Node, no_gradient
 from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.rms_norm.op import Settings
 from twinkle_tune.ops.space import Config, Dims
 
 
@@ -50,7 +51,7 @@ def layer_norm(
                 f"layer_norm: got a {name} {list(given.shape)} for x {list(x.shape)}, expected [{x.shape[-1]}]; "
                 f"pass a {name} for x's last dimension"
             )
-    result: Tensor = _node(x, weight, bias, eps, offset, casts_last, launch.values(config, NAMES))
+    result: Tensor = _node(x, weight, bias, Settings(eps, offset, casts_last, launch.values(config, NAMES)))
     return result
 
 
@@ -87,28 +88,26 @@ def _dtype(x: Tensor, weight: Tensor | None, bias: Tensor | None, casts_last: bo
 
 
 def _allocate(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None,
-    eps: float, offset: float, casts_last: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    y = x.new_empty(x.shape, dtype=_dtype(x, weight, bias, casts_last))
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = x.new_empty(x.shape, dtype=_dtype(x, weight, bias, settings.casts_last))
     mean = x.new_empty(x.shape[:-1], dtype=torch.float32)
     return y, mean, torch.empty_like(mean)
 
 
 def _forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None,
-    eps: float, offset: float, casts_last: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    y, mean, rstd = _allocate(x, weight, bias, eps, offset, casts_last, config)
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, mean, rstd = _allocate(x, weight, bias, settings)
     if y.numel():
         flat = launch.as_rows(x)
         rows, width = flat.shape
-        chosen = launch.named(config, NAMES, _default(rows, width, launch.architecture(x.device)))
+        chosen = launch.named(settings.config, NAMES, _default(rows, width, launch.architecture(x.device)))
         block = chosen["block"] or launch.next_power_of_2(width)
         scale, shift = (flat if given is None else given.contiguous() for given in (weight, bias))
         with launch.on(x):
             launch.kernels("layer_norm").forward[(-(-rows // chosen["rows"]),)](
-                flat, scale, shift, y, mean, rstd, rows, width, flat.stride(0), eps, offset,
+                flat, scale, shift, y, mean, rstd, rows, width, flat.stride(0), settings.eps, settings.offset,
                 WEIGHT=weight is not None, BIAS=bias is not None,
                 ROWS=chosen["rows"], BLOCK=block, WHOLE=block >= width, num_warps=chosen["warps"],
             )  # fmt: skip
@@ -117,7 +116,7 @@ def _forward(
 
 def _allocate_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor,
-    needs: list[bool], eps: float, offset: float, casts_last: bool, config: list[int] | None,
+    needs: list[bool], settings: Settings,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dweight, dbias = (
         no_gradient(x) if given is None or not need else given.new_empty(given.shape)
@@ -128,11 +127,11 @@ def _allocate_backward(
 
 def _backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor,
-    needs: list[bool], eps: float, offset: float, casts_last: bool, config: list[int] | None,
+    needs: list[bool], settings: Settings,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     dx = x.new_empty(x.shape)
     wanted = [given is not None and need for given, need in zip((weight, bias), needs[1:], strict=True)]
-    sums = _run_backward(dy, x, weight, mean, rstd, dx, wanted, offset, config)
+    sums = _run_backward(dy, x, weight, mean, rstd, dx, wanted, settings)
     dweight, dbias = (
         no_gradient(x) if given is None or not want else total.sum(0).to(given.dtype)
         for given, want, total in zip((weight, bias), wanted, sums, strict=True)
@@ -142,14 +141,14 @@ def _backward(
 
 def _run_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, dx: Tensor,
-    wanted: list[bool], offset: float, config: list[int] | None,
+    wanted: list[bool], settings: Settings,
 ) -> list[Tensor]:  # fmt: skip
     """Fill dx, and give the partial sums (programs, D) of the gradients of weight and bias that are wanted."""
     grad, flat = launch.as_rows(dy), launch.as_rows(x)
     rows, width = flat.shape
     if not dx.numel():
         return [x.new_zeros((1, width), dtype=torch.float32)] * 2
-    chosen = launch.named(config, NAMES, _default(rows, width, launch.architecture(x.device)))
+    chosen = launch.named(settings.config, NAMES, _default(rows, width, launch.architecture(x.device)))
     scale = flat if weight is None else weight.contiguous()
     block = chosen["back_block"] or launch.next_power_of_2(width)
     blocks = -(-rows // chosen["back_rows"])
@@ -164,12 +163,12 @@ def _run_backward(
     with launch.on(x):
         if block >= width:
             kernels.backward_whole[(programs,)](
-                grad, flat, scale, mean, rstd, dx, *sums, *sizes, offset,
+                grad, flat, scale, mean, rstd, dx, *sums, *sizes, settings.offset,
                 WEIGHT=weight is not None, DWEIGHT=wanted[0], DBIAS=wanted[1], STAGES=chosen["back_stages"], **shape,
             )  # fmt: skip
         else:
             kernels.backward_wide[(blocks,)](
-                grad, flat, scale, mean, rstd, dx, *sizes, offset, WEIGHT=weight is not None, **shape
+                grad, flat, scale, mean, rstd, dx, *sizes, settings.offset, WEIGHT=weight is not None, **shape
             )
             if held:
                 kernels.weight_wide[(programs, -(-width // block))](grad, flat, mean, rstd, *sums, *sizes, **shape)
@@ -178,12 +177,12 @@ def _run_backward(
 
 def _backward_reference(
     dy: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, rstd: Tensor,
-    needs: list[bool], eps: float, offset: float, casts_last: bool,
+    needs: list[bool], settings: Settings,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     exact = torch.promote_types(x.dtype, torch.float32)
     grad = dy.to(exact)
-    _, r, n = _normed(x.to(exact), eps)
-    g = grad if weight is None else grad * (weight.to(exact) + offset)
+    _, r, n = _normed(x.to(exact), settings.eps)
+    g = grad if weight is None else grad * (weight.to(exact) + settings.offset)
     dx = r * (g - g.mean(-1, keepdim=True) - n * (g * n).mean(-1, keepdim=True))
     flat = grad.reshape(-1, x.shape[-1])
     return dx, (flat * n.reshape(flat.shape)).sum(0) if needs[1] else None, flat.sum(0) if needs[2] else None
@@ -198,6 +197,7 @@ _node = Node(
     "layer_norm",
     tensors=3,
     outputs=1,
+    settings=Settings,
     reference=reference,
     allocate=_allocate,
     forward=_forward,
@@ -221,7 +221,7 @@ def _launch(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, *,
     eps: float = 1e-5, offset: float = 0.0, casts_last: bool = True, config: Config | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:  # fmt: skip
-    return _node.run_kernels(x, weight, bias, eps, offset, casts_last, launch.values(config, NAMES))
+    return _node.run_kernels(x, weight, bias, Settings(eps, offset, casts_last, launch.values(config, NAMES)))
 
 
 def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:

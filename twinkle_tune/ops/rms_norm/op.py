@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,15 @@ from twinkle_tune.ops.node import Node, no_gradient
 from twinkle_tune.ops.op import Op
 from twinkle_tune.ops.rms_norm.space import NAMES, default, space
 from twinkle_tune.ops.space import Config, Dims
+
+
+class Settings(NamedTuple):
+    """How a norm is made, beside its tensors; the arguments of :func:`rms_norm`."""
+
+    eps: float
+    offset: float
+    casts_last: bool
+    config: list[int] | None
 
 
 def rms_norm(
@@ -48,7 +57,7 @@ def rms_norm(
             f"rms_norm: got a weight {list(weight.shape)} for x {list(x.shape)}, expected [{x.shape[-1]}]; "
             "pass a weight for x's last dimension"
         )
-    result: Tensor = _node(x, weight, eps, offset, casts_last, launch.values(config, NAMES))
+    result: Tensor = _node(x, weight, Settings(eps, offset, casts_last, launch.values(config, NAMES)))
     return result
 
 
@@ -67,24 +76,20 @@ def reference(
     return (normed.to(x.dtype) * scale).to(torch.promote_types(x.dtype, weight.dtype))
 
 
-def _allocate(
-    x: Tensor, weight: Tensor | None, eps: float, offset: float, casts_last: bool, config: list[int] | None
-) -> tuple[Tensor, Tensor]:
-    dtype = x.dtype if weight is None or casts_last else torch.promote_types(x.dtype, weight.dtype)
+def _allocate(x: Tensor, weight: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
+    dtype = x.dtype if weight is None or settings.casts_last else torch.promote_types(x.dtype, weight.dtype)
     return x.new_empty(x.shape, dtype=dtype), x.new_empty(x.shape[:-1], dtype=torch.float32)
 
 
-def _forward(
-    x: Tensor, weight: Tensor | None, eps: float, offset: float, casts_last: bool, config: list[int] | None
-) -> tuple[Tensor, Tensor]:
-    y, rstd = _allocate(x, weight, eps, offset, casts_last, config)
-    run_forward(x, None, weight, x, y, rstd, eps, offset, casts_last, config)
+def _forward(x: Tensor, weight: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
+    y, rstd = _allocate(x, weight, settings)
+    run_forward(x, None, weight, x, y, rstd, settings)
     return y, rstd
 
 
 def run_forward(
     x: Tensor, added: Tensor | None, weight: Tensor | None, summed: Tensor, y: Tensor, rstd: Tensor,
-    eps: float, offset: float, casts_last: bool, config: list[int] | None,
+    settings: Settings,
 ) -> None:  # fmt: skip
     """Fill y, rstd and, with ``added``, summed = x + added."""
     if not y.numel():
@@ -92,37 +97,35 @@ def run_forward(
     flat = launch.as_rows(x)
     extra = flat if added is None else launch.as_rows(added)
     rows, width = flat.shape
-    chosen = launch.named(config, NAMES, _default(rows, width, launch.architecture(x.device)))
+    chosen = launch.named(settings.config, NAMES, _default(rows, width, launch.architecture(x.device)))
     block = chosen["block"] or launch.next_power_of_2(width)
     with launch.on(x):
         launch.kernels("rms_norm").forward[(-(-rows // chosen["rows"]),)](
             flat, extra, flat if weight is None else weight.contiguous(), summed, y, rstd,
-            rows, width, flat.stride(0), extra.stride(0), eps, offset,
-            ADD=added is not None, WEIGHT=weight is not None, ROUND=not casts_last,
+            rows, width, flat.stride(0), extra.stride(0), settings.eps, settings.offset,
+            ADD=added is not None, WEIGHT=weight is not None, ROUND=not settings.casts_last,
             ROWS=chosen["rows"], BLOCK=block, WHOLE=block >= width, num_warps=chosen["warps"],
         )  # fmt: skip
 
 
 def _allocate_backward(
-    dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor,
-    needs: list[bool], eps: float, offset: float, casts_last: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor, needs: list[bool], settings: Settings
+) -> tuple[Tensor, Tensor]:
     dx = x.new_empty(x.shape)
     return dx, no_gradient(x) if weight is None or not needs[1] else weight.new_empty(weight.shape)
 
 
 def _backward(
-    dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor,
-    needs: list[bool], eps: float, offset: float, casts_last: bool, config: list[int] | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor, needs: list[bool], settings: Settings
+) -> tuple[Tensor, Tensor]:
     dx = x.new_empty(x.shape)
-    dweight = run_backward(dy, None, x, weight, rstd, dx, needs[1], offset, config)
+    dweight = run_backward(dy, None, x, weight, rstd, dx, needs[1], settings)
     return dx, no_gradient(x) if dweight is None else dweight
 
 
 def run_backward(
     dy: Tensor, d_sum: Tensor | None, x: Tensor, weight: Tensor | None, rstd: Tensor, dx: Tensor,
-    wanted: bool, offset: float, config: list[int] | None,
+    wanted: bool, settings: Settings,
 ) -> Tensor | None:  # fmt: skip
     """Fill dx, ``d_sum`` added to it, and give the weight's gradient where it is ``wanted``."""
     wanted = wanted and weight is not None
@@ -131,7 +134,7 @@ def run_backward(
     grad, flat = launch.as_rows(dy), launch.as_rows(x)
     extra = grad if d_sum is None else launch.as_rows(d_sum)
     rows, width = flat.shape
-    chosen = launch.named(config, NAMES, _default(rows, width, launch.architecture(x.device)))
+    chosen = launch.named(settings.config, NAMES, _default(rows, width, launch.architecture(x.device)))
     scale = flat if weight is None else weight.contiguous()
     block = chosen["back_block"] or launch.next_power_of_2(width)
     blocks = -(-rows // chosen["back_rows"])
@@ -140,7 +143,7 @@ def run_backward(
         programs = max(1, programs * block // width)
     partial = x.new_empty((programs, width) if wanted else (1,), dtype=torch.float32)
     shape: dict[str, Any] = {"ROWS": chosen["back_rows"], "BLOCK": block, "num_warps": chosen["back_warps"]}
-    arguments = (rows, width, grad.stride(0), flat.stride(0), extra.stride(0), offset)
+    arguments = (rows, width, grad.stride(0), flat.stride(0), extra.stride(0), settings.offset)
     flags = {"ADD": d_sum is not None, "WEIGHT": weight is not None}
     kernels = launch.kernels("rms_norm")
     with launch.on(x):
@@ -157,15 +160,14 @@ def run_backward(
 
 
 def backward_reference(
-    dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor,
-    needs: list[bool], eps: float, offset: float, casts_last: bool,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    dy: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor, needs: list[bool], settings: Settings
+) -> tuple[Tensor, Tensor | None]:
     """The gradients in plain torch operations."""
     exact = torch.promote_types(x.dtype, torch.float32)
     wide, grad = x.to(exact), dy.to(exact)
-    r = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    r = torch.rsqrt(wide.square().mean(-1, keepdim=True) + settings.eps)
     n = wide * r
-    g = grad if weight is None else grad * (weight.to(exact) + offset)
+    g = grad if weight is None else grad * (weight.to(exact) + settings.offset)
     dx = r * (g - n * (g * n).mean(-1, keepdim=True))
     return dx, (grad * n).reshape(-1, x.shape[-1]).sum(0) if needs[1] else None
 
@@ -179,6 +181,7 @@ _node = Node(
     "rms_norm",
     tensors=2,
     outputs=1,
+    settings=Settings,
     reference=reference,
     allocate=_allocate,
     forward=_forward,
@@ -202,7 +205,7 @@ def _launch(
     x: Tensor, weight: Tensor | None, *, eps: float = 1e-6, offset: float = 0.0, casts_last: bool = False,
     config: Config | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:  # fmt: skip
-    return _node.run_kernels(x, weight, eps, offset, casts_last, launch.values(config, NAMES))
+    return _node.run_kernels(x, weight, Settings(eps, offset, casts_last, launch.values(config, NAMES)))
 
 
 def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,13 @@ from twinkle_tune.ops.node import Node, no_gradient
 from twinkle_tune.ops.op import Op
 from twinkle_tune.ops.rope.space import NAMES, default, space
 from twinkle_tune.ops.space import Config, Dims
+
+
+class Settings(NamedTuple):
+    """How columns make pairs."""
+
+    interleaved: bool
+    config: list[int] | None
 
 
 def rope(
@@ -41,10 +49,10 @@ def rope(
             f"sin {list(sin.shape)}, expected (batch, heads, tokens, width) twice in one dtype and "
             "(batch or 1, tokens, an even number of columns up to width) twice; transpose or unsqueeze them"
         )
-    values = launch.values(config, NAMES)
+    settings = Settings(interleaved, launch.values(config, NAMES))
     if torch.is_grad_enabled() and (cos.requires_grad or sin.requires_grad):
         return reference(q, k, cos, sin, interleaved)  # the kernel gives those no gradient
-    result: tuple[Tensor, Tensor] = _node(q, k, cos, sin, interleaved, values)
+    result: tuple[Tensor, Tensor] = _node(q, k, cos, sin, settings)
     return result
 
 
@@ -93,39 +101,34 @@ def _like(x: Tensor) -> Tensor:
     return like if like.stride(-1) == 1 else x.new_empty(x.shape)
 
 
-def _allocate(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, config: list[int] | None
-) -> tuple[Tensor, Tensor]:
+def _allocate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     return _like(q), _like(k)
 
 
-def _forward(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, config: list[int] | None
-) -> tuple[Tensor, Tensor]:
-    return _run(q, k, cos, sin, interleaved, config, "")
+def _forward(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    return _run(q, k, cos, sin, settings, "")
 
 
 def _allocate_backward(
-    dq: Tensor, dk: Tensor, cos: Tensor, sin: Tensor, needs: list[bool], interleaved: bool, config: list[int] | None
+    dq: Tensor, dk: Tensor, cos: Tensor, sin: Tensor, needs: list[bool], settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _like(dq), _like(dk), no_gradient(cos), no_gradient(sin)
 
 
 def _backward(
-    dq: Tensor, dk: Tensor, cos: Tensor, sin: Tensor, needs: list[bool], interleaved: bool, config: list[int] | None
+    dq: Tensor, dk: Tensor, cos: Tensor, sin: Tensor, needs: list[bool], settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return *_run(dq, dk, cos, sin, interleaved, config, "back_"), no_gradient(cos), no_gradient(sin)
+    return *_run(dq, dk, cos, sin, settings, "back_"), no_gradient(cos), no_gradient(sin)
 
 
 def _backward_reference(
-    dq: Tensor, dk: Tensor, cos: Tensor, sin: Tensor, needs: list[bool], interleaved: bool
+    dq: Tensor, dk: Tensor, cos: Tensor, sin: Tensor, needs: list[bool], settings: Settings
 ) -> tuple[Tensor, Tensor, None, None]:
+    interleaved = settings.interleaved
     return *reference(dq, dk, cos, _turned_back(sin, interleaved), interleaved), None, None
 
 
-def _run(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, config: list[int] | None, side: str
-) -> tuple[Tensor, Tensor]:
+def _run(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, settings: Settings, side: str) -> tuple[Tensor, Tensor]:
     outputs = q_out, k_out = _like(q), _like(k)
     batch, heads, tokens, width = q.shape
     if not batch * tokens * width:
@@ -134,14 +137,14 @@ def _run(
     turned = cos.shape[-1]
     cos, sin = cos.expand(batch, -1, -1), sin.expand(batch, -1, -1)
     usual = _default(tokens, heads, k.shape[1], width, turned, launch.architecture(q.device))
-    chosen = launch.named(config, NAMES, usual)
+    chosen = launch.named(settings.config, NAMES, usual)
     at_once = chosen[f"{side}tokens"]
     with launch.on(q):
         launch.kernels("rope").turn_kernel[(batch * -(-tokens // at_once),)](
             q, k, q_out, k_out, cos, sin, tokens, heads, k.shape[1],
             *q.stride()[:3], *k.stride()[:3], *q_out.stride()[:3], *k_out.stride()[:3],
             *cos.stride()[:2], *sin.stride()[:2],
-            D=width, P=turned // 2, INTERLEAVED=interleaved, BACKWARD=side == "back_",
+            D=width, P=turned // 2, INTERLEAVED=settings.interleaved, BACKWARD=side == "back_",
             BLOCK_T=at_once, BLOCK_H=chosen[f"{side}heads"], BLOCK_P=launch.next_power_of_2(turned // 2),
             BLOCK_REST=launch.next_power_of_2(width - turned), num_warps=chosen[f"{side}warps"],
         )  # fmt: skip
@@ -158,6 +161,7 @@ _node = Node(
     "rope",
     tensors=4,
     outputs=2,
+    settings=Settings,
     reference=reference,
     allocate=_allocate,
     forward=_forward,
@@ -186,7 +190,7 @@ def _inputs(dims: Dims, dtype: torch.dtype, device: str, seed: int, variant: str
 def _launch(
     q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False, config: Config | None = None
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    outputs, gradients = _node.run_kernels(q, k, cos, sin, interleaved, launch.values(config, NAMES))
+    outputs, gradients = _node.run_kernels(q, k, cos, sin, Settings(interleaved, launch.values(config, NAMES)))
     return outputs, (*gradients[:2], None, None)
 
 
