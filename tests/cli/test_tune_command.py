@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from twinkle_tune.cli.tune import evidence, parse_shape
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import TuneError
 from twinkle_tune.ops.all import op_named
-from twinkle_tune.report.landscape import landscape_svg
 from twinkle_tune.search.record import SearchResult, SearchSettings
 from twinkle_tune.search.search import search
 
@@ -83,17 +81,3 @@ def test_the_evidence_is_json_with_all_that_was_tried() -> None:
     assert len(again["searches"]["forward"]["tried"]) == len(result.tried)
     assert again["searches"]["forward"]["finalists"][0]["times_us"]
     assert again["environment"]["torch"] == torch.__version__
-
-
-def test_the_plot_has_a_dot_for_each_config_that_ran_and_marks_the_winner() -> None:
-    """In each parameter's panel; and it is well-formed XML, whatever stands in the title."""
-    result = found()
-    svg = ElementTree.fromstring(landscape_svg('a < b & "c"', result.tried, result.config))
-    dots = svg.findall("{http://www.w3.org/2000/svg}circle")
-    ran = [each for each in result.tried if each.time_us is not None]
-    assert len(dots) == 5 * len(ran)
-    assert sum(dot.get("r") == "6" for dot in dots) == 5
-
-
-def test_the_plot_of_nothing_says_so() -> None:
-    assert "no config ran" in landscape_svg("none", (), None)

@@ -1,4 +1,4 @@
-"""What follows from a profile's figures: shares of time, dispatch, roofline, plots."""
+"""What follows from a profile's figures: shares of time, dispatch, plots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from twinkle_tune.report.derive import WHOLE, fate, parts, rules_text, shapes
 from twinkle_tune.report.images import images
 from twinkle_tune.report.plot import labels
 from twinkle_tune.report.plots import plots
-from twinkle_tune.report.roofline import LIMITS, points, work
 from twinkle_tune.report.view import view
 from twinkle_tune.slot import Slot, SlotKind
 
@@ -93,32 +92,6 @@ def test_one_row_count_is_no_family() -> None:
     assert shapes(fabricate.profile(_at(8, "fused"), untried)) == ()
 
 
-def test_work_of_norms_and_mlps() -> None:
-    """A norm reads and writes its input; an MLP does two operations a row and matrix entry. Others are not known."""
-    norm, mlp, rotary, silu = scenes.large(4).contests
-    norm_work, mlp_work = work("RMSNorm", norm.workload), work("GatedMLP", mlp.workload)
-    assert norm_work is not None
-    assert mlp_work is not None
-    assert (norm_work.flop, norm_work.bytes) == (4 * 8 * 1024, 2 * 2 * 8 * 1024 + 2 * 1024)
-    assert mlp_work.flop == 2 * 8 * (2 * 3072 * 1024)
-    assert work(silu.slot.name, silu.workload) is None
-    assert work(rotary.slot.name, rotary.workload) is None
-
-
-def test_roofline_only_where_limits_are_known() -> None:
-    """Points on a device of the table, with what they reached of its roof; none elsewhere, none in training."""
-    gpu = scenes.large(8)
-    found = points(gpu)
-    assert found
-    for point in found:
-        limits = LIMITS["NVIDIA H100 80GB HBM3"]
-        roof = min(limits.flop_per_s["bfloat16"], point.intensity * limits.bytes_per_s)
-        assert point.reached == pytest.approx(point.flop_per_s / roof)
-        assert point.bytes_per_s == pytest.approx(point.flop_per_s / point.intensity)
-    assert points(replace(gpu, environment=fabricate.environment("cuda"))) == ()
-    assert points(replace(gpu, mode=gpu.mode.TRAIN)) == ()
-
-
 ALL = {**fabricate.ALL, "gpu": scenes.large(12), "extreme": scenes.extreme()}
 
 
@@ -156,7 +129,7 @@ def test_images_are_made_without_a_display(format: str, start: bytes, monkeypatc
     pytest.importorskip("vl_convert", reason="draws")
     monkeypatch.delenv("DISPLAY", raising=False)
     chosen = {plot.kind: plot for name in ("gpu", "hostile", "extreme") for plot in plots(ALL[name])}
-    assert {"why", "timeline", "ratios", "parts", "shapes", "roofline", "memory", "parity"} == chosen.keys()
+    assert {"why", "timeline", "ratios", "parts", "shapes", "memory", "parity"} == chosen.keys()
     made = dict(images(chosen.values(), format))  # type: ignore[arg-type]
     assert len(made) == len(chosen)
     assert all(content.startswith(start) and len(content) > 1000 for content in made.values())

@@ -37,7 +37,7 @@ def tune(
         str, typer.Option(metavar="60", help="Time at most this many configs, forward and backward each.")
     ] = "60",
     out: Annotated[
-        Path | None, typer.Option(help="Where results and plot go.  [default: reports/<device>/tune/...json]")
+        Path | None, typer.Option(help="Where the results go.  [default: reports/<device>/tune/...json]")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Save the winner in profiles/<device>/ops/OP.json.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if another run uses the device.")] = False,
@@ -78,10 +78,10 @@ def tune(
             SearchSettings(budget=timings or 60), trains=mode == "train", known=[near.config], journal=journal,
         )  # fmt: skip
         data = evidence(found, dims, dtype, variant, mode, environment, results)
-        _write(path, data, results)
+        write_together({path: json.dumps(data, indent=1) + "\n"}, "the journal beside it is kept: repeat the command")
         journal.unlink(missing_ok=True)
     _show(data, results, as_json=as_json)
-    written = [path, *_plots(path, results)]
+    written = [path]
     if keep:
         written.append(_keep(op, dims, dtype, variant, mode, environment, results))
     for each in written:
@@ -139,21 +139,6 @@ def _gpu(device: str | None) -> tuple[str, str]:
     if kind != "cuda":
         raise DeviceError(f"--device: got {place!r}, expected cuda: our kernels are timed on an NVIDIA GPU alone")
     return place, kind
-
-
-def _write(path: Path, data: dict[str, Any], results: dict[str, SearchResult]) -> None:
-    from twinkle_tune.report.landscape import landscape_svg
-
-    title = f"{data['op']} {data['variant']} {'x'.join(map(str, data['dims'].values()))} {data['dtype']}"
-    files = {path: json.dumps(data, indent=1) + "\n"}
-    for plot, (name, result) in zip(_plots(path, results), results.items(), strict=True):
-        head = f"{title}, {name}: microseconds by value, {data['environment']['device_name']}"
-        files[plot] = landscape_svg(head, result.tried, result.config)
-    write_together(files, "the journal beside it is kept: repeat the command")
-
-
-def _plots(path: Path, results: dict[str, SearchResult]) -> list[Path]:
-    return [path.with_suffix(f".{name}.svg") for name in results]
 
 
 def _keep(

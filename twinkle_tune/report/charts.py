@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from twinkle_tune.report.look import PAGE, PAPER, SERIES, config
 
-Kind = Literal["ratios", "parts", "shapes", "roofline", "memory", "parity", "trend", "why", "timeline"]
+Kind = Literal["ratios", "parts", "shapes", "memory", "parity", "trend", "why", "timeline"]
 Spec = dict[str, Any]
 
 MISSING = "The plots need altair and vl-convert-python, which are not installed: pip install altair vl-convert-python"
 """What a report says instead of its plots."""
 
-_HEIGHTS: Mapping[Kind, int] = {"shapes": 240, "roofline": 300, "trend": 260}
+_HEIGHTS: Mapping[Kind, int] = {"shapes": 240, "trend": 260}
 _ROLES = ["original", "winner", "slower", "other"]
 _FORMS = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 
@@ -32,7 +32,6 @@ def _chart(kind: Kind, on_page: bool) -> Spec:
         "ratios": _ratios,
         "parts": _parts,
         "shapes": _shapes,
-        "roofline": _roofline,
         "memory": _memory,
         "parity": _parity,
         "trend": _trend,
@@ -199,33 +198,6 @@ def _shapes(colours: Mapping[str, str]) -> Any:
         )
     )
     return _layered(one, bound, lines, whisker, point)
-
-
-def _roofline(colours: Mapping[str, str]) -> Any:
-    """Operations a second over operations a byte, under the roof of the device."""
-    import altair as alt
-
-    colour, shape = _by_role(colours)
-    x = alt.X("intensity:Q", title="FLOP ÷ byte", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(tickCount=5))
-    y = alt.Y(
-        "rate:Q",
-        title="FLOP/s",
-        scale=alt.Scale(type="log", nice=False),
-        axis=alt.Axis(format="~s", grid=True, tickCount=5),
-    )
-    roof = (
-        _plain()
-        .transform_filter("datum.what == 'roof'")
-        .mark_line(color=colours["soft"], strokeWidth=2)
-        .encode(x=x, y=y, detail="name:N")
-    )
-    points = (
-        _plain()
-        .transform_filter("datum.what == 'point'")
-        .mark_point(filled=True, size=70, opacity=0.9)
-        .encode(x=x, y=y, color=colour, shape=shape, tooltip=alt.Tooltip("tip:N"))
-    )
-    return _layered(roof, points)
 
 
 def _memory(colours: Mapping[str, str]) -> Any:

@@ -10,7 +10,6 @@ from twinkle_tune.report.derive import Shapes, parts, rules_text, shapes
 from twinkle_tune.report.look import SERIES
 from twinkle_tune.report.pictures import timelines, why
 from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row, step_role
-from twinkle_tune.report.roofline import LIMITS, points
 from twinkle_tune.report.rows import Row, step_rows, trial_rows
 from twinkle_tune.report.text import (
     bytes_text,
@@ -43,7 +42,6 @@ def plots(profile: Profile) -> tuple[Plot, ...]:
         *_parts(profile),
         *(_contest(number, contest, by_contest[number]) for number, contest in enumerate(profile.contests, 1)),
         *(_shapes(number, each, by_contest) for number, each in enumerate(shapes(profile), 1)),
-        *_roofline(profile),
         *_memory(first, profile),
         *_parity(first, profile),
     ]
@@ -162,36 +160,6 @@ def _shapes(number: int, found: Shapes, by_contest: dict[int, list[Row]]) -> Plo
         text=f"bound: {one_line(found.text, _TIP)}",
         rows=tuple(drawn),
     )
-
-
-def _roofline(profile: Profile) -> Iterator[Plot]:
-    found = points(profile)
-    if not found:
-        return
-    limits = LIMITS[profile.environment.device_name]
-    spread = [point.intensity for point in found]
-    rows: list[Row] = []
-    for dtype in dict.fromkeys(point.dtype for point in found):
-        peak = limits.flop_per_s[dtype]
-        ridge = peak / limits.bytes_per_s
-        ends = sorted({min(spread) / 2, ridge, max(*spread, ridge) * 2})
-        rows += [
-            {"what": "roof", "name": dtype, "intensity": each, "rate": min(peak, each * limits.bytes_per_s)}
-            for each in ends
-        ]
-    rows += [
-        {
-            "what": "point",
-            "role": "original" if point.candidate == ORIGINAL else "winner",
-            "intensity": point.intensity,
-            "rate": point.flop_per_s,
-            "tip": f"{point.contest}. {one_line(point.slot, 40)}, {one_line(point.candidate, 40)}: "
-            f"{bytes_text(point.bytes_per_s)}/s, {percent(point.reached)} of the roof",
-        }
-        for point in found
-    ]
-    text = f"{len(found)} points; the highest reaches {percent(max(point.reached for point in found))} of the roof"
-    yield Plot(name="roofline", kind="roofline", title="Achieved, under the device's roof", text=text, rows=tuple(rows))
 
 
 def _memory(table: list[Row], profile: Profile) -> Iterator[Plot]:
