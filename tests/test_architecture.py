@@ -72,6 +72,10 @@ HEAVY = {
 
 MAX_LINES = 330
 
+MAX_PARAMETERS = 8
+MOST_ABOVE = 36
+"""Functions with more parameters than that: kernels in Triton, what the public surface promises, and few others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
@@ -167,6 +171,22 @@ def test_files_stay_short(module: str) -> None:
     path = FILES[module]
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES or (room(module) == "ops" and path.name == "kernel.py")
+
+
+def test_few_functions_have_many_parameters() -> None:
+    """Values travel together: no function more than there are takes over eight parameters, ``self`` not counted."""
+    above = [
+        f"{module}.{node.name}"
+        for module, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _parameters(node.args) > MAX_PARAMETERS
+    ]
+    assert len(above) <= MOST_ABOVE, f"{len(above)} functions, expected at most {MOST_ABOVE}; merge some: {above}"
+
+
+def _parameters(given: ast.arguments) -> int:
+    named = [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return len(named) - (named[:1] in (["self"], ["cls"])) + (given.vararg is not None) + (given.kwarg is not None)
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -91,14 +91,13 @@ def search(
     pool = list(space.configs())
     book = SearchJournal(space, name, journal)
     first = [default, *(config for config in known if _fits(space, config))]
-    whole = len(pool) <= min(settings.race_all, settings.budget)
     began_s, limit_s = time.monotonic(), math.inf if settings.deadline_s is None else settings.deadline_s
     over_s = began_s + _FOR_TRYING * limit_s
-    ended, in_time = _explore(space, pool, bench, settings, book, first, over_s, whole=whole, on_tried=on_tried)
+    ended, in_time = _explore(space, pool, bench, settings, book, first, over_s, on_tried)
     ran = fastest(book.tried)
     if not ran:
         return replace(_none(pool, book.tried, ended), in_time=in_time)
-    count = len(ran) if whole else settings.finalists
+    count = len(ran) if _tries_all(pool, settings) else settings.finalists
     outcome = final_race(bench, default, ran, count, settings, _refused(default, book.tried), began_s + limit_s)
     return SearchResult(
         config=outcome.config,
@@ -116,6 +115,10 @@ def search(
     )
 
 
+def _tries_all(pool: Sequence[Config], settings: SearchSettings) -> bool:
+    return len(pool) <= min(settings.race_all, settings.budget)
+
+
 def _explore(
     space: Space,
     pool: Sequence[Config],
@@ -124,11 +127,10 @@ def _explore(
     book: SearchJournal,
     first: Sequence[Config],
     over_s: float,
-    *,
-    whole: bool,
     on_tried: Callable[[Tried], None] | None,
 ) -> tuple[str, bool]:
     """Try configs until there is a reason to end, which is returned; and whether that is another one than the time."""
+    whole = _tries_all(pool, settings)
     queue = [(config, "known") for config in first] + [(config, "whole") for config in pool if whole]
     while True:
         done = {tuple(space.in_order(each.config)) for each in book.tried}
