@@ -13,28 +13,40 @@ from twinkle_tune.tune.state import State, changes_since, noted_since, put_back,
 from twinkle_tune.tune.task import Task
 
 
-class HereWatch:
-    """Looks at what each candidate leaves behind in the process of the run, and puts it back.
-
-    Threads are not looked at: in this process others start some as well.
-    """
+class Looks:
+    """Looks at what each candidate leaves behind. What it puts back, and what it makes of a change, is another's."""
 
     def __init__(self, task: Task) -> None:
         """For one contest."""
         self._extra = shared_code(task)
         self._state: State | None = None
-        self._at: tuple[str, Phase] | None = None
         self._last = ORIGINAL
         self._notes: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self.at: tuple[str, Phase] | None = None
 
     def begins(self, candidate: str, stage: Phase) -> Phase:
-        """As :meth:`Watch.begins`; raises MeddledError for the stage before."""
+        """As :meth:`Watch.begins`; raises for the stage before."""
         self._look()
         if self._state is not None and candidate != self._last:
             # Not earlier: what it has put into the environment it may need again in its next stage.
             put_back(self._state, everything=False)
-        self._last, self._at = candidate, (candidate, stage)
+        self._last, self.at = candidate, (candidate, stage)
         return stage
+
+    def noticed(self, candidate: str) -> tuple[str, ...]:
+        """As :meth:`Watch.noticed`."""
+        return tuple(self._notes[candidate])
+
+    def _look(self) -> None:
+        """Look at what the stage that is over, that of ``at``, has left behind."""
+        raise NotImplementedError
+
+
+class HereWatch(Looks):
+    """Looks at what each candidate leaves behind in the process of the run, and puts it back.
+
+    Threads are not looked at: in this process others start some as well.
+    """
 
     def ends(self, candidate: str) -> None:
         """As :meth:`Watch.ends`; raises MeddledError where the candidate changed what all share."""
@@ -43,12 +55,8 @@ class HereWatch:
     def goes_on(self) -> None:
         """Nothing."""
 
-    def noticed(self, candidate: str) -> tuple[str, ...]:
-        """As :meth:`Watch.noticed`."""
-        return tuple(self._notes[candidate])
-
     def _look(self) -> None:
-        at, self._at = self._at, None
+        at, self.at = self.at, None
         if at is None:
             return
         name, stage = at

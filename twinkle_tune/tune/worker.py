@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import sys
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic as _now_s
@@ -33,10 +32,10 @@ from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY, Mark
 from twinkle_tune.tune.package import Unportable, load_files, original_digest, unpack
-from twinkle_tune.tune.state import State, changes_since, noted_since, put_back, state_now
+from twinkle_tune.tune.state import changes_since, noted_since, state_now
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.tuned import Configs
-from twinkle_tune.tune.watch import shared_code
+from twinkle_tune.tune.watch import Looks
 from twinkle_tune.tune.wire import event_data, result_data, send
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
@@ -56,33 +55,25 @@ class Fault(BaseException):
         self.told = TrialRefused(candidate=candidate, stage=stage, reason=reason, cause=cause)
 
 
-class ProcessWatch:
+class ProcessWatch(Looks):
     """Writes down who is at work and until when, and looks at what each candidate leaves behind."""
 
     def __init__(self, mark: Mark, limits: Limits, task: Task) -> None:
         """For one contest."""
-        self._mark, self._limits, self._task = mark, limits, task
+        super().__init__(task)
+        self._mark, self._limits = mark, limits
         self._index = {candidate.name: index for index, candidate in enumerate(task.candidates)}
         self._original_s: dict[Phase, float] = {}
-        self._extra = shared_code(task)
-        self._state: State | None = None
-        self._last = ORIGINAL
-        self._notes: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._began_s = self._limit_s = 0.0
         self._stage: Phase = "load"
-        self.at: tuple[str, Phase] | None = None
 
     def begins(self, candidate: str, stage: Phase) -> Phase:
         """As :meth:`Watch.begins`."""
-        self._look()
-        if self._state is not None and candidate != self._last:
-            # Not earlier: what it has put into the environment it may need again in its next stage.
-            put_back(self._state, everything=False)
-        self._last = candidate
+        super().begins(candidate, stage)
         limit_s = self._limits.setup_s
         if candidate != ORIGINAL:
             limit_s = self._limits.stage_s(stage, self._original_s.get(stage, 0.0))
-        self.at, self._began_s, self._limit_s = (candidate, stage), _now_s(), limit_s
+        self._began_s, self._limit_s = _now_s(), limit_s
         self._mark.set(self._index[candidate], stage, self._began_s + limit_s, limit_s)
         return stage
 
@@ -96,10 +87,6 @@ class ProcessWatch:
         """As :meth:`Watch.ends`; raises Fault where the candidate changed what all share, or broke the device."""
         self._look()
         self.nobody()
-
-    def noticed(self, candidate: str) -> tuple[str, ...]:
-        """As :meth:`Watch.noticed`."""
-        return tuple(self._notes[candidate])
 
     def nobody(self) -> None:
         """Our own code is at work, after the stage that was."""
