@@ -76,13 +76,20 @@ def test_the_overview_links_to_every_page() -> None:
     assert "docs/index.md" in _LINK.findall(prose(ROOT / "README.md"))
 
 
-def test_the_overview_lists_every_room() -> None:
-    """The listing of the package in docs/index.md names each room, and none that is not there."""
-    listing = next(text for _, text in blocks(DOCS / "index.md") if text.startswith("twinkle_tune/\n"))
+def test_the_layout_lists_every_room() -> None:
+    """The listing of the package in docs/layout.md names each room, and none that is not there."""
+    listing = next(text for _, text in blocks(DOCS / "layout.md") if text.startswith("twinkle_tune/\n"))
     listed = set(re.findall(r"^[├└]── (\S+)", listing, re.MULTILINE))
     package = ROOT / "twinkle_tune"
     rooms = {f"{each.parent.name}/" for each in package.glob("*/__init__.py")}
     assert listed == rooms | {each.name for each in package.glob("*.py") if each.name != "__init__.py"}
+
+
+def test_the_layout_names_files_that_are_there() -> None:
+    """Each file or folder that docs/layout.md sends a change to is one of the package, or of the repository."""
+    named = set(re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", prose(DOCS / "layout.md")))
+    assert named
+    assert not {each for each in named if not (ROOT / "twinkle_tune" / each).exists() and not (ROOT / each).exists()}
 
 
 @pytest.mark.parametrize("name", twinkle_tune.__all__)
