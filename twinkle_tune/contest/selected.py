@@ -8,7 +8,7 @@ from dataclasses import replace
 from twinkle_tune.measure.paired import Decision
 from twinkle_tune.measure.settings import RaceSettings
 from twinkle_tune.measure.smallest import memory_ratio
-from twinkle_tune.measure.statistics import paired_ratio
+from twinkle_tune.measure.statistics import Ratio, paired_ratio
 from twinkle_tune.measure.visible import visible_gain
 from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Selection, Status, Trial, Untimed
@@ -77,15 +77,20 @@ def selection_of(
             winner=ORIGINAL, rounds=decision.rounds, reason=reason, status=status, visible_gain=visible
         )  # fmt: skip
     winner, original = measured[decision.winner], measured[ORIGINAL]
-    figure = paired_ratio(winner.times_us, original.times_us)
+    chosen = won(decision.winner, paired_ratio(winner.times_us, original.times_us), decision.reason)
+    return replace(chosen, memory_ratio=memory_ratio(winner.peak_bytes, original.peak_bytes))
+
+
+def won(winner: str, figure: Ratio, reason: str) -> Selection:
+    """The selection of a winner with its time over the original's."""
+    figure = figure.rounded()
     return Selection(
-        winner=decision.winner,
-        ratio=round(figure.ratio, 4),
-        low=round(figure.low, 4),
-        high=round(figure.high, 4),
+        winner=winner,
+        ratio=figure.ratio,
+        low=figure.low,
+        high=figure.high,
         rounds=figure.rounds,
-        memory_ratio=memory_ratio(winner.peak_bytes, original.peak_bytes),
-        reason=decision.reason,
+        reason=reason,
         status="won",
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import median
 
@@ -53,6 +53,10 @@ class Ratio:
     low: float
     high: float
     rounds: int
+
+    def rounded(self) -> Ratio:
+        """With four digits, as a profile holds it."""
+        return replace(self, ratio=round(self.ratio, 4), low=round(self.low, 4), high=round(self.high, 4))
 
 
 def paired_ratio(candidate_us: Sequence[float], original_us: Sequence[float], confidence: float = 0.95) -> Ratio:

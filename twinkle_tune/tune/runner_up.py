@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from twinkle_tune.contest.selected import won
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
-from twinkle_tune.outcome import Measurement, Selection
+from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
 
@@ -43,16 +44,7 @@ def with_winner(contest: Contest, name: str) -> Contest:
         return contest
     figure = _figures(contest)[name]
     gain = f"{1 - figure.ratio:.1%} faster than the original (median of {figure.rounds} rounds)"
-    chosen = Selection(
-        winner=name,
-        ratio=round(figure.ratio, 4),
-        low=round(figure.low, 4),
-        high=round(figure.high, 4),
-        rounds=figure.rounds,
-        reason=gain,
-        status="won",
-    )
-    return replace(contest, selection=chosen)
+    return replace(contest, selection=won(name, figure, gain))
 
 
 def in_the_place_of(contest: Contest, lost: Contest) -> Contest:

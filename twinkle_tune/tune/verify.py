@@ -203,6 +203,7 @@ def compare(then: Contest, now: Contest, aim: Aim = BY_TIME) -> Check:
         kind: Kind = "slow" if stage == "timing" else "wrong"
         return Check(contest=then, problems=(*problems, Problem(kind=kind, text=f"{stage}: {reason}")))
     figure = paired_ratio(outcome.times_us, original.times_us)
+    shown = figure.rounded()
     if aim.is_memory and not is_smaller(outcome.peak_bytes, original.peak_bytes):
         problems.append(Problem(kind="large", text=not_smaller(outcome.peak_bytes, original.peak_bytes)))
     if _is_slow(figure, aim, wins=now.selection.winner == winner):
@@ -212,9 +213,9 @@ def compare(then: Contest, now: Contest, aim: Aim = BY_TIME) -> Check:
     return Check(
         contest=then,
         problems=tuple(problems),
-        ratio=round(figure.ratio, 4),
-        low=round(figure.low, 4),
-        high=round(figure.high, 4),
+        ratio=shown.ratio,
+        low=shown.low,
+        high=shown.high,
         memory_ratio=memory_ratio(outcome.peak_bytes, original.peak_bytes),
     )
 
