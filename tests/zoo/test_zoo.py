@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 
+from tests.today import AGAIN, of_today
 from tests.zoo.__main__ import read, sampled
 from tests.zoo.alone import tried_alone
 from tests.zoo.build import build
@@ -22,23 +26,55 @@ from tests.zoo.trial import tried
 
 SEED = os.environ.get("ZOO_SEED") or datetime.now(UTC).strftime("%Y-%m-%d")
 SIZE = 25
+DRAWS = 1000
+DEAREST = 40
+"""Types that samples have seldom or never, of which ``make slow`` tries another one each day."""
 
 
-def _names() -> list[str]:
+@cache
+def _costs_s() -> dict[str, float]:
+    """What each type that held took in one mode, the dearest first."""
     kept = json.loads(DATA.read_text(encoding="utf-8"))["results"]
-    return sampled([record["name"] for record in kept if record["verdict"] == "held"], SIZE, SEED)
+    costs = {record["name"]: record["seconds"] / len(record["modes"]) for record in kept if record["verdict"] == "held"}
+    return dict(sorted(costs.items(), key=lambda item: -item[1]))
+
+
+def _cost_s(names: Iterable[str]) -> float:
+    return sum(_costs_s()[name] for name in names)
+
+
+@cache
+def _names(seed: str) -> list[str]:
+    """The sample of a day, the cheapest of many: a few types take minutes each."""
+    return min((sampled(_costs_s(), SIZE, f"{seed} {number}") for number in range(DRAWS)), key=_cost_s)
+
+
+def test_another_sample_each_day() -> None:
+    """Each has 25 types, other ones than the day before, and takes at most 0.6 of what 25 take on the average."""
+    days = [_names(f"2026-11-{day}") for day in range(20, 27)]
+    assert {len(set(names)) for names in days} == {SIZE}
+    assert all(set(one) != set(other) for one, other in itertools.pairwise(days))
+    assert max(map(_cost_s, days)) <= 0.6 * SIZE * _cost_s(_costs_s()) / len(_costs_s())
 
 
 # By their number, so that all processes of a test session collect the same tests.
 @pytest.mark.parametrize("number", range(SIZE))
 def test_todays_sample_holds(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     """A model type that held before holds today: in inference, every right rival bound, compared and restored."""
-    name = _names()[number]
+    name = _names(SEED)[number]
     again = f"ZOO_SEED={SEED} python -m pytest 'tests/zoo/test_zoo.py::test_todays_sample_holds[{number}]'"
     with capsys.disabled():
         print(f" {name}" if number else f" seed {SEED}, repeat it with ZOO_SEED={SEED}: {name}", end="", flush=True)
     result = tried(kind_of(name), train=False)
     assert result.verdict == "held", f"{name}: {result.message}{result.faults}; again: {again}"
+
+
+@pytest.mark.slow
+def test_one_of_the_dearest_holds() -> None:
+    """As above, for those that hardly fit into a sample."""
+    (name,) = of_today(list(_costs_s())[:DEAREST], DEAREST)
+    result = tried(kind_of(name), train=False)
+    assert result.verdict == "held", f"{name}: {result.message}{result.faults}; {AGAIN}"
 
 
 def test_the_page_says_what_the_data_says() -> None:
