@@ -45,45 +45,60 @@ register_layer_kernel("Slow", layer_impl=quick, device="cpu")
 """
 
 
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A profile of a model from a factory, in which a registered kernel won; run from its folder."""
-    (tmp_path / "verified_toy.py").write_text(TOY, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert run(["profile", "verified_toy:make", "--device", "cpu", "--candidates", "impl", "--out", "p.json"]) == 0
-    assert load_profile("p.json").winners
-    yield tmp_path / "p.json"
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A profile of a model from a factory, in which a registered kernel won; the factory can be imported."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "verified_toy.py").write_text(TOY, encoding="utf-8")
+    made = folder / "p.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("TWINKLE_TUNE_CACHE", str(folder / "cache"))
+        options = ["--device", "cpu", "--candidates", "impl", "--in-process", "--out", str(made)]
+        assert run(["profile", "verified_toy:make", *options]) == 0
+        assert load_profile(made).winners
+        yield made
     default_registry.clear()
     del sys.modules["verified_toy"]
 
 
-@pytest.mark.parametrize(("name", "code", "words"), [("", 0, "holds"), ("wrong", 1, "parity"), ("slow", 1, "slow:")])
+@pytest.mark.parametrize(
+    ("name", "code", "words", "where"),
+    [
+        ("", 0, "holds", []),  # in a worker process, as by default
+        ("wrong", 1, "parity", ["--in-process"]),
+        ("slow", 1, "slow:", ["--in-process"]),
+    ],
+)
 def test_exit_codes(
-    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, code: int, words: str
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    code: int,
+    words: str,
+    where: list[str],
 ) -> None:
     """0 where everything holds, 1 where a winner is wrong or slower, with a table that says why."""
     monkeypatch.setenv("TOY_MOOD", name)  # it behaves otherwise, and its code stays the same
-    capsys.readouterr()
-    assert run(["verify", str(toy), "verified_toy:make"]) == code
+    assert run(["verify", str(toy), "verified_toy:make", *where]) == code
     assert words in capsys.readouterr().out.replace("\n", "")
 
 
 def test_json_is_all_there_is_on_stdout(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With --json stdout is one document: each winner with its figures then and now."""
-    capsys.readouterr()
-    assert run(["verify", str(toy), "verified_toy:make", "--json"]) == 0
+    assert run(["verify", str(toy), "verified_toy:make", "--in-process", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     (check,) = told["checks"]
     assert (told["holds"], told["stale"], check["winner"], check["problems"]) == (True, [], "impl:quick", [])
     assert check["low"] <= check["ratio"] <= check["high"] < 1
 
 
-def test_a_stale_profile_fails(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stale_profile_fails(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A profile of another environment is exit code 1 and says what changed."""
     made = load_profile(toy)
-    replace(made, environment=replace(made.environment, torch="1.0")).save(toy)
-    assert run(["verify", str(toy), "verified_toy:make"]) == 1
+    stale = replace(made, environment=replace(made.environment, torch="1.0")).save(tmp_path / "stale.json")
+    assert run(["verify", str(stale), "verified_toy:make", "--in-process"]) == 1
     assert "torch: 1.0 then" in capsys.readouterr().out
 
 
