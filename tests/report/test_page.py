@@ -62,18 +62,23 @@ def test_hostile_text_is_inert(running: Browser, tmp_path: Path) -> None:
         assert "<script>alert('x')</script>" in seen.page.inner_text("h1")
 
 
-def test_large_page_is_small_and_opens_fast(running: Browser, large: Path) -> None:
-    """200 contests: under 8 MB, library included; loaded with all rows and the first plot drawn in under 2 seconds."""
+def test_large_page_is_small_and_opens_fast(running: Browser, large: Path, tmp_path: Path) -> None:
+    """200 contests: under 8 MB, library included; it opens in at most four times the time of a page with two.
+
+    Opened is a page whose first plot is drawn; the plots that nobody has come near are not.
+    """
     assert large.stat().st_size < 8_000_000
-    taken: list[float] = []
-    # Other processes may take the cores: the fastest of a few openings is the page's own time.
-    while not any(each < 2.0 for each in taken) and len(taken) < 5:
-        with opened(running, large) as seen:
-            seen.page.locator(".plot[data-state=drawn]").first.wait_for()
-            taken.append(seen.page.evaluate("performance.now() / 1000"))
-            seen.page.select_option("#fate", "")
-            assert seen.page.locator("#winners tbody tr:visible").count() == 200
-    assert min(taken) < 2.0, taken
+    pages, taken_s = (_page(fabricate.normal(), tmp_path), large), []
+    # By turns, and the fastest of a few: other processes may take the cores.
+    for _ in range(3):
+        for path in pages:
+            with opened(running, path) as seen:
+                seen.page.locator(".plot[data-state=drawn]").first.wait_for()
+                taken_s.append(seen.page.evaluate("performance.now() / 1000"))
+                drawn = seen.page.locator(".plot[data-state=drawn]").count()
+                rows = seen.page.locator("#winners tbody tr").count()
+        assert (rows, drawn < 20) == (200, True)
+    assert min(taken_s[1::2]) < 4 * min(taken_s[::2]), taken_s
 
 
 def test_large_page_filters_and_sorts(running: Browser, large: Path) -> None:
