@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
 from tests.coexistence.tiny import tiny_llama, tokens
 from tests.tune.toy import QUICK, spin
+from tests.zoo.quick import SETTINGS, Quick
 from twinkle_tune import kernelize_model, kernelize_report, restore_model, tune_model
 from twinkle_tune.capture.capture import capture
 from twinkle_tune.capture.step import make_steps
@@ -113,8 +114,9 @@ def test_the_better_total_of_a_block_and_its_parts(mode: str, monkeypatch: pytes
 def test_nobody_to_compete_for_a_block_is_no_contest() -> None:
     """Where only other candidates are asked for, the block is not judged either."""
     profile = tune_model(
-        tiny_llama(), {"input_ids": tokens()}, mode="train", registry=Registry(), settings=QUICK, candidates=["torch"]
-    )
+        tiny_llama(), {"input_ids": tokens()}, mode="train", registry=Registry(), settings=SETTINGS, executor=Quick(),
+        candidates=["torch"],
+    )  # fmt: skip
     assert BLOCK not in {contest.slot.name for contest in profile.contests}
 
 

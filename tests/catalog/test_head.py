@@ -18,6 +18,7 @@ from transformers.loss import loss_utils
 
 from tests.coexistence.tiny import tiny_llama
 from tests.tune.toy import QUICK, spin
+from tests.zoo.quick import SETTINGS, Quick
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model, tune_model
 from twinkle_tune.catalog.head import head_contestants, head_place, with_loss
 from twinkle_tune.catalog.late_logits import with_late_logits
@@ -25,7 +26,10 @@ from twinkle_tune.catalog.pieces import in_pieces
 from twinkle_tune.errors import BindError, RegistrationError
 from twinkle_tune.kernel import Registry
 from twinkle_tune.kernel.find import find_slots
+from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.slot import HEAD
+
+FEW = RaceSettings(max_rounds=10, warmup_rounds=0)
 
 
 def ids(rows: int = 2, length: int = 12) -> Tensor:
@@ -304,14 +308,14 @@ def test_contested_applied_and_restored(tmp_path: Path, monkeypatch: pytest.Monk
 def test_by_memory_the_pieces_make_the_step_smaller() -> None:
     """Training by memory takes them, and the whole step's peak is smaller."""
     config = LlamaConfig(
-        vocab_size=4096, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=1024, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2,
     )  # fmt: skip
     model: Any = LlamaForCausalLM(config)
-    inputs = {"input_ids": torch.randint(0, 4096, (4, 64), generator=torch.Generator().manual_seed(0))}
+    inputs = {"input_ids": torch.randint(0, 1024, (4, 64), generator=torch.Generator().manual_seed(0))}
 
     made = tune_model(
-        model, inputs, mode="train", objective="memory", registry=Registry(), settings=QUICK,
+        model, inputs, mode="train", objective="memory", registry=Registry(), settings=FEW,
         candidates=["torch.chunked"],
     )  # fmt: skip
     (won,) = made.winners
@@ -337,6 +341,7 @@ def test_by_memory_the_pieces_make_the_step_smaller() -> None:
 def test_it_competes_unasked_by_memory_in_training_alone(options: dict[str, Any], there: bool) -> None:
     """Else it has to be asked for."""
     made = tune_model(
-        tiny_llama(), {"input_ids": ids()}, registry=Registry(), settings=QUICK, candidates=["original"], **options
-    )
+        tiny_llama(), {"input_ids": ids()}, registry=Registry(), settings=SETTINGS, executor=Quick(),
+        candidates=["original"], **options,
+    )  # fmt: skip
     assert (HEAD in {contest.slot.name for contest in made.contests}) is there

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.capture.tiny_models import inputs_of, tiny
-from tests.coexistence.bound import FAMILIES, assert_near, bound_layers, gradients, logits, plain_and_bound
+from tests.coexistence.bound import FAMILIES, assert_near, bound_layers, gradients, logits, plain_and_bound, winners
 from tests.zoo.quick import quick_profile
 from twinkle_tune import kernelize_model, restore_model
 from twinkle_tune.mode import Mode
@@ -102,7 +102,7 @@ def test_profiled_in_inference_mode(family: str) -> None:
 def test_another_default_dtype(family: str, default: torch.dtype) -> None:
     """Under another default dtype the same rivals are right, and what is bound computes in the model's dtype."""
     plain, bound = plain_and_bound(family, INFERENCE)
-    usual = _right(quick_profile(plain, inputs_of(INFERENCE), INFERENCE))
+    usual = _right(winners(family, INFERENCE))
     before = torch.get_default_dtype()
     torch.set_default_dtype(default)
     try:

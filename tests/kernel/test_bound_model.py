@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.coexistence.tiny import bind, tiny_llama, tokens
-from tests.kernel.toys import Model, Norm, inputs, layer_contest, norms, plus_one, profile, registry
+from tests.kernel.toys import Model, Norm, NormedRows, inputs, layer_contest, norms, plus_one, profile, registry
 from twinkle_tune import kernelize_model, kernelize_report, restore_model
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.kernel.kernelize import bind_plan
@@ -281,26 +281,11 @@ def test_threads_call_while_another_binds() -> None:
     assert not wrong
 
 
-class _Rows(torch.utils.data.Dataset[torch.Tensor]):
-    """Rows that a bound layer normed."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        with torch.no_grad():
-            out: torch.Tensor = self.layer(inputs(4))[index]
-        return out
-
-
 @pytest.mark.parametrize("method", [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()])
 def test_workers_of_a_data_loader(method: str) -> None:
     """A forked worker has the kernels, a spawned one (pickled) the originals; neither disturbs the model."""
     layer = _bound("norm")
-    loader = torch.utils.data.DataLoader(_Rows(layer), num_workers=1, multiprocessing_context=method)
+    loader = torch.utils.data.DataLoader(NormedRows(layer), num_workers=1, multiprocessing_context=method)
     got = torch.cat(list(loader))
     with torch.no_grad():
         plain = Norm.forward(layer, inputs(4))  # type: ignore[arg-type]
