@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from twinkle_tune.profile.io import load_profile
     from twinkle_tune.profile.schema import Profile
+    from twinkle_tune.tune.optimize import optimize_model
     from twinkle_tune.tune.tune import tune_model
 
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "restore_model": "twinkle_tune.kernel",
     "load_profile": "twinkle_tune.profile.io",
     "Profile": "twinkle_tune.profile.schema",
+    "optimize_model": "twinkle_tune.tune.optimize",
     "tune_model": "twinkle_tune.tune.tune",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "kernelize_report",
     "kernelized",
     "load_profile",
+    "optimize_model",
     "register_external_layer",
     "register_function_kernel",
     "register_kernels",

@@ -89,6 +89,8 @@ def test_a_way_that_wins_is_in_the_profile_and_bound(monkeypatch: pytest.MonkeyP
     assert load_profile(made.save(tmp_path / "p.json")) == made
     model = Long()
     kernelize_model(model, profile=made)
+    assert "in train mode and was measured in eval mode: the original runs" in str(kernelize_report(model))
+    model.eval()
     assert [b.candidate for b in kernelize_report(model).bound] == [setup.way]
     with torch.no_grad():
         torch.testing.assert_close(model(X), X * 2.0)

@@ -52,7 +52,11 @@ def tried_steps(
     each = len(steps) // len(points)
     for index, point in enumerate(points):
         again = made([_with_other_values(point)])
-        others = [found for other in _varied(point, _longest(model)) if len(found := made([other])) == each]
+        others = [
+            found
+            for other in _varied(point, _longest(model), trains=mode.trains)
+            if len(found := made([other])) == each
+        ]
         for place in range(each):
             step, held_out = steps[index * each + place], tuple(other[place] for other in others)
             tried.append(Tried(step=step, again=again[place] if len(again) == each else None, held_out=held_out))
@@ -84,7 +88,7 @@ def _with_other_values(point: Point) -> Point:
     return _mapped(point, turned)
 
 
-def _varied(point: Point, longest: int) -> Iterator[Point]:
+def _varied(point: Point, longest: int, *, trains: bool) -> Iterator[Point]:
     """A shorter one, a longer one, a larger batch, one with a mask, as far as the sizes are known."""
     given = point.named()
     if _OF_A_LENGTH & given.keys() or point.size is None:
@@ -94,8 +98,14 @@ def _varied(point: Point, longest: int) -> Iterator[Point]:
         if columns <= longest and (rows, columns) != (batch, length):
             yield _of_size(point, (batch, length), (rows, columns))
     ids = given.get("input_ids")
-    if "attention_mask" in point.names and given.get("attention_mask") is None and isinstance(ids, Tensor):
-        yield replace(point, call=Call(args=(), kwargs={**given, "attention_mask": torch.ones_like(ids)}))
+    if not isinstance(ids, Tensor) or "attention_mask" not in point.names:
+        return
+    more = {} if given.get("attention_mask") is not None else {"attention_mask": torch.ones_like(ids)}
+    if trains and point.takes_more and "labels" in point.names:
+        # As transformers' Trainer calls a model that takes what a loss is told.
+        more |= {"labels": ids.clone(), "num_items_in_batch": torch.tensor(ids.numel(), device=ids.device)}
+    if more:
+        yield replace(point, call=Call(args=(), kwargs=given | more))
 
 
 def _of_size(point: Point, size: tuple[int, int], wanted: tuple[int, int]) -> Point:

@@ -20,7 +20,8 @@ from twinkle_tune.capture.untouched import Untouched
 from twinkle_tune.errors import CaptureError, in_a_line
 from twinkle_tune.mode import Mode
 
-_OF_GENERATION = ("use_cache", "logits_to_keep", "position_ids", "return_dict", "cache_position")
+OF_GENERATION = ("use_cache", "logits_to_keep", "position_ids", "return_dict", "cache_position")
+"""What ``generate`` gives a model by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,7 @@ def make_steps(
 
 def _generate(point: Point) -> Step:
     # What a run may be asked for beside the prompt, generation sets itself.
-    named = {name: value for name, value in point.named().items() if name not in ("labels", *_OF_GENERATION)}
+    named = {name: value for name, value in point.named().items() if name not in ("labels", *OF_GENERATION)}
     made = _step("generate", point, Generate(_keyword_point(point, named)))
     return _made_up(replace(made, label=f"{made.label}+{TOKENS}"))
 

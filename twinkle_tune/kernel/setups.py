@@ -41,7 +41,7 @@ def digest_of_model(model: nn.Module) -> str:
 
 def call_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelCall:
     """Describe a call of the model that is about to happen; positional arguments by their names, without None."""
-    given = _named(_names_of(model), args, kwargs)
+    given = _named(names_of(model), args, kwargs)
     workload = replace(observe(target_of(type(model)), (), given, model), settings=())
     return ModelCall(workload=workload, cached=_cached(given))
 
@@ -99,7 +99,7 @@ class Root:
 
     def __init__(self, model: nn.Module, cases: Sequence[_Case], *, falls_back: bool) -> None:
         """Of a model as it is now; a copy of it is watched from its first call on."""
-        self._original, self._names = type(model).forward, _names_of(model)
+        self._original, self._names = type(model).forward, names_of(model)
         self._cases, self._falls_back = cases, falls_back
         self._watched = weakref.WeakKeyDictionary({model: _Watched(model)})
         self.broken: dict[str, str] = {}
@@ -130,6 +130,10 @@ class Root:
         """Why no call of the model runs in a way any more; "" where one may."""
         if len(self.broken) == len({case.way for case in self._cases}):
             return f"it could not be compiled ({next(iter(self.broken.values()))}): the original runs"
+        flags = {case.form.training for case in self._cases if case.form is not None}
+        if flags and model.training not in flags:
+            now, then = ("train", "eval") if model.training else ("eval", "train")
+            return f"the model is in {now} mode and was measured in {then} mode: the original runs; call model.{then}()"
         if not self._watch(model).is_as_it_was():
             return (
                 "a part of the model was replaced after it was bound, or has a hook: the original runs; kernelize again"
@@ -277,7 +281,8 @@ def _form_key(call: ModelCall) -> object:
     return tuple(kwargs), call.workload.context, None if call.cached is None else call.cached > 0
 
 
-def _names_of(model: nn.Module) -> tuple[str, ...]:
+def names_of(model: nn.Module) -> tuple[str, ...]:
+    """The names of the parameters of a model's forward."""
     signature = signature_of_forward(type(model).forward)
     return () if signature is None else tuple(signature.parameters)[1:]
 

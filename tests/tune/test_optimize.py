@@ -1,0 +1,126 @@
+"""One line in a script: found once, applied from then on, and never in the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.catalog.catalog_families import tiny
+from tests.strategy.planted import compiled_by
+from tests.tune.test_setups import Long, twice
+from twinkle_tune import kernelize_report, optimize_model, restore_model
+from twinkle_tune.contest import model as model_stage
+from twinkle_tune.tune import optimize
+
+X = torch.randn(4, 8)
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A cache folder of the test's own, few rounds, contests in this process, nothing compiled before and after."""
+    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(model_stage, "_ROUNDS", 20)
+    monkeypatch.setattr(optimize, "Isolated", nullcontext)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def bound(model: nn.Module) -> list[str]:
+    """Who runs in the model."""
+    model.eval()
+    return [binding.candidate for binding in kernelize_report(model).bound]
+
+
+def test_the_first_script_tunes_and_the_second_applies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The profile is kept by the model and the machine, and comes into place without a contest."""
+    compiled_by(monkeypatch, lambda graph: twice)
+    first = Long()
+    assert optimize_model(first, X, candidates="original") is first
+    (way,) = bound(first)
+    assert len(list((tmp_path / "cache" / "models").glob("*.json"))) == 1
+    monkeypatch.setattr(optimize, "tune_model", None)
+    second, began_s = Long(), time.process_time()
+    optimize_model(second, X)
+    assert time.process_time() - began_s < 2
+    assert bound(second) == [way]
+    restore_model(second)
+    other = nn.Sequential(Long())
+    with pytest.warns(UserWarning, match="optimize_model: .*; the original runs"):
+        optimize_model(other, X)
+    assert bound(other) == []
+
+
+def test_without_inputs_the_first_call_is_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is answered by the original; the calls after it run what won."""
+    graphs = compiled_by(monkeypatch, lambda graph: twice)
+    model = optimize_model(Long().eval(), candidates="original")
+    assert bound(model) == []
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), X * 2.0)
+        assert bound(model)
+        before = len(graphs)
+        torch.testing.assert_close(model(X), X * 2.0)
+    assert len(graphs) == before + 1
+    assert not model._forward_pre_hooks
+
+
+def test_generation_is_an_example_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt of the first ``generate`` is taken, without the cache that it begins; what is said stays the same."""
+    seen: list[Any] = []
+
+    def noted(model: nn.Module, inputs: Any, **options: Any) -> None:
+        seen.append(inputs)
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(optimize, "tune_model", noted)
+    model: Any = tiny("llama")
+    ids = torch.randint(3, 60, (1, 8))
+    said = model.generate(ids, max_new_tokens=4, do_sample=False)
+    with pytest.warns(UserWarning, match="planted; the original runs"):
+        assert torch.equal(optimize_model(model).generate(ids, max_new_tokens=4, do_sample=False), said)
+    (inputs,) = seen
+    assert inputs.keys() <= {"input_ids", "attention_mask"}
+    assert torch.equal(inputs["input_ids"], ids)
+
+
+@pytest.mark.parametrize("place", ["tune_model", "load_profile", "kernelize_model", "digest_of_model", "usable_folder"])
+def test_whatever_fails_the_original_answers(place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A planted failure at each stage is a warning, and the model is as it was."""
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("planted")
+
+    compiled_by(monkeypatch, lambda graph: twice)
+    if place == "load_profile":
+        optimize_model(Long(), X, candidates="original")
+    monkeypatch.setattr(optimize, place, fails)
+    model = Long()
+    with pytest.warns(UserWarning, match="optimize_model: RuntimeError: planted; the original runs"):
+        optimize_model(model, X, candidates="original")
+    assert bound(model) == []
+    assert torch.equal(model(X), X * 2.0)
+    later = Long()
+    with pytest.warns(UserWarning, match="planted; the original runs"):
+        answer: Tensor = optimize_model(later, candidates="original")(X)
+    assert torch.equal(answer, X * 2.0)
+
+
+def test_a_profile_that_cannot_be_kept_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk costs the next script its time, not this one."""
+
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise OSError("the disk is full")
+
+    compiled_by(monkeypatch, lambda graph: twice)
+    monkeypatch.setattr(optimize, "make_private", fails)
+    with pytest.warns(UserWarning, match="the profile is not kept .*the disk is full"):
+        model = optimize_model(Long(), X, candidates="original")
+    assert bound(model)
