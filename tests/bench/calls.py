@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.bench.figure import Figure
-from twinkle_tune.kernel.dispatch import Rule, family_of, tensor_dispatcher
+from twinkle_tune.kernel.dispatch import Choice, Rule, family_of, tensor_dispatcher
 from twinkle_tune.kernel.dispatch_function import function_dispatcher
 from twinkle_tune.kernel.forward import Winner
 from twinkle_tune.kernel.measured import Measured
@@ -80,8 +80,10 @@ def guarded_cost() -> Figure:
 
 def layer_dispatch_cost() -> Figure:
     """A layer that dispatches by row count, over three measured ranges, against its original."""
-    rules = [Rule(low=1, high=1, winner="a"), Rule(low=16, high=128, winner="b"), Rule(low=512, high=2048, winner="c")]
-    calls = dict.fromkeys("abc", _Nothing.forward)
+    first, second, third = (Choice(candidate=name) for name in "abc")
+    ranges = ((1, 1, first), (16, 128, second), (512, 2048, third))
+    rules = [Rule(low=low, high=high, winner=winner) for low, high, winner in ranges]
+    calls = dict.fromkeys((first, second, third), _Nothing.forward)
     call = tensor_dispatcher(rules, calls, _Nothing.forward)
     return _layer("a layer's shape dispatcher, per call", _Nothing, _measured(_Nothing(), call), rows=1024, goal=1000)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from twinkle_tune.kernel.dispatch import (
+    Choice,
     Family,
     RowsFrom,
     Rule,
@@ -27,8 +28,12 @@ from twinkle_tune.workload import observe
 TARGET = "package.module:function"
 
 
+def _ruled(points: list[tuple[int, str]]) -> tuple[Rule, ...]:
+    return rules_of((rows, Choice(candidate=name)) for rows, name in points)
+
+
 def _winner(rules: tuple[Rule, ...], rows: int) -> str:
-    found = [rule.winner for rule in rules if rule.low <= rows <= rule.high]
+    found = [rule.winner.candidate for rule in rules if rule.low <= rows <= rule.high]
     assert len(found) <= 1
     return found[0] if found else ORIGINAL
 
@@ -48,7 +53,7 @@ def _winner(rules: tuple[Rule, ...], rows: int) -> str:
 )
 def test_rules(points: list[tuple[int, str]], expected: list[tuple[int, int, str]]) -> None:
     """Neighbours that agree cover what is between them; where two winners disagree the original stays."""
-    assert [(rule.low, rule.high, rule.winner) for rule in rules_of(points)] == expected
+    assert [(rule.low, rule.high, rule.winner.candidate) for rule in _ruled(points)] == expected
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["a", "b", ORIGINAL])), max_size=8), st.integers(0, 14))
@@ -59,7 +64,7 @@ def test_rules_for_any_points(points: list[tuple[int, str]], rows: int) -> None:
     above = [at for at in measured if at >= rows]
     near = {w for at, w in points if below and above and at in (below[-1], above[0])}
     expected = near.pop() if len(near) == 1 else ORIGINAL
-    assert _winner(rules_of(points), rows) == expected
+    assert _winner(_ruled(points), rows) == expected
 
 
 class Named(nn.Module):
@@ -74,8 +79,9 @@ def _call(name: str) -> Any:
     return lambda self, x, scale=None: (name, x)
 
 
-CALLS = {name: _call(name) for name in ("small", "large")}
-RULES = (Rule(low=2, high=4, winner="small"), Rule(low=16, high=16, winner="large"))
+SMALL, LARGE = Choice(candidate="small"), Choice(candidate="large")
+CALLS = {choice: _call(choice.candidate) for choice in (SMALL, LARGE)}
+RULES = (Rule(low=2, high=4, winner=SMALL), Rule(low=16, high=16, winner=LARGE))
 SIZES = {
     (1, 8): "original",
     (2, 8): "small",
@@ -151,7 +157,7 @@ def test_layer_under_compile() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * 2
 
-    calls = {"small": lambda self, x: x * 3, "large": lambda self, x: x * 5}
+    calls = {SMALL: lambda self, x: x * 3, LARGE: lambda self, x: x * 5}
     module = Doubled()
     forward = layer_dispatcher(RULES, calls, Doubled.forward, RowsFrom(), torch.float32)
     module.forward = MethodType(forward, module)  # type: ignore[method-assign]

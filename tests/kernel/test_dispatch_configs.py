@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from twinkle_tune.kernel.dispatch import Rule, candidate_of, rules_of, rules_text, winner_text
+from twinkle_tune.kernel.dispatch import KEPT, Choice, Rule, rules_of, rules_text
 
-SMALL = winner_text("triton", {"warps": 1})
-LARGE = winner_text("triton", {"warps": 8})
+PLAIN = Choice(candidate="triton")
+SMALL = Choice(candidate="triton", config=(("warps", 1),))
+LARGE = Choice(candidate="triton", config=(("warps", 8),))
 
 
 def test_between_two_configs_of_a_candidate_the_nearer_one_runs() -> None:
@@ -21,19 +22,19 @@ def test_between_two_configs_of_a_candidate_the_nearer_one_runs() -> None:
 
 
 def test_a_default_and_a_config_are_one_candidate_too() -> None:
-    for points in ([(2, "triton"), (128, LARGE)], [(2, LARGE), (128, "triton")]):
+    for points in ([(2, PLAIN), (128, LARGE)], [(2, LARGE), (128, PLAIN)]):
         assert [(rule.low, rule.high) for rule in rules_of(points)] == [(2, 16), (17, 128)]
 
 
 def test_between_two_candidates_the_original_runs() -> None:
     """Nobody knows where one becomes better; what is compiled for each shape is another thing at each."""
-    for other in ("compile", "original", "tritonic with warps=1"):
+    for other in (Choice(candidate="compile"), KEPT, Choice(candidate="tritonic", config=(("warps", 1),))):
         assert rules_of([(2, SMALL), (128, other)])[0] == Rule(low=2, high=2, winner=SMALL)
-    assert [rule.high for rule in rules_of([(2, "compile at 2 rows"), (128, "compile at 128 rows")])] == [2, 128]
+    compiled = [(rows, Choice(candidate="compile", rows=rows)) for rows in (2, 128)]
+    assert [rule.high for rule in rules_of(compiled)] == [2, 128]
 
 
 def test_a_report_names_the_candidate_and_tells_neighbours_as_one() -> None:
-    assert candidate_of(SMALL) == candidate_of(LARGE) == "triton"
     assert rules_text(rules_of([(2, SMALL), (128, LARGE)])) == "2 to 128: triton"
-    apart = rules_of([(2, SMALL), (64, "original"), (128, LARGE)])
+    apart = rules_of([(2, SMALL), (64, KEPT), (128, LARGE)])
     assert rules_text(apart) == "2: triton; 128: triton"

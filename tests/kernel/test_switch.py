@@ -171,4 +171,4 @@ def test_the_report_says_what_is_bound(won: tuple[tuple[int, int, str], ...]) ->
     (bound,) = kernelize_report(model).bound
     (shown,) = shapes(_profile(*won))
     assert shown.text == f"{bound.rows}; else the original"
-    assert {rule.winner for rule in shown.rules} == {name for _, _, name in won} - {ORIGINAL}
+    assert {rule.winner.candidate for rule in shown.rules} == {name for _, _, name in won} - {ORIGINAL}

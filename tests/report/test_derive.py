@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.report import fabricate, scenes
-from twinkle_tune.kernel.dispatch import Rule
+from twinkle_tune.kernel.dispatch import Choice, Rule
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report.derive import WHOLE, fate, parts, rules_text, shapes
@@ -79,9 +79,9 @@ def test_one_winner_everywhere_is_bound_everywhere() -> None:
 def test_thresholds_are_those_of_the_dispatcher() -> None:
     """Between two measured row counts the winner runs where both agree; what is compiled runs at its own counts."""
     mixed = _rules(_at(8, "fused"), _at(64, "fused"), _at(512, "original"))
-    assert mixed == (Rule(low=8, high=64, winner="fused"),)
+    assert mixed == (Rule(low=8, high=64, winner=Choice(candidate="fused")),)
     compiled = _rules(_at(8, "fused", "compile"), _at(64, "fused", "compile"))
-    assert compiled == (Rule(low=8, high=8, winner="fused"), Rule(low=64, high=64, winner="fused"))
+    assert compiled == tuple(Rule(low=n, high=n, winner=Choice(candidate="fused", rows=n)) for n in (8, 64))
     assert rules_text(()) == "every row count: the original"
 
 

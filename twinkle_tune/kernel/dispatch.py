@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -14,10 +15,26 @@ import torch
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.workload import Named, Node, Plain, TensorSpec, Workload
 
-CONFIGURED = " with "
-"""Between a candidate and its config."""
 Call = Callable[..., Any]
 _ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a rule lets run.
+
+    Attributes:
+        candidate: its name.
+        config: what it was given, in the order of the names; None for its default.
+        rows: the row count that it was made for alone, by a compiler; None for any.
+    """
+
+    candidate: str
+    config: tuple[tuple[str, int], ...] | None = None
+    rows: int | None = None
+
+
+KEPT = Choice(candidate=ORIGINAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,53 +43,41 @@ class Rule:
 
     low: int
     high: int
-    winner: str
+    winner: Choice
 
 
-def rules_of(points: Iterable[tuple[int, str]]) -> tuple[Rule, ...]:
+def rules_of(points: Iterable[tuple[int, Choice]]) -> tuple[Rule, ...]:
     """The rules that follow from (rows, winner) as measured, ascending; the original is what no rule covers.
 
     A row count between two measured ones has their winner where both agree; where it is one candidate with two
     configs, each has the half of the way that is nearer in ratio. Where one row count has two winners (two layouts of
     the same size), and outside of what was measured, the original runs.
     """
-    measured: list[tuple[int, str]] = []
-    for rows, group in groupby(sorted(points), key=lambda point: point[0]):
+    measured: list[tuple[int, Choice]] = []
+    for rows, group in groupby(sorted(points, key=itemgetter(0)), key=itemgetter(0)):
         winners = {winner for _, winner in group}
-        measured.append((rows, winners.pop() if len(winners) == 1 else ORIGINAL))
+        measured.append((rows, winners.pop() if len(winners) == 1 else KEPT))
     rules: list[Rule] = []
-    before = ORIGINAL
-    for winner, run in groupby(measured, key=lambda point: point[1]):
+    before = KEPT
+    for winner, run in groupby(measured, key=itemgetter(1)):
         covered = [rows for rows, _ in run]
         low = covered[0]
-        if CONFIGURED in f"{before}{winner}" and before != winner and candidate_of(before) == candidate_of(winner):
+        if before.candidate == winner.candidate and before.config != winner.config:
             half = math.isqrt(rules[-1].high * low)
             rules[-1] = replace(rules[-1], high=half)
             low = half + 1
-        if winner != ORIGINAL:
+        if winner != KEPT:
             rules.append(Rule(low=low, high=covered[-1], winner=winner))
         before = winner
     return tuple(rules)
-
-
-def winner_text(candidate: str, config: Mapping[str, int] | None) -> str:
-    """What wins in a rule: a candidate, "triton with block=1024, warps=4" where it was given a config."""
-    if config is None:
-        return candidate
-    return f"{candidate}{CONFIGURED}{', '.join(f'{name}={value}' for name, value in sorted(config.items()))}"
-
-
-def candidate_of(winner: str) -> str:
-    """The candidate that wins in a rule."""
-    return winner.split(CONFIGURED)[0].split(" at ")[0]
 
 
 def rules_text(rules: Sequence[Rule]) -> str:
     """Which candidate runs for how many rows: "1 to 128: torch.rms_norm; 2048: compile"."""
     told: list[tuple[int, int, str]] = []
     for rule in rules:
-        candidate, low = candidate_of(rule.winner), rule.low
-        if CONFIGURED in rule.winner and told and told[-1][1:] == (low - 1, candidate):
+        candidate, low = rule.winner.candidate, rule.low
+        if rule.winner.config is not None and told and told[-1][1:] == (low - 1, candidate):
             low = told.pop()[0]  # the same with another config
         told.append((low, rule.high, candidate))
     return "; ".join(f"{_range_text(low, high)}: {candidate}" for low, high, candidate in told)
@@ -105,7 +110,7 @@ class RowsFrom:
 
 def layer_dispatcher(
     rules: Sequence[Rule],
-    calls: Mapping[str, Call],
+    calls: Mapping[Choice, Call],
     original: Call,
     rows_from: RowsFrom,
     dtype: torch.dtype | None = None,
@@ -142,7 +147,7 @@ def layer_dispatcher(
     return forward if name or index else forward_of_first
 
 
-def tensor_dispatcher(rules: Sequence[Rule], calls: Mapping[str, Call], original: Call) -> Call:
+def tensor_dispatcher(rules: Sequence[Rule], calls: Mapping[Choice, Call], original: Call) -> Call:
     """As :func:`layer_dispatcher`, for calls that are known to be of one tensor by position."""
     steps = tuple((rule.low, rule.high, calls[rule.winner]) for rule in rules)
 

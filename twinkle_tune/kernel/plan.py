@@ -14,16 +14,16 @@ from twinkle_tune.catalog.recognise import functions_of
 from twinkle_tune.environment import changes, current_environment
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.dispatch import (
+    KEPT,
+    Choice,
     Family,
     RowsFrom,
     Rule,
-    candidate_of,
     family_of,
     layer_dispatcher,
     rules_of,
     rules_text,
     tensor_dispatcher,
-    winner_text,
 )
 from twinkle_tune.kernel.forward import Winner
 from twinkle_tune.kernel.functions import original_function
@@ -180,17 +180,17 @@ def _calls_in_a_state(path: str, module: nn.Module, contests: Sequence[Contest],
     for contest in contests:
         loaded = resolver.winner(contest, Occurrence(slot=contest.slot, instances=((path, module),)))
         rows = contest.workload.rows
-        name = ORIGINAL
+        choice = KEPT
         if loaded is None:
             reasons.append((rows, resolver.why(contest)))
         else:
-            name = _winner(contest, loaded)
-            calls[name] = loaded.call
+            choice = _choice(contest, loaded)
+            calls[choice] = loaded.call
             is_for_all = is_for_all and not loaded.per_shape and not loaded.within_measured
-        points.append((rows, name))
+        points.append((rows, choice))
         rows_from = rows_from or RowsFrom.of(contest.workload)
-    names = {name for _, name in points}
-    if names == {ORIGINAL}:
+    choices = {choice for _, choice in points}
+    if choices == {KEPT}:
         return reasons_text(reasons)
     measured = Measured.of([contest.workload for contest in contests], module)
     dtypes = {contest.workload.tensors[0].dtype for contest in contests if contest.workload.tensors}
@@ -198,17 +198,17 @@ def _calls_in_a_state(path: str, module: nn.Module, contests: Sequence[Contest],
     needs_dtype = not dtypes <= {
         node.dtype for _, node in contests[0].workload.settings if isinstance(node, TensorSpec)
     }
-    if len(names) == 1 and is_for_all and not needs_dtype:
-        (name,) = names
-        return _Calls(call=calls[name], measured=measured, candidates=candidate_of(name), rows="all")
+    if len(choices) == 1 and is_for_all and not needs_dtype:
+        (choice,) = choices
+        return _Calls(call=calls[choice], measured=measured, candidates=choice.candidate, rows="all")
     rules = rules_of(points)
-    if len({candidate_of(name) for name in names}) == 1 and is_for_all and rules:
+    if len({choice.candidate for choice in choices}) == 1 and is_for_all and rules:
         # One winner for all observed calls is one for others too; with several configs the nearest one.
         rules = (replace(rules[0], low=0), *rules[1:])
         rules = (*rules[:-1], replace(rules[-1], high=sys.maxsize))
     if not rules or rows_from is None or len(dtypes) != 1:
         return "its calls have different winners that no row count tells apart"
-    winners = ", ".join(dict.fromkeys(candidate_of(rule.winner) for rule in rules))
+    winners = ", ".join(dict.fromkeys(rule.winner.candidate for rule in rules))
     (dtype,) = dtypes
     if measured.dtype is not None:
         call = tensor_dispatcher(rules, calls, original)
@@ -272,7 +272,7 @@ def _function_entry(
     except TuneError as error:
         resolver.note(contests[0], str(error))
         return Kept(slot=slot.name, reason=str(error))
-    groups: list[tuple[Family, list[tuple[int, str]], dict[str, Callable[..., Any]]]] = []
+    groups: list[tuple[Family, list[tuple[int, Choice]], dict[Choice, Callable[..., Any]]]] = []
     reasons = []
     for contest in contests:
         loaded = resolver.winner(contest, occurrence)
@@ -287,29 +287,32 @@ def _function_entry(
         if points is None or calls is None:
             points, calls = [], {}
             groups.append((family, points, calls))
-        rows, name = contest.workload.rows, ORIGINAL
+        choice = KEPT
         if loaded is not None:
-            name = _winner(contest, loaded)
-            calls[name] = loaded.call
-        points.append((rows, name))
+            choice = _choice(contest, loaded)
+            calls[choice] = loaded.call
+        points.append((contest.workload.rows, choice))
     families: list[Family] = []
     rules: list[Rule] = []
     for family, points, calls in groups:
         found = rules_of(points)
         rules += found
-        told = (slot.name, ", ".join(dict.fromkeys(candidate_of(r.winner) for r in found)))
+        told = (slot.name, ", ".join(dict.fromkeys(r.winner.candidate for r in found)))
         families.append(replace(family, steps=tuple((r.low, r.high, calls[r.winner]) for r in found), told=told))
     if not rules:
         return Kept(slot=slot.name, reason=reasons_text(reasons) or "no row count tells its winners apart")
-    winners = ", ".join(dict.fromkeys(candidate_of(rule.winner) for rule in rules))
+    winners = ", ".join(dict.fromkeys(rule.winner.candidate for rule in rules))
     return tuple(families), Binding(slot=slot.name, path="", candidate=winners, rows=rules_text(rules))
 
 
-def _winner(contest: Contest, loaded: Implementation) -> str:
+def _choice(contest: Contest, loaded: Implementation) -> Choice:
     winner = contest.selection.winner
-    if loaded.per_shape:
-        return f"{winner} at {contest.workload.rows} rows"
-    return winner_text(winner, contest.trial(winner).config)
+    config = contest.trial(winner).config
+    return Choice(
+        candidate=winner,
+        config=None if config is None else tuple(sorted(config.items())),
+        rows=contest.workload.rows if loaded.per_shape else None,
+    )
 
 
 def _what_changed(contest: Contest, module: nn.Module) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from twinkle_tune.catalog.attention import continues
-from twinkle_tune.kernel.dispatch import Rule, rules_of
+from twinkle_tune.kernel.dispatch import Choice, Rule, rules_of
 from twinkle_tune.kernel.forward import signature_of_forward
 from twinkle_tune.kernel.measured import Accepts, State, accepts_of
 from twinkle_tune.profile.schema import Contest
@@ -44,11 +44,13 @@ def attention_dispatcher(found: Sequence[tuple[Contest, Call | None]], original:
     """
     calls = {contest.selection.winner: call for contest, call in found if call is not None}
     rules = size_rules((c.workload, ORIGINAL if call is None else c.selection.winner) for c, call in found)
-    steps = {case: tuple((r.low, r.high, calls[r.winner]) for r in made) for case, made in rules.items() if made}
+    steps = {
+        case: tuple((r.low, r.high, calls[r.winner.candidate]) for r in made) for case, made in rules.items() if made
+    }
     asked = _Asked.of([contest.workload for contest, _ in found], original)
     if not steps:
         return None
-    winners = dict.fromkeys(rule.winner for made in rules.values() for rule in made)
+    winners = dict.fromkeys(rule.winner.candidate for made in rules.values() for rule in made)
     measured = dict(found[0][0].workload.settings).get("attn_implementation")
     return _dispatcher(steps, original, getattr(measured, "value", None), asked), ", ".join(winners), sizes_text(rules)
 
@@ -59,18 +61,20 @@ def size_rules(measured: Iterable[tuple[Workload, str]]) -> dict[Case, tuple[Rul
     Args:
         measured: each call that was measured, and the name of its winner.
     """
-    points: dict[Case, list[tuple[int, str]]] = {}
+    points: dict[Case, list[tuple[int, Choice]]] = {}
     for workload, winner in measured:
         size = _size_of(workload)
         if size is not None:
-            points.setdefault(size[0], []).append((size[1], winner))
+            points.setdefault(size[0], []).append((size[1], Choice(candidate=winner)))
     return {case: rules_of(winners) for case, winners in sorted(points.items())}
 
 
 def sizes_text(rules: Mapping[Case, Sequence[Rule]]) -> str:
     """ "1x4 to 1x8: attn:eager; 8x128: attn:sdpa": batch by sequence length; the original runs elsewhere."""
     return "; ".join(
-        f"{batch}x{rule.low}" + (f" to {batch}x{rule.high}" if rule.high > rule.low else "") + f": {rule.winner}"
+        f"{batch}x{rule.low}"
+        + (f" to {batch}x{rule.high}" if rule.high > rule.low else "")
+        + f": {rule.winner.candidate}"
         for (batch, _), ruled in rules.items()
         for rule in ruled
     )

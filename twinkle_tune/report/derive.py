@@ -9,7 +9,7 @@ from statistics import median
 
 import pandas as pd
 
-from twinkle_tune.kernel.dispatch import Rule, family_of, rules_of
+from twinkle_tune.kernel.dispatch import KEPT, Choice, Rule, family_of, rules_of
 from twinkle_tune.kernel.switch import size_rules, sizes_text
 from twinkle_tune.outcome import Measurement, Status
 from twinkle_tune.profile.schema import Contest, Profile, Seen
@@ -145,12 +145,11 @@ def _sizes(group: list[tuple[int, Contest]]) -> Shapes:
 def dispatch(contests: Sequence[Contest]) -> tuple[Rule, ...]:
     """Which winner is bound for which row counts, by the rules of :mod:`twinkle_tune.kernel.dispatch`."""
     points = [(contest.workload.rows, _bound(contest)) for contest in contests]
-    names = {name for _, name in points}
-    straight = contests[0].slot.kind is SlotKind.LAYER and len(names) == 1 and " at " not in "".join(names)
-    if straight and names != {ORIGINAL}:
+    first = points[0][1]
+    if contests[0].slot.kind is SlotKind.LAYER and first.rows is None and {choice for _, choice in points} == {first}:
         # One winner for all that was measured is bound as it is, for every row count.
-        return (Rule(low=0, high=sys.maxsize, winner=names.pop()),)
-    return tuple(Rule(low=r.low, high=r.high, winner=r.winner.split(" at ")[0]) for r in rules_of(points))
+        return () if first == KEPT else (Rule(low=0, high=sys.maxsize, winner=first),)
+    return rules_of(points)
 
 
 def rules_text(rules: Iterable[Rule]) -> str:
@@ -158,18 +157,17 @@ def rules_text(rules: Iterable[Rule]) -> str:
     told = []
     for rule in rules:
         if rule.high == sys.maxsize:
-            return f"every row count: {rule.winner}"
+            return f"every row count: {rule.winner.candidate}"
         rows = f"{rule.low} to {rule.high} rows" if rule.low != rule.high else f"{rule.low} rows"
-        told.append(f"{rows}: {rule.winner}")
+        told.append(f"{rows}: {rule.winner.candidate}")
     return "; ".join([*told, "else the original"]) if told else "every row count: the original"
 
 
-def _bound(contest: Contest) -> str:
-    """The winner's name, and the row count with it where it is compiled for that alone."""
+def _bound(contest: Contest) -> Choice:
+    """The winner, with the row count where it is compiled for that alone. Its configs are one to a reader."""
     winner = contest.selection.winner
-    if winner == ORIGINAL or contest.trial(winner).source != "compile":
-        return winner
-    return f"{winner} at {contest.workload.rows} rows"
+    is_compiled = winner != ORIGINAL and contest.trial(winner).source == "compile"
+    return Choice(candidate=winner, rows=contest.workload.rows if is_compiled else None)
 
 
 def _same_place(one: Contest, other: Contest, device: str) -> bool:

@@ -145,13 +145,13 @@ def _shapes(number: int, found: Shapes, by_contest: dict[int, list[Row]]) -> Plo
     drawn += [
         {
             "what": "range",
-            "name": short[rule.winner],
+            "name": short[rule.winner.candidate],
             "rows": max(rule.low, 1),
             "to": min(rule.high, most),
             "tip": one_line(rules_text([rule]), _TIP),
         }
         for rule in found.rules
-        if rule.winner in short
+        if rule.winner.candidate in short
     ]
     return Plot(
         name=f"shapes-{number}",
