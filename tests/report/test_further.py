@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.report import fabricate
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.outcome import Timings
-from twinkle_tune.profile.io import profile_from_data
+from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report import frames
@@ -92,8 +94,10 @@ def test_the_table_has_a_row_a_candidate() -> None:
     "wrong",
     [Timings(candidate="nobody"), Timings(candidate="fused", cold_us=(0.0,)), Timings(candidate="fused", host_us=-1.0)],
 )
-def test_impossible_further_times_are_refused(wrong: Timings) -> None:
+def test_impossible_further_times_are_refused(wrong: Timings, tmp_path: Path) -> None:
     """A profile with the times of somebody who did not take part, or with a time of nothing, is no profile."""
+    path = tmp_path / "profile.json"
     data = to_data(fabricate.profile(replace(fabricate.won(), timings=(wrong,))))
+    path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(ProfileError, match="further times of"):
-        profile_from_data(data, "here")
+        load_profile(path)

@@ -34,11 +34,7 @@ def example_inputs(
     for option, sizes in (("batch", batches), ("seq-len", seq_lens)):
         if not sizes or min(sizes) < 1:
             raise ModelError(f"{option}: got {list(sizes)}, expected whole numbers of at least 1")
-    if positions is not None and max(seq_lens) > positions:
-        raise ModelError(
-            f"seq-len: got {max(seq_lens)}, expected at most {positions}, the positions that the model's "
-            "configuration allows; ask for a shorter sequence"
-        )
+    _check_length(max(seq_lens), positions)
     generator = torch.Generator().manual_seed(0)
     sets: list[dict[str, Tensor]] = []
     for batch in batches:
@@ -72,11 +68,8 @@ def other_inputs(
         ModelError: what to call it with is not known, or it raised; the message has a factory to paste.
     """
     positions = text_positions(getattr(model, "config", None))
-    if seq_lens is not None and positions is not None and max(seq_lens) > positions:
-        raise ModelError(
-            f"seq-len: got {max(seq_lens)}, expected at most {positions}, the positions that the model's "
-            "configuration allows; ask for a shorter sequence"
-        )
+    if seq_lens is not None:
+        _check_length(max(seq_lens), positions)
     lengths = (min(_TOKENS, positions or _TOKENS),) if seq_lens is None else seq_lens
     kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), None)
     try:
@@ -104,6 +97,14 @@ def is_decoder(model: nn.Module) -> bool:
 def takes_tokens(model: nn.Module) -> bool:
     """Whether the model is one that :func:`example_inputs` knows how to feed."""
     return hasattr(model, "config") and "input_ids" in signature(model.forward).parameters
+
+
+def _check_length(tokens: int, positions: int | None) -> None:
+    if positions is not None and tokens > positions:
+        raise ModelError(
+            f"seq-len: got {tokens}, expected at most {positions}, the positions that the model's configuration "
+            "allows; ask for a shorter sequence"
+        )
 
 
 def _limits(model: nn.Module) -> tuple[int, int | None]:

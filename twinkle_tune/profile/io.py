@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,17 +46,6 @@ def load_profile(path: str | Path) -> Profile:
     rest, items = parts.rest, parts.items
     del text, parts  # the text goes with the last of its items
     return _profile(schema, rest, items, str(path))
-
-
-def profile_from_data(data: object, where: str) -> Profile:
-    """The profile that parsed JSON stands for; ``where`` names it in messages.
-
-    Raises:
-        ProfileError: as :func:`load_profile`.
-    """
-    schema = data.get("schema") if isinstance(data, dict) else None
-    parts = apart(json.dumps(data), "contests")
-    return _profile(schema, parts.rest, parts.items, where)
 
 
 def _profile(found: object, rest: str, items: Iterator[str], where: str) -> Profile:

@@ -17,7 +17,7 @@ from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Phase, Rejection, Trial
 from twinkle_tune.profile.schema import Contest, Found
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
-from twinkle_tune.tune.events import Listener
+from twinkle_tune.tune.events import Listener, nobody
 from twinkle_tune.tune.held import Held
 from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.limits import Limits
@@ -150,7 +150,7 @@ class Isolated:
             TuneError: the time is up; ``failure`` says what the original did.
         """
         names = [c.name for c in job.task.candidates if c.name != ORIGINAL and c.name not in job.refused]
-        quiet = replace(job, told=_Once(_nobody))
+        quiet = replace(job, told=_Once(nobody))
         guilty = []
         for name in (None, *names):
             without = tuple(other for other in (*names, *job.refused) if other != name)
@@ -308,10 +308,6 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
     if refused and not is_told and all(isinstance(t.outcome, Rejection) for t in everyone if t.candidate != ORIGINAL):
         selection = replace(selection, reason=ALL_REFUSED, status="all refused")
     return task.observation.contest(replace(found, trials=everyone, selection=selection))
-
-
-def _nobody(event: object) -> None:
-    pass
 
 
 def _here(task: Task, listener: Listener, why: str) -> Contest:

@@ -15,7 +15,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -81,6 +81,25 @@ def _torch_flag(name: str, get: Callable[[], object], put: Callable[[Any], objec
 def _attribute(owner: Any, name: str, attribute: str) -> Setting:
     return _torch_flag(
         f"{name}.{attribute}", lambda: getattr(owner, attribute), lambda value: setattr(owner, attribute, value)
+    )
+
+
+def _put_back(owner: Any, name: str, attribute: str) -> Setting:
+    return replace(_attribute(owner, name, attribute), change="put back", is_sent=False, has_value=False)
+
+
+def _autocast(name: str, kind: str) -> tuple[Setting, Setting]:
+    return (
+        Setting(
+            name=f"autocast on {name}",
+            get=lambda: torch.is_autocast_enabled(kind),
+            put=lambda value: torch.set_autocast_enabled(kind, value),
+        ),
+        Setting(
+            name=f"autocast's dtype on {name}",
+            get=lambda: torch.get_autocast_dtype(kind),
+            put=lambda value: torch.set_autocast_dtype(kind, value),
+        ),
     )
 
 
@@ -174,22 +193,8 @@ SETTINGS: tuple[Setting, ...] = (
     _torch_flag("the default device", torch.get_default_device, _set_device),
     Setting(name="the gradient mode", get=torch.is_grad_enabled, put=torch._C._set_grad_enabled),
     Setting(name="the inference mode", get=torch.is_inference_mode_enabled),
-    *(
-        Setting(
-            name=f"autocast on {name}",
-            get=lambda kind=kind: torch.is_autocast_enabled(kind),  # type: ignore[misc]
-            put=lambda value, kind=kind: torch.set_autocast_enabled(kind, value),  # type: ignore[misc]
-        )
-        for name, kind in (("the CPU", "cpu"), ("CUDA", "cuda"))
-    ),
-    *(
-        Setting(
-            name=f"autocast's dtype on {name}",
-            get=lambda kind=kind: torch.get_autocast_dtype(kind),  # type: ignore[misc]
-            put=lambda value, kind=kind: torch.set_autocast_dtype(kind, value),  # type: ignore[misc]
-        )
-        for name, kind in (("the CPU", "cpu"), ("CUDA", "cuda"))
-    ),
+    *_autocast("the CPU", "cpu"),
+    *_autocast("CUDA", "cuda"),
     Setting(name="torch's function modes", get=_len_torch_function_stack),
     Setting(name="torch's dispatch modes", get=_len_torch_dispatch_stack),
     _torch_flag("autograd's anomaly mode", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
@@ -266,21 +271,8 @@ SETTINGS: tuple[Setting, ...] = (
         change="put back",
         has_value=False,
     ),
-    *(
-        Setting(
-            name=f"{name}.{attribute}",
-            get=lambda owner=owner, attribute=attribute: getattr(owner, attribute),  # type: ignore[misc]
-            put=lambda value, owner=owner, attribute=attribute: setattr(owner, attribute, value),  # type: ignore[misc]
-            change="put back",
-            has_value=False,
-        )
-        for name, owner, attribute in (
-            ("sys", sys, "stdout"),
-            ("sys", sys, "stderr"),
-            ("sys", sys, "excepthook"),
-            ("warnings", warnings, "showwarning"),
-        )
-    ),
+    *(_put_back(sys, "sys", attribute) for attribute in ("stdout", "stderr", "excepthook")),
+    _put_back(warnings, "warnings", "showwarning"),
     Setting(
         name="Python's random numbers", get=random.getstate, put=random.setstate, change="put back", has_value=False
     ),

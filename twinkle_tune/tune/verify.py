@@ -27,7 +27,7 @@ from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, Listener
+from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Listener, nobody
 from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.original import unless_original_fails
@@ -126,7 +126,7 @@ def verify_profile(
         CaptureError: the model cannot be run on the inputs.
         TuneError: the model has kernels bound.
     """
-    registry, tell = registry or default_registry, on_event or _nobody
+    registry, tell = registry or default_registry, on_event or nobody
     terms = replace(profile.terms, settings=settings or SETTINGS, seed=seed)
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
@@ -247,7 +247,3 @@ def _is_told(entry: Stale, checks: Sequence[Check]) -> bool:
 
 def _stale(contest: Contest, why: str) -> Check:
     return Check(contest=contest, problems=(Problem(kind="stale", text=why),))
-
-
-def _nobody(event: Event) -> None:
-    pass
