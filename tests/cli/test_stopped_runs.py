@@ -20,12 +20,34 @@ from twinkle_tune.tune.journal import read_journal
 
 ROOT = Path(__file__).parents[2]
 _COMMAND = ["profile", "llama-tiny", "--device", "cpu", "--layers", "1", "--seq-len", "8", "--candidates", "torch"]
+# One norm called at so many row counts is as many contests, each over soon: its rival is hopelessly slow.
+_RUN = ["profile", "many:make", "--device", "cpu", "--candidates", "impl"]
+_MANY = """
+import time
+import torch
+from torch import nn
+from twinkle_tune import register_external_layer, register_layer_kernel
+
+class Norm(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+def slow(self, x):
+    time.sleep(0.001)
+    return x * 2
+
+def make():
+    register_external_layer(Norm, "Norm")
+    register_layer_kernel("Norm", layer_impl=slow, device="cpu")
+    return nn.Sequential(Norm()), [torch.ones(rows, 4) for rows in range(1, 41)]
+"""
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     """A run that writes p.json into the folder."""
+    (folder / "many.py").write_text(_MANY, encoding="utf-8")
     return subprocess.Popen(
-        [sys.executable, "-m", "twinkle_tune.cli", *_COMMAND, "--out", str(folder / "p.json"), *options],
+        [sys.executable, "-m", "twinkle_tune.cli", *_RUN, "--out", str(folder / "p.json"), *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -103,50 +125,31 @@ def test_a_second_run_on_the_device_is_told(tmp_path: Path, capsys: pytest.Captu
     assert run([*_COMMAND, "--out", str(tmp_path / "other.json"), "--no-wait"]) == 2
     check_stopped(process, tmp_path, signal.SIGTERM, 143)
     errors = capsys.readouterr().err
-    assert f"device cpu is in use by another run (process {process.pid}: twinkle-tune profile llama-tiny" in errors
+    assert f"device cpu is in use by another run (process {process.pid}: twinkle-tune profile many:make" in errors
     assert not (tmp_path / "other.json").exists()
 
 
-# One norm called at so many row counts is as many contests, each over soon: its rival is hopelessly slow.
 _FULL = """
-import os, resource, signal, sys, time
+import os, resource, signal, sys
 import torch
-from torch import nn
-from twinkle_tune import register_external_layer, register_layer_kernel
 from twinkle_tune.cli.app import run
 import twinkle_tune.profile.store, twinkle_tune.tune.tune
 
-class Norm(nn.Module):
-    def forward(self, x):
-        return x * 2
-
-def slow(self, x):
-    time.sleep(0.001)
-    return x * 2
-
-def make():
-    return nn.Sequential(Norm()), [torch.ones(rows, 4) for rows in range(1, 13)]
-
-if __name__ == "__main__":
-    # What was imported has its bytecode by now; half of it is worse than none.
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    sys.dont_write_bytecode = True
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    # Bytes a file: enough for the cache folder to be taken for usable, too few for the journal of a run.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (17_000, 17_000))
-    import full
-    register_external_layer(full.Norm, "Norm")
-    register_layer_kernel("Norm", layer_impl=full.slow, device="cpu")
-    sys.exit(run(sys.argv[1:]))
+# What was imported has its bytecode by now; half of it is worse than none.
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+sys.dont_write_bytecode = True
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+# Bytes a file: enough for the cache folder to be taken for usable, too few for the journal of a run.
+resource.setrlimit(resource.RLIMIT_FSIZE, (17_000, 17_000))
+sys.exit(run(sys.argv[1:]))
 """
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     """Where nothing more can be written the run ends with one line, and no file is half written."""
-    (tmp_path / "full.py").write_text(_FULL, encoding="utf-8")
-    command = ["profile", "full:make", "--device", "cpu", "--candidates", "impl", "--out", str(tmp_path / "p.json")]
+    (tmp_path / "many.py").write_text(_MANY, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "full.py", *command, "--in-process"],
+        [sys.executable, "-c", _FULL, *_RUN, "--out", str(tmp_path / "p.json"), "--in-process"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TWINKLE_TUNE_STORE": "off"},
         capture_output=True,
