@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from tests.tune.toy import spin
 
-ROWS, WIDTH, CLASSES = 256, 16, 2000
-CHUNK = 16
+ROWS, WIDTH, CLASSES = 128, 16, 1000
+CHUNK = 8
 LOGITS_BYTES = 4 * ROWS * CLASSES
 
 
@@ -52,7 +52,7 @@ MOOD: dict[str, bool] = {}
 
 def chunked(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     """The same in chunks, after a wait that makes it surely slower."""
-    spin(12_000)
+    spin(4_000)
     if MOOD.get("large"):
         torch.empty(LOGITS_BYTES, device=hidden.device)  # four times as much: one byte is four here
     made: Tensor = _Chunked.apply(hidden, weight, target)  # type: ignore[no-untyped-call]
