@@ -1,4 +1,7 @@
-"""Runs a module of tests in Triton's interpreter: a process of its own, for Triton reads its flag when it decorates.
+"""Runs modules of tests in Triton's interpreter: in other processes, for Triton reads its flag when it decorates.
+
+To import torch, Triton and the ops takes seconds of processor time. One process has them imported for a whole session
+of tests, and is forked for each module: what one leaves behind no other sees.
 
 The interpreter costs about a millisecond for each program instance: calls are to be small. It shows whether a kernel
 is right, never how fast it is.
@@ -6,9 +9,17 @@ is right, never how fast it is.
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib
+import json
 import os
+import runpy
+import select
+import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,17 +32,59 @@ Case = tuple[str, Callable[[], object]]
 def run_interpreted(module: str, *arguments: str, timeout_s: float = 400.0) -> None:
     """Run ``python -m module arguments`` in the interpreter; fail with what it printed if it fails."""
     __tracebackhide__ = True
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8", errors="replace") as printed:
+        code = _ended([printed.name, module, *arguments], timeout_s)
+        assert code == 0, f"{module} {' '.join(arguments)}: exit code {code}\n{printed.read()[-9000:]}"
+
+
+def _ended(words: list[str], timeout_s: float) -> int:
+    """The exit code of a fork that was asked for this."""
+    process = _prepared()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(words) + "\n")
+    process.stdin.flush()
+    ready, _, _ = select.select([process.stdout], [], [], timeout_s)
+    if not ready:
+        _prepared.cache_clear()
+        os.killpg(process.pid, signal.SIGKILL)
+        raise TimeoutError(f"{words[1]} did not end within {timeout_s:g} s")
+    return int(process.stdout.readline())
+
+
+@functools.cache
+def _prepared() -> subprocess.Popen[str]:
+    """The process that is forked; it ends when this one does."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.ops.interpreter"],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=timeout_s,
-        check=False,
+        start_new_session=True,
     )
-    assert done.returncode == 0, f"{module} {' '.join(arguments)}:\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    atexit.register(process.communicate)
+    return process
+
+
+def serve() -> None:
+    """In that process: fork for each line, a file to print to and the module with its arguments; say its exit code."""
+    for name in ("triton.runtime.interpreter", "twinkle_tune.ops.launch", "twinkle_tune.testing.parity"):
+        importlib.import_module(name)
+    for line in sys.stdin:
+        printed, module, *arguments = json.loads(line)
+        child = os.fork()
+        if not child:
+            with open(printed, "w", encoding="utf-8") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            sys.argv = [module, *arguments]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            sys.exit()
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def main(cases: Iterable[Case]) -> int:
@@ -51,3 +104,7 @@ def main(cases: Iterable[Case]) -> int:
             print(f"FAILED {claim}: {type(error).__name__}: {error}\n{where}")
     print(f"{count} cases, {failed} failed")
     return int(failed > 0 or count == 0)
+
+
+if __name__ == "__main__":
+    serve()
