@@ -26,7 +26,7 @@ Drawn on the CPU, as the ops' inputs are, the logits of 16,384 rows alone would 
 """
 _BYTES_AN_ELEMENT = 24
 """What the plain formula of a loss, forward and backward, holds for each logit, most of it in float32."""
-_TINY = 512
+_TINY = 128
 _SEED = 17
 
 
@@ -75,7 +75,7 @@ WIDTHS: Mapping[str, tuple[Width, ...]] = {
 
 
 def widths(op: Op, device: str, *, quick: bool) -> tuple[Width, ...]:
-    """The widths of an op: quick only the first, and no size above 512 where that is on a CPU."""
+    """The widths of an op: quick only the first, and no size above 128 where that is on a CPU."""
     found = WIDTHS[op.name][: 1 if quick else None]
     if device != "cpu":
         return found

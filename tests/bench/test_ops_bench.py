@@ -144,12 +144,14 @@ def test_a_tuned_config_competes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     op, clock = op_named("rms_norm"), clock_for("cpu")
     dims = {"rows": 8, "width": 96}
     assert tuned_config(op, dims, "cpu", clock, backward=True, timings=0) == (None, {})
-    # On a CPU every config is the formula, so the default stays, and is kept as this call's.
-    assert tuned_config(op, dims, "cpu", clock, backward=False, timings=2) == (None, {})
+    # On a CPU every config is the formula: the default stays, or what a busy machine makes of another, and is kept.
+    found, left_out = tuned_config(op, dims, "cpu", clock, backward=False, timings=2)
     (path,) = tmp_path.glob("profiles/*/ops/rms_norm.json")
     data = json.loads(path.read_text(encoding="utf-8"))
     (kept,) = data["configs"]
-    kept["config"]["warps"] = 2 * kept["config"]["warps"]
+    assert found in (None, kept["config"])
+    assert left_out == {}
+    kept["config"]["warps"] = 4 if kept["config"]["warps"] == 8 else 8
     path.write_text(json.dumps(data), encoding="utf-8")
     before = path.read_bytes()
     config, left_out = tuned_config(op, dims, "cpu", clock, backward=True, timings=2)
