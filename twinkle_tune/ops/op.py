@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -65,3 +67,20 @@ class OpCall:
     dims: Dims
     dtype: torch.dtype
     variant: str = ""
+
+
+def cached_default(default: Callable[[Dims, int], Config], *names: str) -> Callable[..., Config]:
+    """An op's default config by its sizes in the order of ``names`` and the architecture, found once for each."""
+
+    @lru_cache(maxsize=4096)
+    def of_sizes(*sizes: int) -> Config:
+        return default(dict(zip(names, sizes[:-1], strict=True)), sizes[-1])
+
+    return of_sizes
+
+
+def passing(tensors: int, both_ways: int, *names: str) -> Callable[[Dims, int, bool], int]:
+    """``Op.moved_bytes`` of an op that passes so many tensors, forward and in both directions, of these sizes."""
+    return lambda dims, itemsize, backward: (
+        (both_ways if backward else tensors) * math.prod(dims[name] for name in names) * itemsize
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from twinkle_tune.errors import ShapeError
 from twinkle_tune.ops import launch
 from twinkle_tune.ops.act_and_mul.space import NAMES, default, space
 from twinkle_tune.ops.node import Node, no_gradient
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import Op, cached_default, passing
 from twinkle_tune.ops.space import Config, Dims
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -155,14 +155,9 @@ def _rows(gate: Tensor, up: Tensor | None, gate_first: bool) -> tuple[Tensor, Te
 
 def _plan(left: Tensor, config: list[int] | None, side: str) -> tuple[tuple[int, int], dict[str, int], Config]:
     rows, width = left.shape
-    chosen = launch.named(config, NAMES, _default(rows, width))
+    chosen = launch.named(config, NAMES, _default(rows, width, 0))  # the same for every architecture
     together, block = chosen[f"{side}rows"], chosen[f"{side}block"]
     return (-(-rows // together), -(-width // block)), {"ROWS": together, "BLOCK": block}, chosen
-
-
-@lru_cache(maxsize=4096)
-def _default(rows: int, width: int) -> Config:
-    return default({"rows": rows, "width": width}, 0)  # the same for every architecture
 
 
 def _backward_reference(
@@ -183,6 +178,9 @@ def _backward_reference(
     if up is not None:
         return dgate, dup
     return torch.cat((dgate, dup) if gate_first else (dup, dgate), -1), None
+
+
+_default = cached_default(default, "rows", "width")
 
 
 def _made(name: str) -> Node:
@@ -228,11 +226,6 @@ def _silu_reference(gate: Tensor, up: Tensor | None, gate_first: bool = True) ->
     return reference(gate, up, "silu", gate_first)
 
 
-def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:
-    # gate, up, y; then dy, gate, up, dgate, dup.
-    return (8 if backward else 3) * dims["rows"] * dims["width"] * itemsize
-
-
 def _op(name: str, apply: Any, formula: str, plain: Any, variants: dict[str, dict[str, Any]]) -> Op:
     return Op(
         name=name,
@@ -244,7 +237,8 @@ def _op(name: str, apply: Any, formula: str, plain: Any, variants: dict[str, dic
         reference=plain,
         apply=apply,
         launch=partial(_launch, name),
-        moved_bytes=_moved_bytes,
+        # gate, up, y; then dy, gate, up, dgate, dup.
+        moved_bytes=passing(3, 8, "rows", "width"),
         variants=variants,
     )
 

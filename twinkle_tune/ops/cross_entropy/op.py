@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from twinkle_tune.errors import ConfigError, ShapeError
 from twinkle_tune.ops import launch
 from twinkle_tune.ops.cross_entropy.space import NAMES, default, space
 from twinkle_tune.ops.node import Node, no_gradient
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import Op, cached_default, passing
 from twinkle_tune.ops.space import Config, Dims
 
 
@@ -170,11 +169,7 @@ def _chosen(config: list[int] | None, logits: Tensor) -> Config:
     return launch.named(config, NAMES, _default(*logits.shape, launch.architecture(logits.device)))
 
 
-@lru_cache(maxsize=4096)
-def _default(rows: int, classes: int, architecture: int) -> Config:
-    return default({"rows": rows, "classes": classes}, architecture)
-
-
+_default = cached_default(default, "rows", "classes")
 _node = Node(
     "cross_entropy",
     tensors=2,
@@ -212,11 +207,6 @@ def _launch(
     return _node.run_kernels(logits, target, settings)
 
 
-def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:
-    # The logits; then again, and their gradient.
-    return (3 if backward else 1) * dims["rows"] * dims["classes"] * itemsize
-
-
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "sum": {"reduction": "sum"},
@@ -234,7 +224,8 @@ OPS = (
         reference=reference,
         apply=cross_entropy,
         launch=_launch,
-        moved_bytes=_moved_bytes,
+        # The logits; then again, and their gradient.
+        moved_bytes=passing(1, 3, "rows", "classes"),
         variants=VARIANTS,
     ),
 )

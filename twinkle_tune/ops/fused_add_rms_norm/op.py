@@ -8,7 +8,7 @@ from torch import Tensor
 from twinkle_tune.errors import ShapeError
 from twinkle_tune.ops import launch
 from twinkle_tune.ops.node import Node, no_gradient
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import Op, passing
 from twinkle_tune.ops.rms_norm import op as rms_norm
 from twinkle_tune.ops.rms_norm.op import Settings
 from twinkle_tune.ops.rms_norm.space import NAMES, default, space
@@ -136,11 +136,6 @@ def _launch(
     return _node.run_kernels(x, residual, weight, Settings(eps, offset, casts_last, launch.values(config, NAMES)))
 
 
-def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:
-    # x, residual, sum, y; then dy, the sum's gradient, the sum, dx.
-    return (8 if backward else 4) * dims["rows"] * dims["width"] * itemsize
-
-
 OPS = (
     Op(
         name="fused_add_rms_norm",
@@ -152,7 +147,8 @@ OPS = (
         reference=reference,
         apply=fused_add_rms_norm,
         launch=_launch,
-        moved_bytes=_moved_bytes,
+        # x, residual, sum, y; then dy, the sum's gradient, the sum, dx.
+        moved_bytes=passing(4, 8, "rows", "width"),
         variants={"": {}, "gemma": {"offset": 1.0, "casts_last": True}, "no_weight": {}},
     ),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from twinkle_tune.ops.cross_entropy.op import reference as cross_entropy_referen
 from twinkle_tune.ops.fused_linear_cross_entropy.held import add_product, gain_for, sent_back, under_autocast
 from twinkle_tune.ops.fused_linear_cross_entropy.space import NAMES, default, space
 from twinkle_tune.ops.node import Node, no_gradient
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import Op, cached_default
 from twinkle_tune.ops.space import Config, Dims
 
 
@@ -176,11 +175,7 @@ def _backward_reference(
     return found @ weight.to(found.dtype), found.T @ x.to(found.dtype), None
 
 
-@lru_cache(maxsize=4096)
-def _default(rows: int, width: int, classes: int, architecture: int) -> Config:
-    return default({"rows": rows, "width": width, "classes": classes}, architecture)
-
-
+_default = cached_default(default, "rows", "width", "classes")
 _node = Node(
     "fused_linear_cross_entropy",
     tensors=3,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from twinkle_tune.errors import ShapeError
 from twinkle_tune.ops import launch
 from twinkle_tune.ops.layer_norm.space import NAMES, default, space
 from twinkle_tune.ops.node import Node, no_gradient
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import Op, cached_default, passing
 from twinkle_tune.ops.rms_norm.op import Settings
 from twinkle_tune.ops.space import Config, Dims
 
@@ -188,11 +187,7 @@ def _backward_reference(
     return dx, (flat * n.reshape(flat.shape)).sum(0) if needs[1] else None, flat.sum(0) if needs[2] else None
 
 
-@lru_cache(maxsize=4096)
-def _default(rows: int, width: int, architecture: int) -> Config:
-    return default({"rows": rows, "width": width}, architecture)
-
-
+_default = cached_default(default, "rows", "width")
 _node = Node(
     "layer_norm",
     tensors=3,
@@ -224,11 +219,6 @@ def _launch(
     return _node.run_kernels(x, weight, bias, Settings(eps, offset, casts_last, launch.values(config, NAMES)))
 
 
-def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:
-    # x, y; then dy, x, dx.
-    return (5 if backward else 2) * dims["rows"] * dims["width"] * itemsize
-
-
 OPS = (
     Op(
         name="layer_norm",
@@ -240,7 +230,8 @@ OPS = (
         reference=reference,
         apply=layer_norm,
         launch=_launch,
-        moved_bytes=_moved_bytes,
+        # x, y; then dy, x, dx.
+        moved_bytes=passing(2, 5, "rows", "width"),
         variants={"": {}, "no_bias": {}, "plain": {}},
     ),
 )

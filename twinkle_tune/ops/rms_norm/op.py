@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from twinkle_tune.errors import ShapeError
 from twinkle_tune.ops import launch
 from twinkle_tune.ops.node import Node, no_gradient
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import Op, cached_default, passing
 from twinkle_tune.ops.rms_norm.space import NAMES, default, space
 from twinkle_tune.ops.space import Config, Dims
 
@@ -172,11 +171,7 @@ def backward_reference(
     return dx, (grad * n).reshape(-1, x.shape[-1]).sum(0) if needs[1] else None
 
 
-@lru_cache(maxsize=4096)
-def _default(rows: int, width: int, architecture: int) -> Config:
-    return default({"rows": rows, "width": width}, architecture)
-
-
+_default = cached_default(default, "rows", "width")
 _node = Node(
     "rms_norm",
     tensors=2,
@@ -208,11 +203,6 @@ def _launch(
     return _node.run_kernels(x, weight, Settings(eps, offset, casts_last, launch.values(config, NAMES)))
 
 
-def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:
-    # x, y; then dy, x, dx.
-    return (5 if backward else 2) * dims["rows"] * dims["width"] * itemsize
-
-
 OPS = (
     Op(
         name="rms_norm",
@@ -224,7 +214,8 @@ OPS = (
         reference=reference,
         apply=rms_norm,
         launch=_launch,
-        moved_bytes=_moved_bytes,
+        # x, y; then dy, x, dx.
+        moved_bytes=passing(2, 5, "rows", "width"),
         variants={"": {}, "gemma": {"offset": 1.0, "casts_last": True}, "no_weight": {}},
     ),
 )

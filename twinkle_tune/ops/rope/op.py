@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from twinkle_tune.errors import ShapeError
 from twinkle_tune.ops import launch
 from twinkle_tune.ops.node import Node, no_gradient
-from twinkle_tune.ops.op import Op
+from twinkle_tune.ops.op import Op, cached_default
 from twinkle_tune.ops.rope.space import NAMES, default, space
 from twinkle_tune.ops.space import Config, Dims
 
@@ -151,12 +150,7 @@ def _run(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, settings: Settings, sid
     return outputs
 
 
-@lru_cache(maxsize=4096)
-def _default(tokens: int, heads: int, kv_heads: int, width: int, turned: int, architecture: int) -> Config:
-    dims = {"tokens": tokens, "heads": heads, "kv_heads": kv_heads, "width": width, "turned": turned}
-    return default(dims, architecture)
-
-
+_default = cached_default(default, "tokens", "heads", "kv_heads", "width", "turned")
 _node = Node(
     "rope",
     tensors=4,
