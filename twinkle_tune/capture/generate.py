@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,23 +42,23 @@ class Generate:
         where two tokens are as likely, a rounding decides, and all that follows is another text.
         """
         forced = [] if self._said is None else [_Says(self._said)]
-        found: Any = self._generate(model, logits_processor=forced, output_logits=True, return_dict_in_generate=True)
+        found: Any = self._generate(model, forced, output_logits=True, return_dict_in_generate=True)
         if self._said is None:
             self._said = found.sequences.clone()
         return look_at({"logits": torch.stack(tuple(found.logits))})
 
-    def _generate(self, model: nn.Module, **more: Any) -> Any:
+    def _generate(self, model: nn.Module, processors: Sequence[object] = (), **more: Any) -> Any:
         inner: Any = unwrapped(model)
         settings = copy.deepcopy(inner.generation_config)
         settings.update(
             do_sample=False, num_beams=1, temperature=None, top_k=None, top_p=None, use_cache=True,
             max_new_tokens=self._tokens, min_new_tokens=self._tokens, max_length=None, min_length=None,
-            pad_token_id=settings.pad_token_id or 0,
+            pad_token_id=settings.pad_token_id or 0, **more,
         )  # fmt: skip
         kwargs = dict(self._point.fresh().kwargs)
         with self._untouched.around(model), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of settings that only matter when tokens are drawn
-            return inner.generate(**kwargs, generation_config=settings, **more)
+            return inner.generate(**kwargs, generation_config=settings, logits_processor=list(processors))
 
 
 class _Says:

@@ -1,4 +1,7 @@
-"""Ways of running a whole model, one file each. :data:`STRATEGIES` are those that compete, in this order."""
+"""Ways of running a whole model, one file each.
+
+:data:`STRATEGIES` are those that compete, what takes least time to compile first: a budget may end before the last.
+"""
 
 from twinkle_tune.strategy.base import Running, Strategy
 from twinkle_tune.strategy.compile_blocks import CompileBlocks
@@ -6,8 +9,8 @@ from twinkle_tune.strategy.compile_model import CompileModel
 
 STRATEGIES: tuple[Strategy, ...] = (
     CompileModel(),
-    CompileModel(name="compile dynamic", dynamic=True),
     CompileBlocks(),
+    CompileModel(name="compile dynamic", dynamic=True),
 )
 
 __all__ = ["STRATEGIES", "Running", "Strategy"]
