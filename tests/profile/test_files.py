@@ -195,15 +195,32 @@ def test_a_full_disk_leaves_the_older_file(tmp_path: Path, monkeypatch: pytest.M
     real = os.write
 
     def full(file: int, content: bytes) -> int:
-        if bytes(content).startswith(b"last"):
+        if bytes(content) == b"st":
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(file, content)
 
     monkeypatch.setattr("twinkle_tune.profile.files.os.write", full)
     with pytest.raises(OSError, match="No space left"):
-        write_files({older[0]: b"first", older[1]: b"last"})
+        write_files({older[0]: [b"first"], older[1]: [b"la", b"st"]})
     assert [path.read_bytes() for path in older] == [b"older", b"older"]
     assert sorted(tmp_path.iterdir()) == older
+
+
+@pytest.mark.parametrize("error", [TuneError("no"), KeyboardInterrupt()], ids=["error", "signal"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_pieces_that_end_half_way_leave_the_older_file(tmp_path: Path, error: BaseException, is_there: bool) -> None:
+    """Where making a piece raises, or a signal comes, the older file is what it was, and nothing is left beside it."""
+    path = tmp_path / "page"
+    if is_there:
+        path.write_bytes(b"older")
+
+    def pieces() -> Iterator[bytes]:
+        yield b"first"
+        raise error
+
+    with pytest.raises(type(error)):
+        write_files({path: pieces()})
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("page", b"older")] * is_there
 
 
 def test_a_report_onto_a_full_disk_leaves_the_older_one(tmp_path: Path) -> None:
@@ -231,7 +248,7 @@ def test_a_report_onto_a_full_disk_leaves_the_older_one(tmp_path: Path) -> None:
 def test_a_file_in_a_folder_that_takes_none_is_written_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no file can be made beside it, or it is a mount point, a file that may be written is written."""
+    """Where no such file can be made beside it, or it is a mount point, a file that may be written is written."""
     path = tmp_path / "mounted"
     path.write_bytes(b"much longer than what comes")
     real = os.replace
@@ -244,6 +261,14 @@ def test_a_file_in_a_folder_that_takes_none_is_written_in_place(
     monkeypatch.setattr("twinkle_tune.profile.files.os.replace", busy)
     write_file(path, b"new")
     assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+    def refused(file: int, mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("twinkle_tune.profile.files.os.fchmod", refused)
+    write_files({path: iter([b"in ", b"pieces"])})
+    assert path.read_bytes() == b"in pieces"
     assert list(tmp_path.iterdir()) == [path]
 
 

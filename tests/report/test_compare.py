@@ -14,7 +14,7 @@ from tests.report.browser import browser, opened
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.report.compare import changes, lines, regressions, successive
-from twinkle_tune.report.html import comparison_text
+from twinkle_tune.report.html import comparison_pieces
 from twinkle_tune.report.versus import versus, versus_plots
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ PAGES = {
 def test_comparison_page_reads_well(running: Browser, tmp_path: Path, name: str, width: int) -> None:
     """In a browser: no complaint, marks in every plot, no overflow, nothing for axe-core, regressions in sight."""
     path = tmp_path / "page.html"
-    path.write_text(comparison_text(PAGES[name], [fabricate.HOSTILE, "b", "c"][: len(PAGES[name])]), encoding="utf-8")
+    pieces = comparison_pieces(PAGES[name], [fabricate.HOSTILE, "b", "c"][: len(PAGES[name])])
+    path.write_text("".join(pieces), encoding="utf-8")
     with opened(running, path, width) as seen:
         alarm = seen.page.locator(".alarm")
         assert alarm.count() == (name == "versions")

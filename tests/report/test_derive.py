@@ -14,7 +14,7 @@ from twinkle_tune.report.derive import WHOLE, fate, parts, rules_text, shapes
 from twinkle_tune.report.images import images
 from twinkle_tune.report.plot import labels
 from twinkle_tune.report.plots import plots
-from twinkle_tune.report.view import view
+from twinkle_tune.report.view import contest_part
 from twinkle_tune.slot import Slot, SlotKind
 
 
@@ -98,7 +98,7 @@ ALL = {**fabricate.ALL, "gpu": scenes.large(12), "extreme": scenes.extreme()}
 @pytest.mark.parametrize("profile", ALL.values(), ids=ALL)
 def test_every_plot_has_rows_and_a_name_of_its_own(profile: Profile) -> None:
     """Whatever the profile, each plot has data and something to say to who cannot see it."""
-    made = plots(profile)
+    made = list(plots(profile))
     assert len({plot.name for plot in made}) == len(made)
     assert all(plot.rows and plot.title and plot.text for plot in made)
 
@@ -146,7 +146,7 @@ def test_a_candidate_s_time_is_its_ratio_of_the_original_s() -> None:
         fabricate.trial("late", fabricate.measurement(*(0.9 * time_us for time_us in original))),
         selection=Selection(winner="original", rounds=12, reason="no clear winner", status="no clear winner"),
     )
-    runners = view(fabricate.profile(seen)).contests[0].runners
+    runners = contest_part(1, seen).runners
     assert [(r.candidate, r.time, r.ratio.split()[0]) for r in runners] == [
         ("early", "80.0 µs", "0.800"),
         ("late", "90.0 µs", "0.900"),

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import io
 import json
 import re
+import tracemalloc
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from rich.console import Console
 
-from tests.report import fabricate
+from tests.report import fabricate, scenes
+from twinkle_tune.cli.write import write_report
 from twinkle_tune.contest.selected import interpreted
+from twinkle_tune.kernel.unlooked import YOURS
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report import charts
+from twinkle_tune.report import charts, html
+from twinkle_tune.report.lines import FURTHER
 from twinkle_tune.report.markdown import code, escape, fenced
-from twinkle_tune.report.render import render
+from twinkle_tune.report.plots import plots
+from twinkle_tune.report.render import pieces, render
 from twinkle_tune.report.terminal import print_report, terminal_text
+from twinkle_tune.report.view import contest_parts, view
 
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -95,6 +104,51 @@ def test_html_runs_its_own_scripts_alone(profile: Profile) -> None:
     assert policy.startswith("default-src 'none';")
     assert json.loads(data).keys() == {"forms", "plots", "samples"}
     assert "<" not in data
+
+
+@pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)
+def test_html_in_pieces_is_the_page(profile: Profile) -> None:
+    """Its pieces are those of the template rendered at once, and its data is what JSON's own encoder writes."""
+    page = "".join(pieces(profile, "html", "p.json"))
+    (data,) = re.findall(r'id="data">(.*)</script>', page)
+    at_once = html._json(json.loads(data))
+    assert data == at_once
+    drawn = {plot.name: plot for plot in plots(profile)} if charts.available() else {}
+    scripts = [html._library(), html._file("page.js")] if drawn else [html._file("page.js")]
+    assert page == html._template("report.html.j2").render(
+        report=view(profile, "p.json"),
+        contests=list(contest_parts(profile)),
+        plots=drawn,
+        data=[Markup(at_once)],
+        scripts=[Markup(script) for script in scripts],
+        style=Markup(html._file("style.css")),
+        policy=html._policy(scripts),
+        further=FURTHER,
+        yours=YOURS,
+        unfold=len(profile.contests) <= html.FOLDED_BEYOND,
+        missing="" if charts.available() else charts.MISSING,
+    )
+
+
+def test_a_page_is_written_without_being_held(tmp_path: Path) -> None:
+    """Writing a page of 300 contests takes, beyond that of 2, less memory than the page is larger."""
+    path = tmp_path / "page.html"
+    write_report(scenes.large(2), path, "html", path)  # what is made on the first use
+    sizes, peaks = [], []
+    tracemalloc.start()
+    try:
+        for profile in (scenes.large(2), scenes.large(300)):
+            gc.collect()
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            write_report(profile, path, "html", path)
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+            sizes.append(path.stat().st_size)
+    finally:
+        tracemalloc.stop()
+    assert gc.isenabled()
+    assert path.read_text(encoding="utf-8") == render(profile, "html", str(path))
+    assert peaks[1] - peaks[0] < sizes[1] - sizes[0]
 
 
 @pytest.mark.parametrize("profile", fabricate.ALL.values(), ids=fabricate.ALL)

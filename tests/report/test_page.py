@@ -11,7 +11,7 @@ import pytest
 from tests.report import fabricate, scenes
 from tests.report.browser import browser, opened
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.html import html_text
+from twinkle_tune.report.render import render
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -37,7 +37,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _page(profile: Profile, folder: Path) -> Path:
     path = folder / "page.html"
-    path.write_text(html_text(profile), encoding="utf-8")
+    path.write_text(render(profile, "html"), encoding="utf-8")
     return path
 
 

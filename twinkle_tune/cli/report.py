@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -14,7 +14,7 @@ import typer
 
 from twinkle_tune.cli.options import parse_count
 from twinkle_tune.cli.say import say, show, show_json_text, tell
-from twinkle_tune.cli.write import check_writable, write_file
+from twinkle_tune.cli.write import Content, check_writable, write_file
 from twinkle_tune.errors import ProfileError, TuneError
 
 if TYPE_CHECKING:
@@ -108,11 +108,12 @@ def report(
         print_report(loaded[0], console(), str(paths[0]), full=full, contest=number)
     elif out is None:
         for index, (path, profile) in enumerate(zip(paths, loaded, strict=True)):
-            text = _content(profile, path, form, table)
-            assert isinstance(text, str)  # parquet was refused without --out
+            pieces = _content(profile, path, form, table)
+            assert not isinstance(pieces, bytes)  # parquet was refused without --out
             if index:
                 say()
-            (show_json_text if form is ReportFormat.JSON else show)(text)
+            for piece in pieces:
+                (show_json_text if form is ReportFormat.JSON else show)(piece)
     else:
         targets = _targets(paths, form, out)
         for path, profile, target in zip(paths, loaded, targets, strict=True):
@@ -164,13 +165,14 @@ def _check(paths: Sequence[Path], form: ReportFormat, out: Path | None) -> None:
 
 
 def _compare(paths: Sequence[Path], loaded: Sequence[Profile], out: Path | None) -> None:
-    from twinkle_tune.report.html import comparison_text
+    from twinkle_tune.report.html import comparison_pieces
 
-    text = comparison_text(loaded, [str(path) for path in paths])
+    pieces = comparison_pieces(loaded, [str(path) for path in paths])
     if out is None:
-        show(text)
+        for piece in pieces:
+            show(piece)
     else:
-        _write(out / "comparison.html" if out.is_dir() or not out.suffix else out, text)
+        _write(out / "comparison.html" if out.is_dir() or not out.suffix else out, pieces)
 
 
 def _draw(paths: Sequence[Path], loaded: Sequence[Profile], form: ReportFormat, out: Path) -> None:
@@ -216,15 +218,15 @@ def _side_by_side(paths: Sequence[Path], loaded: Sequence[Profile]) -> None:
     print_versus(loaded, [str(path) for path in paths], console())
 
 
-def _content(profile: Profile, path: Path, form: ReportFormat, table: TableName) -> str | bytes:
+def _content(profile: Profile, path: Path, form: ReportFormat, table: TableName) -> bytes | Iterator[str]:
     if form in (ReportFormat.CSV, ReportFormat.PARQUET):
         from twinkle_tune.report.data import csv_text, parquet_bytes
 
-        made: Callable[..., str | bytes] = csv_text if form is ReportFormat.CSV else parquet_bytes
-        return made(profile, table.value)
-    from twinkle_tune.report.render import Format, render
+        csv = form is ReportFormat.CSV
+        return iter([csv_text(profile, table.value)]) if csv else parquet_bytes(profile, table.value)
+    from twinkle_tune.report.render import Format, pieces
 
-    return render(profile, cast("Format", form.value), str(path))
+    return pieces(profile, cast("Format", form.value), str(path))
 
 
 def _targets(paths: Sequence[Path], form: ReportFormat, out: Path) -> list[Path]:
@@ -247,6 +249,6 @@ def _targets(paths: Sequence[Path], form: ReportFormat, out: Path) -> list[Path]
     return targets
 
 
-def _write(target: Path, content: str | bytes) -> None:
+def _write(target: Path, content: Content) -> None:
     write_file(target, content)
     tell(f"wrote {target}")

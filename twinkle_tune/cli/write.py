@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,9 @@ from twinkle_tune.profile.files import obstacle, write_files
 if TYPE_CHECKING:
     from twinkle_tune.profile.schema import Profile
     from twinkle_tune.report.render import Format
+
+Content = str | bytes | Iterator[str]
+"""Of a file: whole, or a text in pieces that need never be held together."""
 
 
 def check_writable(paths: Sequence[Path]) -> None:
@@ -28,12 +31,12 @@ def check_writable(paths: Sequence[Path]) -> None:
             raise TuneError(f"{path} cannot be written: {why}; choose another path")
 
 
-def write_file(path: Path, content: str | bytes, advice: str = "choose another --out") -> None:
+def write_file(path: Path, content: Content, advice: str = "choose another --out") -> None:
     """Write a report's file, making its folder: whole, or not at all.
 
     Args:
         path: the file.
-        content: text, written as UTF-8, or bytes.
+        content: a text is written as UTF-8.
         advice: ends the message where it cannot be written.
 
     Raises:
@@ -48,12 +51,12 @@ def write_report(profile: Profile, path: Path, form: Format, source: Path) -> No
     Raises:
         TuneError: the file cannot be written.
     """
-    from twinkle_tune.report.render import render
+    from twinkle_tune.report.render import pieces
 
-    write_file(path, render(profile, form, str(source)), "the profile is saved: use 'twinkle-tune report'")
+    write_file(path, pieces(profile, form, str(source)), "the profile is saved: use 'twinkle-tune report'")
 
 
-def write_together(files: Mapping[Path, str | bytes], advice: str = "choose another --out", what: str = "") -> None:
+def write_together(files: Mapping[Path, Content], advice: str = "choose another --out", what: str = "") -> None:
     """Write some files, making their folders: all of them or, on an error, none over what was there.
 
     Args:
@@ -69,7 +72,15 @@ def write_together(files: Mapping[Path, str | bytes], advice: str = "choose anot
         if why:
             raise TuneError(f"{path}: {what}cannot be written ({why}); {advice}")
     try:
-        write_files({path: text if isinstance(text, bytes) else text.encode() for path, text in files.items()})
+        write_files({path: _encoded(content) for path, content in files.items()})
     except (OSError, ValueError) as error:  # ValueError: a text that UTF-8 lacks
         names = ", ".join(map(str, files))
         raise TuneError(f"{names}: {what}cannot be written ({error}); {advice}") from error
+
+
+def _encoded(content: Content) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+    else:
+        for piece in [content] if isinstance(content, str) else content:
+            yield piece.encode()

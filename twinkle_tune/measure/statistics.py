@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from statistics import median
 
 _BETS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -102,6 +103,7 @@ def require_time(time_us: float, where: str) -> None:
         )
 
 
+@cache  # the exact fraction takes as long as the rest, and few numbers of rounds are asked for
 def _cut(rounds: int, confidence: float) -> int:
     # How many ratios may be left out at either end; 0 also where even all of them are too few.
     allowed = Fraction(1 - confidence) * 2**rounds

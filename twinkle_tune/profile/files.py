@@ -8,7 +8,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,40 +19,47 @@ _NO_ROOM_BESIDE = (errno.EACCES, errno.EPERM, errno.EROFS)
 """No file can be made in the folder: one that is there may still be written."""
 
 
-def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write some files, making their folders: all of them or, on an error, none over what was there.
+def write_files(files: Mapping[Path, Iterable[bytes]]) -> None:
+    """Write some files, in pieces, making their folders: all of them or, on an error, none over what was there.
 
     A file that is there is replaced in one step, by a whole new one of its mode and, where the system lets us, its
     owner; of a symbolic link, the file that it stands for. What is there and is no regular file is written to as it
     is: a pipe, a terminal, /dev/null, the process's own stdout. A folder, a socket or a disk is refused.
 
     Raises:
-        OSError: one of them cannot be written.
+        OSError: one of them cannot be written. What a piece raises when it is made comes through, likewise.
     """
     staged: dict[Path, Path] = {}
-    streams: dict[Path, bytes] = {}
+    streams: dict[Path, Iterable[bytes]] = {}
     try:
-        for path, content in files.items():
+        for path, pieces in files.items():
             there = _status(path)
             if descriptor_of(path) is not None or (there is not None and not stat.S_ISREG(there.st_mode)):
                 if there is not None:
                     _refuse(path, there)
-                streams[path] = content
+                streams[path] = pieces
                 continue
             target = Path(os.path.realpath(path))
             target.parent.mkdir(parents=True, exist_ok=True)
             beside = target.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.tmp")
             staged[beside] = target
             try:
-                _stage(beside, content, there)
+                file = _made(beside, there)
             except OSError as error:
                 if there is None or error.errno not in _NO_ROOM_BESIDE:
                     raise
                 beside.unlink(missing_ok=True)
                 del staged[beside]
-                _overwrite(target, content)
-        for path, content in streams.items():
-            _write_through(path, content)
+                # Held as a whole, so that nothing but the disk can stop it half-way.
+                _overwrite(target, b"".join(pieces))
+                continue
+            try:
+                _write(file, pieces)
+                os.fsync(file)
+            finally:
+                os.close(file)
+        for path, pieces in streams.items():
+            _write_through(path, pieces)
         for beside, target in staged.items():
             try:
                 os.replace(beside, target)
@@ -81,7 +88,7 @@ def read_file(path: Path, most_bytes: int) -> bytes:
 
 def write_file(path: str | Path, content: bytes) -> None:
     """Write one file, as :func:`write_files`."""
-    write_files({Path(path): content})
+    write_files({Path(path): [content]})
 
 
 def obstacle(path: Path) -> str:
@@ -151,26 +158,27 @@ def _refuse(path: Path, there: os.stat_result) -> None:
         raise OSError(errno.EINVAL, f"it is {kind}, expected a file, a pipe or a terminal", str(path))
 
 
-def _stage(beside: Path, content: bytes, there: os.stat_result | None) -> None:
-    """The whole content in a file of its own, on the disk, with the mode and owner of the one that is there."""
+def _made(beside: Path, there: os.stat_result | None) -> int:
+    """A new file, open for writing, of the mode and owner of the one that is there."""
     file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if there is None else 0o600)
+    if there is None:
+        return file
     try:
-        _write(file, content)
-        if there is not None:
-            mode = stat.S_IMODE(there.st_mode)
-            if not mode & 0o222 and os.geteuid() != 0:
-                raise PermissionError(errno.EACCES, "it is write-protected")
-            own = os.fstat(file)
-            if (own.st_uid, own.st_gid) != (there.st_uid, there.st_gid):
-                # Who may not give files away keeps the group at least, where that is one of theirs.
-                with suppress(OSError):
-                    os.fchown(file, -1, there.st_gid)
-                with suppress(OSError):
-                    os.fchown(file, there.st_uid, -1)
-            os.fchmod(file, mode)
-        os.fsync(file)
-    finally:
+        mode = stat.S_IMODE(there.st_mode)
+        if not mode & 0o222 and os.geteuid() != 0:
+            raise PermissionError(errno.EACCES, "it is write-protected")
+        own = os.fstat(file)
+        if (own.st_uid, own.st_gid) != (there.st_uid, there.st_gid):
+            # Who may not give files away keeps the group at least, where that is one of theirs.
+            with suppress(OSError):
+                os.fchown(file, -1, there.st_gid)
+            with suppress(OSError):
+                os.fchown(file, there.st_uid, -1)
+        os.fchmod(file, mode)
+    except BaseException:
         os.close(file)
+        raise
+    return file
 
 
 def _overwrite(target: Path, content: bytes) -> None:
@@ -179,10 +187,10 @@ def _overwrite(target: Path, content: bytes) -> None:
     try:
         before = os.pread(file, os.fstat(file).st_size, 0)
         try:
-            _write(file, content)
+            _write(file, [content])
         except OSError:
             os.lseek(file, 0, os.SEEK_SET)
-            _write(file, before)
+            _write(file, [before])
             os.ftruncate(file, len(before))
             raise
         os.ftruncate(file, len(content))
@@ -191,23 +199,24 @@ def _overwrite(target: Path, content: bytes) -> None:
         os.close(file)
 
 
-def _write_through(path: Path, content: bytes) -> None:
+def _write_through(path: Path, pieces: Iterable[bytes]) -> None:
     own = descriptor_of(path)
     if own is not None:
         # What was printed before stands before.
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-        _write(own, content)
+        _write(own, pieces)
         return
     file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
     try:
-        _write(file, content)
+        _write(file, pieces)
     finally:
         os.close(file)
 
 
-def _write(file: int, content: bytes) -> None:
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(file, rest) :]
+def _write(file: int, pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[os.write(file, rest) :]

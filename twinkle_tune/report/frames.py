@@ -8,7 +8,7 @@ joins the tables of one profile; ``workload`` is the workload's key, which joins
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
@@ -189,6 +189,6 @@ def _placed(profile: Profile) -> Iterator[tuple[Contest, Row]]:
         yield contest, common_row(number, contest) | {"workload": contest.workload.key}
 
 
-def _with_keys(rows: list[Row], profile: Profile) -> list[Row]:
+def _with_keys(rows: Iterable[Row], profile: Profile) -> list[Row]:
     keys = {number: contest.workload.key for number, contest in enumerate(profile.contests, 1)}
     return [row | {"workload": keys[row["contest"]]} for row in rows]

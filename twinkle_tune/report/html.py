@@ -1,13 +1,18 @@
-"""Reports as one HTML file that needs nothing else: no network, light and dark, on paper too."""
+"""Reports as one HTML file that needs nothing else: no network, light and dark, on paper too.
+
+A page is made piece by piece and never held as a whole: that of a large profile is larger than the profile.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -20,55 +25,66 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import charts
 from twinkle_tune.report.lines import FURTHER
 from twinkle_tune.report.plot import Plot
-from twinkle_tune.report.plots import plots
+from twinkle_tune.report.plots import contest_plots, overall_plots, step_plots
 from twinkle_tune.report.rows import races
 from twinkle_tune.report.text import one_line
 from twinkle_tune.report.versus import versus, versus_plots
-from twinkle_tune.report.view import view
+from twinkle_tune.report.view import contest_parts, view
 
 FOLDED_BEYOND = 12
 """With more contests than these the page begins with all of them folded."""
+_AT_ONCE = 50
+"""So many of a page's small pieces are handed out as one."""
 
 
-@uncollected()
-def html_text(profile: Profile, path: str = "profile.json") -> str:
-    """The whole page. ``path`` is where the reader finds the profile."""
-    drawn = plots(profile) if charts.available() else ()
-    return page(
+def html_pieces(profile: Profile, path: str = "profile.json") -> Iterator[str]:
+    """The whole page, in pieces. ``path`` is where the reader finds the profile."""
+    first, last = list(step_plots(profile)), list(overall_plots(profile))
+    return _page(
         "report.html.j2",
-        drawn,
-        samples=_samples(profile),
+        lambda: chain(first, contest_plots(profile), last),
+        _samples(profile),
         report=view(profile, path),
+        contests=contest_parts(profile),
         further=FURTHER,
         yours=YOURS,
-        plots={plot.name: plot for plot in drawn},
         unfold=len(profile.contests) <= FOLDED_BEYOND,
     )
 
 
-def comparison_text(profiles: Sequence[Profile], paths: Sequence[str]) -> str:
-    """One page of several profiles; ``paths`` are where the reader finds them."""
-    drawn = versus_plots(profiles) if charts.available() else ()
-    return page("compare.html.j2", drawn, samples={}, shown=versus(profiles, paths), plots=drawn)
+def comparison_pieces(profiles: Sequence[Profile], paths: Sequence[str]) -> Iterator[str]:
+    """One page of several profiles, in pieces; ``paths`` are where the reader finds them."""
+    return _page("compare.html.j2", lambda: versus_plots(profiles), iter(()), shown=versus(profiles, paths))
 
 
-def page(template: str, drawn: Sequence[Plot], samples: Mapping[str, Any], **names: Any) -> str:
+def _page(
+    template: str, plots: Callable[[], Iterable[Plot]], samples: Iterator[tuple[str, object]], **names: Any
+) -> Iterator[str]:
     """A template as a page, with the plots' data, the raw samples and the scripts that show them."""
-    data = {
-        "forms": {kind: charts.form(kind) for kind in dict.fromkeys(plot.kind for plot in drawn)},
-        "plots": {plot.name: _plot(plot) for plot in drawn},
-        "samples": samples,
-    }
+    if not charts.available():
+        plots = tuple
+    # Asked for twice, first for what the page says of each plot, then for its data.
+    drawn = {plot.name: replace(plot, rows=()) for plot in plots()}
+    kinds = dict.fromkeys(plot.kind for plot in drawn.values())
+    data = [
+        ("forms", ((kind, charts.form(kind)) for kind in kinds)),
+        ("plots", ((plot.name, _plot(plot)) for plot in plots())),
+        ("samples", samples),
+    ]
     scripts = [_library()] if drawn else []
     scripts.append(_file("page.js"))
-    return _template(template).render(
+    pieces = _template(template).stream(
         **names,
+        plots=drawn,
         style=Markup(_file("style.css")),  # a file of this package
-        data=Markup(_json(data)),  # no "<" is left in it
+        data=map(Markup, _json_pieces(iter(data))),  # no "<" is left in them
         scripts=[Markup(script) for script in scripts],  # files of this package and of the library
         policy=_policy(scripts),
         missing="" if charts.available() else charts.MISSING,
     )
+    pieces.enable_buffering(_AT_ONCE)
+    with uncollected():
+        yield from pieces
 
 
 def _plot(plot: Plot) -> dict[str, Any]:
@@ -80,14 +96,12 @@ def _plot(plot: Plot) -> dict[str, Any]:
     }
 
 
-def _samples(profile: Profile) -> dict[str, Any]:
+def _samples(profile: Profile) -> Iterator[tuple[str, object]]:
     """Raw times by the place on the page that shows them; microseconds, a list a candidate."""
-    found: dict[str, Any] = {}
     for number, step in enumerate(profile.steps, 1):
         if step.original_us:
-            found[f"step-{number}"] = _sheet(
-                step.label, [("original", step.original_us), ("with the winners", step.tuned_us)]
-            )
+            times = [("original", step.original_us), ("with the winners", step.tuned_us)]
+            yield f"step-{number}", _sheet(step.label, times)
     for number, contest in enumerate(profile.contests, 1):
         times = [
             (t.candidate if race == 1 else f"{t.candidate}, timed again", t.outcome.times_us)
@@ -96,8 +110,7 @@ def _samples(profile: Profile) -> dict[str, Any]:
             if isinstance(t.outcome, Measurement)
         ]
         if times:
-            found[f"contest-{number}"] = _sheet(contest.slot.name, times)
-    return found
+            yield f"contest-{number}", _sheet(contest.slot.name, times)
 
 
 def _sheet(title: str, times: Iterable[tuple[str, Sequence[float]]]) -> dict[str, Any]:
@@ -107,6 +120,19 @@ def _sheet(title: str, times: Iterable[tuple[str, Sequence[float]]]) -> dict[str
         "names": [one_line(name, 80) for name, _ in columns],
         "times_us": [list(column) for _, column in columns],
     }
+
+
+def _json_pieces(data: Iterator[tuple[str, object]]) -> Iterator[str]:
+    """The JSON of a table, a value at a time; a value that is such an iterator is a table likewise."""
+    before = "{"
+    for name, value in data:
+        yield f"{before}{_json(name)}:"
+        if isinstance(value, Iterator):
+            yield from _json_pieces(value)
+        else:
+            yield _json(value)
+        before = ","
+    yield "}" if before == "," else "{}"
 
 
 def _json(data: object) -> str:

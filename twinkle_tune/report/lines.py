@@ -53,7 +53,8 @@ class SelectionLine:
     ``gained`` says whether something else than the original won, ``fate`` what became of the contest; ``order`` has
     the figures behind the texts, for sorting; ``spark`` is the winner's ratio round by round; ``memory`` its peak over
     the original's; ``saves`` is what a winner saves of a step, ``saved`` its share; ``called`` is False for a size that
-    the model never calls; ``is_first`` marks the winners and the largest of the others.
+    the model never calls, ``timed`` where no candidate was; ``is_first`` marks the winners and the largest of the
+    others.
     """
 
     number: int
@@ -75,6 +76,7 @@ class SelectionLine:
     saves: str
     saved: float | None
     called: bool
+    timed: bool
     is_first: bool = False
 
 
@@ -162,10 +164,10 @@ class ShapesLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """A whole report.
+    """A whole report but for its contests in full, which are :func:`twinkle_tune.report.view.contest_parts`.
 
     ``advice`` is what to do ("Apply it"), ``kind`` the same for machines, and ``why`` says why; ``run`` are the
-    lines to do it with, ``then`` what else there is to do, and ``then_run`` its command; ``contests`` in full;
+    lines to do it with, ``then`` what else there is to do, and ``then_run`` its command;
     ``counts`` says what a contest is and how many ended how; ``labels`` what the steps' labels mean; ``notes`` are what
     a reader must know before believing a figure; ``line`` is one of facts; ``outside`` says which parts of the model no
     kernel is offered for, and their share.
@@ -187,7 +189,6 @@ class View:
     facts: tuple[tuple[str, str], ...]
     steps: tuple[StepLine, ...]
     selections: tuple[SelectionLine, ...]
-    contests: tuple[ContestPart, ...]
     shapes: tuple[ShapesLine, ...]
     uncalled: tuple[str, ...]
     reproduce: str

@@ -11,7 +11,7 @@ from twinkle_tune.profile.checked import uncollected
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.lines import FURTHER, ContestPart, View
 from twinkle_tune.report.text import one_line
-from twinkle_tune.report.view import view
+from twinkle_tune.report.view import contest_parts, view
 
 _SAFE = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;", "@": "&#64;"}
@@ -24,12 +24,12 @@ _LIST_START = re.compile(r"^(\d*)([.)+=-])(?=\s|[=-]|$)")
 @uncollected()
 def markdown_text(profile: Profile, path: str = "profile.json") -> str:
     """The whole report. ``path`` is where the reader finds the profile."""
-    shown = view(profile, path)
-    parts = [*_head(shown), *_steps(shown), *_selections(shown), *_refused(shown), *_rules(shown)]
+    shown, contests = view(profile, path), list(contest_parts(profile))
+    parts = [*_head(shown), *_steps(shown), *_selections(shown), *_refused(contests), *_rules(shown)]
     parts.append(escape(f"{shown.outside} {YOURS}") if shown.outside else "")
-    if shown.contests:
+    if contests:
         parts.append(escape(shown.legend))
-        parts += folded("Every contest, candidate by candidate", [part for c in shown.contests for part in _contest(c)])
+        parts += folded("Every contest, candidate by candidate", [part for c in contests for part in _contest(c)])
     if shown.uncalled:
         parts += folded("Slots that no step called", [_list(code(name) for name in shown.uncalled)])
     parts += folded("Environment", [_list(f"{label}: {escape(value)}" for label, value in shown.facts)])
@@ -133,9 +133,9 @@ def _selections(shown: View) -> list[str]:
     return ["## What won, by what it saves", table(heads, rows) if rows else "", *stayed]
 
 
-def _refused(shown: View) -> list[str]:
+def _refused(contests: Sequence[ContestPart]) -> list[str]:
     """Refusals in short: how many candidates, by stage."""
-    stages = Counter(each.stage for contest in shown.contests for each in contest.refused)
+    stages = Counter(each.stage for contest in contests for each in contest.refused)
     if not stages:
         return []
     told = ", ".join(f"{count} at {escape(stage)}" for stage, count in stages.most_common())

@@ -26,6 +26,7 @@ class Plot:
         title: what it shows, in a line.
         text: the same for somebody who cannot see it: the figures are in a table beside it.
         rows: its data.
+        changed: of a plot of shares, whether it shows a change.
     """
 
     name: str
@@ -33,11 +34,7 @@ class Plot:
     title: str
     text: str
     rows: tuple[Row, ...]
-
-    @property
-    def changed(self) -> bool:
-        """Of a plot of shares: whether it shows a change."""
-        return any(row.get("when") == "after" for row in self.rows)
+    changed: bool = False
 
 
 def ratio_row(name: str, ratio: object, low: object, high: object, role: str) -> Row:

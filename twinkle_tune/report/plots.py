@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
+from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.report import frames
 from twinkle_tune.report.derive import Shapes, parts, rules_text, shapes
 from twinkle_tune.report.look import SERIES
+from twinkle_tune.report.margin import closest
 from twinkle_tune.report.pictures import timelines, why
 from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row, step_role
-from twinkle_tune.report.rows import Row, step_rows, trial_rows
+from twinkle_tune.report.rows import Row, contest_rows, step_rows
 from twinkle_tune.report.text import (
     bytes_text,
     is_figure,
@@ -28,28 +31,37 @@ _ROWS = 12
 """Plots over all contests show so many: the tables have the rest."""
 
 
-def plots(profile: Profile) -> tuple[Plot, ...]:
-    """Every plot of a profile's report, in the report's order; those without data are not among them."""
-    table = trial_rows(profile)
-    first = [row for row in table if row["race"] == 1]
-    by_contest: dict[int, list[Row]] = {number: [] for number, _ in enumerate(profile.contests, 1)}
-    for row in table:
-        by_contest[row["contest"]].append(row)
-    found = [
-        *_steps(profile),
-        *why(profile),
-        *timelines(profile),
-        *_parts(profile),
-        *(_contest(number, contest, by_contest[number]) for number, contest in enumerate(profile.contests, 1)),
-        *(_shapes(number, each, by_contest) for number, each in enumerate(shapes(profile), 1)),
-        *_memory(first, profile),
-        *_parity(first, profile),
-    ]
-    return tuple(plot for plot in found if plot.rows)
+def plots(profile: Profile) -> Iterator[Plot]:
+    """Every plot of a profile's report, in the report's order, made when it is asked for.
+
+    Here and in the three parts of it: those without data are not among them.
+    """
+    return chain(step_plots(profile), contest_plots(profile), overall_plots(profile))
 
 
-def _contest(number: int, contest: Contest, rows: list[Row]) -> Plot:
+def step_plots(profile: Profile) -> Iterator[Plot]:
+    """Those of whole steps, which come first."""
+    return _with_data(chain(_steps(profile), why(profile), timelines(profile), _parts(profile)))
+
+
+def contest_plots(profile: Profile) -> Iterator[Plot]:
+    """One a contest: a large profile's are more than should be held at once."""
+    return _with_data(_contest(number, contest) for number, contest in enumerate(profile.contests, 1))
+
+
+def overall_plots(profile: Profile) -> Iterator[Plot]:
+    """Those over all contests, which come last."""
+    by_shape = (_shapes(number, each) for number, each in enumerate(shapes(profile), 1))
+    return _with_data(chain(by_shape, _memory(profile), _parity(profile)))
+
+
+def _with_data(found: Iterable[Plot]) -> Iterator[Plot]:
+    return (plot for plot in found if plot.rows)
+
+
+def _contest(number: int, contest: Contest) -> Plot:
     """A contest: candidates from the fastest to the slowest, then the refused ones with stage and reason."""
+    rows = contest_rows(number, contest)
     timed = sorted((row for row in rows if is_figure(row["median_us"])), key=lambda row: float(row["median_us"]))
     timed = [row for row in timed if row["race"] == 1 or row["candidate"] != ORIGINAL]
     refused = [row for row in rows if row["outcome"] == "rejected"]
@@ -123,14 +135,15 @@ def _parts(profile: Profile) -> Iterator[Plot]:
                 for name, row in zip(names, rows, strict=True)
                 for when in moments
             ),
+            changed=len(moments) > 1,
         )
 
 
-def _shapes(number: int, found: Shapes, by_contest: dict[int, list[Row]]) -> Plot:
+def _shapes(number: int, found: Shapes) -> Plot:
     rows = [
         (contest.workload.rows, row)
         for index, contest in found.contests
-        for row in by_contest[index]
+        for row in contest_rows(index, contest)
         if row["race"] == 1 and is_figure(row["ratio"]) and row["candidate"] != ORIGINAL and contest.workload.rows > 0
     ]
     candidates = list(dict.fromkeys(row["candidate"] for _, row in rows))[:SERIES]
@@ -162,49 +175,58 @@ def _shapes(number: int, found: Shapes, by_contest: dict[int, list[Row]]) -> Plo
     )
 
 
-def _memory(table: list[Row], profile: Profile) -> Iterator[Plot]:
-    winners = {number: contest.selection.winner for number, contest in enumerate(profile.contests, 1)}
-    known = [
-        row
-        for row in table
-        if row["peak_bytes"] is not None and row["candidate"] in (ORIGINAL, winners[row["contest"]])
-    ]
-    largest: dict[int, int] = {}
-    for row in known:
-        largest[row["contest"]] = max(row["peak_bytes"], largest.get(row["contest"], 0))
+def _memory(profile: Profile) -> Iterator[Plot]:
+    taken: dict[int, list[tuple[str, int]]] = {}
+    for number, contest, candidate, outcome in _measured(profile):
+        if outcome.peak_bytes is not None and candidate in (ORIGINAL, contest.selection.winner):
+            taken.setdefault(number, []).append((candidate, outcome.peak_bytes))
+    largest = {number: max(size for _, size in each) for number, each in taken.items()}
     order = sorted((number for number in largest if largest[number]), key=lambda number: -largest[number])[:_ROWS]
     rows = [
         {
-            "name": one_line(f"{number}. {short_name(row['slot'])}", LABEL),
-            "role": "original" if row["candidate"] == ORIGINAL else "winner",
-            "mib": row["peak_bytes"] / 2**20,
-            "text": bytes_text(row["peak_bytes"]),
-            "tip": f"{one_line(row['candidate'], 60)}: {bytes_text(row['peak_bytes'])}",
+            "name": one_line(f"{number}. {short_name(profile.contests[number - 1].slot.name)}", LABEL),
+            "role": "original" if candidate == ORIGINAL else "winner",
+            "mib": size / 2**20,
+            "text": bytes_text(size),
+            "tip": f"{one_line(candidate, 60)}: {bytes_text(size)}",
         }
         for number in order
-        for row in known
-        if row["contest"] == number
+        for candidate, size in taken[number]
     ]
     known_of = sum(size > 0 for size in largest.values())
     text = f"the {_ROWS} of {known_of} contests that take most" if known_of > _ROWS else "every contest that takes any"
     yield Plot(name="memory", kind="memory", title="Memory of one call", text=text, rows=tuple(rows))
 
 
-def _parity(table: list[Row], profile: Profile) -> Iterator[Plot]:
-    winners = {number: contest.selection.winner for number, contest in enumerate(profile.contests, 1)}
-    judged = sorted((r for r in table if is_figure(r["parity_margin"])), key=lambda r: -float(r["parity_margin"]))
+def _parity(profile: Profile) -> Iterator[Plot]:
+    judged = [
+        (margin, number, contest.selection.winner, candidate, found["parity_tensor"])
+        for number, contest, candidate, outcome in _measured(profile)
+        for found in [closest(outcome.parity)]
+        for margin in [found.get("parity_margin")]
+        if isinstance(margin, float)
+    ]
+    judged.sort(key=lambda each: -each[0])
     shown = judged[:_ROWS]
-    names = labels((f"{row['contest']}. {row['candidate']}" for row in shown), 2 * LABEL)
+    names = labels((f"{number}. {candidate}" for _, number, _, candidate, _ in shown), 2 * LABEL)
     rows = [
         {
             "name": name,
-            "margin": row["parity_margin"],
-            "role": "winner" if row["candidate"] == winners[row["contest"]] else "other",
-            "tip": f"{name}, {one_line(row['parity_tensor'], 60)}: {three_digits(row['parity_margin'])}",
+            "margin": margin,
+            "role": "winner" if candidate == winner else "other",
+            "tip": f"{name}, {one_line(tensor, 60)}: {three_digits(margin)}",
         }
-        for name, row in zip(names, shown, strict=True)
+        for name, (margin, _, winner, candidate, tensor) in zip(names, shown, strict=True)
     ]
     text = "every timed candidate that was compared"
     if len(judged) > _ROWS:
         text = f"the {_ROWS} of {len(judged)} timed candidates that came closest to their limit"
     yield Plot(name="parity", kind="parity", title="Parity: error ÷ limit", text=text, rows=tuple(rows))
+
+
+def _measured(profile: Profile) -> Iterator[tuple[int, Contest, str, Measurement]]:
+    """What was measured in the first race of each contest: its number, the contest, the candidate and its figures."""
+    for number, contest in enumerate(profile.contests, 1):
+        for trial in contest.trials:
+            if isinstance(trial.outcome, Measurement):
+                yield number, contest, trial.candidate, trial.outcome

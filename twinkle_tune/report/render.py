@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Literal, assert_never
 
 from twinkle_tune.profile.schema import Profile
@@ -11,7 +11,12 @@ Format = Literal["html", "md", "csv", "json", "trace"]
 
 
 def render(profile: Profile, format: Format, path: str = "profile.json") -> str:
-    """The report of a profile as text.
+    """The report of a profile as text. Arguments as of :func:`pieces`."""
+    return "".join(pieces(profile, format, path))
+
+
+def pieces(profile: Profile, format: Format, path: str = "profile.json") -> Iterator[str]:
+    """The report of a profile as text, in pieces: what is written needs never be held as a whole.
 
     Args:
         profile: what to report on.
@@ -19,31 +24,27 @@ def render(profile: Profile, format: Format, path: str = "profile.json") -> str:
             "trace" a timeline that Perfetto and speedscope open.
         path: where the reader finds the profile, for the lines to copy in the HTML and Markdown reports.
     """
-    return _writer(format, path)(profile)
-
-
-def _writer(format: Format, path: str) -> Callable[[Profile], str]:
     # Imported here, so that nobody needs Jinja2 for a CSV file.
     match format:
         case "html":
-            from twinkle_tune.report.html import html_text
+            from twinkle_tune.report.html import html_pieces
 
-            return lambda profile: html_text(profile, path)
+            return html_pieces(profile, path)
         case "md":
             from twinkle_tune.report.markdown import markdown_text
 
-            return lambda profile: markdown_text(profile, path)
+            return iter([markdown_text(profile, path)])
         case "csv":
             from twinkle_tune.report.data import csv_text
 
-            return csv_text
+            return iter([csv_text(profile)])
         case "json":
             from twinkle_tune.report.data import json_text
 
-            return json_text
+            return iter([json_text(profile)])
         case "trace":
             from twinkle_tune.report.trace import trace_text
 
-            return trace_text
+            return iter([trace_text(profile)])
         case _:
             assert_never(format)

@@ -5,7 +5,7 @@ The columns are those of :mod:`twinkle_tune.report.columns`, without the workloa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -24,29 +24,32 @@ Row = dict[str, Any]
 _NO_TRIAL: Row = {name: None for name in TRIAL_COLUMNS if name != "workload"}
 
 
-def selection_rows(profile: Profile) -> list[Row]:
+def selection_rows(profile: Profile) -> Iterator[Row]:
     """One row a contest: what is called, how often, what won, by how much."""
-    return [_selection(number, contest) for number, contest in enumerate(profile.contests, 1)]
+    return (_selection(number, contest) for number, contest in enumerate(profile.contests, 1))
 
 
-def trial_rows(profile: Profile) -> list[Row]:
+def trial_rows(profile: Profile) -> Iterator[Row]:
     """One row a trial: a candidate's times and parity, or why it was refused.
 
     Raises:
         ProfileError: times that no clock gives (zero, negative, infinite), in a profile made by hand.
     """
-    rows = []
     for number, contest in enumerate(profile.contests, 1):
-        common = _NO_TRIAL | common_row(number, contest)
-        for race, held in races(contest):
-            original_us = times(held, ORIGINAL)
-            rows += [
-                common
-                | {"candidate": trial.candidate, "source": trial.source, "race": race}
-                | _outcome(contest.slot.name, trial, original_us)
-                for trial in held
-            ]
-    return rows
+        yield from contest_rows(number, contest)
+
+
+def contest_rows(number: int, contest: Contest) -> list[Row]:
+    """Of one contest, as :func:`trial_rows`."""
+    common = _NO_TRIAL | common_row(number, contest)
+    return [
+        common
+        | {"candidate": trial.candidate, "source": trial.source, "race": race}
+        | _outcome(contest.slot.name, trial, original_us)
+        for race, held in races(contest)
+        for original_us in [times(held, ORIGINAL)]
+        for trial in held
+    ]
 
 
 def step_rows(profile: Profile) -> list[Row]:

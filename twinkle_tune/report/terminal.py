@@ -12,12 +12,11 @@ from rich.text import Text
 
 from twinkle_tune.errors import TuneError, one_line
 from twinkle_tune.kernel.unlooked import YOURS
-from twinkle_tune.profile.checked import uncollected
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.layout import Column, command, python, table_lines, wrapped
 from twinkle_tune.report.lines import FURTHER, ContestPart, Runner, View
 from twinkle_tune.report.versus import versus
-from twinkle_tune.report.view import view
+from twinkle_tune.report.view import contest_part, contest_parts, view
 
 FILE_WIDTH = 110
 """Columns of a report in a file, and where nothing tells how wide the terminal is."""
@@ -101,13 +100,12 @@ def print_versus(profiles: Sequence[Profile], paths: Sequence[str], console: Con
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
-@uncollected()
-def _lines(profile: Profile, width: int, path: str, *, full: bool, contest: int | None) -> list[Text]:
-    shown = view(profile, path or "profile.json")
+def _lines(profile: Profile, width: int, path: str, *, full: bool, contest: int | None) -> Iterable[Text]:
     if contest is not None:
-        return _one(shown, contest, width)
+        return _one(profile, contest, width)
+    shown = view(profile, path or "profile.json")
     if full:
-        return _full(shown, width)
+        return _full(shown, contest_parts(profile), width)
     return _short(shown, width, path, notes=_NOTES[: None if profile.compiled else 1])
 
 
@@ -154,33 +152,39 @@ def _fitting(lines: list[Text]) -> list[Text]:
     return kept[::-1]
 
 
-def _full(shown: View, width: int) -> list[Text]:
-    lines = [*wrapped(shown.title, width, style="bold"), *wrapped(shown.line, width, style="dim")]
-    lines += [*_head(shown, width, notes=len(shown.notes)), *_facts(shown, width), *_steps(shown, width)]
+def _full(shown: View, contests: Iterable[ContestPart], width: int) -> Iterator[Text]:
+    yield from wrapped(shown.title, width, style="bold")
+    yield from wrapped(shown.line, width, style="dim")
+    yield from _head(shown, width, notes=len(shown.notes))
+    yield from _facts(shown, width)
+    yield from _steps(shown, width)
     for step in shown.steps:
         if step.amdahl:
-            lines += wrapped(f"{step.step}: {step.amdahl}", width, style="dim")
-    lines += [*_winners(shown, width, most=len(shown.selections)), Text(""), *_stayed(shown, width)]
-    lines += wrapped(f"{shown.outside} {YOURS}", width, style="dim") if shown.outside else []
-    for contest in shown.contests:
-        lines += _contest(contest, width)
-    if shown.contests:
-        lines += [Text(""), *wrapped(shown.legend, width, style="dim")]
+            yield from wrapped(f"{step.step}: {step.amdahl}", width, style="dim")
+    yield from _winners(shown, width, most=len(shown.selections))
+    yield Text("")
+    yield from _stayed(shown, width)
+    if shown.outside:
+        yield from wrapped(f"{shown.outside} {YOURS}", width, style="dim")
+    for contest in contests:
+        yield from _contest(contest, width)
+    if shown.selections:
+        yield Text("")
+        yield from wrapped(shown.legend, width, style="dim")
     if shown.uncalled:
-        lines += [Text(""), *wrapped(f"Never called: {', '.join(shown.uncalled)}", width)]
+        yield Text("")
+        yield from wrapped(f"Never called: {', '.join(shown.uncalled)}", width)
     for title, copied in (("Apply it", shown.apply), ("Measure it again", shown.reproduce)):
-        lines += [Text(""), Text(title, style="bold")]
-        lines += _copied(copied.splitlines(), width)
-    return lines
+        yield from (Text(""), Text(title, style="bold"))
+        yield from _copied(copied.splitlines(), width)
 
 
-def _one(shown: View, number: int, width: int) -> list[Text]:
-    found = next((each for each in shown.contests if each.number == number), None)
-    if found is None:
+def _one(profile: Profile, number: int, width: int) -> list[Text]:
+    if not 1 <= number <= len(profile.contests):
         raise TuneError(
-            f"report: --contest: got {number}, expected 1 to {len(shown.contests)}, the contests of this profile"
+            f"report: --contest: got {number}, expected 1 to {len(profile.contests)}, the contests of this profile"
         )
-    return [*_contest(found, width)][1:]
+    return [*_contest(contest_part(number, profile.contests[number - 1]), width)][1:]
 
 
 def _head(shown: View, width: int, *, notes: int, most: int | None = None) -> Iterator[Text]:

@@ -15,7 +15,7 @@ from twinkle_tune.report.derive import Shapes, fate, shapes
 from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
 from twinkle_tune.report.recommend import is_kept, recommend, uncompared
-from twinkle_tune.report.rows import Row, decisive, selection_rows, step_rows, times, trial_rows
+from twinkle_tune.report.rows import Row, contest_rows, decisive, selection_rows, step_rows, times
 from twinkle_tune.report.text import (
     NOTHING,
     bytes_text,
@@ -45,9 +45,6 @@ _UNCHANGED = "unchanged: the original runs"
 
 def view(profile: Profile, path: str = "profile.json") -> View:
     """The report's text. ``path`` is where the reader finds the profile, for the lines to copy."""
-    by_contest: dict[int, list[Row]] = {}
-    for row in trial_rows(profile):
-        by_contest.setdefault(row["contest"], []).append(row)
     selected = zip(selection_rows(profile), profile.contests, strict=True)
     found, advice = brief(profile), recommend(profile, path)
     won = {each.number: each for each in found.winners}
@@ -72,14 +69,16 @@ def view(profile: Profile, path: str = "profile.json") -> View:
             for number, (row, step) in enumerate(zip(step_rows(profile), profile.steps, strict=True), 1)
         ),
         selections=_ranked(lines),
-        contests=tuple(
-            _contest(number, contest, by_contest.get(number, [])) for number, contest in enumerate(profile.contests, 1)
-        ),
         shapes=tuple(_shapes_line(each) for each in shapes(profile)),
         uncalled=tuple(one_line(name, 2 * _NAME_LIMIT) for name in profile.uncalled),
         reproduce=head.again(profile),
         apply=head.code(profile, path),
     )
+
+
+def contest_parts(profile: Profile) -> Iterator[ContestPart]:
+    """Each contest in full, made when it is asked for."""
+    return (contest_part(number, contest) for number, contest in enumerate(profile.contests, 1))
 
 
 def _step(number: int, row: Row, step: StepResult, profile: Profile) -> StepLine:
@@ -140,6 +139,7 @@ def _selection(row: Row, contest: Contest, won: Saving | None) -> SelectionLine:
         saves=NOTHING if won is None else won.text,
         saved=None if won is None else won.share,
         called=bool(contest.seen),
+        timed=any(isinstance(trial.outcome, Measurement) for trial in contest.trials),
     )
 
 
@@ -152,7 +152,9 @@ def _shapes_line(found: Shapes) -> ShapesLine:
     )
 
 
-def _contest(number: int, contest: Contest, rows: list[Row]) -> ContestPart:
+def contest_part(number: int, contest: Contest) -> ContestPart:
+    """One contest in full; ``number`` is its place in the profile, from 1."""
+    rows = contest_rows(number, contest)
     measured = [row for row in rows if row["outcome"] == "measured"]
     # A candidate that left early was timed in other minutes than the original's median is of: its ratio is of pairs.
     original_us = {row["race"]: row["median_us"] for row in measured if row["candidate"] == ORIGINAL}
