@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.report import fabricate
-from twinkle_tune.cli.app import run
+from twinkle_tune.cli.app import app, run
 from twinkle_tune.environment import current_environment
 
 ROOT = Path(__file__).parents[2]
@@ -390,6 +391,24 @@ def test_whatever_the_code_does(
         assert err.count("twinkle-tune: error: ") == 1
     if as_json and failed is None and plain in (0, 1):
         json.loads(out)
+
+
+def test_no_other_command_takes_code() -> None:
+    """Whatever takes a model or a file of kernels is in the property test above; ``tune`` takes neither."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    taking = {name for name, each in commands.items() if {"model", "register"} & {p.name for p in each.params}}
+    assert taking == set(_COMMANDS)
+    assert "tune" in commands
+
+
+@pytest.mark.parametrize("op", ["users_trap", "users_trap:make", "./users_trap.py", "users_trap.op", "rms_norm"])
+def test_tune_runs_no_code_of_the_user(op: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An op is a name of our own table: a module of that name in the folder, or one like our own, is not imported."""
+    for name in ("users_trap", "rms_norm", "op", "kernel", "space"):
+        Path(f"{name}.py").write_text("open('sprung', 'w').close()\nraise SystemExit(0)\n")
+    assert run(["tune", op, "--shape", "2x8", "--device", "cpu"]) == 2
+    assert ("--device" if op == "rms_norm" else f"op: got {op!r}") in error_of(capsys)
+    assert not Path("sprung").exists()
 
 
 @pytest.mark.parametrize(
