@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,16 @@ def test_garbage_releases(module: Any) -> None:
     del second
     gc.collect()
     assert module.scale.__doc__ == "The original."
+
+
+def test_binding_again_and_again_leaves_nothing(module: Any) -> None:
+    """A function bound and restored 300 times: no finalizer more that waits for the model's end."""
+    model, known = Model(), function_registry(NAME, "scale", times_three)
+    finalizers = len(weakref.finalize._registry)  # type: ignore[attr-defined]
+    for _ in range(300):
+        kernelize_model(model, mode="inference", device="cpu", registry=known)
+        restore_model(model)
+    assert len(weakref.finalize._registry) == finalizers  # type: ignore[attr-defined]
 
 
 def test_kernels_without_a_profile_take_every_call(module: Any) -> None:
