@@ -173,6 +173,49 @@ def test_generation_says_the_same(way: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(graphs) <= made + 4  # the first ones without position_ids, each once a block at most
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_training_under_checkpointing_is_the_originals(
+    way: str, reentrant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpointing that is turned on later: loss and gradients are those of the original."""
+    graphs = compiled_by(monkeypatch)
+    model, twin = (tiny("llama").train() for _ in range(2))
+    ids = torch.randint(3, 60, (2, 8))
+    given = {"input_ids": ids, "labels": ids, "use_cache": False}
+
+    def trained(model: Any) -> tuple[Tensor, list[Tensor]]:
+        model.zero_grad()
+        loss = model(**given).loss
+        loss.backward()
+        return loss.detach(), [p.grad.clone() for p in model.parameters()]
+
+    profile = profile_of(model, way, calls=[call_of(model, (), given)])
+    kernelize_model(model, profile=replace(profile, mode=Mode.TRAIN))
+    for checkpointed in (False, True):
+        if checkpointed:
+            for each in (model, twin):
+                each.gradient_checkpointing_enable({"use_reentrant": reentrant})  # type: ignore[operator]
+        loss, gradients = trained(twin)
+        again, others = trained(model)
+        assert graphs
+        torch.testing.assert_close(again, loss)
+        for one, other in zip(gradients, others, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_user_who_compiles_the_model_compiles_the_original(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One compiler is enough: the way steps aside."""
+    graphs = compiled_by(monkeypatch)
+    model, given = Layers().eval(), x()
+    with torch.no_grad():
+        before = model(given)
+        kernelize_model(model, profile=profile_of(model, way, ((given,), {})))
+        torch.testing.assert_close(torch.compile(model, backend="eager")(given), before)
+    assert not graphs
+
+
 def test_a_model_that_cannot_be_compiled_runs_its_original(monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers, warns once, and the report says that nothing runs compiled; later calls do not try again."""
     tries = []
