@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.report import fabricate
 from tests.strategy.planted import compiled_by
 from tests.tune.toy import QUICK
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model, tune_model
@@ -21,12 +22,14 @@ from twinkle_tune.contest import model as model_stage
 from twinkle_tune.kernel import Registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
+from twinkle_tune.objective import Objective
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import setups
-from twinkle_tune.tune.setups import with_setups
+from twinkle_tune.tune.gain import promised
+from twinkle_tune.tune.setups import ways_gain_more, with_setups
 from twinkle_tune.tune.verify import verify_profile
 from twinkle_tune.tune.ways import Ways, winner_of
 
@@ -193,17 +196,33 @@ def test_bound_each_must_gain(
     assert next(calls, None) is None
 
 
-def test_kernels_that_gain_more_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the ways and the kernels' winners those run with which the steps take less time."""
-    profile = replace(tuned(monkeypatch, twice, ways=False), steps=(StepResult(label="forward", ratio=0.5),))
+@pytest.mark.parametrize(("kernels", "runs"), [(0.5, False), (0.9, True)])
+def test_of_ways_and_kernels_those_run_that_gain_more(
+    kernels: float, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the whole model's time with the kernels, where that is known; by memory no way runs."""
+    step = StepResult(label="forward", original_us=(1.0,), tuned_us=(kernels,), ratio=kernels)
+    profile = replace(tuned(monkeypatch, twice, ways=False), steps=(step,))
     ways = Ways(
         compiled=(CompiledStep(label="forward", ratio=0.8, low=0.8, high=0.8),),
         setups=(Setup(label="forward", way="compile", calls=(), model=""),),
     )
-    found = with_setups(
-        profile, ways, Long(), (), clock_for("cpu"), Registry(), lambda event: None, seed=0, seconds=0.0
-    )
-    assert (found.setups, found.compiled, found.steps) == ((), ways.compiled, profile.steps)
+    assert ways_gain_more(profile, ways) is runs
+    assert not ways_gain_more(profile, Ways())
+    assert not ways_gain_more(replace(profile, objective=Objective.MEMORY), ways)
+
+
+def test_what_kernels_promise_counts_before_they_are_timed_in_the_model() -> None:
+    """Their shares times what they save: 8% of a step's time leave more than a way with 0.95 does."""
+    profile = fabricate.normal()
+    label = profile.steps[0].label
+    before = replace(profile, steps=(StepResult(label=label),))
+    saved = promised(before, label)
+    assert saved > 0
+    setup = Setup(label=label, way="compile", calls=(), model="")
+    for ratio, more in ((1 - saved / 2, False), (1 - saved * 1.1, True)):
+        step = CompiledStep(label=label, ratio=ratio, low=ratio, high=ratio)
+        assert ways_gain_more(before, Ways(compiled=(step,), setups=(setup,))) is more
 
 
 def test_the_winner_is_the_fastest_of_those_that_are_clearly_faster() -> None:

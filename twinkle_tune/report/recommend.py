@@ -15,7 +15,7 @@ from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl, decided
 from twinkle_tune.report.text import gain_text, interval_text, one_line, percent
-from twinkle_tune.tune.gain import figures, gained, time_words
+from twinkle_tune.tune.gain import figures, gained, promised, time_words
 from twinkle_tune.tune.verdict import round_up_s, verdict_of
 from twinkle_tune.words import span
 
@@ -164,11 +164,9 @@ def _without_clear_gain(profile: Profile, compared: Sequence[StepResult]) -> tup
     most = max(1 - step.low for step in compared)
     if most < WORTH:
         return "do not bother", "small gain", f"With the winners the whole model is at most {percent(most)} faster."
-    promised = max(_promised(profile, step) for step in compared)
-    if promised < WORTH and not profile.aim.is_memory:
-        told = (
-            f"With the winners no step was clearly faster; by themselves they save at most {percent(promised)} of one."
-        )
+    saved = max(promised(profile, step.label) for step in compared)
+    if saved < WORTH and not profile.aim.is_memory:
+        told = f"With the winners no step was clearly faster; by themselves they save at most {percent(saved)} of one."
         return "do not bother", "small gain", told
     visible = max(gain for step in compared if (gain := visible_step_gain(step)) is not None)
     return (
@@ -176,16 +174,6 @@ def _without_clear_gain(profile: Profile, compared: Sequence[StepResult]) -> tup
         "noise",
         f"Kernels won contests, but the whole model was too noisy to tell: gains from {percent(visible)} would have "
         f"been seen. {_calmer(profile)}",
-    )
-
-
-def _promised(profile: Profile, step: StepResult) -> float:
-    """Share of a step that the winners save by themselves, by the larger share where two are known of a slot."""
-    return sum(
-        max(seen.share, seen.in_model or 0.0) * (1 - contest.selection.ratio)
-        for contest in profile.winners
-        for seen in contest.seen
-        if seen.step == step.label
     )
 
 

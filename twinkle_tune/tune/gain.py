@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twinkle_tune.measure.smallest import MIN_BYTES, memory_ratio
 from twinkle_tune.objective import Aim
-from twinkle_tune.profile.schema import StepResult
+from twinkle_tune.profile.schema import Profile, StepResult
 
 
 def step_memory_ratio(result: StepResult) -> float | None:
@@ -23,6 +23,16 @@ def gained(result: StepResult, aim: Aim) -> bool:
     if result.original_peak_bytes is None or result.tuned_peak_bytes is None:
         return False
     return result.original_peak_bytes - result.tuned_peak_bytes >= MIN_BYTES and result.high <= aim.most
+
+
+def promised(profile: Profile, label: str) -> float:
+    """Share of a step that the winners save by themselves, by the larger share where two are known of a slot."""
+    return sum(
+        max(seen.share, seen.in_model or 0.0) * (1 - contest.selection.ratio)
+        for contest in profile.winners
+        for seen in contest.seen
+        if seen.step == label
+    )
 
 
 def least(result: StepResult, aim: Aim) -> tuple[float, ...]:

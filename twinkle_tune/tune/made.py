@@ -75,7 +75,9 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         block_s=BLOCK_S,
         whole_s=2 * SECONDS * len(profile.steps),
     )
-    verdict = verdict_of(profile.contests, profile.steps, profile.aim, facts)
+    found = verdict_of(profile.contests, profile.steps, profile.aim, facts)
+    # Where the whole model runs another way, its verdict says so; of the contests one that was stopped tells.
+    verdict = " ".join([*([found] if facts.stopped else []), profile.verdict]) if profile.setups else found
     alone = _alone(seen)
     steps = tuple(replace(step, alone_us=alone.get(step.label, ())) for step in profile.steps)
     return with_shares(replace(profile, steps=steps, run=facts, complete=not facts.stopped, verdict=verdict))

@@ -19,6 +19,7 @@ from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.choose import keep_original
 from twinkle_tune.tune.events import Listener
+from twinkle_tune.tune.gain import gained, promised
 from twinkle_tune.tune.verdict import setups_text
 from twinkle_tune.tune.ways import Ways
 from twinkle_tune.tune.whole import time_steps
@@ -36,14 +37,14 @@ def with_setups(
     seed: int,
     seconds: float,
 ) -> Profile:
-    """The profile with the ways that won in the places of the kernels that won, where they gain more; else as it was.
+    """The profile with the ways that won in the places of the kernels that won; as it was where they gain nothing.
 
     Of the two one runs: a kernel's contest was held on the model as it is, not on the compiled one. Each step is timed
     once more with the ways bound as ``kernelize_model`` binds them. A way with which its step gains nothing is left
     out; where another step became slower, all are.
 
     Args:
-        profile: settled, with the kernels' winners.
+        profile: with the kernels' winners.
         ways: what came of all ways.
         model: with its originals.
         steps: the model's, those in which ways won among them, once each.
@@ -53,8 +54,7 @@ def with_setups(
         seed: of the order of rounds.
         seconds: that a step is timed.
     """
-    profile = replace(profile, compiled=ways.compiled)
-    setups = ways.setups if _mean(_of_ways(ways)) < _mean(step.ratio for step in profile.steps) else ()
+    setups, profile = ways.setups, replace(profile, compiled=ways.compiled)
     while setups:
         reason = f"taken back: the whole model gains more with its originals, run another way ({_names(setups)})"
         tried = replace(profile, setups=setups, contests=_originals(profile.contests, reason))
@@ -63,12 +63,21 @@ def with_setups(
             raise StaleProfileError("; ".join(plan.stale))
         results = time_steps(model, steps, tried, plan, clock, tell, seed=seed, seconds=seconds)
         ratios = {result.label: result for result in results}
-        lost = [setup for setup in setups if ratios[setup.label].high >= 1]
+        # Each was clearly faster in its contest: here it must not turn out to gain nothing.
+        lost = [setup for setup in setups if not gained(ratios[setup.label], profile.aim)]
         if not lost and all(result.low <= 1 for result in results):
             whole = replace(tried, steps=_beside(profile.steps, results), verdict=setups_text(setups, results))
             return with_shares(whole)  # by the steps' new times
         setups = tuple(setup for setup in setups if lost and setup not in lost)
     return profile
+
+
+def ways_gain_more(profile: Profile, ways: Ways) -> bool:
+    """Whether the ways that won leave less of the steps' time than the kernels that won: in the whole model where it
+    was timed with them, else by what they save by themselves. By memory no way is chosen.
+    """
+    kernels = [step.ratio if step.tuned_us else 1 - promised(profile, step.label) for step in profile.steps]
+    return bool(ways.setups) and not profile.aim.is_memory and _mean(_of_ways(ways)) < _mean(kernels)
 
 
 def _of_ways(ways: Ways) -> Iterator[float]:
@@ -80,7 +89,7 @@ def _of_ways(ways: Ways) -> Iterator[float]:
 
 
 def _mean(ratios: Iterable[float]) -> float:
-    logs = [math.log(ratio) for ratio in ratios]
+    logs = [math.log(max(ratio, 1e-6)) for ratio in ratios]
     return math.exp(sum(logs) / len(logs)) if logs else 1.0
 
 

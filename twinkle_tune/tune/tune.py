@@ -46,10 +46,13 @@ from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.progress import is_watched, printed
 from twinkle_tune.tune.run import Run, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
-from twinkle_tune.tune.setups import with_setups
+from twinkle_tune.tune.setups import ways_gain_more, with_setups
 from twinkle_tune.tune.task import Executor
 from twinkle_tune.tune.ways import Ways, time_ways
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
+
+_WAYS_S = 9.0
+"""A step is timed for about this long under other ways of running the model: to generate text takes a while."""
 
 
 def tune_model(
@@ -228,13 +231,18 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
             ends_s=run.budget.ends_s,
             runner=runner_of(run.model, run.terms),
         )
-        with uncapped(compiles=mode.compiles):
-            settled = whole.settled(profile)
+        profile = replace(profile, compiled=ways.compiled)
+        first = ways_gain_more(profile, ways)
+        settled = _with_ways(run, profile, ways, steps, tried) if first else profile
+        if not settled.setups:
+            with uncapped(compiles=mode.compiles):
+                settled = whole.settled(profile)
+            if not first and ways_gain_more(settled, ways):
+                settled = _with_ways(run, settled, ways, steps, tried)
     except KeyboardInterrupt as error:
         chosen = choose_nested(_ordered(placed), run.terms.aim)
         raise TuneInterrupted(made.interrupted(run, environment, seen, chosen) if placed else None) from error
-    settled = made.ended(run, settled, seen, contests_s)
-    return made.with_left_out(_with_ways(run, settled, ways, steps, tried), seen.left_out)
+    return made.with_left_out(made.ended(run, settled, seen, contests_s), seen.left_out)
 
 
 def _ways(run: Run, tried: Sequence[Tried]) -> Ways:
@@ -243,27 +251,20 @@ def _ways(run: Run, tried: Sequence[Tried]) -> Ways:
     ends_s = math.inf if left_s is None else time.monotonic() + left_s / 2
     try:
         return time_ways(
-            run.model, tried, clock_for(run.terms.device), run.terms, run.tell, seconds=settle.SECONDS, ends_s=ends_s
+            run.model, tried, clock_for(run.terms.device), run.terms, run.tell, seconds=_WAYS_S, ends_s=ends_s
         )
     except KeyboardInterrupt as error:
         raise TuneInterrupted(None) from error
 
 
 def _with_ways(run: Run, profile: Profile, ways: Ways, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
-    """With the ways that won, where they gain more than the kernels that won; by memory with their figures alone."""
-    if not ways.compiled:
-        return profile
-    if run.terms.aim.is_memory:
-        return replace(profile, compiled=ways.compiled)
+    """With the ways that won in the places of the kernels, if they gain in all steps what they did in their own."""
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
-    try:
-        return with_setups(
-            profile, ways, run.model, both, clock_for(run.terms.device), run.registry, run.tell,
-            seed=run.terms.seed, seconds=settle.SECONDS,
-        )  # fmt: skip
-    except KeyboardInterrupt as error:
-        raise TuneInterrupted(profile) from error
+    return with_setups(
+        profile, ways, run.model, both, clock_for(run.terms.device), run.registry, run.tell,
+        seed=run.terms.seed, seconds=_WAYS_S,
+    )  # fmt: skip
 
 
 def _ordered(placed: Sequence[Placed]) -> list[Placed]:
