@@ -96,10 +96,11 @@ def test_the_contests_are_counted_with_what_a_contest_is() -> None:
 
 def test_labels_of_steps_are_explained_once_a_kind() -> None:
     """A decode is one token after its length; a name of somebody's own is left as it is."""
-    labels = ("prefill 2x8", "prefill 4x8", "decode 2x8", "train 1x128", "forward", "prefill late")
+    labels = ("prefill 2x8", "prefill 4x8", "decode 2x8", "train 1x128", "forward", "prefill late", "generate 1x4+2")
     made = fabricate.profile(steps=tuple(StepResult(label=label) for label in labels))
     assert head.steps_text(made) == (
-        "prefill 2x8: batch 2, 8 tokens; decode 2x8: batch 2, one token after 8; train 1x128: batch 1, 128 tokens"
+        "prefill 2x8: batch 2, 8 tokens; decode 2x8: batch 2, one token after 8; train 1x128: batch 1, 128 tokens; "
+        "generate 1x4+2: batch 1, a prompt of 4 tokens, and 2 new ones"
     )
 
 

@@ -14,7 +14,12 @@ from twinkle_tune.tune.verdict import compiled_problems, compiled_text, tally_te
 from twinkle_tune.words import span
 
 _NAME_LIMIT = 60
-_KINDS = {"prefill": "{} tokens", "decode": "one token after {}", "train": "{} tokens"}
+_KINDS = {
+    "prefill": "{} tokens",
+    "decode": "one token after {}",
+    "train": "{} tokens",
+    "generate": "a prompt of {} tokens, and {} new ones",
+}
 """What the size of a step of each kind says beside its batch."""
 
 
@@ -112,8 +117,14 @@ def steps_text(profile: Profile) -> str:
     for step in profile.steps:
         kind, _, size = step.label.partition(" ")
         batch, by, tokens = size.partition("x")
-        if kind in _KINDS and by and batch.isdecimal() and tokens.isdecimal():
-            told.setdefault(kind, f"{step.label}: batch {batch}, {_KINDS[kind].format(tokens)}")
+        counts = tokens.split("+")
+        if (
+            kind in _KINDS
+            and by
+            and all(map(str.isdecimal, (batch, *counts)))
+            and len(counts) == _KINDS[kind].count("{")
+        ):
+            told.setdefault(kind, f"{step.label}: batch {batch}, {_KINDS[kind].format(*counts)}")
     return "; ".join(told.values())
 
 
