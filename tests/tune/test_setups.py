@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.catalog.catalog_families import tiny
 from tests.report import fabricate
 from tests.strategy.planted import compiled_by
 from tests.tune.toy import QUICK
@@ -31,7 +32,7 @@ from twinkle_tune.tune import setups
 from twinkle_tune.tune.gain import promised
 from twinkle_tune.tune.setups import ways_gain_more, with_setups
 from twinkle_tune.tune.verify import verify_profile
-from twinkle_tune.tune.ways import Ways, winner_of
+from twinkle_tune.tune.ways import Ways, calls_of, winner_of
 
 X = torch.randn(4, 8)
 
@@ -234,6 +235,21 @@ def test_the_winner_is_the_fastest_of_those_that_are_clearly_faster() -> None:
     ]
     assert winner_of(ways) == "b"
     assert winner_of(ways[:1]) is None
+
+
+def test_a_language_model_is_held_out_with_masks_of_all_lengths() -> None:
+    """A prompt comes with a mask from nearly every tokenizer; a trainer gives labels and the count of items as well."""
+    model, ids = tiny("llama"), torch.randint(3, 60, (1, 8))
+    prefill, generate = tried_steps(model, {"input_ids": ids}, Mode.INFERENCE, "cpu")
+    lengths = ["1x2", "1x12", "2x8", "1x8", "1x2", "1x12"]
+    assert [step.label for step in prefill.held_out] == [f"prefill {length}" for length in lengths]
+    assert [step.label for step in generate.held_out] == [f"generate {length}+32" for length in lengths]
+    with torch.no_grad():
+        given = [calls_of(model, step)[0].workload.kwargs for step in prefill.held_out]
+    assert ["attention_mask" in dict(kwargs) for kwargs in given] == [False] * 3 + [True] * 3
+    (train,) = tried_steps(model, {"input_ids": ids}, Mode.TRAIN, "cpu")
+    kwargs = dict(calls_of(model, train.held_out[-1])[0].workload.kwargs)
+    assert {"attention_mask", "labels", "num_items_in_batch"} <= kwargs.keys()
 
 
 def test_steps_of_other_sizes() -> None:

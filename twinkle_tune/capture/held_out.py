@@ -89,14 +89,21 @@ def _with_other_values(point: Point) -> Point:
 
 
 def _varied(point: Point, longest: int, *, trains: bool) -> Iterator[Point]:
-    """A shorter one, a longer one, a larger batch, one with a mask, as far as the sizes are known."""
+    """A shorter one, a longer one, a larger batch; of all lengths one with a mask; as far as the sizes are known."""
     given = point.named()
     if _OF_A_LENGTH & given.keys() or point.size is None:
         return
     batch, length = point.size
-    for rows, columns in ((batch, max(2, length // 4)), (batch, length + length // 2), (2 * batch, length)):
-        if columns <= longest and (rows, columns) != (batch, length):
-            yield _of_size(point, (batch, length), (rows, columns))
+    wanted = ((batch, max(2, length // 4)), (batch, length + length // 2), (2 * batch, length))
+    sized = [_of_size(point, point.size, size) for size in wanted if size[1] <= longest and size != (batch, length)]
+    yield from sized
+    for each in (point, *(other for other in sized if other.size is not None and other.size[0] == batch)):
+        yield from _masked(each, trains=trains)
+
+
+def _masked(point: Point, *, trains: bool) -> Iterator[Point]:
+    """A language model's inputs with a mask, where they have none; in training as a trainer would call it."""
+    given = point.named()
     ids = given.get("input_ids")
     if not isinstance(ids, Tensor) or "attention_mask" not in point.names:
         return
