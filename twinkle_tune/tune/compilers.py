@@ -25,7 +25,8 @@ def end_compilers(of: int) -> None:
         of: the process's id.
     """
     found = [child for child in _below(of) if _COMPILERS.fullmatch(_name(child))]
-    for compiler in found:
+    # The compiler proper before its driver: it would write the file anew that the driver has just removed.
+    for compiler in reversed(found):
         with suppress(ProcessLookupError, PermissionError):
             os.kill(compiler, signal.SIGTERM)
     ends_s = time.monotonic() + _WAIT_S
