@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from tests.catalog.catalog_families import tiny
 from tests.report import fabricate
-from tests.strategy.planted import Layers, compiled_by
+from tests.strategy.planted import Layer, Layers, compiled_by
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import StaleProfileError
-from twinkle_tune.kernel.setups import call_of, digest_of_model
+from twinkle_tune.kernel.setup_calls import call_of
+from twinkle_tune.kernel.setups import digest_of_model
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.setup import ModelCall, Setup
@@ -238,6 +239,114 @@ def test_a_model_that_cannot_be_compiled_runs_its_original(monkeypatch: pytest.M
     report = kernelize_report(model)
     assert report.bound == ()
     assert "no compiler found): the original runs" in str(report)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_backward_may_do_what_the_originals_may(way: str) -> None:
+    """Twice over a retained graph, and to be differentiated itself: as the original does, from real compiled code."""
+    model, twin = Layers(), Layers()
+    twin.load_state_dict(model.state_dict())
+    given = x().requires_grad_()
+    profile = profile_of(model, way, calls=[call_of(model, (given,), {})])
+    kernelize_model(model, profile=replace(profile, mode=Mode.TRAIN))
+
+    def trained(model: Layers) -> Tensor:
+        loss = model(given).square().sum()
+        for keeps in (True, False):
+            torch.autograd.backward(loss, retain_graph=keeps)
+        (slope,) = torch.autograd.grad(model(given).square().sum(), given, create_graph=True)
+        torch.autograd.backward(slope.square().sum())
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    torch.testing.assert_close(trained(model), trained(twin), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [-1, 64])
+def test_an_index_beyond_the_vocabulary_is_the_originals_error(bad: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code would end the process."""
+    compiled_by(monkeypatch)
+    model, ids = tiny("llama"), torch.randint(3, 60, (1, 8))
+    kernelize_model(model, profile=profile_of(model, "compile", ((), {"input_ids": ids})))
+    wrong = ids.clone()
+    wrong[0, 5] = bad
+    with torch.no_grad():
+        model(input_ids=ids)
+        with pytest.raises(IndexError, match="index out of range"):
+            model(input_ids=wrong)
+
+
+def test_a_users_mistake_does_not_disable_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the original raises too is the call's fault: the next right call runs compiled."""
+    graphs = compiled_by(monkeypatch)
+
+    class Two(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a * 2 + b
+
+    model = Two().eval()
+    shown: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((torch.randn(1, rows), torch.randn(1, rows)), {}) for rows in (4, 16)
+    ]
+    kernelize_model(model, profile=profile_of(model, "compile dynamic", *shown))
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="size of tensor a"):
+            model(torch.randn(1, 9), torch.randn(1, 7))
+        model(torch.randn(1, 9), torch.randn(1, 9))
+    assert graphs
+    assert kernelize_report(model).bound
+
+
+def test_on_the_meta_device_the_original_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked there that it cannot answer."""
+    graphs = compiled_by(monkeypatch)
+    model = Layers().eval()
+    kernelize_model(model, profile=profile_of(model, "compile", ((x(),), {})))
+    with torch.no_grad():
+        assert model.to("meta")(x().to("meta")).device.type == "meta"
+    assert not graphs
+
+
+def test_a_forward_that_a_class_gets_later_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the model's class, and of one inside: compiled code is of the older one."""
+    compiled_by(monkeypatch)
+    model, given = Layers().eval(), x()
+    kernelize_model(model, profile=profile_of(model, "compile", ((given,), {})))
+    with torch.no_grad():
+        model(given)
+        with monkeypatch.context() as patched:
+            patched.setattr(Layer, "forward", lambda self, x: x)
+            assert torch.equal(model(given), given)
+        with monkeypatch.context() as patched:
+            patched.setattr(Layers, "forward", lambda self, x, scale=1.0: x + 1)
+            assert torch.equal(model(given), given + 1)
+            other = x(5)  # for which the way never ran
+            assert torch.equal(model(other), other + 1)
+
+
+def test_a_block_that_was_exchanged_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is watched is held by nobody."""
+    compiled_by(monkeypatch)
+    model = Layers().eval()
+    kernelize_model(model, profile=profile_of(model, "compile", ((x(),), {})))
+    weight = weakref.ref(model.layers[3].inner[0].weight)  # type: ignore[index,union-attr]
+    model.layers[3] = nn.Identity()
+    gc.collect()
+    assert weight() is None
+
+
+def test_a_hook_for_all_modules_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as by the original."""
+    graphs, heard = compiled_by(monkeypatch), []
+    model, given = Layers().eval(), x()
+    kernelize_model(model, profile=profile_of(model, "compile", ((given,), {})))
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *args: heard.append(1))
+    try:
+        with torch.no_grad():
+            model(given)
+    finally:
+        handle.remove()
+    assert len(heard) == sum(1 for _ in model.modules()) - 1  # the list of layers is not called
+    assert not graphs
 
 
 def test_errors_of_the_model_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

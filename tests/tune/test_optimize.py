@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -70,6 +74,29 @@ def test_without_inputs_the_first_call_is_the_example(monkeypatch: pytest.Monkey
         torch.testing.assert_close(model(X), X * 2.0)
     assert len(graphs) == before + 1
     assert not model._forward_pre_hooks
+
+
+def test_what_waits_for_the_first_call_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is pickled, copied and compiled as before, is freed at once, and asked twice it waits once."""
+    compiled_by(monkeypatch)
+    monkeypatch.setattr(optimize, "tune_model", None)
+    model = optimize_model(optimize_model(nn.Linear(8, 8).eval()))
+    assert len(model._forward_pre_hooks) == 1
+    plain = model.forward(X)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(X), plain)
+    assert torch.equal(copy.deepcopy(model)(X), plain)
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(X), plain)
+    assert len(model._forward_pre_hooks) == 1
+    torch._dynamo.reset()
+    other = optimize_model(nn.Linear(8, 8))
+    gone = weakref.ref(other)
+    gc.collect()
+    gc.disable()
+    try:
+        del other
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_generation_is_an_example_too(monkeypatch: pytest.MonkeyPatch) -> None:

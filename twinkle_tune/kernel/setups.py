@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from twinkle_tune.errors import in_a_line
-from twinkle_tune.kernel.forward import signature_of_forward
-from twinkle_tune.kernel.measured import Accepts, State, accepts_of
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
-from twinkle_tune.profile.setup import ModelCall, Setup
+from twinkle_tune.kernel.setup_calls import Form, are_rows, cached_tokens, forms_of, named, names_of, rows_of
+from twinkle_tune.profile.setup import Setup
 from twinkle_tune.slot import MODEL
 from twinkle_tune.strategy import STRATEGIES, Strategy
 from twinkle_tune.strategy.backend import Backend
 from twinkle_tune.strategy.base import Call
-from twinkle_tune.workload import Node, TensorSpec, digest_of, module_settings, observe, signature_of, target_of
+from twinkle_tune.workload import digest_of, module_settings, signature_of, target_of
 
 Layers = tuple[tuple[nn.Module, Call, Binding], ...]
-_CACHE = "past_key_values"
-_FREE = frozenset({"use_cache", "return_dict", "logits_to_keep"})
-"""Arguments of which no way of running depends: what is asked for beside the outputs, and of how many tokens."""
 
 
 def digest_of_model(model: nn.Module) -> str:
@@ -37,13 +33,6 @@ def digest_of_model(model: nn.Module) -> str:
     parts = [target_of(type(module)) for module in model.modules()]
     count = sum(parameter.numel() for parameter in model.parameters())
     return digest_of({"model": signature_of(target, module_settings(model)), "parts": parts, "parameters": count})
-
-
-def call_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelCall:
-    """Describe a call of the model that is about to happen; positional arguments by their names, without None."""
-    given = _named(names_of(model), args, kwargs)
-    workload = replace(observe(target_of(type(model)), (), given, model), settings=())
-    return ModelCall(workload=workload, cached=_cached(given))
 
 
 def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
@@ -63,7 +52,9 @@ def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
     by_way: dict[str, list[Setup]] = {}
     for setup in setups:
         by_way.setdefault(setup.way, []).append(setup)
-    return way_layers(model, [(known[way], Backend(gives_up=False), own) for way, own in by_way.items()])
+    return way_layers(
+        model, [(known[way], Backend(gives_up=False, stands_in=True), own) for way, own in by_way.items()]
+    )
 
 
 def way_layers(model: nn.Module, ways: Sequence[tuple[Strategy, Backend, Sequence[Setup] | None]]) -> Layers:
@@ -76,7 +67,7 @@ def way_layers(model: nn.Module, ways: Sequence[tuple[Strategy, Backend, Sequenc
     for strategy, backend, setups in ways:
         running = strategy.running(model, backend)
         rows = "all" if setups is None else ", ".join(setup.label for setup in setups)
-        made = [None] if setups is None else [form for setup in setups for form in _forms(setup.calls)]
+        made = [None] if setups is None else [form for setup in setups for form in forms_of(setup.calls)]
         cases += [_Case(call=running.root, way=strategy.name, form=form) for form in made]
         for path, module, call in running.parts:
             layers.append((module, call, Binding(slot=MODEL, path=path, candidate=strategy.name, rows=rows)))
@@ -99,32 +90,32 @@ class Root:
 
     def __init__(self, model: nn.Module, cases: Sequence[_Case], *, falls_back: bool) -> None:
         """Of a model as it is now; a copy of it is watched from its first call on."""
-        self._original, self._names = type(model).forward, names_of(model)
+        self._names, self._rows = names_of(model), rows_of(model)
         self._cases, self._falls_back = cases, falls_back
         self._watched = weakref.WeakKeyDictionary({model: _Watched(model)})
         self.broken: dict[str, str] = {}
 
     def __call__(self, model: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
-            return self._original(model, *args, **kwargs)
-        given = _named(self._names, args, kwargs)
+            return type(model).forward(model, *args, **kwargs)
+        given = named(self._names, args, kwargs)
         case = self._case(model, given)
         if case is None:
-            return self._original(model, *args, **kwargs)
-        cached = _cached(given)
+            return type(model).forward(model, *args, **kwargs)
+        cached = cached_tokens(given)
         try:
             return case.call(model, *args, **kwargs)
         except Exception as error:
             # What was begun and has written into the cache cannot be begun again.
-            if not self._falls_back or not _is_of_the_compiler(error) or _cached(given) != cached:
+            if not self._falls_back or not _is_of_the_compiler(error) or cached_tokens(given) != cached:
                 raise
             inner = getattr(error, "inner_exception", error)  # torch wraps what a backend raises
-            self.broken[case.way] = in_a_line(inner, 200)
-        warnings.warn(
-            f"{case.way}: the model could not be compiled ({self.broken[case.way]}); the original runs instead",
-            stacklevel=2,
-        )
-        return self._original(model, *args, **kwargs)
+            why = in_a_line(inner, 200)
+        # What the original raises as well is the call's fault, and no reason to give up.
+        answer = type(model).forward(model, *args, **kwargs)
+        self.broken[case.way] = why
+        warnings.warn(f"{case.way}: the model could not be compiled ({why}); the original runs instead", stacklevel=2)
+        return answer
 
     def why_not(self, model: nn.Module) -> str:
         """Why no call of the model runs in a way any more; "" where one may."""
@@ -145,7 +136,7 @@ class Root:
         # Where two ways won calls on both sides of this one, nobody knows.
         if not found or len({case.way for case in found}) > 1 or not self._watch(model).is_as_it_was():
             return None
-        return found[0]
+        return found[0] if found[0].form is None or are_rows(given, self._rows) else None
 
     def _watch(self, model: nn.Module) -> _Watched:
         watched = self._watched.get(model)
@@ -160,20 +151,29 @@ class _Watched:
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         self._hooks = [hooks for module in modules for hooks in _hooks_of(module)]
-        self._children = [(m._modules, tuple(map(id, m._modules.values()))) for m in modules if m._modules]
+        self._children = [(weakref.ref(m), tuple(map(id, m._modules.values()))) for m in modules if m._modules]
+        kinds: set[Any] = set(map(type, modules))
+        self._forwards = {kind: kind.forward for kind in kinds}
         first = next(((m, n) for m in modules for n, p in m._parameters.items() if p is not None), None)
-        self._weight = (
-            None if first is None else (first[0]._parameters, first[1], _kind(first[0]._parameters[first[1]]))
-        )
+        self._weight = None
+        if first is not None:
+            self._weight = weakref.ref(first[0]), first[1], _kind(first[0]._parameters[first[1]])
 
     def is_as_it_was(self) -> bool:
-        if any(self._hooks):
+        if any(self._hooks) or _has_global_hooks():
             return False
         if self._weight is not None:
-            parameters, name, kind = self._weight
-            if _kind(parameters.get(name)) != kind:
+            module, name, kind = self._weight[0](), *self._weight[1:]
+            if module is None or _kind(module._parameters.get(name)) != kind:
                 return False
-        return all(tuple(map(id, now.values())) == then for now, then in self._children)
+        if any(kind.forward is not forward for kind, forward in self._forwards.items()):
+            return False
+        return all(
+            (m := ref()) is not None and tuple(map(id, m._modules.values())) == then for ref, then in self._children
+        )
+
+
+_has_global_hooks: Callable[[], bool] = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: False)
 
 
 def _kind(parameter: Any) -> tuple[object, ...]:
@@ -199,104 +199,10 @@ class _Case:
 
     call: Call
     way: str
-    form: _Form | None
+    form: Form | None
 
     def fits(self, model: nn.Module, given: Mapping[str, Any]) -> bool:
         return self.form is None or self.form.fits(model, given)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Form:
-    """Calls that look alike but for their sizes.
-
-    Attributes:
-        accepts: by name what each argument may be.
-        sizes: by name of a tensor the sizes that its first dimension may have, and the least and largest of the others.
-        cached: the least and largest number of tokens in the cache; None for no cache.
-        state: of the process.
-        training: the model's own flag.
-    """
-
-    accepts: Mapping[str, Accepts]
-    sizes: Mapping[str, tuple[frozenset[int], tuple[tuple[int, int], ...]]]
-    cached: tuple[int, int] | None
-    state: State
-    training: bool
-
-    def fits(self, model: nn.Module, given: Mapping[str, Any]) -> bool:
-        if model.training is not self.training:
-            return False
-        asked = {name for name in given if name not in _FREE}
-        if asked != self.accepts.keys() or not all(self.accepts[name](given[name]) for name in asked):
-            return False
-        for name, (firsts, others) in self.sizes.items():
-            shape = given[name].shape
-            if shape and (shape[0] not in firsts or not _within(shape[1:], others)):
-                return False
-        cached = _cached(given)
-        if cached is None or self.cached is None:
-            if cached is not None or self.cached is not None:
-                return False
-        elif not self.cached[0] <= cached <= self.cached[1]:
-            return False
-        tensors = [value for value in given.values() if isinstance(value, Tensor)]
-        return self.state.is_now(model, tensors, tensors[0].device.type if tensors else "cpu")
-
-
-def _within(shape: Sequence[int], bounds: Sequence[tuple[int, int]]) -> bool:
-    return all(low <= size <= high for size, (low, high) in zip(shape, bounds, strict=True))
-
-
-def _forms(calls: Iterable[ModelCall]) -> Iterator[_Form]:
-    """The forms of a setup's calls: those that are alike but for sizes are one, and stand for all sizes between."""
-    alike: dict[object, list[ModelCall]] = {}
-    for call in calls:
-        alike.setdefault(_form_key(call), []).append(call)
-    for same in alike.values():
-        workloads = [call.workload for call in same]
-        nodes = {name: node for name, node in workloads[0].kwargs if name not in _FREE}
-        specs = {n: [s for w in workloads if isinstance(s := dict(w.kwargs)[n], TensorSpec)] for n in nodes}
-        lengths = [call.cached for call in same if call.cached is not None]
-        yield _Form(
-            accepts={name: accepts_of(node) for name, node in nodes.items()},
-            sizes={name: _sizes(found) for name, found in specs.items() if found},
-            cached=(min(lengths), max(lengths)) if lengths else None,
-            state=State.of(workloads[0].context),
-            training=workloads[0].context.training,
-        )
-
-
-def _sizes(specs: Sequence[TensorSpec]) -> tuple[frozenset[int], tuple[tuple[int, int], ...]]:
-    firsts = frozenset(spec.shape[0] for spec in specs if spec.shape)
-    others = zip(*(spec.shape[1:] for spec in specs), strict=True)
-    return firsts, tuple((min(sizes), max(sizes)) for sizes in others)
-
-
-def _form_key(call: ModelCall) -> object:
-    def key(node: Node) -> object:
-        return (node.dtype, len(node.shape)) if isinstance(node, TensorSpec) else node
-
-    kwargs = ((name, key(node)) for name, node in call.workload.kwargs if name not in _FREE)
-    # A call that goes on with a cache is another one than that which begins it.
-    return tuple(kwargs), call.workload.context, None if call.cached is None else call.cached > 0
-
-
-def names_of(model: nn.Module) -> tuple[str, ...]:
-    """The names of the parameters of a model's forward."""
-    signature = signature_of_forward(type(model).forward)
-    return () if signature is None else tuple(signature.parameters)[1:]
-
-
-def _named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    numbered = zip((*names, *map(str, range(len(names), len(args)))), args, strict=False)
-    return {name: value for name, value in (*numbered, *kwargs.items()) if value is not None}
-
-
-def _cached(given: Mapping[str, Any]) -> int | None:
-    """Tokens in the cache of a call; None where it has none that tells."""
-    cache = given.get(_CACHE)
-    length = getattr(cache, "get_seq_length", None)
-    return None if length is None else int(length())
 
 
 def _is_of_the_compiler(error: BaseException) -> bool:

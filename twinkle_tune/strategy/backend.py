@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from twinkle_tune.errors import TuneError
+from twinkle_tune.source.inductor import Inductor
 
 MOST_AGAIN = 8
 """Compilations anew at calls that are alike before we give up, as torch.compile does by default."""
@@ -29,11 +30,17 @@ class Backend:
 
     compiler_name = "inductor"
 
-    def __init__(self, *, gives_up: bool) -> None:
-        """``gives_up``: whether it raises where code is compiled again and again; else it then stays uncompiled."""
+    def __init__(self, *, gives_up: bool, stands_in: bool = False) -> None:
+        """For one contestant.
+
+        Args:
+            gives_up: whether it raises where code is compiled again and again; else it then stays uncompiled.
+            stands_in: whether it is in the place of an original that others call, so that its backward must be as the
+                original's (:mod:`twinkle_tune.source.inductor`); else it is as the user's own torch.compile.
+        """
         self.graphs = 0
         self.most: int | None = None
-        self._gives_up = gives_up
+        self._gives_up, self._stands_in = gives_up, stands_in
 
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
         """Compile one graph."""
@@ -47,7 +54,7 @@ class Backend:
                     "would run it uncompiled"
                 )
             return graph.forward
-        made: Any = compile_fx(graph, inputs)
+        made: Any = Inductor()(graph, inputs) if self._stands_in else compile_fx(graph, inputs)
         return made  # type: ignore[no-any-return]
 
 

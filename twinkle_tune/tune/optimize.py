@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from twinkle_tune.capture.step import OF_GENERATION
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.kernelize import kernelize_model
-from twinkle_tune.kernel.setups import digest_of_model, names_of
+from twinkle_tune.kernel.setup_calls import names_of
+from twinkle_tune.kernel.setups import digest_of_model
 from twinkle_tune.mode import parse_mode
 from twinkle_tune.profile.folders import make_private, usable_folder
 from twinkle_tune.profile.io import load_profile
@@ -55,31 +59,72 @@ def optimize_model(
         budget_s: seconds that tuning may take, or a text such as "90s" or "5m".
     """
 
-    def applied(inputs: object) -> None:
-        parsed, place = parse_mode(mode), available(device, model)
+    asked = _Asked(mode=mode, device=device, candidates=candidates, budget_s=budget_s)
+    for key in [key for key, hook in model._forward_pre_hooks.items() if isinstance(hook, _FirstCall)]:
+        del model._forward_pre_hooks[key]  # of an earlier call, or of the model that this one was copied from
+        model._forward_pre_hooks_with_kwargs.pop(key, None)
+    asked.apply(model, example_inputs)
+    return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What :func:`optimize_model` was asked for."""
+
+    mode: object
+    device: object
+    candidates: str | None
+    budget_s: float | str | None
+
+    def apply(self, model: nn.Module, inputs: object) -> None:
+        """Apply what is stored or found; whatever goes wrong is a warning."""
+        try:
+            self._apply(model, inputs)
+        except Exception as error:  # of the user's model, the compiler, the disk: the script goes on with the original
+            warnings.warn(f"optimize_model: {in_a_line(error, 300)}; the original runs", stacklevel=4)
+
+    def _apply(self, model: nn.Module, inputs: object) -> None:
+        parsed, place = parse_mode(self.mode), available(self.device, model)
         path = _place(model, str(parsed), place)
         profile = _stored(path)
         if profile is None and inputs is not None:
             with Isolated() as executor:
                 profile = tune_model(
-                    model, inputs, mode=parsed, device=place, candidates=candidates, budget_s=budget_s, ways=True,
-                    executor=executor,
+                    model, inputs, mode=parsed, device=place, candidates=self.candidates, budget_s=self.budget_s,
+                    ways=True, executor=executor,
                 )  # fmt: skip
             _store(profile, path)
         if profile is None:
-            _at_first_call(model, lambda found: _guarded(applied, found))
+            hook = _FirstCall(self)
+            hook.handle = model.register_forward_pre_hook(hook, with_kwargs=True)
         else:
             kernelize_model(model, profile=profile)
 
-    _guarded(applied, example_inputs)
-    return model
 
+class _FirstCall:
+    """A hook that tunes on the arguments of the first call that does not go on with a cache, and is gone then.
 
-def _guarded(applied: Callable[[object], None], inputs: object) -> None:
-    try:
-        applied(inputs)
-    except Exception as error:  # of the user's model, the compiler, the disk: the script goes on with the original
-        warnings.warn(f"optimize_model: {in_a_line(error, 300)}; the original runs", stacklevel=3)
+    It holds no model. A copy or a pickle of the model has one that does nothing.
+    """
+
+    def __init__(self, asked: _Asked | None = None) -> None:
+        self._asked = asked
+        self.handle: RemovableHandle | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or self._asked is None:
+            return
+        inputs = _repeatable(module, args, kwargs)
+        if inputs is not None:
+            assert self.handle is not None
+            self.handle.remove()
+            self._asked.apply(module, inputs)
+
+    def __deepcopy__(self, memo: object) -> _FirstCall:
+        return _FirstCall()
+
+    def __reduce__(self) -> tuple[type[_FirstCall], tuple[()]]:
+        return _FirstCall, ()
 
 
 def _place(model: nn.Module, mode: str, device: str) -> Path:
@@ -99,18 +144,6 @@ def _store(profile: Profile, path: Path) -> None:
         profile.save(path)
     except Exception as error:  # it is applied all the same
         warnings.warn(f"optimize_model: the profile is not kept ({in_a_line(error, 200)})", stacklevel=4)
-
-
-def _at_first_call(model: nn.Module, tune: Callable[[object], None]) -> None:
-    """Tune on the arguments of the model's first call that does not go on with a cache."""
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs = _repeatable(module, args, kwargs)
-        if inputs is not None:
-            handle.remove()
-            tune(inputs)
-
-    handle = model.register_forward_pre_hook(note, with_kwargs=True)
 
 
 def _repeatable(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:

@@ -17,7 +17,8 @@ from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.contest.model import ModelStage, Way
 from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.kernel.plan import Plan
-from twinkle_tune.kernel.setups import call_of, digest_of_model, way_layers
+from twinkle_tune.kernel.setup_calls import call_of
+from twinkle_tune.kernel.setups import digest_of_model, way_layers
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.outcome import Measurement, Rejection, Trial, Untimed
 from twinkle_tune.profile.setup import CompiledStep, ModelCall, Setup
@@ -167,7 +168,7 @@ def ways_of(model: nn.Module) -> Iterator[Way]:
     """The ways of running a model that fit it."""
     for strategy in STRATEGIES:
         if not strategy.why_not(model):
-            backend = Backend(gives_up=True)
+            backend = Backend(gives_up=True, stands_in=True)
             plan = Plan(layers=way_layers(model, [(strategy, backend, None)]))
             yield Way(name=strategy.name, source="compile", runner=model, plan=plan, backend=backend)
 

@@ -1,0 +1,156 @@
+"""Which calls of a model a way of running it is for: those that were shown, and sizes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from twinkle_tune.kernel.forward import signature_of_forward
+from twinkle_tune.kernel.measured import Accepts, State, accepts_of
+from twinkle_tune.profile.setup import ModelCall
+from twinkle_tune.workload import Node, TensorSpec, observe, target_of
+
+_CACHE = "past_key_values"
+_FREE = frozenset({"use_cache"})
+"""What a call may ask for that nobody compares: a cache is made longer, or is not."""
+_DEFAULTS: Mapping[str, object] = {"return_dict": True, "logits_to_keep": 0}
+"""What is as if it were not given."""
+
+
+def call_of(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelCall:
+    """Describe a call of the model that is about to happen; positional arguments by their names, without None."""
+    given = named(names_of(model), args, kwargs)
+    workload = replace(observe(target_of(type(model)), (), given, model), settings=())
+    return ModelCall(workload=workload, cached=cached_tokens(given))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Form:
+    """Calls that look alike but for their sizes.
+
+    Attributes:
+        accepts: by name what each argument may be.
+        sizes: by name of a tensor the sizes that its first dimension may have, and the least and largest of the others.
+        cached: the least and largest number of tokens in the cache; None for no cache.
+        state: of the process.
+        training: the model's own flag.
+    """
+
+    accepts: Mapping[str, Accepts]
+    sizes: Mapping[str, tuple[frozenset[int], tuple[tuple[int, int], ...]]]
+    cached: tuple[int, int] | None
+    state: State
+    training: bool
+
+    def fits(self, model: nn.Module, given: Mapping[str, Any]) -> bool:
+        if model.training is not self.training:
+            return False
+        asked = {name for name in given if name not in _FREE}
+        if asked != self.accepts.keys() or not all(self.accepts[name](given[name]) for name in asked):
+            return False
+        for name, (firsts, others) in self.sizes.items():
+            shape = given[name].shape
+            if shape and (shape[0] not in firsts or not _within(shape[1:], others)):
+                return False
+        cached = cached_tokens(given)
+        if cached is None or self.cached is None:
+            if cached is not None or self.cached is not None:
+                return False
+        elif not self.cached[0] <= cached <= self.cached[1]:
+            return False
+        tensors = [value for value in given.values() if isinstance(value, Tensor)]
+        device = tensors[0].device.type if tensors else "cpu"
+        return device != "meta" and self.state.is_now(model, tensors, device)
+
+
+def _within(shape: Sequence[int], bounds: Sequence[tuple[int, int]]) -> bool:
+    return all(low <= size <= high for size, (low, high) in zip(shape, bounds, strict=True))
+
+
+def forms_of(calls: Iterable[ModelCall]) -> Iterator[Form]:
+    """The forms of a setup's calls: those that are alike but for sizes are one, and stand for all sizes between."""
+    alike: dict[object, list[ModelCall]] = {}
+    for call in calls:
+        alike.setdefault(_form_key(call), []).append(call)
+    for same in alike.values():
+        workloads = [call.workload for call in same]
+        nodes = {name: node for name, node in workloads[0].kwargs if name not in _FREE}
+        specs = {n: [s for w in workloads if isinstance(s := dict(w.kwargs)[n], TensorSpec)] for n in nodes}
+        lengths = [call.cached for call in same if call.cached is not None]
+        yield Form(
+            accepts={name: accepts_of(node) for name, node in nodes.items()},
+            sizes={name: _sizes(found) for name, found in specs.items() if found},
+            cached=(min(lengths), max(lengths)) if lengths else None,
+            state=State.of(workloads[0].context),
+            training=workloads[0].context.training,
+        )
+
+
+def _sizes(specs: Sequence[TensorSpec]) -> tuple[frozenset[int], tuple[tuple[int, int], ...]]:
+    firsts = frozenset(spec.shape[0] for spec in specs if spec.shape)
+    others = zip(*(spec.shape[1:] for spec in specs), strict=True)
+    return firsts, tuple((min(sizes), max(sizes)) for sizes in others)
+
+
+def _form_key(call: ModelCall) -> object:
+    def key(node: Node) -> object:
+        return (node.dtype, len(node.shape)) if isinstance(node, TensorSpec) else node
+
+    kwargs = ((name, key(node)) for name, node in call.workload.kwargs if name not in _FREE)
+    # A call that goes on with a cache is another one than that which begins it.
+    return tuple(kwargs), call.workload.context, None if call.cached is None else call.cached > 0
+
+
+def names_of(model: nn.Module) -> tuple[str, ...]:
+    """The names of the parameters of a model's forward."""
+    signature = signature_of_forward(type(model).forward)
+    return () if signature is None else tuple(signature.parameters)[1:]
+
+
+def named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    numbered = zip((*names, *map(str, range(len(names), len(args)))), args, strict=False)
+    return {name: value for name, value in (*numbered, *kwargs.items()) if not _is_default(name, value)}
+
+
+def _is_default(name: str, value: object) -> bool:
+    usual = _DEFAULTS.get(name)
+    return value is None or (usual is not None and type(value) is type(usual) and value == usual)
+
+
+_IDS = ("input_ids", "decoder_input_ids", "labels")
+
+
+def rows_of(model: nn.Module) -> int | None:
+    """How many rows of an embedding any index may name; None where the model has no embedding.
+
+    Of a transformers model its vocabulary; of another the fewest of its embeddings' rows.
+    """
+    found = getattr(model, "get_input_embeddings", lambda: None)()
+    if isinstance(found, nn.Embedding):
+        return found.num_embeddings
+    return min((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=None)
+
+
+def are_rows(given: Mapping[str, Any], rows: int | None) -> bool:
+    """Whether indices on a CPU are within an embedding: from compiled code one beyond it ends the process."""
+    if rows is None:
+        return True
+    names = [name for name in _IDS if name in given] if "input_ids" in given else list(given)
+    indices = {name: t for name in names if isinstance(t := given[name], Tensor) and t.numel()}
+    return all(
+        t.device.type != "cpu"
+        or t.dtype not in (torch.int64, torch.int32)
+        or ((-100 if name == "labels" else 0) <= int(t.min()) and int(t.max()) < rows)
+        for name, t in indices.items()
+    )
+
+
+def cached_tokens(given: Mapping[str, Any]) -> int | None:
+    """Tokens in the cache of a call; None where it has none that tells."""
+    cache = given.get(_CACHE)
+    length = getattr(cache, "get_seq_length", None)
+    return None if length is None else int(length())
