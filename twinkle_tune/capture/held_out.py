@@ -89,16 +89,18 @@ def _with_other_values(point: Point) -> Point:
 
 
 def _varied(point: Point, longest: int, *, trains: bool) -> Iterator[Point]:
-    """A shorter one, a longer one, a larger batch; of all lengths one with a mask; as far as the sizes are known."""
+    """A shorter one, a larger batch, a longer one; the first and the last with a mask; where sizes are known."""
     given = point.named()
     if _OF_A_LENGTH & given.keys() or point.size is None:
         return
     batch, length = point.size
-    wanted = ((batch, max(2, length // 4)), (batch, length + length // 2), (2 * batch, length))
-    sized = [_of_size(point, point.size, size) for size in wanted if size[1] <= longest and size != (batch, length)]
-    yield from sized
-    for each in (point, *(other for other in sized if other.size is not None and other.size[0] == batch)):
-        yield from _masked(each, trains=trains)
+    shorter, longer = max(2, length // 4), length + length // 2
+    sized = [_of_size(point, point.size, size) for size in ((batch, shorter), (2 * batch, length), (batch, longer))]
+    known = [each for each in sized if each.size is not None and each.size[1] <= longest and each.size != point.size]
+    # With a mask a form of its own begins: its lengths are those between the shortest and the longest.
+    masked = [other for each in known if each.size != (2 * batch, length) for other in _masked(each, trains=trains)]
+    yield from known[: 2 if masked else None]
+    yield from masked
 
 
 def _masked(point: Point, *, trains: bool) -> Iterator[Point]:
