@@ -166,11 +166,12 @@ def test_a_budget_that_is_over_tries_no_way(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ([{"a": 0.9}], ("a",)),
         ([{"a": 0.9, "b": 0.8}], ("a", "b")),
-        ([{"a": 1.1, "b": 0.8}, {"b": 0.8}], ("b",)),
-        ([{"a": 1.1, "b": 1.1}], ()),
-        ([{"a": 0.9, "b": 0.9, "c": 1.2}], ()),
+        ([{"a": 1.1, "b": 0.8}, {"a": 1.1}, {"b": 0.8}], ("b",)),
+        ([{"a": 1.1, "b": 1.1}, {"a": 1.1, "b": 1.1}], ()),
+        ([{"a": 0.9, "b": 0.9, "c": 1.2}, {"c": 1.2}], ()),
+        ([{"a": 0.9, "c": 1.2}, {"c": 0.99}], ("a",)),
     ],
-    ids=["gains", "both gain", "one loses", "both lose", "another step loses"],
+    ids=["gains", "both gain", "one loses", "both lose", "another step loses", "by chance"],
 )
 def test_bound_each_must_gain(
     ratios: list[dict[str, float]], expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
