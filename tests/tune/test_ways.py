@@ -250,3 +250,21 @@ def test_it_fits_a_screen() -> None:
         short.split()
     )
     assert "prefill 7x8: compile 0.50 of the time" in " ".join(whole.split())
+
+
+def test_a_step_that_the_model_does_not_take_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What generation raises on this model is told of each way; the other step is timed."""
+    compiled_by(monkeypatch, lambda graph: graph.forward)
+    monkeypatch.setattr(model_stage, "_ROUNDS", 20)
+    model: Any = tiny("llama")
+
+    def refuses(*args: Any, **kwargs: Any) -> None:
+        raise ValueError("no text from me")
+
+    model.generate = refuses
+    steps = make_steps(model, {"input_ids": torch.randint(3, 64, (1, 8))}, Mode.INFERENCE, "cpu", growing=True)
+    found = found_by(model, steps, Mode.INFERENCE, 0.0)
+    generate = [step for step in found if step.label.startswith("generate")]
+    assert [(step.way, step.cause) for step in generate] == [(way, "inconclusive") for way in ALL]
+    assert all("does not take the step (ValueError: no text from me)" in step.problem for step in generate)
+    assert all(step.compiled_us for step in found if step not in generate)

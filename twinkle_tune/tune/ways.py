@@ -72,12 +72,18 @@ def time_ways(
     """
     compiled: list[CompiledStep] = []
     setups: list[Setup] = []
+    digest = digest_of_model(model) if tried else ""
     try:
         for each in tried:
             if time.monotonic() >= ends_s:
                 break
             torch.compiler.reset()
             tell(StepStarted(label=each.step.label))
+            try:
+                seen = calls_of(model, each.step)
+            except Exception as error:  # the original's: such a step is our own guess
+                compiled += _not_taken(model, each.step, error)
+                continue
             with uncapped():
                 contest = _Contest(model, each.step, clock, terms, seconds, ends_s)
                 found = contest.results(each.again)
@@ -85,8 +91,8 @@ def time_ways(
                 tell(WaysTimed(label=each.step.label, compiled=found))
                 won = winner_of(found)
                 if won is not None:
-                    calls = (*calls_of(model, each.step), *contest.held_out(won, each.held_out, seconds / 4))
-                    setups.append(Setup(label=each.step.label, way=won, calls=calls, model=digest_of_model(model)))
+                    calls = (*seen, *contest.held_out(won, each.held_out, seconds / 4))
+                    setups.append(Setup(label=each.step.label, way=won, calls=calls, model=digest))
     finally:
         torch.compiler.reset()
         release_optimizers([step for each in tried for step in each.all])
@@ -171,6 +177,13 @@ def ways_of(model: nn.Module) -> Iterator[Way]:
             backend = Backend(gives_up=True, stands_in=True)
             plan = Plan(layers=way_layers(model, [(strategy, backend, None)]))
             yield Way(name=strategy.name, source="compile", runner=model, plan=plan, backend=backend)
+
+
+def _not_taken(model: nn.Module, step: Step, error: Exception) -> Iterator[CompiledStep]:
+    why = f"the model does not take the step ({in_a_line(error, 200)})"
+    for strategy in STRATEGIES:
+        if not strategy.why_not(model):
+            yield CompiledStep(label=step.label, way=strategy.name, problem=why, cause="inconclusive")
 
 
 def _compiled_step(label: str, original: Measurement, other: Trial, error: Exception | None) -> CompiledStep:
