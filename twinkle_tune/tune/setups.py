@@ -13,9 +13,8 @@ from twinkle_tune.errors import StaleProfileError
 from twinkle_tune.kernel.plan import plan_profile
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.clock import Clock
-from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.profile.setup import Setup
-from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.choose import keep_original
 from twinkle_tune.tune.events import Listener
@@ -72,8 +71,7 @@ def with_setups(
         # Each was clearly faster in its contest: here it must not turn out to gain nothing.
         lost = [setup for setup in setups if not gained(ratios[setup.label], profile.aim)]
         if not lost and all(result.low <= 1 for result in results):
-            whole = replace(tried, steps=_beside(profile.steps, results), verdict=setups_text(setups, results))
-            return with_shares(whole)  # by the steps' new times
+            return replace(tried, steps=results, verdict=setups_text(setups, results))
         setups = tuple(setup for setup in setups if lost and setup not in lost)
     return profile
 
@@ -104,18 +102,4 @@ def _names(setups: Sequence[Setup]) -> str:
 
 
 def _originals(contests: Sequence[Contest], reason: str) -> tuple[Contest, ...]:
-    won = (contest.selection.winner != ORIGINAL for contest in contests)
-    return tuple(
-        keep_original(contest, reason, "taken back") if is_won else contest
-        for contest, is_won in zip(contests, won, strict=True)
-    )
-
-
-def _beside(before: Sequence[StepResult], results: Sequence[StepResult]) -> tuple[StepResult, ...]:
-    known = {step.label: step for step in before}
-    new = tuple(
-        replace(result, alone_us=known[result.label].alone_us) if result.label in known else result
-        for result in results
-    )
-    timed = {result.label for result in results}
-    return (*new, *(step for step in before if step.label not in timed))
+    return tuple(c if c.selection.winner == ORIGINAL else keep_original(c, reason, "taken back") for c in contests)

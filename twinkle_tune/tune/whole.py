@@ -189,5 +189,4 @@ def rounded_us(outcome: Measurement) -> tuple[float, ...]:
 
 def ratio_of(mine: Measurement, original: Measurement) -> Ratio:
     """The ratio of two ways of running a step as a profile holds it."""
-    figure = paired_ratio(mine.times_us, original.times_us)
-    return replace(figure, ratio=round(figure.ratio, 4), low=round(figure.low, 4), high=round(figure.high, 4))
+    return paired_ratio(mine.times_us, original.times_us).rounded()
