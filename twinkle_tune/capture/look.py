@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -25,13 +25,15 @@ class Look:
         loss: the loss; None where the outputs hold none.
         outputs: elements of the floating outputs (the logits alone, where outputs name them), float64 on the CPU.
         gradients: the norm of each parameter's gradient, in the model's order; empty without a backward.
-        units: the unit in the last place, relative, of "loss", "outputs" and "gradients": of the coarsest dtype.
+        units: the unit in the last place, relative, of each figure of :func:`apart`: of the coarsest dtype.
+        written: what it wrote into the model's tensors, by their paths, as elements like those of ``outputs``.
     """
 
     loss: float | None
     outputs: torch.Tensor
     gradients: torch.Tensor
     units: Mapping[str, float]
+    written: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def look_at(outputs: object, parameters: Iterable[nn.Parameter] = ()) -> Look:
@@ -54,17 +56,28 @@ def look_at(outputs: object, parameters: Iterable[nn.Parameter] = ()) -> Look:
     )
 
 
-def apart(one: Look, other: Look) -> dict[str, float]:
-    """How far another look is from one: relative differences of the "loss", the "outputs" and the "gradients".
+def with_written(look: Look, written: Mapping[str, torch.Tensor]) -> Look:
+    """A look, and what was written into the model's tensors meanwhile."""
+    units = {**look.units, "state": _unit(list(written.values()))}
+    return replace(look, units=units, written={path: _sample(tensor) for path, tensor in written.items()})
 
-    Outputs: root mean square of the differences over that of the values. Gradients: the largest difference of a
-    parameter's norm, over the norm. Infinity where one has a number and the other none, or forms differ.
+
+def apart(one: Look, other: Look) -> dict[str, float]:
+    """How far another look is from one: relative differences of the "loss", the "outputs" and the "gradients", and of
+    the "state", which is what one wrote into the model.
+
+    Outputs: root mean square of the differences over that of the values; the tensor of the state that is furthest off.
+    Gradients: the largest difference of a parameter's norm, over the norm. Infinity where one has a number and the
+    other none, or forms differ.
     """
     found = {"outputs": _outputs_apart(one.outputs, other.outputs)}
     if one.loss is not None or other.loss is not None:
         found["loss"] = _loss_apart(one.loss, other.loss)
     if one.gradients.numel() or other.gradients.numel():
         found["gradients"] = _gradients_apart(one.gradients, other.gradients)
+    if one.written:
+        none = torch.zeros(0, dtype=torch.float64)
+        found["state"] = max(_outputs_apart(each, other.written.get(path, none)) for path, each in one.written.items())
     return found
 
 

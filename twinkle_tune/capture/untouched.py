@@ -75,6 +75,21 @@ class _Copies:
 
 
 _open: list[_Copies] = []
+_writes: list[dict[str, Tensor]] = []
+
+
+@contextmanager
+def writes_noted() -> Iterator[dict[str, Tensor]]:
+    """While this is open all of the model is compared around each of its runs, and what a run wrote is noted.
+
+    Gives copies of the tensors as they were written, by their paths in the model.
+    """
+    noted: dict[str, Tensor] = {}
+    _writes.append(noted)
+    try:
+        yield noted
+    finally:
+        _writes.remove(noted)
 
 
 class Untouched:
@@ -102,13 +117,15 @@ class Untouched:
         flags = [module.training for module in self._modules]
         if flags != self._flags:
             self._flags, self._saved = flags, None
-        if self._saved is None:
+        if self._saved is None or _writes:
             reach = Reach(model)
             saved, tensors = reach.saved, list(reach.tensors.values())
             self._leaves = [t for t in tensors if t.is_leaf and t.requires_grad] if self._gradients else []
         else:
             saved, tensors = [each.anew() for each in self._saved], self._written
         held = _held(tensors)
+        if _writes:  # what was written before is no doing of this run
+            _put_back([], [each for each in held if each.is_changed()])
         with _without_gradients(self._leaves):
             is_whole = False
             try:
@@ -117,6 +134,8 @@ class Untouched:
             finally:
                 changed = [each for each in saved if each.is_changed()]
                 written = [each for each in held if each.is_changed()]
+                if written and _writes:
+                    _writes[-1].update(_by_path(model, [each.tensor for each in written]))
                 _put_back(changed, written)
                 if self._saved is None and is_whole:  # a run that raised has not shown all that it changes
                     self._saved, self._written = changed, [each.tensor for each in written]
@@ -177,6 +196,14 @@ def _without_gradients(leaves: list[Tensor]) -> Iterator[None]:
         finally:
             for leaf, grad in grads:
                 leaf.grad = grad
+
+
+def _by_path(model: nn.Module, tensors: Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    inner = unwrapped(model)
+    named = (*inner.named_parameters(remove_duplicate=False), *inner.named_buffers(remove_duplicate=False))
+    paths = {id(tensor): path for path, tensor in reversed(named)}
+    for index, tensor in enumerate(tensors):
+        yield paths.get(id(tensor), f"tensor {index}, of shape {list(tensor.shape)}"), _copied(tensor.detach(), None)
 
 
 def _put_back(saved: Iterable[Saved], held: list[_Held]) -> None:

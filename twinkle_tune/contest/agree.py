@@ -1,13 +1,15 @@
 """Whether the whole model still computes what it did, with the winners bound.
 
 Each winner was right by itself. Together, and in the model, one may not be: it may count its calls, write where it
-should not, or suffer from what another one rounds otherwise. So the loss, the outputs and the norms of the gradients
-of each step are compared with the original model's. What they may differ by is measured, too: it is what becomes of
-them when each of the replaced originals is off by a rounding of its output, as every right kernel may be.
+should not, or suffer from what another one rounds otherwise. So the loss, the outputs, the norms of the gradients and
+what is written into the model are compared with the original model's in each step. What they may differ by is measured,
+too: it is what becomes of them when each of the replaced originals is off by a rounding of its output, as every right
+kernel may be.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from twinkle_tune.call.arguments import map_tensors
-from twinkle_tune.capture.look import Look, apart
+from twinkle_tune.capture.look import Look, apart, with_written
 from twinkle_tune.capture.step import Step
+from twinkle_tune.capture.untouched import writes_noted
 from twinkle_tune.device import cuda_in_use
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.functions import original_function
@@ -66,6 +69,10 @@ class Agreement:
             compiled: whether it may draw other random numbers from the same seed.
         """
         other = self._look(self._plan if plan is None else plan, runner)
+        strange = sorted(other.written.keys() - self._written)
+        if strange:
+            reason = f"it writes into the model's {strange[0]}, where the original does not"
+            return Reject(point=9, tensor=strange[0], error=math.inf, limit=0.0, reason=reason)
         found = _refusal(apart(self._original, other), self._allowed, self._original.units)
         if found is None:
             return Pass(figures=(), deterministic=True)
@@ -76,21 +83,32 @@ class Agreement:
         return found
 
     @cached_property
+    def _noisy(self) -> tuple[Look, ...]:
+        """The original once more, and as it is when each result is off by a rounding."""
+        noises = [Noise(self._seed + index) for index in range(_SEEDS)]
+        plans = [
+            _noisy_everywhere(self._model, noise) if self._everywhere else _noisy(self._plan, noise) for noise in noises
+        ]
+        return tuple(self._look(plan) for plan in (Plan(), *plans))
+
+    @cached_property
     def _allowed(self) -> dict[str, float]:
         """How far off rounding alone brings the original."""
-        allowed = apart(self._original, self._look(Plan()))
-        for index in range(_SEEDS):
-            noise = Noise(self._seed + index)
-            plan = _noisy_everywhere(self._model, noise) if self._everywhere else _noisy(self._plan, noise)
-            noisy = apart(self._original, self._look(plan))
-            allowed = {name: max(figure, allowed.get(name, 0.0)) for name, figure in noisy.items()}
-        return allowed
+        figures = [apart(self._original, noisy) for noisy in self._noisy]
+        return {name: max(found.get(name, 0.0) for found in figures) for name in figures[0]}
+
+    @cached_property
+    def _written(self) -> set[str]:
+        """The paths of what the original writes into; where it writes at all, as well when a rounding is off."""
+        looks = (self._original, *(self._noisy if self._original.written else ()))
+        return {path for look in looks for path in look.written}
 
     def _look(self, plan: Plan, runner: nn.Module | None = None, seed: int | None = None) -> Look:
         bind_plan(self._model, plan)
         try:
-            with _seeded(self._seed if seed is None else seed):
-                return self._step.look(self._model if runner is None else runner)
+            with _seeded(self._seed if seed is None else seed), writes_noted() as written:
+                look = self._step.look(self._model if runner is None else runner)
+            return with_written(look, written)
         finally:
             restore_model(self._model)
 
