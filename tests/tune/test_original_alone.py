@@ -58,3 +58,18 @@ def test_where_nobody_can_be_judged_the_contest_is_inconclusive(monkeypatch: pyt
     assert contest.status == "inconclusive"
     assert contest.selection.reason.startswith("inconclusive: ")
     assert "these are not the inputs" in contest.selection.reason
+
+
+def test_an_original_without_rivals_is_run_for_no_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody competes the original is timed, and no reference for a comparison is made."""
+    made: list[object] = []
+    monkeypatch.setattr("twinkle_tune.contest.call.Judge", lambda *args, **kwargs: made.append(args))
+    registry = Registry()
+    register_external_layer(Norm, "Norm", registry=registry)
+    profile = tune_model(
+        nn.Sequential(Norm(16)), torch.randn(4, 16), registry=registry, settings=QUICK, candidates=["original"],
+        executor=Quick(),
+    )  # fmt: skip
+    (contest,) = profile.contests
+    assert (contest.status, [trial.candidate for trial in contest.trials]) == ("nothing to gain", ["original"])
+    assert not made

@@ -24,11 +24,11 @@ from twinkle_tune.terms import Terms
 class BlockStage(CallStage):
     """The block around a slot's call; the call alone, compiled, where there is no block that can be timed."""
 
-    def __init__(self, observation: Observation, terms: Terms) -> None:
-        """For one observation."""
+    def __init__(self, observation: Observation, terms: Terms, *, judges: bool = True) -> None:
+        """As :class:`CallStage`."""
         # It replaces functions of torch, and whoever looks for such changes looks for the first time after this.
         importlib.import_module("torch._dynamo")
-        super().__init__(observation, terms)
+        super().__init__(observation, terms, judges=judges)
         self.clock = self._compiling = CompilingClock(self.clock)
         self._contestant = self._alone
         self.timed_on = TimedOn(why_alone=observation.why_alone)

@@ -43,17 +43,17 @@ from twinkle_tune.workload import Context
 class CallStage(Stage[Candidate]):
     """A slot's own call. All candidates share its arguments, the incoming gradients, the judge and the clock."""
 
-    def __init__(self, observation: Observation, terms: Terms) -> None:
+    def __init__(self, observation: Observation, terms: Terms, *, judges: bool = True) -> None:
         """For one observation.
 
-        ``trains``: whether a call goes backward as well.
+        ``trains``: whether a call goes backward as well. ``judges``: False where the original is alone.
         """
         self.clock = slot_clock(terms.device)
         self.trains = terms.mode.trains and observation.workload.context.grad
         self._observation, self._terms = observation, terms
         self._slot, self._module = observation.slot, observation.module
         self._original = observation.occurrence.original
-        self._judge = self._judge_of(observation.call)
+        self._judge = self._judge_of(observation.call) if judges else Inconclusive(reason="nobody was to be judged")
         # One set of buffers for all: with buffers of its own each candidate would be timed on another placement.
         self._call = fresh(observation.call)
         self._gradients: tuple[Tensor, ...] | None = None

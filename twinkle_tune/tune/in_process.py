@@ -71,9 +71,11 @@ class InProcess:
 
 
 def _stage_of(task: Task) -> CallStage:
+    # To run the original for a judge, in float64 and on other sizes, takes most of a contest of it alone.
+    judges = any(candidate.name != ORIGINAL for candidate in task.candidates)
     if task.terms.mode.compiles:
-        return BlockStage(task.observation, task.terms)
+        return BlockStage(task.observation, task.terms, judges=judges)
     if any(candidate.source.kind == "compile" for candidate in task.candidates):
         # It replaces functions of torch, and whoever looks for such changes looks for the first time after this.
         importlib.import_module("torch._dynamo")
-    return CallStage(task.observation, task.terms)
+    return CallStage(task.observation, task.terms, judges=judges)
