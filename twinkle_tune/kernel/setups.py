@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.setup_calls import Form, are_rows, cached_tokens, forms_of, named, names_of, rows_of
@@ -82,7 +83,8 @@ def way_layers(model: nn.Module, ways: Sequence[tuple[Strategy, Backend, Sequenc
 class Root:
     """The forward of a model that runs in ways: each for its calls, the class's own for all else.
 
-    Once a way could not be compiled it is not tried again: the class's own forward runs, and a warning says so.
+    Once a way could not be compiled, or a call of it failed, it is not tried again: the class's own forward runs, and a
+    warning says so.
 
     Attributes:
         broken: what was the matter, by the way's name.
@@ -102,25 +104,37 @@ class Root:
         case = self._case(model, given)
         if case is None:
             return type(model).forward(model, *args, **kwargs)
-        cached = cached_tokens(given)
+        before = _state_of(given)
         try:
             return case.call(model, *args, **kwargs)
         except Exception as error:
-            # What was begun and has written into the cache cannot be begun again.
-            if not self._falls_back or not _is_of_the_compiler(error) or cached_tokens(given) != cached:
+            why = self._why_again(error)
+            if not why:
                 raise
-            inner = getattr(error, "inner_exception", error)  # torch wraps what a backend raises
-            why = in_a_line(inner, 200)
+            if _state_of(given) != before:
+                # What was begun and has written into the cache, or into an input, cannot be begun again.
+                self.broken[case.way] = why
+                raise
         # What the original raises as well is the call's fault, and no reason to give up.
         answer = type(model).forward(model, *args, **kwargs)
         self.broken[case.way] = why
-        warnings.warn(f"{case.way}: the model could not be compiled ({why}); the original runs instead", stacklevel=2)
+        warnings.warn(f"{case.way}: {why}; the original runs instead", stacklevel=2)
         return answer
+
+    def _why_again(self, error: Exception) -> str:
+        """What a way's error says, where the original is to answer the call; "" where the error passes through."""
+        if not self._falls_back:
+            return ""
+        told = in_a_line(getattr(error, "inner_exception", error), 200)  # torch wraps what a backend raises
+        if _is_of_the_compiler(error):
+            return f"the model could not be compiled ({told})"
+        # Checkpointing ends what it runs again by an error, where it has seen enough.
+        return "" if saving_hooks(True) is not None else f"a call of it failed ({told})"
 
     def why_not(self, model: nn.Module) -> str:
         """Why no call of the model runs in a way any more; "" where one may."""
         if len(self.broken) == len({case.way for case in self._cases}):
-            return f"it could not be compiled ({next(iter(self.broken.values()))}): the original runs"
+            return f"{next(iter(self.broken.values()))}: the original runs"
         flags = {case.form.training for case in self._cases if case.form is not None}
         if flags and model.training not in flags:
             now, then = ("train", "eval") if model.training else ("eval", "train")
@@ -203,6 +217,12 @@ class _Case:
 
     def fits(self, model: nn.Module, given: Mapping[str, Any]) -> bool:
         return self.form is None or self.form.fits(model, given)
+
+
+def _state_of(given: Mapping[str, Any]) -> tuple[object, ...]:
+    """What is another after a call that has written into its cache or a tensor that it was given."""
+    tensors = (value for value in given.values() if isinstance(value, Tensor) and not value.is_inference())
+    return cached_tokens(given), *(tensor._version for tensor in tensors)
 
 
 def _is_of_the_compiler(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from twinkle_tune.capture.step import OF_GENERATION
 from twinkle_tune.environment import current_environment
-from twinkle_tune.errors import in_a_line
+from twinkle_tune.errors import ProfileError, in_a_line
 from twinkle_tune.kernel.kernelize import kernelize_model
 from twinkle_tune.kernel.setup_calls import names_of
 from twinkle_tune.kernel.setups import digest_of_model
@@ -44,8 +45,9 @@ def optimize_model(
 
     A profile that an earlier call stored for this model (its class, settings, layers and size, whatever its weights),
     this machine, these versions and this mode is applied. Where there is none the model is tuned first, with other ways
-    of running all of it among the contestants, and the profile is stored. Without example inputs that happens in the
-    first call of the model that can be repeated; when tuning is over the original answers it.
+    of running all of it among the contestants, and the profile is stored; so it is where what is stored is damaged.
+    Without example inputs that happens in the first call of the model that can be repeated; when tuning is over the
+    original answers it.
 
     Whatever goes wrong is a warning, and the original runs. ``kernelize_report`` says what runs, ``restore_model``
     undoes it.
@@ -135,7 +137,20 @@ def _place(model: nn.Module, mode: str, device: str) -> Path:
 
 
 def _stored(path: Path) -> Profile | None:
-    return load_profile(path) if path.exists() else None
+    """The profile that is kept there; None where there is none, or what is there is no profile (any more), and removed.
+
+    Raises:
+        ProfileError: the disk does not give it.
+    """
+    try:
+        return load_profile(path) if path.exists() else None
+    except ProfileError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        warnings.warn(f"optimize_model: the model is tuned anew ({in_a_line(error, 300)})", stacklevel=5)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
 
 
 def _store(profile: Profile, path: Path) -> None:
