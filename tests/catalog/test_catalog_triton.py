@@ -22,7 +22,7 @@ from twinkle_tune.slot import Candidate, Slot, SlotKind
 
 
 def test_layers_bound_to_our_kernels_do_as_the_original() -> None:
-    """Today's half of the layers of :func:`test_layers_of_every_family_bound_to_our_kernels_do_as_the_original`."""
+    """Today's quarter of the layers of :func:`test_layers_of_every_family_bound_to_our_kernels_do_as_the_original`."""
     run_interpreted("tests.catalog.triton_cases", "--today")
 
 

@@ -59,4 +59,4 @@ def holds(slot: Slot, module: nn.Module, dtype: torch.dtype) -> None:
 
 if __name__ == "__main__":
     found = cases()
-    sys.exit(main(of_today(found, 2) if "--today" in sys.argv else found))
+    sys.exit(main(of_today(found, 4) if "--today" in sys.argv else found))

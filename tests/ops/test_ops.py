@@ -46,7 +46,7 @@ def go_backward(output: Any) -> None:
 
 @pytest.mark.parametrize("name", op_names())
 def test_kernels_are_right_in_the_interpreter(name: str) -> None:
-    """Today's third of the cases of :func:`test_kernels_are_right_in_the_interpreter_in_every_case`."""
+    """Today's sixth of the cases of :func:`test_kernels_are_right_in_the_interpreter_in_every_case`."""
     run_interpreted("tests.ops.parity_cases", name, "--today")
 
 

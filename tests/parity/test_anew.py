@@ -41,17 +41,13 @@ def fused(layer: Any, x: Tensor) -> Any:
     return layer.down_proj(_InOneRounding.apply(layer.gate_proj(x), layer.up_proj(x)))  # type: ignore[no-untyped-call]
 
 
-def verdicts() -> list[object]:
-    return [
-        zoo_judge("mlp", dtype, True, seed).judge(fused) for dtype in (torch.bfloat16, torch.float16) for seed in SEEDS
-    ]
-
-
 def test_a_rounding_that_a_row_shares_refuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gated MLP with fewer roundings passes in half precision; by the first run's noise alone it does not."""
-    assert all(isinstance(verdict, Pass) for verdict in verdicts())
+    judges = [zoo_judge("mlp", dtype, True, seed) for dtype in (torch.bfloat16, torch.float16) for seed in SEEDS]
+    assert all(isinstance(judge.judge(fused), Pass) for judge in judges)
     monkeypatch.setattr(judging, "_LITTLE", 0.0)
-    assert any(isinstance(verdict, Reject) and verdict.point == 3 for verdict in verdicts())
+    verdicts = [judge.judge(fused) for judge in judges]
+    assert any(isinstance(verdict, Reject) and verdict.point == 3 for verdict in verdicts)
 
 
 def test_a_wrong_row_stays_wrong() -> None:
