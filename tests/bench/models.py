@@ -1,8 +1,9 @@
 """Whole models with the winners: ``python -m tests.bench.models`` profiles models and times them against rivals.
 
-On a CPU (``make families``) tiny models of four families in three modes; on a CUDA device (``make gpu``) the models and
-shapes that people run. Profiles go to profiles/<device>/, figures to reports/<device>/models.{json,md}. It fails where
-a profile that was accepted makes a step slower than the original: where the whole interval lies over 1.
+On a CPU (``make families``) tiny models of four families and a wide one, with ways of running the whole model; on a
+CUDA device (``make gpu``) the models and shapes that people run. Profiles go to profiles/<device>/, figures to
+reports/<device>/models.{json,md}. It fails where a profile that was accepted makes a step slower than the original:
+where the whole interval lies over 1.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import geometric_mean
 
 import torch
 
-from tests.bench.rivals import Timed, rivals_of, timed
+from tests.bench.rivals import OURS, Timed, rivals_of, timed
 from twinkle_tune import tune_model
 from twinkle_tune.cli.options import profile_path, slug
 from twinkle_tune.environment import current_environment
@@ -31,13 +33,20 @@ from twinkle_tune.tune.isolated import Isolated
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A model, a mode and the shapes of a run: (batch, sequence length)."""
+    """A model, a mode and the shapes of a run: (batch, sequence length).
+
+    Attributes:
+        spec: how the model is loaded, where not by its name.
+        ways: whether ways of running the whole model compete, in the steps in which they do.
+    """
 
     model: str
     mode: Mode
     shapes: tuple[tuple[int, int], ...]
     dtype: str
     layers: int | None = None
+    spec: str = ""
+    ways: bool = False
 
     @property
     def name(self) -> str:
@@ -46,10 +55,18 @@ class Case:
 
 
 TINY = ("qwen3-tiny", "llama-tiny", "gemma3-tiny", "phi-tiny")
+WIDE = "qwen3-wide"
 CPU_CASES = tuple(
-    Case(model=model, mode=mode, shapes=((1, 128),), dtype="float32")
-    for model in TINY
-    for mode in (Mode.INFERENCE, Mode.TRAIN, Mode.COMPILE)
+    Case(
+        model=model,
+        mode=mode,
+        shapes=((1, 128),),
+        dtype="float32",
+        spec="tests.bench.wide:qwen3_wide" if model == WIDE else "",
+        ways=True,
+    )
+    for model in (*TINY, WIDE)
+    for mode in (Mode.INFERENCE, Mode.TRAIN)
 )
 CUDA_CASES = tuple(
     Case(model=model, mode=mode, shapes=shapes, dtype="bfloat16")
@@ -80,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[dict[str, object]] = []
     for case in cases:
         results, profile = run(case, asked.device, machine, asked)
-        bound = {seen.step for contest in profile.winners for seen in contest.seen}
-        rows += [{"case": case.name, "bound": result.step in bound, **asdict(result)} for result in results]
+        rows += [{"case": case.name, "bound": _bound(profile, result.step), **asdict(result)} for result in results]
         print(f"{case.name}: {profile.verdict}", flush=True)
         # After each case: a run that is stopped leaves what it has.
         write(asked.device, rows, asked.out)
@@ -94,24 +110,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(case: Case, device: str, machine: str, asked: argparse.Namespace) -> tuple[list[Timed], Profile]:
     """Profile a case, keep the profile, and time the model with it against its rivals."""
     layers = asked.layers or case.layers
-    loaded = load_model(case.model, device, case.dtype, layers, (1,), (128,), case.mode)
+    loaded = load_model(case.spec or case.model, device, case.dtype, layers, (1,), (128,), case.mode)
     inputs = list(_inputs(case, loaded.model, device))
     candidates = asked.candidates.split(",") if asked.candidates else None
     with Isolated() as executor:
         profile = tune_model(
             loaded.model, inputs, mode=case.mode, device=device, name=case.model, candidates=candidates,
-            executor=executor, budget_s=asked.budget,
+            executor=executor, budget_s=asked.budget, ways=case.ways,
         )  # fmt: skip
     path: Path = asked.out / profile_path(machine, case.model, case.mode)
     path.parent.mkdir(parents=True, exist_ok=True)
     profile.save(path)
-    results = timed(rivals_of(loaded.model, profile), inputs, case.mode, device, asked.seconds)
-    del loaded
+    rivals = rivals_of(loaded.model, profile, compiles=case.ways)
+    results = timed(rivals, inputs, profile.terms, asked.seconds, as_ways=case.ways)
+    del loaded, rivals
     gc.collect()
     torch._dynamo.reset()
     if device == "cuda":
         torch.cuda.empty_cache()
     return results, profile
+
+
+def _bound(profile: Profile, step: str) -> str:
+    """What runs in a step in the original's place; "" for nothing."""
+    ways = [setup.way for setup in profile.setups if setup.label == step]
+    kernels = [c.selection.winner for c in profile.winners if step in {seen.step for seen in c.seen}]
+    return ", ".join(dict.fromkeys((*ways, *kernels)))
 
 
 def _inputs(case: Case, model: torch.nn.Module, device: str) -> Iterator[dict[str, torch.Tensor]]:
@@ -140,41 +164,67 @@ def _page(made: dict[str, object], rows: Sequence[dict[str, object]]) -> str:
     lines = [
         "# Whole models with the winners, against their rivals",
         "",
-        "Made by `python -m tests.bench.models`. A figure is a step's time over the original's: the median of rounds "
-        "in which all rivals were timed one after the other in random order, with its interval (at least 95%). In the "
-        "compile modes the original is the compiled original. *The original*: the profile has no winner for the step, "
-        "so that two copies of the same model are compared, and what differs is noise.",
+        "Made by `python -m tests.bench.models`. A figure is a step's time over another's: the median of rounds in "
+        "which all rivals were timed one after the other in random order, with its interval (at least 95%). In the "
+        "compile modes the original is the compiled original.",
         "",
         f"{made['date']}, {made['device']}, torch {made['torch']}, {made['threads']} CPU threads, load "
         f"{made['load']} at the end. {what}".strip(),
         "",
-        "| model and mode | step | rival | time | over the original's | slower |",
-        "|---|---|---|---|---|---|",
+        *_short(rows),
+        "## Every rival",
+        "",
+        "| model and mode | step | rival | time | over the original's |",
+        "|---|---|---|---|---|",
     ]
     for row in rows:
-        against = row["against"]
-        assert isinstance(against, dict)
-        interval = f"{against['ratio']:.3f} ({against['low']:.3f} to {against['high']:.3f})"
         mine_us = row["median_us"]
         assert isinstance(mine_us, float)
-        lines.append(
-            f"| {row['case']} | {row['step']} | {row['rival']} | {mine_us / 1000:.3g} ms | {interval} "
-            f"| {_slower_text(row)} |"
-        )
+        time = f"{mine_us / 1000:.3g} ms"
+        lines.append(f"| {row['case']} | {row['step']} | {row['rival']} | {time} | {_interval(row['against'])} |")
     return "\n".join(lines) + "\n"
 
 
-def _slower_text(row: dict[str, object]) -> str:
-    if row["rival"] != "twinkle_tune":
-        return ""
-    return "YES" if _is_slower(row) else "no" if row["bound"] else "the original"
+def _short(rows: Sequence[dict[str, object]]) -> Iterator[str]:
+    """A line for each step of ours, and the geometric means by kind of step."""
+    ours = [row for row in rows if row["rival"] == OURS]
+    yield "| model and mode | step | what runs | over the original's | best rival | over the best rival's | slower |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in ours:
+        slower = "YES" if _is_slower(row) else "no" if row["bound"] else "the original"
+        yield (
+            f"| {row['case']} | {row['step']} | {row['bound'] or 'the original'} | {_interval(row['against'])} "
+            f"| {row['best']} | {_interval(row['against_best'])} | {slower} |"
+        )
+    yield ""
+    yield "*The original*: nothing won the step: two copies of one model are compared, and what differs is noise."
+    yield ""
+    yield "| steps, tiny models | steps | over the original's, geometric mean | over the best rival's | at most |"
+    yield "|---|---|---|---|---|"
+    tiny = [row for row in ours if "tiny" in str(row["case"])]
+    for kind in dict.fromkeys(str(row["step"]).split()[0] for row in tiny):
+        same = [row for row in tiny if str(row["step"]).startswith(kind + " ")]
+        best = [_ratio(row["against_best"]) for row in same]
+        mean, mean_best = geometric_mean([_ratio(row["against"]) for row in same]), geometric_mean(best)
+        yield f"| {kind} | {len(same)} | {mean:.3f} | {mean_best:.3f} | {max(best):.3f} |"
+    yield ""
+
+
+def _ratio(figure: object) -> float:
+    assert isinstance(figure, dict)
+    return float(figure["ratio"])
+
+
+def _interval(figure: object) -> str:
+    assert isinstance(figure, dict)
+    return f"{figure['ratio']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 def _is_slower(row: dict[str, object]) -> bool:
     """Whether winners were bound, and the whole interval lies over 1."""
     against = row["against"]
     assert isinstance(against, dict)
-    return bool(row["bound"]) and row["rival"] == "twinkle_tune" and float(against["low"]) > 1.0
+    return bool(row["bound"]) and row["rival"] == OURS and float(against["low"]) > 1.0
 
 
 if __name__ == "__main__":

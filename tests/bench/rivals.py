@@ -18,13 +18,17 @@ import torch
 from torch import nn
 
 from twinkle_tune.capture.step import Step, make_steps
+from twinkle_tune.catalog.block import outermost_blocks
 from twinkle_tune.kernel.kernelize import kernelize_model
 from twinkle_tune.measure.clock import Clock, clock_for
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
-from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.strategy.backend import Backend
+from twinkle_tune.terms import Terms
+from twinkle_tune.tune.whole import optimizer_of
 
 ROUNDS = 60
+OURS = "twinkle_tune"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +36,7 @@ class Rival:
     """A way of running the model.
 
     Attributes:
-        name: "original", "twinkle_tune", "liger" or "torch.compile".
+        name: "original", "twinkle_tune", "liger", or how torch.compile was called.
         model: an instance of its own, of the same weights.
         around: opened around its calls: what is patched for the whole process is there for it alone.
     """
@@ -44,39 +48,85 @@ class Rival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
-    """A rival's time for a step. ``against`` is its time over the original's."""
+    """A rival's time for a step.
+
+    Attributes:
+        against: its time over the original's.
+        best: who of all but ours was fastest.
+        against_best: its time over that one's.
+    """
 
     step: str
     rival: str
     median_us: float
     against: Ratio
+    best: str
+    against_best: Ratio
 
 
-def rivals_of(model: nn.Module, profile: Profile) -> list[Rival]:
+def rivals_of(model: nn.Module, profile: Profile, *, compiles: bool = False) -> list[Rival]:
     """The original, ours and torch.compile; Liger where it is installed, runs and knows the architecture.
 
     In the compile modes everybody but Liger is compiled, and the original is what torch.compile makes of it.
+    ``compiles``: whether torch.compile comes in all its forms: static, dynamic, and block by block.
     """
     tuned = kernelize_model(copy.deepcopy(model), profile=profile)
-    compiled = cast("nn.Module", torch.compile(copy.deepcopy(model)))
     if profile.mode.compiles:
-        return [_rival("original", compiled), _rival("twinkle_tune", cast("nn.Module", torch.compile(tuned)))]
-    found = [_rival("original", model), _rival("twinkle_tune", tuned), _rival("torch.compile", compiled)]
+        both = [torch.compile(copy.deepcopy(model)), torch.compile(tuned)]
+        return [_rival(name, cast("nn.Module", each)) for name, each in zip(("original", OURS), both, strict=True)]
+    found = [_rival("original", model), _rival(OURS, tuned), _rival("torch.compile", _compiled(model, None))]
+    if compiles:
+        found += [
+            _rival("torch.compile, dynamic", _compiled(model, True)),
+            _rival("torch.compile, blocks", _by_blocks(model)),
+        ]
     return [*found, *_liger(copy.deepcopy(model), profile.device)]
 
 
-def timed(rivals: Sequence[Rival], inputs: object, mode: Mode, device: str, seconds: float) -> list[Timed]:
-    """Each rival's time for each step: interleaved, in random order, for about ``seconds`` a step and rival."""
-    clock, chance = clock_for(device), random.Random(0)
-    steps = {rival.name: make_steps(rival.model, inputs, mode, device) for rival in rivals}
+def _compiled(model: nn.Module, dynamic: bool | None) -> nn.Module:
+    # A backend of its own: torch.compile else takes what it compiled for another rival.
+    backend = Backend(gives_up=False)
+    return cast("nn.Module", torch.compile(copy.deepcopy(model), backend=backend, dynamic=dynamic))
+
+
+def _by_blocks(model: nn.Module) -> nn.Module:
+    made = copy.deepcopy(model)
+    for block in outermost_blocks(made):
+        block.compile(backend=Backend(gives_up=False))
+    return made
+
+
+def timed(
+    rivals: Sequence[Rival], inputs: object, terms: Terms, seconds: float, *, as_ways: bool = False
+) -> list[Timed]:
+    """Each rival's time for each step: interleaved, in random order, for about ``seconds`` a step and rival.
+
+    ``as_ways``: in the steps in which ways of running the whole model compete.
+    """
+    clock, chance = clock_for(terms.device), random.Random(0)
+    steps = {
+        rival.name: make_steps(
+            rival.model, inputs, terms.mode, terms.device, optimizer_of(as_ways, terms), growing=as_ways
+        )
+        for rival in rivals
+    }
     results = []
     for index, step in enumerate(steps["original"]):
         calls = {rival.name: _call(rival, steps[rival.name][index]) for rival in rivals}
         times_us = _times(calls, {rival.name: rival.around for rival in rivals}, clock, chance, seconds)
-        for rival in rivals:
-            ratio = paired_ratio(times_us[rival.name], times_us["original"])
-            mine_us = median(times_us[rival.name])
-            results.append(Timed(step=step.label, rival=rival.name, median_us=mine_us, against=ratio))
+        medians_us = {name: median(times) for name, times in times_us.items()}
+        best = min((name for name in medians_us if name != OURS), key=medians_us.__getitem__)
+        for name, mine_us in times_us.items():
+            results.append(
+                Timed(
+                    step=step.label,
+                    rival=name,
+                    median_us=medians_us[name],
+                    against=paired_ratio(mine_us, times_us["original"]),
+                    best=best,
+                    against_best=paired_ratio(mine_us, times_us[best]),
+                )
+            )
     return results
 
 
