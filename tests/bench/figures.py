@@ -18,7 +18,7 @@ from torch import nn
 from tests.bench import calls
 from tests.bench.figure import Figure
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
-from twinkle_tune.kernel.plan import plan_profile
+from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.measure.between import BetweenCpuClock
 from twinkle_tune.measure.clock import Clock, CpuClock

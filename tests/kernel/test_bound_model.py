@@ -21,7 +21,7 @@ from tests.kernel.toys import Model, Norm, NormedRows, inputs, layer_contest, no
 from twinkle_tune import kernelize_model, kernelize_report, restore_model
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.kernel.kernelize import bind_plan
-from twinkle_tune.kernel.plan import plan_profile
+from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.profile.schema import Profile
 
 ONE = "impl:plus_one"

@@ -26,7 +26,7 @@ from twinkle_tune.kernel import (
 from twinkle_tune.kernel.functions import bind_functions, original_function, unbind_functions
 from twinkle_tune.kernel.kernelize import bind_plan
 from twinkle_tune.kernel.place import find_place
-from twinkle_tune.kernel.plan import plan_profile
+from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
 

@@ -12,7 +12,7 @@ from torch import nn
 from tests.strategy.planted import Layers, compiled_by
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
-from twinkle_tune.kernel.setups import way_layers
+from twinkle_tune.kernel.setups import WayIn, way_layers
 from twinkle_tune.strategy import STRATEGIES, Strategy
 from twinkle_tune.strategy.backend import Backend
 
@@ -37,7 +37,7 @@ def strategy(request: pytest.FixtureRequest) -> Strategy:
 def bound(model: nn.Module, strategy: Strategy) -> Backend:
     """Let a model run so, for every call."""
     backend = Backend(gives_up=True)
-    bind_plan(model, Plan(layers=way_layers(model, [(strategy, backend, None)])))
+    bind_plan(model, Plan(layers=way_layers(model, [WayIn(strategy=strategy, backend=backend)])))
     return backend
 
 

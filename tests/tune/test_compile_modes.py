@@ -19,7 +19,7 @@ from twinkle_tune.capture.step import make_steps
 from twinkle_tune.contest.copies import Copies
 from twinkle_tune.errors import ModeError
 from twinkle_tune.kernel.find import find_slots
-from twinkle_tune.kernel.plan import plan_profile
+from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings

@@ -12,25 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from tests.catalog.catalog_families import tiny
-from tests.report import fabricate
 from tests.strategy.planted import compiled_by
-from tests.tune.toy import QUICK
+from tests.tune.toy import QUICK, spin
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model, tune_model
 from twinkle_tune.capture.held_out import tried_steps
 from twinkle_tune.cli.recorded import Recorded
 from twinkle_tune.cli.verify import verification_data
 from twinkle_tune.contest import model as model_stage
-from twinkle_tune.kernel import Registry
+from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
-from twinkle_tune.objective import Objective
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import setups
-from twinkle_tune.tune.gain import promised
-from twinkle_tune.tune.setups import ways_gain_more, with_setups
+from twinkle_tune.tune.setups import with_setups
 from twinkle_tune.tune.verify import verify_profile
 from twinkle_tune.tune.ways import Ways, calls_of, winner_of
 
@@ -198,33 +195,82 @@ def test_bound_each_must_gain(
     assert next(calls, None) is None
 
 
-@pytest.mark.parametrize(("kernels", "runs"), [(0.5, False), (0.9, True)])
-def test_of_ways_and_kernels_those_run_that_gain_more(
-    kernels: float, runs: bool, monkeypatch: pytest.MonkeyPatch
+class Slow(nn.Module):
+    """Three hundred operations that are one, and again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, 8) to twice the same."""
+        for _ in range(300):
+            x = x * 1.0
+        return x * 2.0
+
+
+def one(self: nn.Module, x: Tensor) -> Tensor:
+    """The same as the slow layer, at once."""
+    return x * 2.0
+
+
+class Both(nn.Module):
+    """A layer that a kernel replaces, and as much work beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Slow()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, 8) to four times the same."""
+        x = self.layer(x)
+        for _ in range(300):
+            x = x * 1.0
+        return x * 2.0
+
+
+def with_a_kernel(monkeypatch: pytest.MonkeyPatch, took_us: Callable[[int], float], registry: Registry) -> Profile:
+    """A profile of a layer with a kernel of one operation; a graph takes as long as its number of operations says."""
+
+    def made(graph: Any) -> Callable[..., Any]:
+        operations = sum(node.op == "call_function" for node in graph.graph.nodes)
+
+        def run(*args: Any) -> tuple[Tensor]:
+            spin(took_us(operations))
+            return (args[-1] * 4.0,)
+
+        return run
+
+    compiled_by(monkeypatch, made)
+    register_external_layer(Slow, "Slow", registry=registry)
+    register_layer_kernel("Slow", layer_impl=one, device="cpu", registry=registry)
+    return tune_model(Both(), X, registry=registry, settings=QUICK, ways=True)
+
+
+@pytest.mark.parametrize(
+    ("took_us", "inside"),
+    [
+        (lambda operations: operations / 10, [True]),
+        (lambda operations: 20.0, [False]),
+        (lambda operations: 20.0 if operations > 400 else 200.0, [False]),
+        (lambda operations: 100_000.0, []),
+    ],
+    ids=["faster with it", "the same with it", "slower with it", "the kernel alone is faster"],
+)
+def test_kernels_and_ways_together(
+    took_us: Callable[[int], float], inside: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the whole model's time with the kernels, where that is known; by memory no way runs."""
-    step = StepResult(label="forward", original_us=(1.0,), tuned_us=(kernels,), ratio=kernels)
-    profile = replace(tuned(monkeypatch, twice, ways=False), steps=(step,))
-    ways = Ways(
-        compiled=(CompiledStep(label="forward", ratio=0.8, low=0.8, high=0.8),),
-        setups=(Setup(label="forward", way="compile", calls=(), model=""),),
-    )
-    assert ways_gain_more(profile, ways) is runs
-    assert not ways_gain_more(profile, Ways())
-    assert not ways_gain_more(replace(profile, objective=Objective.MEMORY), ways)
-
-
-def test_what_kernels_promise_counts_before_they_are_timed_in_the_model() -> None:
-    """Their shares times what they save: 8% of a step's time leave more than a way with 0.95 does."""
-    profile = fabricate.normal()
-    label = profile.steps[0].label
-    before = replace(profile, steps=(StepResult(label=label),))
-    saved = promised(before, label)
-    assert saved > 0
-    setup = Setup(label=label, way="compile", calls=(), model="")
-    for ratio, more in ((1 - saved / 2, False), (1 - saved * 1.1, True)):
-        step = CompiledStep(label=label, ratio=ratio, low=ratio, high=ratio)
-        assert ways_gain_more(before, Ways(compiled=(step,), setups=(setup,))) is more
+    """A kernel runs in the way that won where that is clearly faster; in any case for the calls that no way has."""
+    registry = Registry()
+    made = with_a_kernel(monkeypatch, took_us, registry)
+    (won,) = (contest.selection.winner for contest in made.contests)
+    assert won != "original"
+    found = {step.way: step for step in made.compiled}
+    assert found["kernels"].high < 1
+    assert [setup.kernels for setup in made.setups] == inside
+    model = kernelize_model(Both().eval(), profile=made, registry=registry)
+    told = [binding.candidate for binding in kernelize_report(model).bound]
+    assert told == ([made.setups[0].name] if made.setups else []) + [won]
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), X * 4.0)
+        torch.testing.assert_close(model(X[:3]), X[:3] * 4.0)
+    restore_model(model)
 
 
 def test_the_winner_is_the_fastest_of_those_that_are_clearly_faster() -> None:

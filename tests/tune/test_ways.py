@@ -21,6 +21,7 @@ from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.contest import model as model_stage
 from twinkle_tune.errors import ProfileError
 from twinkle_tune.kernel import Registry
+from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile
@@ -28,7 +29,7 @@ from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.report.terminal import SHORT_LINES, terminal_text
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.verdict import compiled_problems, compiled_text
-from twinkle_tune.tune.ways import time_ways
+from twinkle_tune.tune.ways import Hall, time_ways
 
 WHOLE = ("compile", "compile dynamic")
 """Ways that compile the model as a whole."""
@@ -59,7 +60,9 @@ def nobody(event: object) -> None:
 def found_by(model: nn.Module, steps: Sequence[Step], mode: Mode, seconds: float) -> tuple[CompiledStep, ...]:
     """How each way fared in steps without others."""
     tried = [Tried(step=step, again=None, held_out=()) for step in steps]
-    return time_ways(model, tried, clock_for("cpu"), Terms(mode=mode, device="cpu"), nobody, seconds=seconds).compiled
+    terms = Terms(mode=mode, device="cpu")
+    hall = Hall(model=model, kernels=Plan(), clock=clock_for("cpu"), terms=terms, seconds=seconds)
+    return time_ways(hall, tried, nobody).compiled
 
 
 def compiled_by(monkeypatch: pytest.MonkeyPatch, made: Callable[[Any], Callable[..., Any]]) -> None:

@@ -15,7 +15,7 @@ from twinkle_tune import kernelized
 from twinkle_tune.capture.point import tensors_in
 from twinkle_tune.capture.step import make_steps
 from twinkle_tune.contest.agree import FACTOR, disagreement
-from twinkle_tune.kernel.plan import plan_profile
+from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile

@@ -21,6 +21,7 @@ from twinkle_tune.kernel.parts import unchanged
 from twinkle_tune.kernel.record import RECORD, Parts, Record, record_of
 
 Call = Callable[..., Any]
+Wrap = Callable[[Call, Call], Call]
 _ABSENT = object()
 _signatures: weakref.WeakKeyDictionary[Any, inspect.Signature | None] = weakref.WeakKeyDictionary()
 
@@ -225,17 +226,18 @@ class Winner:
 
     def __init__(self, *entries: tuple[Call, Measured]) -> None:
         self.entries = entries
-        self._made: dict[Parts, Call] = {}
+        self._made: dict[tuple[Parts, Wrap | None], Call] = {}
 
-    def forward(self, original: Call, parts: Parts) -> Call:
-        """As :func:`bound_forward`, of a class."""
-        if parts not in self._made:
-            self._made[parts] = (
+    def forward(self, original: Call, parts: Parts, wrap: Wrap | None = None) -> Call:
+        """As :func:`bound_forward`, of a class; ``wrap`` makes another forward of it and of ``original``."""
+        if (parts, wrap) not in self._made:
+            made = (
                 bound_forward(self.entries[0][0], original, parts, self.entries[0][1])
                 if len(self.entries) == 1
                 else dressed(_for_several(self.entries, parts), original)
             )
-        return self._made[parts]
+            self._made[parts, wrap] = made if wrap is None else wrap(made, original)
+        return self._made[parts, wrap]
 
     def why_not(self, module: nn.Module) -> str:
         """Why no call of the module runs a winner any more; "" where one may."""

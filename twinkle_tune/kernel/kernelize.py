@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from twinkle_tune.catalog.recognise import layer_name
 from twinkle_tune.device import is_available, parse_device
-from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError, TuneError
-from twinkle_tune.kernel.function import choose_functions
+from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError
 from twinkle_tune.kernel.functions import bind_functions, unbind_functions, why_function_not_running
 from twinkle_tune.kernel.match import NOTHING_TO_BIND, another_model
 from twinkle_tune.kernel.owner import owner_of, telling_parts
@@ -26,18 +24,18 @@ from twinkle_tune.kernel.patch import (
     bind_owner,
     binding_of,
     bound_call,
-    replaced_by_another,
     restore_forward,
     why_not_running,
 )
-from twinkle_tune.kernel.plan import Kept, Plan, plan_profile
+from twinkle_tune.kernel.plan import Kept, Plan
+from twinkle_tune.kernel.plan_profile import plan_profile
+from twinkle_tune.kernel.plan_registered import plan_registered
 from twinkle_tune.kernel.record import record_of
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind
-from twinkle_tune.workload import target_of
+from twinkle_tune.slot import MODEL
 
 USE_VARIABLE = "TWINKLE_USE_KERNELS"
 """Environment variable: NO makes ``kernelize_model`` leave every model as it is. Default YES."""
@@ -134,7 +132,7 @@ def kernelize_model(
         if not plan.layers and not plan.functions and (why := another_model(model, loaded)):
             plan = Plan(stale=(why,))
     else:
-        plan = _plan_registered(model, wanted_device, wanted_mode, registry)
+        plan = plan_registered(model, wanted_device, wanted_mode, registry)
         if plan == Plan():
             warnings.warn(NOTHING_TO_BIND, stacklevel=2)
     if plan.stale and not use_fallback:
@@ -225,8 +223,7 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
     try:
         for module in modules:
             restore_forward(module)
-        for module, call, binding in plan.layers:
-            bind_forward(module, call, binding)
+        _bind_layers(plan.layers)
         if model is not None and plan.functions:
             _tell_whose(model)
         # In the places of what the model had bound, so that it stays the first where it was.
@@ -235,8 +232,7 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
     except BaseException:
         for module in modules:
             restore_forward(module)
-        for module, call, binding in before:
-            bind_forward(module, call, binding)
+        _bind_layers(before)
         if told:
             _tell_whose(modules[0])
         raise
@@ -246,76 +242,18 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
         model.__dict__[_REPORT] = KernelizeReport(bound, kept, frozenset(b.slot for _, _, b in plan.functions))
 
 
+def _bind_layers(layers: Sequence[tuple[nn.Module, Callable[..., Any], Binding]]) -> None:
+    """Bind forwards; beside a way of running the whole model kernels step aside where it wants the originals."""
+    beside_a_way = any(binding.slot == MODEL for _, _, binding in layers)
+    for module, call, binding in layers:
+        bind_forward(module, call, binding, steps_aside=beside_a_way and binding.slot != MODEL)
+
+
 def _tell_whose(model: nn.Module) -> None:
     """Let the model's forwards tell whose they are: the functions that are bound ask."""
-    owner = owner_of(model)
+    owner, binding = owner_of(model), binding_of(model)
     for module in telling_parts(model):
-        bind_owner(module, owner)
-
-
-def _plan_registered(model: nn.Module | None, device: str, mode: Mode, registry: Registry) -> Plan:
-    """Without a profile: the kernel registered last for each slot."""
-    layers, stale = [], []
-    loaded: dict[tuple[str, str], Implementation | str] = {}
-    for path, module in () if model is None else model.named_modules():
-        name = _registered_name(module, registry)
-        if name is None:
-            continue
-        if replaced_by_another(module):
-            stale.append(f"{name} {path}: its forward was replaced on the instance by another; kernelize before that")
-            continue
-        slot = Slot(name=name, kind=SlotKind.LAYER, target=target_of(type(module)))
-        fitting = [c for c in registry.layer(name) if c.competes(device, mode)]
-        if (name, slot.target) not in loaded:
-            loaded[name, slot.target] = _load_last(slot, module, registry.layer(name), device, mode)
-        found = loaded[name, slot.target]
-        if isinstance(found, str):
-            stale.append(found)
-        else:
-            binding = Binding(slot=name, path=path, candidate=fitting[-1].name, rows="all", is_checked=False)
-            layers.append((module, found.call, binding))
-    problems: list[TuneError] = []
-    chosen = choose_functions(registry, None, device, mode, problems)
-    functions = tuple(
-        (slot, call, Binding(slot=slot.name, path="", candidate=name, rows="all", is_checked=False))
-        for slot, (name, call) in chosen.items()
-    )
-    return Plan(tuple(layers), functions, (), tuple(dict.fromkeys((*stale, *map(str, problems)))))
-
-
-def _registered_name(module: nn.Module, registry: Registry) -> str | None:
-    """The name whose kernels a module takes without a profile; None if it takes none."""
-    named = registry.kernel_name(type(module))
-    if named is not None and registry.layer(named):
-        return named
-    recognised = layer_name(module) if registry.free_layers else None
-    return recognised if recognised in registry.free_layers else None
-
-
-def _load_last(
-    slot: Slot, module: nn.Module, registered: Sequence[Candidate], device: str, mode: Mode
-) -> Implementation | str:
-    fitting = [candidate for candidate in registered if candidate.competes(device, mode)]
-    if not fitting:
-        return _unregistered(slot.name, registered, device, mode)
-    try:
-        found = fitting[-1].source.load(slot, type(module).forward)
-    except TuneError as error:
-        return str(error)
-    unfit = found.unfit_for(mode)
-    return f"{slot.name}: {fitting[-1].name}: {unfit}" if unfit else found
-
-
-def _unregistered(name: str, registered: Sequence[Candidate], device: str, mode: Mode) -> str:
-    """Why no kernel of a slot competes: the device and the modes that its kernels were registered for."""
-    others = sorted({candidate.device or "" for candidate in registered} - {"", device})
-    if not others:
-        return f"{name}: no kernel is registered for device {device} and mode {mode}; register one"
-    default = " (the default of device=)" if others == ["cuda"] else ""
-    return (
-        f"{name}: its kernels are registered for {' and '.join(others)}{default}, expected {device}; "
-        f"pass device={device!r} when you register one"
-    )
+        bind_owner(module, owner, steps_aside=binding is not None and binding.slot == MODEL)
 
 
 def _run_by_transformers(model: nn.Module | None) -> bool:

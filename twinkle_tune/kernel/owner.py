@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from twinkle_tune.call.saving import saving_hooks
+from twinkle_tune.kernel.aside import aside, is_aside
 from twinkle_tune.kernel.forward import Call, dressed, run_original
 from twinkle_tune.kernel.record import Record, record_of
 
@@ -38,7 +40,7 @@ class Owner:
         self.finalizer: weakref.finalize[Any, Any] | None = None
         self.copy_to: Callable[[Owner], None] | None = None
         # The same at each binding: torch.compile compares functions.
-        self.tells: dict[Call, Call] = {}
+        self.tells: dict[tuple[Call, bool], Call] = {}
 
     def copied(self, memo: dict[int, Any]) -> Owner:
         """The owner that a copy of the model is, with the same functions bound; of a part alone the model's own."""
@@ -80,12 +82,43 @@ def telling_parts(model: nn.Module) -> tuple[nn.Module, ...]:
     return (model, *(m for m in inner if not isinstance(m, (nn.ModuleList, nn.ModuleDict))))
 
 
-def telling(inner: Call | None, original: Call) -> Call:
-    """A forward that tells whose it is, around another (None: the class's own)."""
+@contextmanager
+def originals_inside() -> Iterator[None]:
+    """Within, what is not compiled has the originals: of layers, and of functions, which nobody owns meanwhile."""
+    token, owner = aside.set(True), running.set(None)
+    try:
+        yield
+    finally:
+        running.reset(owner)
+        aside.reset(token)
 
+
+def with_kernels(forward: Call) -> Call:
+    """A forward, to be compiled, that is traced with whatever is bound inside: it tells whose it is, as a model's does.
+
+    The model's own, which stands around it, is not traced.
+    """
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before, traced.owner = traced.owner, record_of(self).owner
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            traced.owner = before
+
+    return run
+
+
+def telling(inner: Call | None, original: Call, *, steps_aside: bool) -> Call:
+    """A forward that tells whose it is, around another (None: the class's own).
+
+    ``steps_aside``: whether it tells nobody's while the originals are wanted inside.
+    """
     run = run_original if inner is None else inner
 
     def forward(held: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if steps_aside and is_aside():
+            return run(held, *args, **kwargs)
         owner = held.owner if held.__class__ is Record else record_of(held).owner
         if torch.compiler.is_compiling():
             before, traced.owner = traced.owner, owner

@@ -11,6 +11,7 @@ from torch import nn
 
 from twinkle_tune.catalog.head import why_aside
 from twinkle_tune.errors import BindError
+from twinkle_tune.kernel.aside import stepping_aside
 from twinkle_tune.kernel.forward import Winner, bound_forward
 from twinkle_tune.kernel.owner import Owner, telling
 from twinkle_tune.kernel.parts import parts_of, unchanged
@@ -38,8 +39,11 @@ __all__ = [
 ]
 
 
-def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding) -> None:
+def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding, *, steps_aside: bool = False) -> None:
     """Let ``call(module, ...)`` be the module's forward. Hooks stay as they are, accelerate's included.
+
+    ``steps_aside``: whether the class's own forward runs while the originals are wanted inside of the model
+    (:mod:`twinkle_tune.kernel.aside`).
 
     While a submodule is not as it is now (an adapter in its place, a hook on it) the class's own forward runs: the
     call may read the submodule's weights without calling it.
@@ -60,13 +64,18 @@ def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding) 
     record.binding, record.call = binding, call
     original = type(module).forward
     if isinstance(call, Winner):
-        _stand(module, record, call.forward(original, record.parts))
+        function = call.forward(original, record.parts, stepping_aside if steps_aside else None)
     else:
-        _stand(module, record, bound_forward(call, original, record.parts, None))
+        function = bound_forward(call, original, record.parts, None)
+        function = stepping_aside(function, original) if steps_aside else function
+    _stand(module, record, function)
 
 
-def bind_owner(module: nn.Module, owner: Owner) -> None:
-    """Let the module's forward, bound or its class's own, tell whose it is; one that another replaced is left alone."""
+def bind_owner(module: nn.Module, owner: Owner, *, steps_aside: bool = False) -> None:
+    """Let the module's forward, bound or its class's own, tell whose it is; one that another replaced is left alone.
+
+    ``steps_aside`` is as of :func:`bind_forward`.
+    """
     if replaced_by_another(module):
         return
     record, place = record_of(module), place_of(module)
@@ -76,8 +85,8 @@ def bind_owner(module: nn.Module, owner: Owner) -> None:
         record = Record(module)
     record.owner = owner
     original = type(module).forward
-    plain = owner.tells.setdefault(original, telling(None, original))
-    _stand(module, record, plain if inner is None else telling(inner, original))
+    plain = owner.tells.setdefault((original, steps_aside), telling(None, original, steps_aside=steps_aside))
+    _stand(module, record, plain if inner is None else telling(inner, original, steps_aside=steps_aside))
 
 
 def _stand(module: nn.Module, record: Record, function: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.errors import in_a_line
+from twinkle_tune.kernel.aside import with_originals
+from twinkle_tune.kernel.owner import originals_inside, with_kernels
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.setup_calls import Form, are_rows, cached_tokens, forms_of, named, names_of, rows_of
-from twinkle_tune.profile.setup import Setup
+from twinkle_tune.profile.setup import Setup, way_name
 from twinkle_tune.slot import MODEL
 from twinkle_tune.strategy import STRATEGIES, Strategy
 from twinkle_tune.strategy.backend import Backend
@@ -36,6 +39,27 @@ def digest_of_model(model: nn.Module) -> str:
     return digest_of({"model": signature_of(target, module_settings(model)), "parts": parts, "parameters": count})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayIn:
+    """A way in which a model is to run.
+
+    Attributes:
+        strategy: the way.
+        backend: compiles it.
+        setups: which calls run so; None for every call, with whatever the compiler raises: that is for a contest.
+        kernels: whether what is bound inside of the model runs in it; else the originals do.
+    """
+
+    strategy: Strategy
+    backend: Backend
+    setups: Sequence[Setup] | None = None
+    kernels: bool = False
+
+    @property
+    def name(self) -> str:
+        return way_name(self.strategy.name, kernels=self.kernels)
+
+
 def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
     """What to bind so that the model runs in the ways that won; why it cannot be, where it cannot."""
     known = {strategy.name: strategy for strategy in STRATEGIES}
@@ -50,32 +74,33 @@ def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
             return f"the forward of {path or 'the model'} was replaced on the instance by somebody else"
         if _has_hooks(module):
             return f"{path or 'the model'} has hooks, which compiled code does not call"
-    by_way: dict[str, list[Setup]] = {}
+    by_way: dict[tuple[str, bool], list[Setup]] = {}
     for setup in setups:
-        by_way.setdefault(setup.way, []).append(setup)
+        by_way.setdefault((setup.way, setup.kernels), []).append(setup)
     return way_layers(
-        model, [(known[way], Backend(gives_up=False, stands_in=True), own) for way, own in by_way.items()]
+        model,
+        [
+            WayIn(strategy=known[way], backend=Backend(gives_up=False, stands_in=True), setups=own, kernels=kernels)
+            for (way, kernels), own in by_way.items()
+        ],
     )
 
 
-def way_layers(model: nn.Module, ways: Sequence[tuple[Strategy, Backend, Sequence[Setup] | None]]) -> Layers:
-    """The forwards by which a model runs in ways, each for the calls of its setups.
-
-    None for every call, with whatever the compiler raises: that is for a contest.
-    """
+def way_layers(model: nn.Module, ways: Sequence[WayIn]) -> Layers:
+    """The forwards by which a model runs in ways, each for the calls of its setups."""
     cases: list[_Case] = []
     layers: list[tuple[nn.Module, Call, Binding]] = []
-    for strategy, backend, setups in ways:
-        running = strategy.running(model, backend)
-        rows = "all" if setups is None else ", ".join(setup.label for setup in setups)
-        made = [None] if setups is None else [form for setup in setups for form in forms_of(setup.calls)]
-        cases += [_Case(call=running.root, way=strategy.name, form=form) for form in made]
+    for way in ways:
+        running = way.strategy.running(model, way.backend, with_kernels if way.kernels else with_originals)
+        rows = "all" if way.setups is None else ", ".join(setup.label for setup in way.setups)
+        made = [None] if way.setups is None else [form for setup in way.setups for form in forms_of(setup.calls)]
+        cases += [_Case(call=running.root, way=way.name, kernels=way.kernels, form=form) for form in made]
         for path, module, call in running.parts:
-            layers.append((module, call, Binding(slot=MODEL, path=path, candidate=strategy.name, rows=rows)))
-    names = ", ".join(strategy.name for strategy, _, _ in ways)
-    told = [setup.label for _, _, setups in ways for setup in setups or ()]
+            layers.append((module, call, Binding(slot=MODEL, path=path, candidate=way.name, rows=rows)))
+    names = ", ".join(way.name for way in ways)
+    told = [setup.label for way in ways for setup in way.setups or ()]
     binding = Binding(slot=MODEL, path="", candidate=names, rows=", ".join(told) or "all")
-    falls_back = all(setups is not None for _, _, setups in ways)
+    falls_back = all(way.setups is not None for way in ways)
     root = Root(model, cases, falls_back=falls_back)
     return ((model, root, binding), *layers)
 
@@ -106,7 +131,8 @@ class Root:
             return type(model).forward(model, *args, **kwargs)
         before = _state_of(given)
         try:
-            return case.call(model, *args, **kwargs)
+            with nullcontext() if case.kernels else originals_inside():
+                return case.call(model, *args, **kwargs)
         except Exception as error:
             why = self._why_again(error)
             if not why:
@@ -213,6 +239,7 @@ class _Case:
 
     call: Call
     way: str
+    kernels: bool
     form: Form | None
 
     def fits(self, model: nn.Module, given: Mapping[str, Any]) -> bool:

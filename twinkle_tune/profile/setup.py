@@ -59,9 +59,21 @@ class Setup:
         calls: calls of the step, and of those with other lengths where it was right, not slower, and not compiled anew.
             It runs for calls like these and of sizes between them.
         model: digest of the model that it was measured on: its class, settings, modules and number of parameters.
+        kernels: whether the kernels that won their contests run inside of it; else the originals do.
     """
 
     label: str
     way: str
     calls: tuple[ModelCall, ...]
     model: str
+    kernels: bool = False
+
+    @property
+    def name(self) -> str:
+        """What runs, in words."""
+        return way_name(self.way, kernels=self.kernels)
+
+
+def way_name(way: str, *, kernels: bool) -> str:
+    """What a way is called with the originals inside, or with the kernels."""
+    return f"{way} with kernels" if kernels else way

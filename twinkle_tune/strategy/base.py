@@ -41,6 +41,12 @@ class Strategy(Protocol):
         """Why a model cannot be run so; "" where it can."""
         ...
 
-    def running(self, model: nn.Module, backend: Backend) -> Running:
-        """The forwards by which it is; nothing is compiled before the first call."""
+    def running(self, model: nn.Module, backend: Backend, traced: Callable[[Call], Call]) -> Running:
+        """The forwards by which it is; nothing is compiled before the first call.
+
+        Args:
+            model: with its originals.
+            backend: compiles.
+            traced: makes of a class's forward what is to be compiled: it says what runs inside.
+        """
         ...

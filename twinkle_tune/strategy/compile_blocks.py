@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class CompileBlocks:
         """As :meth:`Strategy.why_not`."""
         return "" if outermost_blocks(model) else "the model repeats no block"
 
-    def running(self, model: nn.Module, backend: Backend) -> Running:
+    def running(self, model: nn.Module, backend: Backend, traced: Callable[[Call], Call]) -> Running:
         """As :meth:`Strategy.running`."""
         ours, original = object(), type(model).forward
 
@@ -42,13 +43,15 @@ class CompileBlocks:
         blocks = set(outermost_blocks(model))
         return Running(
             root=root,
-            parts=tuple((path, m, _block(m, backend, ours)) for path, m in model.named_modules() if m in blocks),
+            parts=tuple(
+                (path, m, _block(m, backend, traced, ours)) for path, m in model.named_modules() if m in blocks
+            ),
         )
 
 
-def _block(module: nn.Module, backend: Backend, ours: object) -> Call:
+def _block(module: nn.Module, backend: Backend, traced: Callable[[Call], Call], ours: object) -> Call:
     original = type(module).forward
-    run = compiled(original, backend, None)
+    run = compiled(traced(original), backend, None)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         # What is checkpointed runs once more in the backward, outside of the root: both times as it is.

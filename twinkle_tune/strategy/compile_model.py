@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
 from twinkle_tune.strategy.backend import Backend, compiled
-from twinkle_tune.strategy.base import Running
+from twinkle_tune.strategy.base import Call, Running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,6 @@ class CompileModel:
         """Any model may be tried."""
         return ""
 
-    def running(self, model: nn.Module, backend: Backend) -> Running:
+    def running(self, model: nn.Module, backend: Backend, traced: Callable[[Call], Call]) -> Running:
         """As :meth:`Strategy.running`."""
-        return Running(root=compiled(type(model).forward, backend, self.dynamic))
+        return Running(root=compiled(traced(type(model).forward), backend, self.dynamic))

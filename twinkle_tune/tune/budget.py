@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from twinkle_tune.errors import TuneError
 
@@ -43,6 +43,11 @@ class Budget:
     def left_s(self) -> float | None:
         """Seconds left for the run; None without a limit."""
         return None if self.ends_s is None else self.ends_s - time.monotonic()
+
+    def shared(self) -> Budget:
+        """The same with half of the time that is left for contests: the other half is for ways of running the model."""
+        left_s = self.contests_left_s
+        return self if left_s is None else replace(self, contests_end_s=time.monotonic() + left_s / 2)
 
     @property
     def is_used_up(self) -> bool:

@@ -12,7 +12,8 @@ from torch import nn
 from twinkle_tune.capture.step import Step
 from twinkle_tune.contest.agree import disagreement
 from twinkle_tune.errors import StaleProfileError, in_a_line
-from twinkle_tune.kernel.plan import Plan, plan_profile
+from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.measure.clock import Clock

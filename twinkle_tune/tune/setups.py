@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
 
 from twinkle_tune.capture.step import Step
 from twinkle_tune.errors import StaleProfileError
-from twinkle_tune.kernel.plan import plan_profile
+from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.clock import Clock
-from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.profile.setup import Setup
-from twinkle_tune.slot import ORIGINAL
-from twinkle_tune.tune.choose import keep_original
+from twinkle_tune.profile.schema import Profile
 from twinkle_tune.tune.events import Listener
-from twinkle_tune.tune.gain import gained, promised
+from twinkle_tune.tune.gain import gained
 from twinkle_tune.tune.verdict import setups_text
 from twinkle_tune.tune.ways import Ways
 from twinkle_tune.tune.whole import time_steps
@@ -36,14 +32,14 @@ def with_setups(
     seed: int,
     seconds: float,
 ) -> Profile:
-    """The profile with the ways that won in the places of the kernels that won; as it was where they gain nothing.
+    """The profile with the ways that won beside the kernels that won; as it was where they gain nothing.
 
-    Of the two one runs: a kernel's contest was held on the model as it is, not on the compiled one. Each step is timed
-    once more with the ways bound as ``kernelize_model`` binds them. A way with which its step gains nothing is left
-    out; where another step became slower, all are.
+    Each step is timed once more with all bound as ``kernelize_model`` binds it: the ways for the calls that were shown,
+    the kernels for all others, and in the ways that won with them. A way with which its step gains nothing is left out;
+    where another step became slower, all are. By memory no way is chosen.
 
     Args:
-        profile: with the kernels' winners.
+        profile: with the kernels' winners, as the whole model settled them.
         ways: what came of all ways.
         model: with its originals.
         steps: the model's, those in which ways won among them, once each.
@@ -53,10 +49,10 @@ def with_setups(
         seed: of the order of rounds.
         seconds: that a step is timed.
     """
-    setups, profile = ways.setups, replace(profile, compiled=ways.compiled)
+    profile = replace(profile, compiled=ways.compiled)
+    setups = () if profile.aim.is_memory else ways.setups
     while setups:
-        reason = f"taken back: the whole model gains more with its originals, run another way ({_names(setups)})"
-        tried = replace(profile, setups=setups, contests=_originals(profile.contests, reason))
+        tried = replace(profile, setups=setups)
         plan = plan_profile(model, tried, tried.device, tried.mode, registry)
         if plan.stale:
             raise StaleProfileError("; ".join(plan.stale))
@@ -74,32 +70,3 @@ def with_setups(
             return replace(tried, steps=results, verdict=setups_text(setups, results))
         setups = tuple(setup for setup in setups if lost and setup not in lost)
     return profile
-
-
-def ways_gain_more(profile: Profile, ways: Ways) -> bool:
-    """Whether the ways that won leave less of the steps' time than the kernels that won: in the whole model where it
-    was timed with them, else by what they save by themselves. By memory no way is chosen.
-    """
-    kernels = [step.ratio if step.tuned_us else 1 - promised(profile, step.label) for step in profile.steps]
-    return bool(ways.setups) and not profile.aim.is_memory and _mean(_of_ways(ways)) < _mean(kernels)
-
-
-def _of_ways(ways: Ways) -> Iterator[float]:
-    """Of each step the ratio of the way that won it; 1 where none did."""
-    won = {setup.label: setup.way for setup in ways.setups}
-    for label in dict.fromkeys(step.label for step in ways.compiled):
-        found = (step.ratio for step in ways.compiled if step.label == label and step.way == won.get(label))
-        yield next(found, 1.0)
-
-
-def _mean(ratios: Iterable[float]) -> float:
-    logs = [math.log(max(ratio, 1e-6)) for ratio in ratios]
-    return math.exp(sum(logs) / len(logs)) if logs else 1.0
-
-
-def _names(setups: Sequence[Setup]) -> str:
-    return ", ".join(dict.fromkeys(setup.way for setup in setups))
-
-
-def _originals(contests: Sequence[Contest], reason: str) -> tuple[Contest, ...]:
-    return tuple(c if c.selection.winner == ORIGINAL else keep_original(c, reason, "taken back") for c in contests)

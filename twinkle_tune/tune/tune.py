@@ -21,6 +21,8 @@ from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import ModelError, TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
+from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
@@ -46,9 +48,9 @@ from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.progress import is_watched, printed
 from twinkle_tune.tune.run import Run, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
-from twinkle_tune.tune.setups import ways_gain_more, with_setups
+from twinkle_tune.tune.setups import with_setups
 from twinkle_tune.tune.task import Executor
-from twinkle_tune.tune.ways import Ways, time_ways
+from twinkle_tune.tune.ways import Hall, time_ways
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
 _WAYS_S = 9.0
@@ -209,15 +211,15 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
             notes=left_out_notes(run.budget, [o for o in ordered if is_left_out(run.budget, o, entrants[id(o)])]),
         )
     )
-    ways = _ways(run, tried)
     placed: list[Placed] = []
+    shared = replace(run, budget=run.budget.shared()) if tried else run
     contests_began_s = time.monotonic()
     try:
         for index, observation in enumerate(ordered, start=1):
-            contest = hold(run, index, observation, entrants[id(observation)], questions[id(observation)])
+            contest = hold(shared, index, observation, entrants[id(observation)], questions[id(observation)])
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
-        look_between(run, environment, ordered, entrants, placed)
+        look_between(shared, environment, ordered, entrants, placed)
         contests_s = time.monotonic() - contests_began_s
         profile = made.profile_of(run, environment, seen, choose_nested(_ordered(placed), run.terms.aim))
         whole = Whole(
@@ -231,39 +233,31 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
             ends_s=run.budget.ends_s,
             runner=runner_of(run.model, run.terms),
         )
-        profile = replace(profile, compiled=ways.compiled)
-        first = ways_gain_more(profile, ways)
-        settled = _with_ways(run, profile, ways, steps, tried) if first else profile
-        if not settled.setups:
-            with uncapped(compiles=mode.compiles):
-                settled = whole.settled(profile)
-            if not first and ways_gain_more(settled, ways):
-                settled = _with_ways(run, settled, ways, steps, tried)
+        with uncapped(compiles=mode.compiles):
+            settled = whole.settled(profile)
+        if tried:
+            settled = _with_ways(run, settled, steps, tried)
     except KeyboardInterrupt as error:
         chosen = choose_nested(_ordered(placed), run.terms.aim)
         raise TuneInterrupted(made.interrupted(run, environment, seen, chosen) if placed else None) from error
     return made.with_left_out(made.ended(run, settled, seen, contests_s), seen.left_out)
 
 
-def _ways(run: Run, tried: Sequence[Tried]) -> Ways:
-    """What the ways of running the whole model came to, in at most half of the time for contests."""
-    left_s = run.budget.contests_left_s
-    ends_s = math.inf if left_s is None else time.monotonic() + left_s / 2
-    try:
-        return time_ways(
-            run.model, tried, clock_for(run.terms.device), run.terms, run.tell, seconds=_WAYS_S, ends_s=ends_s
-        )
-    except KeyboardInterrupt as error:
-        raise TuneInterrupted(None) from error
-
-
-def _with_ways(run: Run, profile: Profile, ways: Ways, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
-    """With the ways that won in the places of the kernels, if they gain in all steps what they did in their own."""
+def _with_ways(run: Run, profile: Profile, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
+    """The settled profile with the ways of running the whole model that gain more than its kernels do."""
+    ends_s, device = run.budget.contests_end_s, run.terms.device
+    kernels = plan_profile(run.model, profile, device, run.terms.mode, run.registry) if profile.winners else Plan()
+    hall = Hall(
+        model=run.model, kernels=kernels, clock=clock_for(device), terms=run.terms, seconds=_WAYS_S,
+        ends_s=math.inf if ends_s is None else ends_s,
+    )  # fmt: skip
+    ways = time_ways(hall, tried, run.tell)
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
+    left_s = run.budget.left_s
     return with_setups(
-        profile, ways, run.model, both, clock_for(run.terms.device), run.registry, run.tell,
-        seed=run.terms.seed, seconds=_WAYS_S,
+        profile, ways, run.model, both, hall.clock, run.registry, run.tell,
+        seed=run.terms.seed, seconds=_WAYS_S if left_s is None else min(_WAYS_S, max(0.0, left_s) / len(both)),
     )  # fmt: skip
 
 

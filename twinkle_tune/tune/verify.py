@@ -15,7 +15,7 @@ from twinkle_tune.environment import changes, current_environment
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
-from twinkle_tune.kernel.plan import plan_profile
+from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.kernel.resolve import Stale
 from twinkle_tune.measure.race import RaceSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +16,22 @@ from twinkle_tune.capture.step import Step
 from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.contest.model import ModelStage, Way
 from twinkle_tune.errors import TuneError, in_a_line
-from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.kernel.plan import Plan, with_ways
 from twinkle_tune.kernel.setup_calls import call_of
-from twinkle_tune.kernel.setups import digest_of_model, way_layers
+from twinkle_tune.kernel.setups import WayIn, digest_of_model, way_layers
 from twinkle_tune.measure.clock import Clock
+from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Rejection, Trial, Untimed
-from twinkle_tune.profile.setup import CompiledStep, ModelCall, Setup
+from twinkle_tune.profile.setup import CompiledStep, ModelCall, Setup, way_name
 from twinkle_tune.slot import ORIGINAL
-from twinkle_tune.strategy import STRATEGIES
+from twinkle_tune.strategy import STRATEGIES, Strategy
 from twinkle_tune.strategy.backend import Backend
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.events import Listener, StepStarted, WaysTimed
 from twinkle_tune.tune.whole import held, ratio_of, release_optimizers, rounded_us
 
+KERNELS = "kernels"
+"""The way that is the model with the kernels that won, and nothing else."""
 MOST_SLOWER = 1.02
 """At sizes that did not choose it a way may take so much of the original's time: noise, no loss."""
 
@@ -46,36 +49,47 @@ class Ways:
     setups: tuple[Setup, ...] = ()
 
 
-def time_ways(
-    model: nn.Module,
-    tried: Sequence[Tried],
-    clock: Clock,
-    terms: Terms,
-    tell: Listener,
-    *,
-    seconds: float,
-    ends_s: float = math.inf,
-) -> Ways:
-    """Let each way of running the model compete with the original in each step, all in the same rounds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hall:
+    """What all contests of ways have in common.
 
-    What torch.compile kept in this process is dropped before each step and after the last. A way that cannot be
-    compiled, computes something else, or would run uncompiled, has no figure, but the reason.
-
-    Args:
+    Attributes:
         model: with its originals, not compiled.
-        tried: steps, and the same of other sizes.
+        kernels: the plan of those that won their contests; an empty one where none did.
         clock: of the device.
         terms: of the run.
-        tell: told of each step that is over.
         seconds: that a step is timed, unless the fewest rounds take longer; compiling takes what it takes.
         ends_s: of the monotonic clock: no way is begun after it.
     """
+
+    model: nn.Module
+    kernels: Plan
+    clock: Clock
+    terms: Terms
+    seconds: float
+    ends_s: float = math.inf
+
+
+def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
+    """Let each way of running the model compete with the original in each step, all in the same rounds.
+
+    The kernels that won are a way, too. Then the fastest way that compiles is held against itself with the kernels
+    inside, which must be clearly faster. What torch.compile kept in this process is dropped before each step and after
+    the last. A way that cannot be compiled, computes something else, or would run uncompiled, has no figure, but the
+    reason.
+
+    Args:
+        hall: what the contests have in common.
+        tried: steps, and the same of other sizes.
+        tell: told of each step that is over.
+    """
+    model = hall.model
     compiled: list[CompiledStep] = []
     setups: list[Setup] = []
     digest = digest_of_model(model) if tried else ""
     try:
         for each in tried:
-            if time.monotonic() >= ends_s:
+            if time.monotonic() >= hall.ends_s:
                 break
             torch.compiler.reset()
             tell(StepStarted(label=each.step.label))
@@ -85,14 +99,15 @@ def time_ways(
                 compiled += _not_taken(model, each.step, error)
                 continue
             with uncapped():
-                contest = _Contest(model, each.step, clock, terms, seconds, ends_s)
-                found = contest.results(each.again)
-                compiled += found
-                tell(WaysTimed(label=each.step.label, compiled=found))
-                won = winner_of(found)
+                contest = _Contest(hall, each.step, each.again)
+                won = contest.won()
+                compiled += contest.found
+                tell(WaysTimed(label=each.step.label, compiled=tuple(contest.found)))
                 if won is not None:
-                    calls = (*seen, *contest.held_out(won, each.held_out, seconds / 4))
-                    setups.append(Setup(label=each.step.label, way=won, calls=calls, model=digest))
+                    calls = (*seen, *contest.held_out(won, each.held_out))
+                    setups.append(
+                        Setup(label=each.step.label, way=won.way, kernels=won.kernels, calls=calls, model=digest)
+                    )
     finally:
         torch.compiler.reset()
         release_optimizers([step for each in tried for step in each.all])
@@ -121,62 +136,119 @@ def calls_of(model: nn.Module, step: Step) -> tuple[ModelCall, ...]:
     return tuple(dict.fromkeys((*(call for call in seen if not call.cached), *with_cache[:1], *with_cache[-1:])))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Won:
+    """The way that won a step: its strategy's name, and whether kernels run inside."""
+
+    way: str
+    kernels: bool = False
+
+    @property
+    def name(self) -> str:
+        return way_name(self.way, kernels=self.kernels)
+
+
 class _Contest:
-    """The contest of all ways in one step. What was compiled for it serves the steps that are held out."""
+    """The contest of all ways in one step. What was compiled for it serves the steps that are held out.
 
-    def __init__(self, model: nn.Module, step: Step, clock: Clock, terms: Terms, seconds: float, ends_s: float) -> None:
-        self._model, self._step, self._clock, self._terms = model, step, clock, terms
-        self._seconds, self._ends_s = seconds, ends_s
-        self._ways: Mapping[str, Way] = {way.name: way for way in ways_of(model)}
+    Attributes:
+        found: how each way fared.
+    """
 
-    def results(self, again: Step | None) -> tuple[CompiledStep, ...]:
-        """How each way fared; the fastest is right with other values, too."""
-        found = {step.way: step for step in self._timed()}
-        while again is not None and (won := winner_of(tuple(found.values()))) is not None:
-            stage = self._stage(again, 0.0)
-            _, other = held(stage, self._against(won), self._terms).trials
-            if not isinstance(other.outcome, Rejection):
-                break
-            found[won] = _refused(self._step.label, other, stage.raised.get(won))
-        return tuple(found.values())
+    def __init__(self, hall: Hall, step: Step, again: Step | None) -> None:
+        """``again`` is the step with other values, where who wins must be right, too."""
+        self._hall, self._step, self._again = hall, step, again
+        self._ways = {way.name: way for way in ways_of(hall.model, hall.kernels)}
+        self.found: list[CompiledStep] = []
 
-    def _timed(self) -> Iterator[CompiledStep]:
-        stage = self._stage(self._step, self._seconds)
-        original, *others = held(stage, self._against(*self._ways), self._terms, self._ends_s).trials
+    def won(self) -> _Won | None:
+        """The fastest way that compiles, where it is clearly faster than the original, and no kernels are as fast."""
+        self._timed(list(self._ways))
+        while (won := winner_of(self.found)) not in (None, KERNELS):
+            assert won is not None
+            if self._is_right_again(won):
+                return self._with_or_without(won)
+        return None
+
+    def _with_or_without(self, way: str) -> _Won:
+        """The way with kernels inside, where that is clearly faster than without."""
+        without = _Won(way=way)
+        if KERNELS not in self._ways or time.monotonic() >= self._hall.ends_s:
+            return without
+        both = _Won(way=way, kernels=True)
+        strategy = next(each for each in STRATEGIES if each.name == way)
+        self._ways[both.name] = _way(self._hall.model, strategy, self._hall.kernels)
+        times_us = self._timed([both.name], beside=way)
+        if not times_us.keys() >= {both.name, way} or paired_ratio(times_us[both.name], times_us[way]).high >= 1:
+            return without
+        return both if self.found[-1].high < 1 and self._is_right_again(both.name) else without
+
+    def _timed(self, names: Sequence[str], *, beside: str = "") -> dict[str, tuple[float, ...]]:
+        """Time ways, and note how they fared; microseconds of those that have any.
+
+        ``beside`` is one that was noted before.
+        """
+        stage = self._stage(self._step, self._hall.seconds)
+        both = [beside, *names] if beside else names
+        original, *others = held(stage, self._against(*both), self._hall.terms, self._hall.ends_s).trials
         assert isinstance(original.outcome, Measurement)
         for other in others:
-            yield _compiled_step(self._step.label, original.outcome, other, stage.raised.get(other.candidate))
+            if other.candidate != beside:
+                error = stage.raised.get(other.candidate)
+                self.found.append(_compiled_step(self._step.label, original.outcome, other, error))
+        return {t.candidate: t.outcome.times_us for t in others if isinstance(t.outcome, Measurement)}
 
-    def held_out(self, way: str, steps: Sequence[Step], seconds: float) -> Iterator[ModelCall]:
+    def _is_right_again(self, way: str) -> bool:
+        """Whether a way is right with other values; if not, it is refused."""
+        if self._again is None:
+            return True
+        stage = self._stage(self._again, 0.0)
+        _, other = held(stage, self._against(way), self._hall.terms).trials
+        if not isinstance(other.outcome, Rejection):
+            return True
+        refused = _refused(self._step.label, other, stage.raised.get(way))
+        self.found = [refused if step.way == way else step for step in self.found]
+        return False
+
+    def held_out(self, won: _Won, steps: Sequence[Step]) -> Iterator[ModelCall]:
         """The calls of the other steps in which a way is right, not slower, and compiled once at most."""
-        backend = self._ways[way].backend
+        hall, backend = self._hall, self._ways[won.name].backend
         for step in steps:
             try:
-                calls = calls_of(self._model, step)
-                stage = self._stage(step, seconds)
-                original, other = held(stage, self._against(way), self._terms, self._ends_s).trials
+                calls = calls_of(hall.model, step)
+                stage = self._stage(step, hall.seconds / 4)
+                original, other = held(stage, self._against(won.name), hall.terms, hall.ends_s).trials
             except Exception:  # the original's: nobody said that the model takes such inputs
                 continue
             if isinstance(other.outcome, Measurement) and isinstance(original.outcome, Measurement):
                 figure = ratio_of(other.outcome, original.outcome)
-                is_settled = backend is not None and backend.graphs == stage.graphs[way]
+                is_settled = backend is not None and backend.graphs == stage.graphs[won.name]
                 if is_settled and figure.low <= 1 and figure.ratio <= MOST_SLOWER:
                     yield from calls
 
     def _against(self, *names: str) -> list[Way]:
-        return [Way(name=ORIGINAL, source=ORIGINAL, runner=self._model), *(self._ways[name] for name in names)]
+        return [Way(name=ORIGINAL, source=ORIGINAL, runner=self._hall.model), *(self._ways[name] for name in names)]
 
     def _stage(self, step: Step, seconds: float) -> ModelStage:
-        return ModelStage(self._model, step, self._clock, seed=self._terms.seed, seconds=seconds)
+        hall = self._hall
+        return ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=seconds)
 
 
-def ways_of(model: nn.Module) -> Iterator[Way]:
-    """The ways of running a model that fit it."""
+def ways_of(model: nn.Module, kernels: Plan) -> Iterator[Way]:
+    """The kernels where there are any, and the ways of running a model that fit it, with its originals inside."""
+    if kernels.layers or kernels.functions:
+        yield Way(name=KERNELS, source=KERNELS, runner=model, plan=kernels)
     for strategy in STRATEGIES:
         if not strategy.why_not(model):
-            backend = Backend(gives_up=True, stands_in=True)
-            plan = Plan(layers=way_layers(model, [(strategy, backend, None)]))
-            yield Way(name=strategy.name, source="compile", runner=model, plan=plan, backend=backend)
+            yield _way(model, strategy, None)
+
+
+def _way(model: nn.Module, strategy: Strategy, kernels: Plan | None) -> Way:
+    """A strategy as a contestant, with kernels inside (None for none)."""
+    backend = Backend(gives_up=True, stands_in=True)
+    way = WayIn(strategy=strategy, backend=backend, kernels=kernels is not None)
+    plan = with_ways(kernels or Plan(), way_layers(model, [way]))
+    return Way(name=way.name, source="compile", runner=model, plan=plan, backend=backend)
 
 
 def _not_taken(model: nn.Module, step: Step, error: Exception) -> Iterator[CompiledStep]:
