@@ -247,8 +247,8 @@ def with_a_kernel(monkeypatch: pytest.MonkeyPatch, took_us: Callable[[int], floa
     ("took_us", "inside"),
     [
         (lambda operations: operations / 10, [True]),
-        (lambda operations: 20.0, [False]),
-        (lambda operations: 20.0 if operations > 400 else 200.0, [False]),
+        (lambda operations: 300.0, [False]),
+        (lambda operations: 200.0 if operations > 400 else 400.0, [False]),
         (lambda operations: 100_000.0, []),
     ],
     ids=["faster with it", "the same with it", "slower with it", "the kernel alone is faster"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,17 +20,21 @@ from twinkle_tune import load_profile, tune_model
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.contest import model as model_stage
-from twinkle_tune.errors import ProfileError
+from twinkle_tune.errors import ProfileError, TuneError
 from twinkle_tune.kernel import Registry
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.profile.setup import CompiledStep
+from twinkle_tune.profile.setup import CompiledStep, Setup
+from twinkle_tune.report.html import html_pieces
+from twinkle_tune.report.markdown import markdown_text
+from twinkle_tune.report.review import review
 from twinkle_tune.report.terminal import SHORT_LINES, terminal_text
+from twinkle_tune.report.ways import way_lines, way_plots
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.verdict import compiled_problems, compiled_text
-from twinkle_tune.tune.ways import Hall, time_ways
+from twinkle_tune.tune.ways import Hall, time_ways, winner_of
 
 WHOLE = ("compile", "compile dynamic")
 """Ways that compile the model as a whole."""
@@ -244,15 +249,66 @@ def test_the_sentence() -> None:
 
 
 def test_it_fits_a_screen() -> None:
-    """However many steps and ways there are, and in place of other notes; the whole report has all of it."""
+    """However many steps and ways there are, and in place of other notes; the whole report has a table of all."""
     steps = [replace(STEP, label=f"prefill {n}x8", way=way) for n in range(8) for way in ("compile", "compile blocks")]
     profile = replace(fabricate.normal(), compiled=tuple(steps))
     short, whole = (terminal_text(profile, "p.json", width=80, full=full) for full in (False, True))
     assert len(short.splitlines()) <= SHORT_LINES
-    assert "Ways of running the whole model (compiling took 320 s): prefill 0x8: compile 0.50" in " ".join(
-        short.split()
-    )
-    assert "prefill 7x8: compile 0.50 of the time" in " ".join(whole.split())
+    assert "Ways of running it, time ÷ original (compiling took 320 s)" in short
+    assert "prefill 0x8: compile 0.50, compile blocks 0.50" in short
+    assert "Ways of running the whole model" in whole
+    assert len(re.findall(r"prefill 7x8 +compile( blocks)? +0.500", whole)) == 2
+
+
+def test_after_how_many_steps_a_way_has_paid() -> None:
+    """Compiling took 2 s and a step of 10 ms takes half as long: 400 steps. Who is not clearly faster never pays."""
+    way = replace(STEP, original_us=(9e3, 1e4, 3e4), ratio=0.5, low=0.4, high=0.6, compile_s=2.0)
+    unclear = replace(way, way="compile blocks", high=1.01)
+    wrong = replace(way, way="compile dynamic", problem="it is off", cause="wrong")
+    setup = Setup(label=STEP.label, way="compile", calls=(), model="")
+    profile = replace(fabricate.normal(), compiled=(wrong, unclear, way), setups=(setup,))
+    lines = list(way_lines(profile))
+    assert [(line.way, line.runs, line.pays) for line in lines] == [
+        ("compile blocks", False, "-"),
+        ("compile", True, "400 steps"),
+        ("compile dynamic", False, "-"),
+    ]
+    assert lines[2].ratio == "refused"
+    (plot,) = way_plots(profile)
+    assert [(row["name"], row["role"]) for row in plot.rows] == [
+        ("compile blocks", "other"),
+        ("compile", "winner"),
+        ("original", "original"),
+    ]
+    for text in (markdown_text(profile), "".join(html_pieces(profile)), terminal_text(profile, "p.json", full=True)):
+        assert "400 steps" in text
+        assert "prefill 1x8: compile dynamic is refused: it is off." in text
+
+
+@pytest.mark.parametrize(("calls", "won"), [(None, "b"), (1, None), (199, None), (201, "a"), (100_000, "b")], ids=str)
+def test_a_number_of_calls_decides_by_all_of_their_time(calls: int | None, won: str | None) -> None:
+    """a saves 5 of 10 ms and takes 1 s to compile, b 6 ms and 10 s: nothing pays in 199 calls, b in very many."""
+    a = CompiledStep(label="f", way="a", original_us=(1e4,), ratio=0.5, low=0.4, high=0.6, compile_s=1.0)
+    b = CompiledStep(label="f", way="b", original_us=(1e4,), ratio=0.4, low=0.3, high=0.5, compile_s=10.0)
+    assert winner_of([a, b], calls) == won
+
+
+@pytest.mark.parametrize(("calls", "ways", "told"), [(0, True, "at least 1"), (5, False, "without ways")])
+def test_calls_that_mean_nothing_are_refused(calls: int, ways: bool, told: str) -> None:
+    """Before anything is run."""
+    with pytest.raises(TuneError, match=told):
+        tune_model(nn.Linear(8, 8), torch.randn(4, 8), calls=calls, ways=ways)
+
+
+def test_diff_names_the_ways() -> None:
+    """Which way ran a step then and now stands beside what it gained."""
+    before = fabricate.normal()
+    label = before.steps[0].label
+    after = replace(before, setups=(Setup(label=label, way="compile", calls=(), model="", kernels=True),))
+    told = next(line for line in review(before, after, everything=True).steps if line.startswith(label))
+    then, now = told.split(" → ")[:2]
+    assert "compile" not in then
+    assert now.startswith("compile with kernels, ")
 
 
 def test_a_step_that_the_model_does_not_take_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:

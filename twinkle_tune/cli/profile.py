@@ -68,6 +68,10 @@ def profile(
     ways: Annotated[
         bool, typer.Option("--ways", help="Let other ways of running the whole model compete, too.")
     ] = False,
+    calls: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="With --ways: each step will run N times; compiling counts."),
+    ] = None,
     no_optimizer: Annotated[
         bool, typer.Option("--no-optimizer", help="Leave the AdamW step out of training steps.")
     ] = False,
@@ -156,6 +160,7 @@ def profile(
                     attention=attention,
                     head=head,
                     ways=ways,
+                    calls=calls,
                     objective=aim.objective,
                     slowdown=aim.slowdown,
                     optimizer=not no_optimizer,

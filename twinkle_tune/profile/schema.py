@@ -200,6 +200,7 @@ class RunFacts:
         torch_needs_s: the same with torch's own candidates alone; None, too, where none competes.
         recalled: contests that it did not run, since their outcomes were in its journal or in the store; None in a
             profile from before it was written down.
+        calls: how often each step will be run, for which ways of running the model were chosen; None for no limit.
     """
 
     took_s: float
@@ -208,6 +209,7 @@ class RunFacts:
     needs_s: float | None = None
     torch_needs_s: float | None = None
     recalled: int | None = None
+    calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,8 +231,8 @@ class Profile:
         contests: ordered by slot name, then workload key.
         uncalled: slots of the model that no step called ("RMSNorm model.norm").
         compiled: each step compiled in each way beside the original, where that was asked for.
-        setups: the ways of running the whole model that won steps; where there are any, ``kernelize_model`` puts them
-            in place and no winner of a contest.
+        setups: the ways of running the whole model that won steps; ``kernelize_model`` puts them in place beside the
+            winners of contests, which run for all other calls, and inside of a way where it says so.
         run: how the run went; None in a profile from before it was written down.
     """
 

@@ -10,7 +10,7 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.shares import Doubt, doubts
 from twinkle_tune.report.conditions import disturbances
 from twinkle_tune.report.text import bytes_text, one_line, percent, short_name, three_digits
-from twinkle_tune.tune.verdict import compiled_problems, compiled_text, tally_text
+from twinkle_tune.tune.verdict import compiled_problems, tally_text
 from twinkle_tune.words import span
 
 _NAME_LIMIT = 60
@@ -30,12 +30,12 @@ def notes(profile: Profile, advised: str = "") -> Iterable[str]:
         profile: whose figures.
         advised: the reason of the advice that stands above: what it says already is no note.
     """
-    if profile.compiled:  # first, as it was asked for
-        yield compiled_text(profile.compiled)
     if profile.device == "cpu":
         yield "Measured on a CPU; says nothing about a GPU."
     if is_busy(profile) and advised != "noise":
         yield _busy(profile)
+    if profile.run is not None and profile.run.calls is not None:
+        yield f"Ways were chosen for {profile.run.calls:,} runs of each step, compiling included (--calls)."
     for doubt in doubts(profile):
         yield _doubted(doubt)
     yield from disturbances(profile)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from twinkle_tune.report.brief import Brief
 from twinkle_tune.report.derive import Fate
 from twinkle_tune.report.further import FurtherPart
+from twinkle_tune.report.ways import WayLine
 
 LEGEND = (
     "Time ÷ original: median over paired rounds of the candidate's time over the original's, under 1 is "
@@ -169,7 +170,8 @@ class View:
     ``advice`` is what to do ("Apply it"), ``kind`` the same for machines, and ``why`` says why; ``run`` are the
     lines to do it with, ``then`` what else there is to do, and ``then_run`` its command;
     ``counts`` says what a contest is and how many ended how; ``labels`` what the steps' labels mean; ``notes`` are what
-    a reader must know before believing a figure; ``line`` is one of facts; ``outside`` says which parts of the model no
+    a reader must know before believing a figure; ``line`` is one of facts; ``ways`` are the ways of running the whole
+    model, ``ways_short`` the same in a heading and a line a step; ``outside`` says which parts of the model no
     kernel is offered for, and their share.
     """
 
@@ -188,6 +190,8 @@ class View:
     notes: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     steps: tuple[StepLine, ...]
+    ways: tuple[WayLine, ...]
+    ways_short: tuple[str, ...]
     selections: tuple[SelectionLine, ...]
     shapes: tuple[ShapesLine, ...]
     uncalled: tuple[str, ...]

@@ -25,7 +25,7 @@ _LIST_START = re.compile(r"^(\d*)([.)+=-])(?=\s|[=-]|$)")
 def markdown_text(profile: Profile, path: str = "profile.json") -> str:
     """The whole report. ``path`` is where the reader finds the profile."""
     shown, contests = view(profile, path), list(contest_parts(profile))
-    parts = [*_head(shown), *_steps(shown), *_selections(shown), *_refused(contests), *_rules(shown)]
+    parts = [*_head(shown), *_steps(shown), *_ways(shown), *_selections(shown), *_refused(contests), *_rules(shown)]
     parts.append(escape(f"{shown.outside} {YOURS}") if shown.outside else "")
     if contests:
         parts.append(escape(shown.legend))
@@ -106,6 +106,26 @@ def _steps(shown: View) -> list[str]:
     kept = f"No kernel won for {rest}: the original runs unchanged." if rest else ""
     others = [f"{code(s.step)}: {escape(s.words)}." for s in shown.steps if not s.compared and not s.is_kept]
     return ["## The whole model", escape(shown.labels), *made, kept, *others, _list(lines) if lines else ""]
+
+
+def _ways(shown: View) -> list[str]:
+    """The ways of running the whole model; why some have no figure is a note."""
+    if not shown.ways:
+        return []
+    heads = ["Step", "Way", "Original", "Time", "Time ÷ original", "Compiling", "Pays after"]
+    rows = [
+        [
+            code(w.step),
+            f"**{code(w.way)}** (runs)" if w.runs else code(w.way),
+            w.original,
+            w.time,
+            w.ratio,
+            w.compiling,
+            w.pays,
+        ]
+        for w in shown.ways
+    ]
+    return ["## Ways of running the whole model", table(heads, rows)]
 
 
 def _selections(shown: View) -> list[str]:

@@ -24,6 +24,7 @@ from twinkle_tune.report.text import (
     three_digits,
     time_text,
 )
+from twinkle_tune.report.ways import way_plots
 from twinkle_tune.slot import ORIGINAL
 
 _TIP = 300
@@ -41,7 +42,7 @@ def plots(profile: Profile) -> Iterator[Plot]:
 
 def step_plots(profile: Profile) -> Iterator[Plot]:
     """Those of whole steps, which come first."""
-    return _with_data(chain(_steps(profile), why(profile), timelines(profile), _parts(profile)))
+    return _with_data(chain(_steps(profile), way_plots(profile), why(profile), timelines(profile), _parts(profile)))
 
 
 def contest_plots(profile: Profile) -> Iterator[Plot]:

@@ -124,7 +124,7 @@ def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
     stopped = "" if profile.run is None else profile.run.stopped
     if (profile.winners or profile.setups) and better:
         more = " The run was stopped before it had tried everything: more may be found." if not profile.complete else ""
-        ways = ", ".join(dict.fromkeys(setup.way for setup in profile.setups))
+        ways = ", ".join(dict.fromkeys(setup.name for setup in profile.setups))
         how = f", run another way ({ways})" if ways else ""
         return "apply", "gain", f"Measured on the whole model{how}. {_measured_text(profile, compared, better)}{more}"
     if not profile.complete:

@@ -13,6 +13,7 @@ from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.report.compare import STEP, Change, ChangeKind, changes
 from twinkle_tune.report.markdown import escape, folded
 from twinkle_tune.report.text import gain_text, one_line, ratio_text, reading, short_name, time_text
+from twinkle_tune.report.ways import way_of
 from twinkle_tune.slot import ORIGINAL
 
 _HEADS: dict[ChangeKind, str] = {
@@ -148,16 +149,17 @@ def _steps(before: Profile, after: Profile) -> Iterator[str]:
     old, new = ({step.label: step for step in profile.steps} for profile in (before, after))
     for label in dict.fromkeys([*old, *new]):
         was, now = old.get(label), new.get(label)
-        yield one_line(f"{label}: {_gain(was)} → {_gain(now)}{_times(was, now)}")
+        gains = _gain(was, way_of(before, label)), _gain(now, way_of(after, label))
+        yield one_line(f"{label}: {' → '.join(gains)}{_times(was, now)}")
 
 
-def _gain(step: StepResult | None) -> str:
+def _gain(step: StepResult | None, way: str) -> str:
     if step is None:
         return "not measured"
     if not step.tuned_us:
         return "the original runs"
     told = reading(step.ratio, step.low, step.high)
-    return f"{told}, {ratio_text(step.ratio, step.low, step.high)}"
+    return f"{f'{way}, ' if way else ''}{told}, {ratio_text(step.ratio, step.low, step.high)}"
 
 
 def _times(was: StepResult | None, now: StepResult | None) -> str:

@@ -14,7 +14,8 @@ from twinkle_tune.errors import TuneError, one_line
 from twinkle_tune.kernel.unlooked import YOURS
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.layout import Column, command, python, table_lines, wrapped
-from twinkle_tune.report.lines import FURTHER, ContestPart, Runner, View
+from twinkle_tune.report.lines import ContestPart, View
+from twinkle_tune.report.terminal_contest import contest_lines
 from twinkle_tune.report.versus import versus
 from twinkle_tune.report.view import contest_part, contest_parts, view
 
@@ -22,8 +23,8 @@ FILE_WIDTH = 110
 """Columns of a report in a file, and where nothing tells how wide the terminal is."""
 SHORT_LINES = 28
 """The short report has no more lines than a terminal shows at once, with two below it that say what was written."""
-_NOTES = ((3, 5), (2, 5), (1, 5), (1, 4), (1, 3))
-"""How many notes the short form shows, and in how many lines each: where the model was compiled the first that fits."""
+_NOTES = ((3, 5, 3), (2, 5, 3), (1, 5, 3), (1, 3, 3), (1, 3, 1))
+"""How many notes the short form shows, in how many lines each, and the ways of how many steps: the first that fits."""
 _LEAST_WINNERS = 2
 _MOST_STEPS = 8
 
@@ -36,6 +37,15 @@ _STEPS = (
     Column(head="By round", rank=5),
     Column(head="Peak memory (÷ original)", rank=4),
 )
+_WAYS = (
+    Column(head="Step", least=10),
+    Column(head="Way", least=12),
+    Column(head="Time ÷ original", least=12),
+    Column(head="Original", right=True, rank=3),
+    Column(head="Time", right=True, rank=2),
+    Column(head="Compiling", right=True, rank=2),
+    Column(head="Pays after", right=True, rank=1),
+)
 _WINNERS = (
     Column(head="#", right=True),
     Column(head="Slot", least=8),
@@ -45,16 +55,6 @@ _WINNERS = (
     Column(head="By itself", rank=3),
     Column(head="Of", rank=2, least=8),
     Column(head="Time ÷ original", rank=4),
-)
-_RUNNERS = (
-    Column(head="Candidate", least=10),
-    Column(head="Source", rank=4),
-    Column(head="Time", right=True, rank=1),
-    Column(head="Time ÷ original"),
-    Column(head="Rounds", right=True, rank=3),
-    Column(head="First call", right=True, rank=6),
-    Column(head="Memory", right=True, rank=5),
-    Column(head="Parity", right=True, rank=2),
 )
 _TONES = {"gain": "green bold", "loss": "red bold"}
 
@@ -106,13 +106,13 @@ def _lines(profile: Profile, width: int, path: str, *, full: bool, contest: int 
     shown = view(profile, path or "profile.json")
     if full:
         return _full(shown, contest_parts(profile), width)
-    return _short(shown, width, path, notes=_NOTES[: None if profile.compiled else 1])
+    return _short(shown, width, path, notes=_NOTES)
 
 
-def _short(shown: View, width: int, path: str, notes: Sequence[tuple[int, int]]) -> list[Text]:
+def _short(shown: View, width: int, path: str, notes: Sequence[tuple[int, int, int]]) -> list[Text]:
     """What to do, the whole model, what won, what stayed: in as many lines as a terminal shows.
 
-    ``notes`` are how many of them are shown, and in how many lines each: the first that fits is taken.
+    ``notes`` are how many of them are shown, as :data:`_NOTES`: the first that fits is taken.
     """
     # Where lines wrap the most, what the labels mean is for the whole report.
     bare = replace(shown, labels="")
@@ -125,12 +125,13 @@ def _short(shown: View, width: int, path: str, notes: Sequence[tuple[int, int]])
     return made[-1]
 
 
-def _short_lines(shown: View, notes: tuple[int, int], width: int, path: str) -> list[Text]:
-    most, lines = notes
+def _short_lines(shown: View, notes: tuple[int, int, int], width: int, path: str) -> list[Text]:
+    most, lines, ways = notes
     head = [*wrapped(shown.line, width, style="dim"), *_head(shown, width, notes=most, most=lines * width)]
-    head += _steps(shown, width)
+    head += [*_steps(shown, width), *_ways_short(shown, width, most=ways)]
     tail = [Text(""), *_stayed(shown, width)] if shown.brief.stayed or shown.brief.probed else []
-    tail += wrapped(shown.outside, width, style="dim") if shown.outside else []
+    # Another way of running the model takes in what no kernel is offered for.
+    tail += wrapped(shown.outside, width, style="dim") if shown.outside and not any(w.runs for w in shown.ways) else []
     tail += _more(shlex.join(["twinkle-tune", "report", path or "PROFILE", "--full"]), width)
     room = SHORT_LINES - len(head) - len(tail)
     return _fitting([*head, *_winners(shown, width, most=max(room - 4, _LEAST_WINNERS)), *tail])
@@ -158,6 +159,7 @@ def _full(shown: View, contests: Iterable[ContestPart], width: int) -> Iterator[
     yield from _head(shown, width, notes=len(shown.notes))
     yield from _facts(shown, width)
     yield from _steps(shown, width)
+    yield from _ways(shown, width)
     for step in shown.steps:
         if step.amdahl:
             yield from wrapped(f"{step.step}: {step.amdahl}", width, style="dim")
@@ -167,7 +169,7 @@ def _full(shown: View, contests: Iterable[ContestPart], width: int) -> Iterator[
     if shown.outside:
         yield from wrapped(f"{shown.outside} {YOURS}", width, style="dim")
     for contest in contests:
-        yield from _contest(contest, width)
+        yield from contest_lines(contest, width)
     if shown.selections:
         yield Text("")
         yield from wrapped(shown.legend, width, style="dim")
@@ -184,7 +186,7 @@ def _one(profile: Profile, number: int, width: int) -> list[Text]:
         raise TuneError(
             f"report: --contest: got {number}, expected 1 to {len(profile.contests)}, the contests of this profile"
         )
-    return [*_contest(contest_part(number, profile.contests[number - 1]), width)][1:]
+    return [*contest_lines(contest_part(number, profile.contests[number - 1]), width)][1:]
 
 
 def _head(shown: View, width: int, *, notes: int, most: int | None = None) -> Iterator[Text]:
@@ -238,6 +240,35 @@ def _steps(shown: View, width: int) -> Iterator[Text]:
         yield Text(f"{len(shown.steps) - _MOST_STEPS} more steps: --format html", style="dim")
 
 
+def _ways_short(shown: View, width: int, *, most: int) -> Iterator[Text]:
+    head, *steps = shown.ways_short or ("",)
+    yield from wrapped(head, width, style="dim") if head else ()
+    for line in steps[:most]:
+        yield from wrapped(line, width, style="dim")
+    if len(steps) > most:
+        yield Text(f"{len(steps) - most} more steps: --full", style="dim")
+
+
+def _ways(shown: View, width: int) -> Iterator[Text]:
+    """Every way of running the whole model; why some have no figure is a note."""
+    if not shown.ways:
+        return
+    yield from (Text(""), Text("Ways of running the whole model", style="bold"))
+    rows = [
+        (
+            way.step,
+            Text(f"{way.way} (runs)" if way.runs else way.way, style=_TONES["gain"] if way.runs else ""),
+            way.ratio,
+            way.original,
+            way.time,
+            way.compiling,
+            way.pays,
+        )
+        for way in shown.ways
+    ]
+    yield from table_lines(_WAYS, rows, width)
+
+
 def _winners(shown: View, width: int, *, most: int) -> Iterator[Text]:
     winners = shown.brief.winners
     if not winners:
@@ -265,56 +296,3 @@ def _stayed(shown: View, width: int) -> Iterator[Text]:
         yield from wrapped(f"{shown.brief.stayed}.", width)
     if shown.brief.probed:
         yield from wrapped(f"{shown.brief.probed}.", width, style="dim")
-
-
-def _contest(contest: ContestPart, width: int) -> Iterator[Text]:
-    yield Text("")
-    yield from wrapped(f"{contest.number}. {contest.slot} · {contest.call}", width, style="bold")
-    for line in (
-        f"Replaces {contest.target}",
-        f"At {contest.where}",
-        f"Seen in {contest.seen}" if contest.seen else "The model never called this size: it was only tried",
-        contest.conditions and f"The device: {contest.conditions}",
-        contest.timed,
-    ):
-        if line:
-            yield from wrapped(line, width, indent=2, style="dim")
-    yield from wrapped(f"{contest.winner}: {contest.reason}" if contest.reason else contest.winner, width, indent=2)
-    yield from _runners(contest.runners, width)
-    if contest.further is not None:
-        yield from wrapped(FURTHER, width, indent=2, style="dim")
-        columns = [Column(head=head, rank=n, least=8 if n == 0 else 0) for n, head in enumerate(contest.further.heads)]
-        yield from table_lines(columns, contest.further.rows, width, indent=2)
-        for words in contest.further.words:
-            yield from wrapped(words, width, indent=2, style="yellow")
-    for refused in contest.refused:
-        told = f"refused {refused.candidate} ({refused.source}), {refused.stage}: {refused.reason}"
-        yield from wrapped(told, width, indent=2)
-    for told in contest.untimed:
-        yield from wrapped(told, width, indent=2)
-
-
-def _runners(runners: Iterable[Runner], width: int) -> Iterator[Text]:
-    """The candidates that were timed, a line each; what is noted of one stands below it."""
-    shown = list(runners)
-    if not shown:
-        return
-    rows = [
-        (
-            f"{runner.candidate} ({runner.mark})" if runner.mark else runner.candidate,
-            runner.source,
-            runner.time,
-            runner.ratio,
-            runner.rounds,
-            runner.first_call,
-            runner.memory,
-            runner.parity,
-        )
-        for runner in shown
-    ]
-    heads, *lines = table_lines(_RUNNERS, rows, width, indent=2)
-    yield heads
-    for line, runner in zip(lines, shown, strict=True):
-        yield line
-        if runner.note:
-            yield from wrapped(runner.note, width, indent=6, style="dim")

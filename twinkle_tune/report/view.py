@@ -32,6 +32,7 @@ from twinkle_tune.report.text import (
     three_digits,
     time_text,
 )
+from twinkle_tune.report.ways import short_lines, way_lines
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import gained as step_gained
 
@@ -68,6 +69,8 @@ def view(profile: Profile, path: str = "profile.json") -> View:
             _step(number, row, step, profile)
             for number, (row, step) in enumerate(zip(step_rows(profile), profile.steps, strict=True), 1)
         ),
+        ways=tuple(way_lines(profile)),
+        ways_short=short_lines(profile),
         selections=_ranked(lines),
         shapes=tuple(_shapes_line(each) for each in shapes(profile)),
         uncalled=tuple(one_line(name, 2 * _NAME_LIMIT) for name in profile.uncalled),

@@ -91,9 +91,9 @@ def step_line(step: StepResult) -> str:
 
 
 def ways_line(label: str, ways: Sequence[CompiledStep]) -> str:
-    """The ways of running a step of the whole model in one line: "ways of prefill 1x128: compile 0.70, ..."."""
+    """The ways of running a step of the whole model in one line: "prefill 1x128: compile 0.70, compile blocks 0.81"."""
     told = [f"{way.way} {'refused' if way.problem else f'{way.ratio:.2f}'}" for way in ways]
-    return one_line(f"ways of running {one_line(label, _NAME_LIMIT)}: {', '.join(told)}", WIDTH)
+    return one_line(f"{one_line(label, _NAME_LIMIT)}: {', '.join(told)}", WIDTH)
 
 
 class Lines:

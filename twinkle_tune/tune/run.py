@@ -48,6 +48,7 @@ class Run:
     attention: bool = False
     head: bool = False
     ways: bool = False
+    calls: int | None = None
     tasks: dict[tuple[str, str, tuple[str, ...]], Task] = field(default_factory=dict)
 
     def question(self, observation: Observation, entrants: Sequence[Candidate], environment: Environment) -> Question:

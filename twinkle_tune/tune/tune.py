@@ -77,6 +77,7 @@ def tune_model(
     attention: bool = False,
     head: bool | None = None,
     ways: bool = False,
+    calls: int | None = None,
     objective: object = "time",
     slowdown: float | None = None,
     optimizer: OptimizerFactory | bool = True,
@@ -119,7 +120,10 @@ def tune_model(
             (:mod:`twinkle_tune.catalog.head`). Each of its calls is one of the whole model, too. By default they do
             where the objective is one by memory and the model has such a head, but not beside ``attention``.
         ways: whether ways of running the whole model compete as well, in the modes "inference" and "train":
-            compiled as it is, for dynamic shapes, and block by block. Those that gain most are in the profile.
+            compiled as it is, for dynamic shapes, and block by block, without and with the kernels that won. Those that
+            gain most are in the profile, beside the kernels.
+        calls: how often each step will be run, at least 1: a way wins that takes the least time for all of them,
+            compiling included. By default compiling is not counted.
         objective: "time": the fastest wins; "memory": the one with the smallest peak memory; "balanced": the smallest
             of those that take at most ``slowdown`` times the original's time.
         slowdown: of the objective "balanced" alone, at least 1; 1.1 (10% more time) by default.
@@ -131,6 +135,7 @@ def tune_model(
     Raises:
         CaptureError: the model cannot be run on the inputs.
         DeviceError, ModeError, RegistrationError: unknown or unavailable device, mode, candidates.
+        TuneError: ``calls`` without ``ways``, or below 1.
         ObjectiveError: an unknown objective, a slowdown that does not go with it, or memory that is not told here.
         JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
@@ -160,6 +165,7 @@ def tune_model(
         attention=attention,
         head=_competes_unasked(model, terms, attention=attention) if head is None else head,
         ways=ways,
+        calls=_checked_calls(calls, ways=ways),
     )
     check_memory_is_told(terms.aim, terms.device)
     check_search_is_possible(terms.device)
@@ -249,7 +255,7 @@ def _with_ways(run: Run, profile: Profile, steps: Sequence[Step], tried: Sequenc
     kernels = plan_profile(run.model, profile, device, run.terms.mode, run.registry) if profile.winners else Plan()
     hall = Hall(
         model=run.model, kernels=kernels, clock=clock_for(device), terms=run.terms, seconds=_WAYS_S,
-        ends_s=math.inf if ends_s is None else ends_s,
+        ends_s=math.inf if ends_s is None else ends_s, calls=run.calls,
     )  # fmt: skip
     ways = time_ways(hall, tried, run.tell)
     known = {step.label for step in steps}
@@ -284,6 +290,14 @@ def check_model(model: object) -> None:
         )
     if not isinstance(model, nn.Module):
         raise ModelError(f"model: got a {type(model).__name__}, expected a torch module (torch.nn.Module)")
+
+
+def _checked_calls(calls: int | None, *, ways: bool) -> int | None:
+    if calls is not None and calls < 1:
+        raise TuneError(f"calls: got {calls}, expected at least 1: how often each step will be run")
+    if calls is not None and not ways:
+        raise TuneError(f"calls: got {calls} without ways, expected both: it decides on ways of running the model")
+    return calls
 
 
 def _told(on_event: Listener | None, progress: bool | None) -> Listener:

@@ -91,22 +91,26 @@ def _ways_text(ways: Sequence[CompiledStep]) -> str:
 
 
 def _failed(way: CompiledStep) -> str:
-    return {"wrong": "is refused", "inconclusive": "cannot be checked"}.get(way.cause, "failed")
+    return {"wrong": "is refused", "inconclusive": "cannot be checked", "not timed": "is not timed"}.get(
+        way.cause, "failed"
+    )
 
 
 def setups_text(setups: Sequence[Setup], results: Sequence[StepResult]) -> str:
     """Which way the whole model runs in which step, and what that gains."""
     found = {result.label: result for result in results}
-    told = (f"{s.label}: {s.way}, {time_words(r.ratio, r.low, r.high)}" for s in setups if (r := found[s.label]))
+    told = (f"{s.label}: {s.name}, {time_words(r.ratio, r.low, r.high)}" for s in setups if (r := found[s.label]))
     return f"The whole model gains most in another way of running it: {'; '.join(told)}."
 
 
 def compiled_problems(steps: Sequence[CompiledStep]) -> Iterator[str]:
-    """Why a way has no figures, where :func:`compiled_text` does not say it: another one of its step has some."""
-    timed = {step.label for step in steps if not step.problem}
+    """Why ways have no figures: a sentence for those of a step that have the same reason."""
+    same: dict[tuple[str, str, str], list[str]] = {}
     for step in steps:
-        if step.problem and step.label in timed:
-            yield f"{step.label}: {step.way} {_failed(step)}: {step.problem}."
+        if step.problem:
+            same.setdefault((step.label, _failed(step), step.problem), []).append(step.way)
+    for (label, failed, problem), names in same.items():
+        yield f"{label}: {', '.join(names)} {failed}: {problem}."
 
 
 def round_up_s(seconds: float) -> int:

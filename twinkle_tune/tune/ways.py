@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.step import Step
+from twinkle_tune.cause import Cause
 from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.contest.model import ModelStage, Way
 from twinkle_tune.errors import TuneError, in_a_line
@@ -32,6 +34,8 @@ from twinkle_tune.tune.whole import held, ratio_of, release_optimizers, rounded_
 
 KERNELS = "kernels"
 """The way that is the model with the kernels that won, and nothing else."""
+LEAST_GAIN = 0.98
+"""Kernels inside of a way must leave at most so much of the time without: they are more that may go wrong."""
 MOST_SLOWER = 1.02
 """At sizes that did not choose it a way may take so much of the original's time: noise, no loss."""
 
@@ -60,6 +64,7 @@ class Hall:
         terms: of the run.
         seconds: that a step is timed, unless the fewest rounds take longer; compiling takes what it takes.
         ends_s: of the monotonic clock: no way is begun after it.
+        calls: how often each step will be run: compiling must take less time than it saves in them. None for no limit.
     """
 
     model: nn.Module
@@ -68,15 +73,16 @@ class Hall:
     terms: Terms
     seconds: float
     ends_s: float = math.inf
+    calls: int | None = None
 
 
 def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
     """Let each way of running the model compete with the original in each step, all in the same rounds.
 
     The kernels that won are a way, too. Then the fastest way that compiles is held against itself with the kernels
-    inside, which must be clearly faster. What torch.compile kept in this process is dropped before each step and after
-    the last. A way that cannot be compiled, computes something else, or would run uncompiled, has no figure, but the
-    reason.
+    inside, which must be clearly faster, by 2%. What torch.compile kept in this process is dropped before each step and
+    after the last. A way that cannot be compiled, computes something else, or would run uncompiled, has no figure, but
+    the reason.
 
     Args:
         hall: what the contests have in common.
@@ -90,13 +96,15 @@ def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
     try:
         for each in tried:
             if time.monotonic() >= hall.ends_s:
-                break
+                compiled += _without_figure(model, each.step, "the budget was used up before its turn", "not timed")
+                continue
             torch.compiler.reset()
             tell(StepStarted(label=each.step.label))
             try:
                 seen = calls_of(model, each.step)
             except Exception as error:  # the original's: such a step is our own guess
-                compiled += _not_taken(model, each.step, error)
+                why = f"the model does not take the step ({in_a_line(error, 200)})"
+                compiled += _without_figure(model, each.step, why, "inconclusive")
                 continue
             with uncapped():
                 contest = _Contest(hall, each.step, each.again)
@@ -114,10 +122,22 @@ def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
     return Ways(compiled=tuple(compiled), setups=tuple(setups))
 
 
-def winner_of(ways: Sequence[CompiledStep]) -> str | None:
-    """The fastest of those that are clearly faster than the original; None for the original."""
+def winner_of(ways: Sequence[CompiledStep], calls: int | None = None) -> str | None:
+    """The fastest of those that are clearly faster than the original; None for the original.
+
+    With a number of ``calls`` it is the one that takes the least time for all of them, compiling included, if that is
+    less than the original's.
+    """
     clear = [way for way in ways if not way.problem and way.high < 1]
-    return min(clear, key=lambda way: way.ratio).way if clear else None
+    if calls is None:
+        return min(clear, key=lambda way: way.ratio).way if clear else None
+    paying = {way.way: total for way in clear if (total := _total(way, calls)) < 1}
+    return min(paying, key=paying.__getitem__) if paying else None
+
+
+def _total(way: CompiledStep, calls: int) -> float:
+    """Time of so many steps, compiling included, over the original's."""
+    return way.ratio + way.compile_s * 1e6 / (calls * median(way.original_us))
 
 
 def calls_of(model: nn.Module, step: Step) -> tuple[ModelCall, ...]:
@@ -164,7 +184,7 @@ class _Contest:
     def won(self) -> _Won | None:
         """The fastest way that compiles, where it is clearly faster than the original, and no kernels are as fast."""
         self._timed(list(self._ways))
-        while (won := winner_of(self.found)) not in (None, KERNELS):
+        while (won := winner_of(self.found, self._hall.calls)) not in (None, KERNELS):
             assert won is not None
             if self._is_right_again(won):
                 return self._with_or_without(won)
@@ -179,9 +199,14 @@ class _Contest:
         strategy = next(each for each in STRATEGIES if each.name == way)
         self._ways[both.name] = _way(self._hall.model, strategy, self._hall.kernels)
         times_us = self._timed([both.name], beside=way)
-        if not times_us.keys() >= {both.name, way} or paired_ratio(times_us[both.name], times_us[way]).high >= 1:
+        if not times_us.keys() >= {both.name, way}:
             return without
-        return both if self.found[-1].high < 1 and self._is_right_again(both.name) else without
+        gain = paired_ratio(times_us[both.name], times_us[way])
+        if gain.high >= 1 or gain.ratio > LEAST_GAIN:
+            return without
+        pair = [step for step in self.found if step.way in (way, both.name)]
+        pays = winner_of(pair, self._hall.calls) == both.name
+        return both if pays and self._is_right_again(both.name) else without
 
     def _timed(self, names: Sequence[str], *, beside: str = "") -> dict[str, tuple[float, ...]]:
         """Time ways, and note how they fared; microseconds of those that have any.
@@ -251,11 +276,10 @@ def _way(model: nn.Module, strategy: Strategy, kernels: Plan | None) -> Way:
     return Way(name=way.name, source="compile", runner=model, plan=plan, backend=backend)
 
 
-def _not_taken(model: nn.Module, step: Step, error: Exception) -> Iterator[CompiledStep]:
-    why = f"the model does not take the step ({in_a_line(error, 200)})"
+def _without_figure(model: nn.Module, step: Step, why: str, cause: Cause) -> Iterator[CompiledStep]:
     for strategy in STRATEGIES:
         if not strategy.why_not(model):
-            yield CompiledStep(label=step.label, way=strategy.name, problem=why, cause="inconclusive")
+            yield CompiledStep(label=step.label, way=strategy.name, problem=why, cause=cause)
 
 
 def _compiled_step(label: str, original: Measurement, other: Trial, error: Exception | None) -> CompiledStep:
