@@ -75,7 +75,7 @@ def apart(text: str, name: str) -> Apart:
 
 def _spans(text: str, name: str) -> list[tuple[int, int]]:
     """Where the items of the list stand; none for an empty list, or where no such list is found."""
-    scan = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=partial(_only, "")).raw_decode
+    scan = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_checked).raw_decode
     place = _after("{", text, _past_space(text, 0))
     while True:
         key, place = scan(text, place)
@@ -129,6 +129,12 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r:.80} stands twice in one table: readers may differ in which they take")
     return made
+
+
+def _checked(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse a key that stands twice; nothing of the table is kept."""
+    if len(dict(pairs)) != len(pairs):
+        _table(pairs)
 
 
 def _only(name: str, pairs: list[tuple[str, Any]]) -> _Kept:
