@@ -84,9 +84,11 @@ def rivals_of(model: nn.Module, profile: Profile, *, compiles: bool = False) -> 
 
 
 def _compiled(model: nn.Module, dynamic: bool | None) -> nn.Module:
-    # A backend of its own: torch.compile else takes what it compiled for another rival.
-    backend = Backend(gives_up=False)
-    return cast("nn.Module", torch.compile(copy.deepcopy(model), backend=backend, dynamic=dynamic))
+    made = copy.deepcopy(model)
+    # In place: what torch.compile(model) gives generates text uncompiled. A backend of its own: torch.compile else
+    # takes what it compiled for another rival.
+    made.compile(backend=Backend(gives_up=False), dynamic=dynamic)
+    return made
 
 
 def _by_blocks(model: nn.Module) -> nn.Module:

@@ -8,15 +8,19 @@ import pytest
 
 from tests.report import fabricate
 from twinkle_tune.contest.selected import interpreted
+from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Objective
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.schema import Contest, Profile, RunFacts, Seen, StepResult
+from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.report import head
 from twinkle_tune.report.recommend import recommend, visible_step_gain
 from twinkle_tune.report.render import render
 from twinkle_tune.report.terminal import terminal_text
 
 ALONE = StepResult(label="prefill 1x128")
+
+UNTRIED = " Other ways of running the whole model were not tried: --ways."
 
 
 def _step(ratio: float, low: float, high: float) -> StepResult:
@@ -227,7 +231,20 @@ def test_contests_that_kept_the_original_are_no_bother() -> None:
     """They were held, and nothing was better."""
     found = recommend(fabricate.profile(_kept(), _kept(), steps=(ALONE,)))
     assert (found.kind, found.reason) == ("do not bother", "kept")
-    assert found.why == "Each of 2 contests kept the original: no kernel was right and clearly faster."
+    assert found.why == "Each of 2 contests kept the original: no kernel was right and clearly faster." + UNTRIED
+
+
+def test_who_asked_for_ways_is_not_sent_there() -> None:
+    """Nor who asked for a mode that compiles, or for memory."""
+    kept = fabricate.profile(_kept(), steps=(ALONE,))
+    assert recommend(kept).why.endswith(UNTRIED)
+    way = CompiledStep(label=ALONE.label, ratio=1.1, low=1.05, high=1.2)
+    for other in (
+        replace(kept, compiled=(way,)),
+        replace(kept, mode=Mode.COMPILE),
+        replace(kept, objective=Objective.MEMORY),
+    ):
+        assert "--ways" not in recommend(other).why
 
 
 def test_winners_that_the_whole_model_took_back_are_named() -> None:
@@ -238,7 +255,7 @@ def test_winners_that_the_whole_model_took_back_are_named() -> None:
     assert (found.kind, found.reason) == ("do not bother", "kept")
     assert found.why == (
         "Kernels won 1 of 2 contests by themselves; with them no step of the whole model became faster and stayed "
-        "right, so the originals run."
+        "right, so the originals run." + UNTRIED
     )
 
 
@@ -269,15 +286,20 @@ def test_winners_that_save_little_by_themselves_are_no_bother() -> None:
     wide = replace(_step(1.0, 0.9, 1.1), original_us=times, tuned_us=times)
     found = recommend(fabricate.profile(little, steps=(wide,)))
     assert (found.kind, found.reason) == ("do not bother", "small gain")
-    assert found.why == "With the winners no step was clearly faster; by themselves they save at most 0.2% of one."
+    assert (
+        found.why
+        == "With the winners no step was clearly faster; by themselves they save at most 0.2% of one." + UNTRIED
+    )
 
 
 def test_a_kernel_in_the_interpreter_is_not_called_slow() -> None:
     """Where the original was kept, who was right and could not be timed is told beside it, and what to do."""
     kept = _kept()
     kept = replace(kept, trials=(*kept.trials, fabricate.trial("impl:Fast", interpreted(), "impl")))
-    assert recommend(fabricate.profile(kept, steps=(ALONE,))).why.endswith(
-        "1 ran in Triton's interpreter and could not be timed here: profile on a GPU."
+    assert (
+        recommend(fabricate.profile(kept, steps=(ALONE,)))
+        .why.removesuffix(UNTRIED)
+        .endswith("1 ran in Triton's interpreter and could not be timed here: profile on a GPU.")
     )
 
 

@@ -105,7 +105,7 @@ def sizes(profile: Profile) -> set[tuple[int, ...]]:
 def test_a_right_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without anything planted: what the tests below see refused is refused for what they plant."""
     profile = tuned(monkeypatch, lean, Deep().eval())
-    assert [step.cause for step in profile.compiled] == [""] * len(ALL)
+    assert {step.cause for step in profile.compiled} == {""}
     assert sizes(profile) == {(2, 8), (2, 2), (4, 8), (2, 12)}
 
 

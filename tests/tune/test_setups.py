@@ -273,6 +273,19 @@ def test_kernels_and_ways_together(
     restore_model(model)
 
 
+@pytest.mark.parametrize(("takes_us", "tried"), [(0.0, ["compile"]), (20_000.0, ["compile", "compile dynamic"])])
+def test_code_for_all_sizes_stands_in_for_code_for_one(
+    takes_us: float, tried: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never faster, and compiling takes long: it is tried where the model compiled as it is gains nothing."""
+
+    def run(*args: Any) -> tuple[Tensor]:
+        spin(takes_us)
+        return twice(*args)
+
+    assert [step.way for step in tuned(monkeypatch, run).compiled] == tried
+
+
 def test_the_winner_is_the_fastest_of_those_that_are_clearly_faster() -> None:
     """Not one whose interval reaches the original's time, nor one that is refused."""
     ways = [

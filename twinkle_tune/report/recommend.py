@@ -66,6 +66,7 @@ class Recommendation:
 def recommend(profile: Profile, path: str = "profile.json") -> Recommendation:
     """What to do with a profile that lies at ``path``."""
     kind, reason, why = _decide(profile)
+    why += _untried(profile) if kind == "do not bother" else ""
     run = {"apply": head.code(profile, path), "measure again": _again(profile), "do not bother": ""}[kind]
     then, then_run = _then(profile, path) if kind == "apply" else _fewer(profile) if reason == "budget" else ("", "")
     whole = whole_text(profile)
@@ -220,6 +221,13 @@ def _hidden(unclear: Sequence[Contest], step: StepResult) -> float:
         for seen in contest.seen
         if seen.step == step.label
     )
+
+
+def _untried(profile: Profile) -> str:
+    """That nobody tried to compile the model, where one may."""
+    if profile.compiled or profile.mode.compiles or profile.aim.is_memory:
+        return ""
+    return " Other ways of running the whole model were not tried: --ways."
 
 
 def _calmer(profile: Profile) -> str:

@@ -10,7 +10,8 @@ from twinkle_tune.strategy.compile_model import CompileModel
 STRATEGIES: tuple[Strategy, ...] = (
     CompileModel(),
     CompileBlocks(),
-    CompileModel(name="compile dynamic", dynamic=True),
+    # Code for all sizes is never faster than code for one: it is for models whose other code is made again and again.
+    CompileModel(name="compile dynamic", instead_of="compile", dynamic=True),
 )
 
 __all__ = ["STRATEGIES", "Running", "Strategy"]

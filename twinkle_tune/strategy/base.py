@@ -32,10 +32,15 @@ class Strategy(Protocol):
 
     Attributes:
         name: as records and reports call it.
+        instead_of: the name of a way that it can only stand in for: it is tried where that one is not clearly faster
+            than the original. "" for a way that is tried always.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def instead_of(self) -> str: ...
 
     def why_not(self, model: nn.Module) -> str:
         """Why a model cannot be run so; "" where it can."""

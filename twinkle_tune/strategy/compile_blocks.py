@@ -24,6 +24,7 @@ class CompileBlocks:
     """Each outermost block compiled, with code of its own: a layer's index is a guard of its code."""
 
     name: str = "compile blocks"
+    instead_of: str = ""
 
     def why_not(self, model: nn.Module) -> str:
         """As :meth:`Strategy.why_not`."""

@@ -17,10 +17,12 @@ class CompileModel:
 
     Attributes:
         name: as of :class:`~twinkle_tune.strategy.base.Strategy`.
+        instead_of: as there.
         dynamic: torch.compile's argument of that name.
     """
 
     name: str = "compile"
+    instead_of: str = ""
     dynamic: bool | None = None
 
     def why_not(self, model: nn.Module) -> str:
