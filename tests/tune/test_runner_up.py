@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,8 @@ from torch import nn
 from tests.report import fabricate
 from tests.tune.test_agree import Thrashing, Twins
 from tests.tune.test_choose import contest
-from tests.tune.toy import QUICK, Norm, norm, spin
+from tests.tune.toy import QUICK, Norm, spin
+from tests.tune.worked import Worked, lucky_once, own_clock, steady
 from twinkle_tune import tune_model
 from twinkle_tune.capture.step import make_steps
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
@@ -33,22 +32,6 @@ from twinkle_tune.tune.events import Event, Listener, WinnerTimedAgain
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.runner_up import behind, runners_up, with_winner
 from twinkle_tune.tune.task import Task
-
-FIRST_PROCESS = "TWINKLE_TUNE_TEST_FIRST_PROCESS"
-
-
-def lucky_once(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Fast in the first process that calls it, slower than the original in any other."""
-    spin(20 if _is_first(os.environ[FIRST_PROCESS], os.getpid()) else 400)
-    return norm(self, x)
-
-
-@functools.cache  # a file takes longer to read than the calls that are compared
-def _is_first(path: str, pid: int) -> bool:
-    mark = Path(path)
-    if not mark.exists():
-        mark.write_text(str(pid), encoding="ascii")
-    return mark.read_text(encoding="ascii") == str(pid)
 
 
 def held(times_us: Mapping[str, tuple[float, ...]], winner: str) -> Contest:
@@ -179,16 +162,10 @@ def test_the_one_behind_a_confirmed_winner_is_asked_once() -> None:
     assert next_confirmed(held({"best": (80.0,) * 9}, "best"), task(), Scripted({}), lambda event: None) is None
 
 
-def steady(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """A quarter of the original's time, in every process and wherever it is called."""
-    spin(50)
-    return norm(self, x)
-
-
-def tuned(model: nn.Module, x: torch.Tensor, *impls: Any, **options: Any) -> Profile:
-    """A profile in which these compete."""
+def tuned(model: nn.Module, x: torch.Tensor, *impls: Any, cls: type[Norm] = Norm, **options: Any) -> Profile:
+    """A profile in which these compete for the norms of a class."""
     registry = Registry()
-    register_external_layer(Norm, "Norm", registry=registry)
+    register_external_layer(cls, "Norm", registry=registry)
     for impl in impls:
         register_layer_kernel("Norm", layer_impl=impl, device="cpu", registry=registry)
     return tune_model(model, x, registry=registry, settings=QUICK, candidates=["impl"], **options)
@@ -198,7 +175,7 @@ def test_a_winner_of_one_process_alone_gives_way_to_a_steady_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In real worker processes: what is fast in the first alone does not win, and what is fast in both does."""
-    monkeypatch.setenv(FIRST_PROCESS, str(tmp_path / "first"))
+    own_clock(monkeypatch, tmp_path / "first")
     again: list[str] = []
 
     def listen(event: Event) -> None:
@@ -207,8 +184,9 @@ def test_a_winner_of_one_process_alone_gives_way_to_a_steady_one(
 
     with Isolated() as executor:
         profile = tuned(
-            nn.Sequential(Norm(16)), torch.randn(8, 16), lucky_once, steady, executor=executor, on_event=listen
-        )
+            nn.Sequential(Worked(16)), torch.randn(8, 16), lucky_once, steady, cls=Worked, executor=executor,
+            on_event=listen,
+        )  # fmt: skip
     (found,) = profile.contests
     assert found.selection.winner == "impl:steady"
     assert again == ["impl:lucky_once", "impl:steady"]
