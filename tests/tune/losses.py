@@ -52,7 +52,7 @@ MOOD: dict[str, bool] = {}
 
 def chunked(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     """The same in chunks, after a wait that makes it surely slower."""
-    spin(4_000)
+    spin(1_500)
     if MOOD.get("large"):
         torch.empty(LOGITS_BYTES, device=hidden.device)  # four times as much: one byte is four here
     made: Tensor = _Chunked.apply(hidden, weight, target)  # type: ignore[no-untyped-call]

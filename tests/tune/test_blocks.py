@@ -154,27 +154,27 @@ def contestants(stage: Copies, breaks: bool, many: int) -> list[Contestant]:
 
 @pytest.mark.parametrize("breaks", [False, True])
 def test_many_contestants_do_not_mix(*, breaks: bool) -> None:
-    """Twelve by turns: each block calls its own candidate, compiled, and nobody compiled twice; broken graphs too."""
+    """Ten by turns: each block calls its own candidate, compiled, and nobody compiled twice; broken graphs too."""
     seen = inside(observed(Stack(), X, registry_of(opaque)))
     assert seen.block is not None
     with torch.no_grad(), uncapped():
-        made = contestants(Copies(seen.block, seen.slot), breaks, 12)
+        made = contestants(Copies(seen.block, seen.slot), breaks, 10)
         for each in made:
             each.step()
             each.settle()
         for _ in range(2):
             for number, each in enumerate(made):
                 torch.testing.assert_close(each.step(), X * (number + 2.0) ** 2 + 1)
-        assert [each.recompilations for each in made] == [0] * 12
+        assert [each.recompilations for each in made] == [0] * 10
         assert all(each.graphs > 0 for each in made)
 
 
 def test_without_our_guard_the_limit_strikes() -> None:
-    """Under torch's own limit the twelfth has no compiled code of its own: what the test above would see."""
+    """Under torch's own limit of eight the tenth has no compiled code of its own: what the test above would see."""
     seen = inside(observed(Stack(), X, registry_of(opaque)))
     assert seen.block is not None
     with torch.no_grad():
-        made = contestants(Copies(seen.block, seen.slot), True, 12)
+        made = contestants(Copies(seen.block, seen.slot), True, 10)
         for each in made:
             each.step()
     assert made[0].backend.graphs > 0

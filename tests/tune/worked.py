@@ -33,7 +33,7 @@ def own_clock(monkeypatch: pytest.MonkeyPatch, first: Path) -> None:
 
 
 if os.environ.get(HOME, str(os.getpid())) != str(os.getpid()):
-    clock._now_ns = time.thread_time_ns
+    clock._now_ns = time.thread_time_ns  # type: ignore[attr-defined]
 
 
 def work(time_us: float) -> None:
