@@ -12,7 +12,7 @@ FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_tex
 
 
 def tiny(family: str, **settings: Any) -> nn.Module:
-    """A causal language model of the family, two layers of width 32."""
+    """A causal language model of the family, two layers of width 32 unless other settings are given."""
     sizes: dict[str, Any] = {
         "vocab_size": 64,
         "hidden_size": 32,
@@ -28,7 +28,7 @@ def tiny(family: str, **settings: Any) -> nn.Module:
     if family not in ("phi", "phi3"):
         sizes["head_dim"] = 8
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(family, **sizes, **settings)
+    config = transformers.AutoConfig.for_model(family, **(sizes | settings))
     model: nn.Module = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,11 @@ from twinkle_tune.source.inductor import Inductor
 
 MOST_AGAIN = 8
 """Compilations anew at calls that are alike before we give up, as torch.compile does by default."""
+MOST_BOUND = 64
+"""Versions of one function in a bound model. Those of a prompt and of one token, with and without a mask, of one row
+and of several, of one length and of any, are more than torch.compile's eight. Calls that were not shown make none."""
 _numbers = itertools.count()
+_takes_limit = "recompile_limit" in inspect.signature(torch.compile).parameters
 
 
 class CompiledAnewError(TuneError):
@@ -42,6 +47,11 @@ class Backend:
         self.most: int | None = None
         self._gives_up, self._stands_in = gives_up, stands_in
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it compiles for a user's model, where it is in the place of the original."""
+        return self._stands_in and not self._gives_up
+
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
         """Compile one graph."""
         from torch._inductor.compile_fx import compile_fx
@@ -60,7 +70,8 @@ class Backend:
 
 def compiled(call: Callable[..., Any], backend: Backend, dynamic: bool | None) -> Callable[..., Any]:
     """A call under torch.compile, apart from all others."""
-    made: Callable[..., Any] = torch.compile(renamed(call), backend=backend, dynamic=dynamic)
+    more: dict[str, Any] = {"recompile_limit": MOST_BOUND} if backend.is_bound and _takes_limit else {}
+    made: Callable[..., Any] = torch.compile(renamed(call), backend=backend, dynamic=dynamic, **more)
     return made
 
 

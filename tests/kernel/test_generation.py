@@ -1,0 +1,118 @@
+"""Text that a model generates while it runs another way is the original's, token for token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._inductor import compile_fx as inductor
+
+from tests.catalog.catalog_families import tiny
+from tests.kernel.test_setups import calls_in, profile_of
+from tests.today import of_today
+from twinkle_tune import kernelize_model, kernelize_report, restore_model
+
+FAMILIES = ("qwen3", "llama", "gemma3_text", "phi", "gpt2")
+WAYS = ("compile", "compile dynamic", "compile blocks")
+TOKENS = 5
+Asked = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def anew() -> Iterator[None]:
+    """Nothing is compiled before a test, or after it."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def prompt(batch: int, length: int, *, padded: bool) -> Asked:
+    """A prompt, without a mask, or padded on the left with a mask that says so."""
+    ids = torch.randint(3, 60, (batch, length), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    return {"input_ids": ids, "attention_mask": mask} if padded else {"input_ids": ids}
+
+
+ALL = [prompt(batch, length, padded=padded) for batch, length, padded in product((1, 3), (4, 8), (False, True))]
+"""Of one and of three rows, short and long, with a mask and without."""
+
+
+def says(model: Any, asked: Asked, **more: Any) -> Tensor:
+    """The prompt and what is generated, greedily."""
+    text: Tensor = model.generate(
+        **asked, max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False, pad_token_id=0, **more
+    )
+    return text
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, compiler: Callable[..., Any]) -> list[int]:
+    """Let graphs be compiled by a compiler; gives a list that grows at each call of what it made."""
+    calls: list[int] = []
+
+    def compile_fx(graph: Any, inputs: Any, **options: Any) -> Callable[..., Any]:
+        made = compiler(graph, inputs)
+
+        def run(*args: Any) -> Any:
+            calls.append(1)
+            return made(*args)
+
+        return run
+
+    monkeypatch.setattr(inductor, "compile_fx", compile_fx)
+    return calls
+
+
+def untouched(graph: Any, inputs: Any) -> Any:
+    """No compiler: the graph as it was traced."""
+    return graph.forward
+
+
+def hold_to_the_original(
+    model: Any, way: str, calls: list[int], shown: Sequence[Asked], others: Sequence[Asked] = ()
+) -> None:
+    """Bind a way for the calls of some prompts, and compare what it says to these and to others of sizes between."""
+    asked = [*shown, *others]
+    caches: list[Asked] = [{}, {"cache_implementation": "static"}]
+    said = {(i, j): says(model, each, **cache) for i, each in enumerate(asked) for j, cache in enumerate(caches)}
+    seen = [call for each in shown for call in calls_in(model, partial(says, model, each))]
+    kernelize_model(model, profile=profile_of(model, way, calls=list(dict.fromkeys(seen))))
+    for (i, j), text in said.items():
+        before = len(calls)
+        assert torch.equal(says(model, asked[i], **caches[j]), text), (asked[i], caches[j])
+        # A cache of a fixed size was not shown: the original runs.
+        assert (len(calls) - before >= TOKENS) is (j == 0)
+    assert kernelize_report(model).bound
+    restore_model(model)
+    assert torch.equal(says(model, asked[0]), said[0, 0])
+
+
+@pytest.mark.parametrize("family", of_today(FAMILIES, 2))
+def test_the_way_says_what_the_original_says(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row without a mask, three rows padded on the left; on a cache that grows and on one of a fixed size."""
+    calls = spied(monkeypatch, untouched)
+    shown = [prompt(rows, length, padded=rows > 1) for rows in (1, 3) for length in (4, 8)]
+    between = [prompt(1, 6, padded=False), prompt(3, 6, padded=True)]
+    hold_to_the_original(tiny(family, num_hidden_layers=1), "compile dynamic", calls, shown, between)
+
+
+def test_compiled_by_inductor_it_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Qwen3 of one block with three prompts at a time, padded on the left."""
+    calls = spied(monkeypatch, inductor.compile_fx)
+    shown = [prompt(3, 5, padded=True)]
+    hold_to_the_original(tiny("qwen3", num_hidden_layers=1), "compile blocks", calls, shown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_compiled_every_way_says_the_same(family: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row and three, with a mask, padded on the left, and without, by inductor."""
+    calls = spied(monkeypatch, inductor.compile_fx)
+    between = [prompt(rows, 6, padded=padded) for rows in (1, 3) for padded in (False, True)]
+    hold_to_the_original(tiny(family), way, calls, ALL, between)
