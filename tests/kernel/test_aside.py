@@ -117,7 +117,7 @@ def test_the_report_says_which_run_inside(strategy: Strategy) -> None:
     """A way with kernels is called so."""
     model = Net().eval()
     bound(model, strategy, kernels=True)
-    assert kernelize_report(model).bound[0].candidate == f"{strategy.name} with kernels"
+    assert kernelize_report(model).bound[0].candidate == f"{strategy.name} + kernels"
 
 
 def test_where_both_stand_the_way_does() -> None:

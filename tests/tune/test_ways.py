@@ -307,7 +307,7 @@ def test_diff_names_the_ways() -> None:
     told = next(line for line in review(before, after, everything=True).steps if line.startswith(label))
     then, now = told.split(" → ")[:2]
     assert "compile" not in then
-    assert now.startswith("compile with kernels, ")
+    assert now.startswith("compile + kernels, ")
 
 
 def test_a_step_that_the_model_does_not_take_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from twinkle_tune.cause import Cause
 from twinkle_tune.workload import Workload
 
+KERNELS = "kernels"
+"""The way that is the model with the kernels that won, and nothing else."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledStep:
@@ -76,4 +79,4 @@ class Setup:
 
 def way_name(way: str, *, kernels: bool) -> str:
     """What a way is called with the originals inside, or with the kernels."""
-    return f"{way} with kernels" if kernels else way
+    return f"{way} + {KERNELS}" if kernels else way

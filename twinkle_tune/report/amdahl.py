@@ -67,6 +67,8 @@ def amdahl_text(profile: Profile, step: StepResult) -> str:
     if found.gained is None:
         return f"{covers} The original runs in all of it." if decided(profile, step) == "all" else covers
     measured = reading(step.ratio, step.low, step.high)
+    if profile.setups:
+        return f"{covers} Measured on the whole model, run another way: {measured}."
     # Winners by memory may take more time than the originals.
     way = "faster" if found.promised >= 0 else "slower"
     predicted = f"Predicted from single slots: {percent(abs(found.promised))} {way}."

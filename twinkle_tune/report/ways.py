@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.profile.setup import CompiledStep
+from twinkle_tune.profile.setup import KERNELS, CompiledStep
 from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row
 from twinkle_tune.report.text import NOTHING, one_line, ratio_text, time_text
 
@@ -50,7 +50,7 @@ def way_lines(profile: Profile) -> Iterator[WayLine]:
                 original=time_text(median(way.original_us)) if way.original_us else NOTHING,
                 time=time_text(median(way.compiled_us)) if way.compiled_us else NOTHING,
                 ratio=_FAILED.get(way.cause, "failed") if way.problem else ratio_text(way.ratio, way.low, way.high),
-                compiling=NOTHING if way.problem else time_text(way.compile_s * 1e6),
+                compiling=NOTHING if way.problem or way.way == KERNELS else time_text(way.compile_s * 1e6),
                 pays=_pays(way),
             )
 
@@ -102,7 +102,7 @@ def _by_step(profile: Profile) -> dict[str, list[CompiledStep]]:
 
 
 def _pays(way: CompiledStep) -> str:
-    if way.problem or way.high >= 1 or not way.original_us:
+    if way.problem or way.way == KERNELS or way.high >= 1 or not way.original_us:
         return NOTHING
     count = paid_after(way)
     return f"{count:,} step{'' if count == 1 else 's'}"

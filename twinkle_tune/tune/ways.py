@@ -24,7 +24,7 @@ from twinkle_tune.kernel.setups import WayIn, digest_of_model, way_layers
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Rejection, Trial, Untimed
-from twinkle_tune.profile.setup import CompiledStep, ModelCall, Setup, way_name
+from twinkle_tune.profile.setup import KERNELS, CompiledStep, ModelCall, Setup, way_name
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.strategy import STRATEGIES, Strategy
 from twinkle_tune.strategy.backend import Backend
@@ -32,8 +32,6 @@ from twinkle_tune.terms import Terms
 from twinkle_tune.tune.events import Listener, StepStarted, WaysTimed
 from twinkle_tune.tune.whole import held, ratio_of, release_optimizers, rounded_us
 
-KERNELS = "kernels"
-"""The way that is the model with the kernels that won, and nothing else."""
 LEAST_GAIN = 0.98
 """Kernels inside of a way must leave at most so much of the time without: they are more that may go wrong."""
 MOST_SLOWER = 1.02
