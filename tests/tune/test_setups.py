@@ -19,6 +19,7 @@ from twinkle_tune.capture.held_out import tried_steps
 from twinkle_tune.cli.recorded import Recorded
 from twinkle_tune.cli.verify import verification_data
 from twinkle_tune.contest import model as model_stage
+from twinkle_tune.errors import TuneInterrupted
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
@@ -27,6 +28,7 @@ from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import setups
+from twinkle_tune.tune.events import WaysTimed
 from twinkle_tune.tune.setups import with_setups
 from twinkle_tune.tune.verify import verify_profile
 from twinkle_tune.tune.ways import Ways, calls_of, winner_of
@@ -136,6 +138,29 @@ def test_who_keeps_an_answer_is_wrong_with_other_values(monkeypatch: pytest.Monk
     refused = [step for step in made.compiled if step.cause == "wrong"]
     assert refused
     assert all("outputs" in step.problem for step in refused)
+
+
+def test_who_ends_a_run_among_the_ways_keeps_all_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contests and the steps with their winners are in the profile that the interruption carries; no way is."""
+
+    def told(event: object) -> None:
+        if isinstance(event, WaysTimed):
+            raise KeyboardInterrupt
+
+    registry = Registry()
+    register_external_layer(Slow, "Slow", registry=registry)
+    register_layer_kernel("Slow", layer_impl=one, device="cpu", registry=registry)
+    compiled_by(monkeypatch, lambda graph: twice)
+    with pytest.raises(TuneInterrupted) as stopped:
+        tune_model(Both(), X, registry=registry, settings=QUICK, ways=True, on_event=told)
+    found = stopped.value.profile
+    assert found is not None
+    assert (found.complete, found.setups, found.compiled) == (False, (), ())
+    assert [contest.status for contest in found.contests] == ["won"]
+    assert found.steps[0].tuned_us
+    assert found.verdict.startswith(
+        "Interrupted before all ways of running the whole model were timed. 1 of 1 contests"
+    )
 
 
 def test_by_memory_no_way_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

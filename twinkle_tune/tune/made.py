@@ -96,3 +96,12 @@ def interrupted(run: Run, environment: Environment, seen: Capture, contests: Seq
     won = f"So far: {profile.verdict}" if profile.winners else "No conclusion yet."
     head = f"Interrupted after {len(contests)} of {len(seen.observations)} contests."
     return replace(profile, run=facts, complete=False, verdict=f"{head} {won}")
+
+
+def interrupted_late(run: Run, profile: Profile, seen: Capture) -> Profile:
+    """What a run had come to when it was ended while ways of running the whole model competed: all but those."""
+    facts = RunFacts(took_s=round(run.budget.took_s, 1), budget_s=run.budget.seconds, stopped="interrupted")
+    verdict = f"Interrupted before all ways of running the whole model were timed. {profile.verdict}"
+    made = with_left_out(with_shares(replace(profile, run=facts, complete=False, verdict=verdict)), seen.left_out)
+    alone = _alone(seen)
+    return replace(made, steps=tuple(replace(step, alone_us=alone.get(step.label, ())) for step in made.steps))

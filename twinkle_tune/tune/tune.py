@@ -219,7 +219,7 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     )
     placed: list[Placed] = []
     shared = replace(run, budget=run.budget.shared()) if tried else run
-    contests_began_s = time.monotonic()
+    contests_began_s, settled = time.monotonic(), None
     try:
         for index, observation in enumerate(ordered, start=1):
             contest = hold(shared, index, observation, entrants[id(observation)], questions[id(observation)])
@@ -244,6 +244,8 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
         if tried:
             settled = _with_ways(run, settled, steps, tried)
     except KeyboardInterrupt as error:
+        if settled is not None:
+            raise TuneInterrupted(made.interrupted_late(run, settled, seen)) from error
         chosen = choose_nested(_ordered(placed), run.terms.aim)
         raise TuneInterrupted(made.interrupted(run, environment, seen, chosen) if placed else None) from error
     return made.with_left_out(made.ended(run, settled, seen, contests_s), seen.left_out)
