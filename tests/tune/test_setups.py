@@ -154,7 +154,7 @@ def test_who_ends_a_run_among_the_ways_keeps_all_before_them(monkeypatch: pytest
     with pytest.raises(TuneInterrupted) as stopped:
         tune_model(Both(), X, registry=registry, settings=QUICK, ways=True, on_event=told)
     found = stopped.value.profile
-    assert found is not None
+    assert isinstance(found, Profile)
     assert (found.complete, found.setups, found.compiled) == (False, (), ())
     assert [contest.status for contest in found.contests] == ["won"]
     assert found.steps[0].tuned_us
