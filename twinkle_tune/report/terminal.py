@@ -117,6 +117,8 @@ def _short(shown: View, width: int, path: str, notes: Sequence[tuple[int, int, i
     # Where lines wrap the most, what the labels mean is for the whole report.
     bare = replace(shown, labels="")
     forms = [(shown, notes[0]), *((bare, form) for form in notes)]
+    # Where all of the model runs another way, how the single contests ended is for the whole report first.
+    forms += [(replace(bare, counts=""), notes[-1])] if any(way.runs for way in shown.ways) else []
     made = [_short_lines(*forms[0], width, path)]
     for form in forms[1:]:
         if len(made[-1]) <= SHORT_LINES:
@@ -129,9 +131,11 @@ def _short_lines(shown: View, notes: tuple[int, int, int], width: int, path: str
     most, lines, ways = notes
     head = [*wrapped(shown.line, width, style="dim"), *_head(shown, width, notes=most, most=lines * width)]
     head += [*_steps(shown, width), *_ways_short(shown, width, most=ways)]
-    tail = [Text(""), *_stayed(shown, width)] if shown.brief.stayed or shown.brief.probed else []
-    # Another way of running the model takes in what no kernel is offered for.
-    tail += wrapped(shown.outside, width, style="dim") if shown.outside and not any(w.runs for w in shown.ways) else []
+    tail: list[Text] = []
+    # Another way of running the model takes in what kept its original, and what no kernel is offered for.
+    if not any(way.runs for way in shown.ways):
+        tail = [Text(""), *_stayed(shown, width)] if shown.brief.stayed or shown.brief.probed else []
+        tail += wrapped(shown.outside, width, style="dim") if shown.outside else []
     tail += _more(shlex.join(["twinkle-tune", "report", path or "PROFILE", "--full"]), width)
     room = SHORT_LINES - len(head) - len(tail)
     return _fitting([*head, *_winners(shown, width, most=max(room - 4, _LEAST_WINNERS)), *tail])
@@ -246,7 +250,7 @@ def _ways_short(shown: View, width: int, *, most: int) -> Iterator[Text]:
     for line in steps[:most]:
         yield from wrapped(line, width, style="dim")
     if len(steps) > most:
-        yield Text(f"{len(steps) - most} more steps: --full", style="dim")
+        yield Text(f"{len(steps) - most} more step{'' if len(steps) - most == 1 else 's'}: --full", style="dim")
 
 
 def _ways(shown: View, width: int) -> Iterator[Text]:

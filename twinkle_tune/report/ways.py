@@ -13,6 +13,8 @@ from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row
 from twinkle_tune.report.text import NOTHING, one_line, ratio_text, time_text
 
 _NAME_LIMIT = 80
+_SHOWN = 3
+"""So many of a step's ways stand in its line, the fastest ones."""
 _FAILED = {"wrong": "refused", "inconclusive": "not checked", "not timed": "not timed"}
 
 
@@ -62,7 +64,8 @@ def short_lines(profile: Profile) -> tuple[str, ...]:
     took_s = sum(step.compile_s for step in profile.compiled)
     lines = [f"Ways of running it, time ÷ original (compiling took {took_s:.0f} s)"]
     for label, ways in _by_step(profile).items():
-        told = (f"{w.way} {_FAILED.get(w.cause, 'failed') if w.problem else f'{w.ratio:.2f}'}" for w in ways)
+        told = [f"{w.way} {_FAILED.get(w.cause, 'failed') if w.problem else f'{w.ratio:.2f}'}" for w in ways]
+        told = [*told[:_SHOWN], f"{len(told) - _SHOWN} more"] if len(told) > _SHOWN + 1 else told
         lines.append(one_line(f"{label}: {', '.join(told)}", 2 * _NAME_LIMIT))
     return tuple(lines)
 
