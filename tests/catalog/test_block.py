@@ -60,7 +60,7 @@ def test_a_call_with_a_cache_cannot_be_repeated() -> None:
 
 
 def _slow_mlp(self: Any, x: torch.Tensor) -> Any:
-    spin(12_000)
+    spin(4_000)
     return mlp_forward(self, x)
 
 
@@ -68,7 +68,7 @@ class LessSlowMLP(nn.Module):
     """The MLP with half of the spinning."""
 
     def forward(self, x: torch.Tensor) -> Any:
-        spin(6_000)
+        spin(2_000)
         return mlp_forward(self, x)
 
 

@@ -272,7 +272,7 @@ def test_contested_applied_and_restored(tmp_path: Path, monkeypatch: pytest.Monk
     slow_loss = loss_utils.fixed_cross_entropy
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        spin(20_000)
+        spin(6_000)
         return slow_loss(*args, **kwargs)
 
     monkeypatch.setattr(loss_utils, "fixed_cross_entropy", slow)
@@ -308,11 +308,11 @@ def test_contested_applied_and_restored(tmp_path: Path, monkeypatch: pytest.Monk
 def test_by_memory_the_pieces_make_the_step_smaller() -> None:
     """Training by memory takes them, and the whole step's peak is smaller."""
     config = LlamaConfig(
-        vocab_size=1024, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=512, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=2,
     )  # fmt: skip
     model: Any = LlamaForCausalLM(config)
-    inputs = {"input_ids": torch.randint(0, 1024, (4, 64), generator=torch.Generator().manual_seed(0))}
+    inputs = {"input_ids": torch.randint(0, 512, (4, 64), generator=torch.Generator().manual_seed(0))}
 
     made = tune_model(
         model, inputs, mode="train", objective="memory", registry=Registry(), settings=FEW,

@@ -97,8 +97,9 @@ def test_profiled_in_inference_mode(family: str) -> None:
     assert_near(gradients(plain), gradients(bound))
 
 
-@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "default"), [("llama", torch.float64), ("gemma3", torch.bfloat16), ("phi", torch.float64)]
+)
 def test_another_default_dtype(family: str, default: torch.dtype) -> None:
     """Under another default dtype the same rivals are right, and what is bound computes in the model's dtype."""
     plain, bound = plain_and_bound(family, INFERENCE)

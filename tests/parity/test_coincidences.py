@@ -130,8 +130,9 @@ def experts(grad: bool, *, tokens: int = 24, width: int = 16, number: int = 8, c
 CASES: list[tuple[Callable[..., Situation], dict[str, int]]] = [
     *((rotary, dict.fromkeys(alike, 16)) for alike in (
         ["tokens", "width"], ["tokens", "heads"], ["tokens", "kept"], ["batch", "tokens"], ["batch", "heads"],
-        ["batch", "width"], ["heads", "kept", "tokens"], ["batch", "heads", "kept", "tokens", "width"],
+        ["batch", "width"], ["heads", "kept", "tokens"],
     )),
+    (rotary, dict.fromkeys(["batch", "heads", "kept", "tokens", "width"], 8)),
     *((norm, dict.fromkeys(alike, 16)) for norm in (rms_norm, layer_norm, gated_mlp) for alike in (
         ["tokens", "width"], ["batch", "tokens"], ["batch", "width"], ["batch", "tokens", "width"],
     )),

@@ -131,13 +131,13 @@ def test_html_in_pieces_is_the_page(profile: Profile) -> None:
 
 
 def test_a_page_is_written_without_being_held(tmp_path: Path) -> None:
-    """Writing a page of 300 contests takes, beyond that of 2, less memory than the page is larger."""
+    """Writing a page of 120 contests takes, beyond that of 2, less memory than the page is larger."""
     path = tmp_path / "page.html"
     write_report(scenes.large(2), path, "html", path)  # what is made on the first use
     sizes, peaks = [], []
     tracemalloc.start()
     try:
-        for profile in (scenes.large(2), scenes.large(300)):
+        for profile in (scenes.large(2), scenes.large(120)):
             gc.collect()
             tracemalloc.reset_peak()
             before, _ = tracemalloc.get_traced_memory()

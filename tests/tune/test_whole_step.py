@@ -20,7 +20,7 @@ from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import settle, whole
 from twinkle_tune.tune.events import Event, StepStarted
 
-NORM_US, OPTIMIZER_US = 5_000.0, 10_000.0
+NORM_US, OPTIMIZER_US = 2_000.0, 4_000.0
 """Long against all the rest: the fastest of a few rounds tells which had them, however busy the machine."""
 
 
