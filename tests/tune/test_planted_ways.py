@@ -18,6 +18,7 @@ from twinkle_tune import kernelize_model, tune_model
 from twinkle_tune.contest import model as model_stage
 from twinkle_tune.kernel import Registry
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.strategy import STRATEGIES
 
 X = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0))
 ALL = ("compile", "compile blocks", "compile dynamic")
@@ -278,3 +279,26 @@ def test_who_raises_at_one_of_its_calls_is_refused(call: int, monkeypatch: pytes
     profile = tuned(monkeypatch, raises, Deep().eval())
     assert refusals(profile) == dict.fromkeys(ALL, "raised")
     assert all("RuntimeError: planted" in step.problem for step in profile.compiled)
+
+
+class OfLength(Deep):
+    """Has its input's length in its guards."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, 8) to the same."""
+        return super().forward(x) if f"{x.shape[1]}" else x
+
+
+def test_who_is_compiled_anew_at_each_length_runs_at_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths between those that were held out would each be compiled: there the original runs."""
+    monkeypatch.setattr("twinkle_tune.tune.ways.STRATEGIES", STRATEGIES[:1])
+    model = OfLength().eval()
+    profile = tuned(monkeypatch, lean, model)
+    assert sizes(profile) == {(2, 8)}
+    torch._dynamo.reset()
+    graphs = compiled_by(monkeypatch, lean)
+    kernelize_model(model, profile=profile)
+    with torch.no_grad():
+        for length in (8, 2, 3, 5, 9, 12, 8):
+            model(torch.randn(2, length, 8))
+    assert len(graphs) == 1

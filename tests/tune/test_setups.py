@@ -344,4 +344,5 @@ def test_steps_of_other_sizes() -> None:
     assert tried.again is not None
     assert tried.again.label == "forward 2x8"
     assert [step.label for step in tried.held_out] == ["forward 2x2", "forward 4x8", "forward 2x12"]
-    assert len(tried.all) == 5
+    assert [step.label for step in tried.between] == ["forward 2x5"]
+    assert len(tried.all) == 6

@@ -26,16 +26,18 @@ class Tried:
         step: on the user's inputs.
         again: the same with other values: who keeps an answer is wrong there. None where no inputs could be made.
         held_out: the same with other sizes, and with a mask where there is none: shorter, longer, a larger batch.
+        between: the same with a length between those, with a mask and without.
     """
 
     step: Step
     again: Step | None
     held_out: tuple[Step, ...]
+    between: tuple[Step, ...] = ()
 
     @property
     def all(self) -> tuple[Step, ...]:
         """Every step of it."""
-        return (self.step, *(() if self.again is None else (self.again,)), *self.held_out)
+        return (self.step, *(() if self.again is None else (self.again,)), *self.held_out, *self.between)
 
 
 def tried_steps(
@@ -52,14 +54,19 @@ def tried_steps(
     each = len(steps) // len(points)
     for index, point in enumerate(points):
         again = made([_with_other_values(point)])
-        others = [
-            found
-            for other in _varied(point, _longest(model), trains=mode.trains)
-            if len(found := made([other])) == each
-        ]
+        others, between = (
+            [found for other in varied if len(found := made([other])) == each]
+            for varied in (_varied(point, _longest(model), trains=mode.trains), _between(point, trains=mode.trains))
+        )
         for place in range(each):
-            step, held_out = steps[index * each + place], tuple(other[place] for other in others)
-            tried.append(Tried(step=step, again=again[place] if len(again) == each else None, held_out=held_out))
+            tried.append(
+                Tried(
+                    step=steps[index * each + place],
+                    again=again[place] if len(again) == each else None,
+                    held_out=tuple(other[place] for other in others),
+                    between=tuple(other[place] for other in between),
+                )
+            )
     return tuple(tried)
 
 
@@ -94,13 +101,29 @@ def _varied(point: Point, longest: int, *, trains: bool) -> Iterator[Point]:
     if _OF_A_LENGTH & given.keys() or point.size is None:
         return
     batch, length = point.size
-    shorter, longer = max(2, length // 4), length + length // 2
+    shorter, longer = _shorter(length), length + length // 2
     sized = [_of_size(point, point.size, size) for size in ((batch, shorter), (2 * batch, length), (batch, longer))]
     known = [each for each in sized if each.size is not None and each.size[1] <= longest and each.size != point.size]
     # With a mask a form of its own begins: its lengths are those between the shortest and the longest.
     masked = [other for each in known if each.size != (2 * batch, length) for other in _masked(each, trains=trains)]
     yield from known[: 2 if masked else None]
     yield from masked
+
+
+def _between(point: Point, *, trains: bool) -> Iterator[Point]:
+    """One of a length between that of the inputs and the shorter one, and the same with a mask."""
+    if _OF_A_LENGTH & point.named().keys() or point.size is None:
+        return
+    batch, length = point.size
+    middle = (_shorter(length) + length) // 2
+    if _shorter(length) < middle < length:
+        sized = _of_size(point, point.size, (batch, middle))
+        yield sized
+        yield from _masked(sized, trains=trains)
+
+
+def _shorter(length: int) -> int:
+    return max(2, length // 4)
 
 
 def _masked(point: Point, *, trains: bool) -> Iterator[Point]:

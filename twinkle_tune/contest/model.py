@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -45,6 +45,20 @@ class Way:
     plan: Plan | None = None
     backend: Backend | None = None
     is_right: bool = False
+
+
+def compiles_at(model: nn.Module, way: Way, steps: Iterable[Step]) -> bool:
+    """Whether a way of running a model is compiled anew in any of these steps, or fails there."""
+    graphs = None if way.backend is None else way.backend.graphs
+    try:
+        bind_plan(model, way.plan or Plan())
+        for step in steps:
+            step.run(way.runner)
+    except Exception:  # the original's may be: nobody said that the model takes such inputs
+        return True
+    finally:
+        restore_model(model)
+    return way.backend is not None and way.backend.graphs != graphs
 
 
 class ModelStage(Stage[Way]):

@@ -16,7 +16,7 @@ from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.step import Step
 from twinkle_tune.cause import Cause
 from twinkle_tune.contest.compiling import uncapped
-from twinkle_tune.contest.model import ModelStage, Way
+from twinkle_tune.contest.model import ModelStage, Way, compiles_at
 from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.kernel.plan import Plan, with_ways
 from twinkle_tune.kernel.setup_calls import call_of
@@ -110,7 +110,7 @@ def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
                 compiled += contest.found
                 tell(WaysTimed(label=each.step.label, compiled=tuple(contest.found)))
                 if won is not None:
-                    calls = (*seen, *contest.held_out(won, each.held_out))
+                    calls = (*seen, *contest.shown_for(won, each.held_out, each.between))
                     setups.append(
                         Setup(label=each.step.label, way=won.way, kernels=won.kernels, calls=calls, model=digest)
                     )
@@ -237,7 +237,12 @@ class _Contest:
         self.found = [refused if step.way == way else step for step in self.found]
         return False
 
-    def held_out(self, won: _Won, steps: Sequence[Step]) -> Iterator[ModelCall]:
+    def shown_for(self, won: _Won, steps: Sequence[Step], between: Sequence[Step]) -> tuple[ModelCall, ...]:
+        """The calls of the steps that are held out for which a way may run; none of one that compiles each length."""
+        found = tuple(self._held_out(won, steps))
+        return () if found and compiles_at(self._hall.model, self._ways[won.name], between) else found
+
+    def _held_out(self, won: _Won, steps: Sequence[Step]) -> Iterator[ModelCall]:
         """The calls of the other steps in which a way is right, not slower, and compiled once at most."""
         hall, backend = self._hall, self._ways[won.name].backend
         for step in steps:
