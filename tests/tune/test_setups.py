@@ -21,6 +21,7 @@ from twinkle_tune.cli.verify import verification_data
 from twinkle_tune.contest import model as model_stage
 from twinkle_tune.errors import TuneInterrupted
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
+from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile, StepResult
@@ -34,6 +35,8 @@ from twinkle_tune.tune.verify import verify_profile
 from twinkle_tune.tune.ways import Ways, calls_of, winner_of
 
 X = torch.randn(4, 8)
+LARGE = torch.randn(256, 512)
+"""Forty operations on it take milliseconds."""
 
 
 class Long(nn.Module):
@@ -209,7 +212,7 @@ def test_bound_each_must_gain(
         )
 
     monkeypatch.setattr(setups, "time_steps", timed)
-    monkeypatch.setattr(setups, "plan_profile", lambda *args: type("Plan", (), {"stale": ()}))
+    monkeypatch.setattr(setups, "plan_profile", lambda *args: Plan())
     won = tuple(Setup(label=label, way="compile", calls=(), model="") for label in ratios[0] if label != "c")
     steps = tuple(CompiledStep(label=setup.label, ratio=0.8, low=0.8, high=0.8) for setup in won)
     found = with_setups(
@@ -221,11 +224,11 @@ def test_bound_each_must_gain(
 
 
 class Slow(nn.Module):
-    """Three hundred operations that are one, and again."""
+    """Forty operations that are one, and again."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, 8) to twice the same."""
-        for _ in range(300):
+        for _ in range(40):
             x = x * 1.0
         return x * 2.0
 
@@ -245,7 +248,7 @@ class Both(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(rows, 8) to four times the same."""
         x = self.layer(x)
-        for _ in range(300):
+        for _ in range(40):
             x = x * 1.0
         return x * 2.0
 
@@ -265,16 +268,16 @@ def with_a_kernel(monkeypatch: pytest.MonkeyPatch, took_us: Callable[[int], floa
     compiled_by(monkeypatch, made)
     register_external_layer(Slow, "Slow", registry=registry)
     register_layer_kernel("Slow", layer_impl=one, device="cpu", registry=registry)
-    return tune_model(Both(), X, registry=registry, settings=QUICK, ways=True)
+    return tune_model(Both(), LARGE, registry=registry, settings=QUICK, ways=True)
 
 
 @pytest.mark.parametrize(
     ("took_us", "inside"),
     [
-        (lambda operations: operations / 10, [True]),
-        (lambda operations: 300.0, [False]),
-        (lambda operations: 200.0 if operations > 400 else 400.0, [False]),
-        (lambda operations: 100_000.0, []),
+        (lambda operations: 500.0 if operations > 60 else 50.0, [True]),
+        (lambda operations: 500.0, [False]),
+        (lambda operations: 300.0 if operations > 60 else 600.0, [False]),
+        (lambda operations: 20_000.0, []),
     ],
     ids=["faster with it", "the same with it", "slower with it", "the kernel alone is faster"],
 )
@@ -293,8 +296,8 @@ def test_kernels_and_ways_together(
     told = [binding.candidate for binding in kernelize_report(model).bound]
     assert told == ([made.setups[0].name] if made.setups else []) + [won]
     with torch.no_grad():
-        torch.testing.assert_close(model(X), X * 4.0)
-        torch.testing.assert_close(model(X[:3]), X[:3] * 4.0)
+        torch.testing.assert_close(model(LARGE), LARGE * 4.0)
+        torch.testing.assert_close(model(LARGE[:3]), LARGE[:3] * 4.0)
     restore_model(model)
 
 

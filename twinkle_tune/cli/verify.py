@@ -87,7 +87,7 @@ def verification_data(found: Verification, path: str, recorded: Recorded) -> dic
         "setups": [
             {
                 "step": check.setup.label,
-                "way": check.setup.way,
+                "way": check.setup.name,
                 "holds": not check.kind,
                 "problem": check.kind,
                 "text": check.text,
@@ -150,7 +150,7 @@ def _print(found: Verification, profile: Profile) -> None:
     for way in found.setups:
         now = "" if way.ratio is None else f" now {ratio_text(way.ratio, way.low or 1.0, way.high or 1.0)},"
         told = f"{way.kind}: {way.text}" if way.kind else "holds"
-        console.print(Text(one_line(f"{way.setup.label} run by {way.setup.way}:{now} {told}", 400)), soft_wrap=True)
+        console.print(Text(one_line(f"{way.setup.label} run by {way.setup.name}:{now} {told}", 400)), soft_wrap=True)
     for reason in found.stale:
         console.print(Text(f"stale: {one_line(reason, 400)}"), soft_wrap=True)
     failed = sum(bool(check.problems) for check in found.checks) + sum(bool(way.kind) for way in found.setups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,8 @@ from twinkle_tune.kernel.dispatch import Family
 from twinkle_tune.kernel.patch import Binding
 from twinkle_tune.kernel.resolve import Stale
 from twinkle_tune.kernel.setups import Layers
-from twinkle_tune.slot import Slot
+from twinkle_tune.profile.schema import Contest
+from twinkle_tune.slot import MODEL, Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,17 @@ class Plan:
     kept: tuple[Kept, ...] = ()
     stale: tuple[str, ...] = ()
     entries: tuple[Stale, ...] = ()
+
+    @property
+    def has_ways(self) -> bool:
+        """Whether it puts ways of running the whole model in place."""
+        return any(binding.slot == MODEL for _, _, binding in self.layers)
+
+    def unbound(self, winners: Iterable[Contest]) -> tuple[str, ...]:
+        """What of ``stale`` keeps something from being bound: not what is said of contests that the original won."""
+        won = list(winners)
+        idle = {str(entry) for entry in self.entries if not any(entry.is_of(contest) for contest in won)}
+        return tuple(reason for reason in self.stale if reason not in idle)
 
 
 def with_ways(kernels: Plan, ways: Layers) -> Plan:

@@ -198,9 +198,8 @@ class Whole:
         if not profile.winners:
             return Plan()
         plan = plan_profile(self.model, profile, profile.device, profile.mode, self.registry)
-        winners = [str(entry) for entry in plan.entries if any(entry.is_of(c) for c in profile.winners)]
-        if winners:
-            raise StaleProfileError("; ".join(winners))
+        if unbound := plan.unbound(profile.winners):
+            raise StaleProfileError("; ".join(unbound))
         return plan
 
     def _bindable(self, profile: Profile) -> Profile:

@@ -54,8 +54,8 @@ def with_setups(
     while setups:
         tried = replace(profile, setups=setups)
         plan = plan_profile(model, tried, tried.device, tried.mode, registry)
-        if plan.stale:
-            raise StaleProfileError("; ".join(plan.stale))
+        if unbound := plan.unbound(tried.winners):
+            raise StaleProfileError("; ".join(unbound))
         results = time_steps(model, steps, tried, plan, clock, tell, seed=seed, seconds=seconds)
         slower = {result.label for result in results if result.low > 1}
         if slower:

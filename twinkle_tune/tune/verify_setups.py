@@ -55,7 +55,7 @@ def check_setups(
         tell: told of each step.
         seed: of what the model draws, and of the order of rounds.
     """
-    if not profile.setups or plan.stale:
+    if not plan.has_ways:
         return
     tried = tried_steps(model, example_inputs, profile.mode, profile.device)
     steps = {each.step.label: each.step for each in tried}
