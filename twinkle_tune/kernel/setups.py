@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.aside import with_originals
+from twinkle_tune.kernel.capturing import all_idle
 from twinkle_tune.kernel.owner import originals_inside, with_kernels
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.setup_calls import Form, are_rows, cached_tokens, forms_of, named, names_of, rows_of
@@ -172,6 +174,8 @@ class Root:
         return ""
 
     def _case(self, model: nn.Module, given: Mapping[str, Any]) -> _Case | None:
+        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+            return None  # compiled code has no forward-mode derivative, and takes no tensors of a transform
         found = [case for case in self._cases if case.way not in self.broken and case.fits(model, given)]
         # Where two ways won calls on both sides of this one, nobody knows.
         if not found or len({case.way for case in found}) > 1 or not self._watch(model).is_as_it_was():
@@ -200,7 +204,7 @@ class _Watched:
             self._weight = weakref.ref(first[0]), first[1], _kind(first[0]._parameters[first[1]])
 
     def is_as_it_was(self) -> bool:
-        if any(self._hooks) or _has_global_hooks():
+        if (any(self._hooks) and not all_idle(self._hooks)) or _has_global_hooks():
             return False
         if self._weight is not None:
             module, name, kind = self._weight[0](), *self._weight[1:]
@@ -230,7 +234,8 @@ def _hooks_of(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return any(_hooks_of(module)) or "_hf_hook" in vars(module)
+    hooks = _hooks_of(module)
+    return (any(hooks) and not all_idle(hooks)) or "_hf_hook" in vars(module)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
