@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,24 +36,18 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.delenv("TWINKLE_TUNE_STORE", raising=False)
 
 
-SHORTER: dict[str, Any] = {"_WIDTH": 16, "_INNER": 32, "_ROWS": 4, "_SINGLE_CALLS": ((5_000.0, 7), (200_000.0, 3))}
-
-
 @pytest.fixture(scope="session", autouse=True)
-def as_it_is() -> Iterator[dict[str, Any]]:
-    """A step of the whole model is timed for 0.3 s, not 6 s, and 7 calls of a slot, not 21, between little other work.
+def as_it_is() -> Iterator[Mapping[str, Any]]:
+    """A step of the whole model is timed for 0.3 s, not 6 s, and a slot's calls as :mod:`tests.shorter` says.
 
-    Each profile of a tiny model would take several seconds for either. Gives what was there of the clock for slots as
-    it is, for tests of that.
+    Each profile of a tiny model would take several seconds for either. Gives what the clock for slots has as it is,
+    for tests of that.
     """
-    from twinkle_tune.measure import between
+    from tests.shorter import AS_IT_IS
 
-    whole = {name: getattr(between, name) for name in SHORTER}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("twinkle_tune.tune.settle.SECONDS", 0.3)
-        for name, size in SHORTER.items():
-            patch.setattr(between, name, size)
-        yield whole
+        yield AS_IT_IS
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
 @pytest.mark.parametrize(("call_us", "calls"), [(10.0, 21), (3_000.0, 11), (30_000.0, 5), (150_000.0, 3), (1e6, 1)])
 def test_bursts_of_long_calls_are_short(
-    fake: FakeTime, as_it_is: dict[str, Any], monkeypatch: pytest.MonkeyPatch, call_us: float, calls: int
+    fake: FakeTime, as_it_is: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch, call_us: float, calls: int
 ) -> None:
     """Twenty-one single calls of what takes microseconds, one of what takes a second."""
     monkeypatch.setattr(between, "_SINGLE_CALLS", as_it_is["_SINGLE_CALLS"])
@@ -46,7 +47,7 @@ def test_one_slow_call_does_not_move_the_figure(fake: FakeTime) -> None:
 
 @pytest.mark.parametrize("contests", [3, pytest.param(12, marks=pytest.mark.slow)])
 def test_identical_calls_keep_the_original(
-    as_it_is: dict[str, Any], monkeypatch: pytest.MonkeyPatch, contests: int
+    as_it_is: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch, contests: int
 ) -> None:
     """On the real clock no contest of three identical calls is won by anything but the original."""
     for name, size in as_it_is.items():

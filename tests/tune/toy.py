@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import tests.shorter  # noqa: F401  # in worker processes too
 from twinkle_tune.measure.race import RaceSettings
 
 QUICK = RaceSettings(max_rounds=30)
