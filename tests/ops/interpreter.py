@@ -71,7 +71,13 @@ def _prepared() -> subprocess.Popen[str]:
 
 def serve() -> None:
     """In that process: fork for each line, a file to print to and the module with its arguments; say its exit code."""
-    for name in ("triton.runtime.interpreter", "twinkle_tune.ops.launch", "twinkle_tune.testing.parity"):
+    for name in (
+        "triton.runtime.interpreter",
+        "triton.experimental.gluon",
+        "twinkle_tune.ops.launch",
+        "twinkle_tune.testing.parity",
+        "torch.fx.experimental.symbolic_shapes",  # as torch does at the first gradient
+    ):
         importlib.import_module(name)
     for line in sys.stdin:
         printed, module, *arguments = json.loads(line)

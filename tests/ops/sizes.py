@@ -66,7 +66,7 @@ SIZES: Mapping[str, Sizes] = {
     "gelu_and_mul": _GATED,
     "rope": Sizes(
         batched=False,
-        usual={"tokens": 6, "heads": 4, "kv_heads": 2, "width": 8, "turned": 8},
+        usual={"tokens": 4, "heads": 2, "kv_heads": 1, "width": 16, "turned": 16},
         tiny=({"tokens": 1, "heads": 1, "kv_heads": 1, "width": 2, "turned": 2},),
         odd=(
             {"tokens": 1, "heads": 3, "kv_heads": 1, "width": 20, "turned": 12},
