@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -65,13 +66,19 @@ def test_the_runs_fit_their_time() -> None:
 
 def test_the_parts_are_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option of a part is one that its command has: a renamed one would fail on the device first."""
+
+    @functools.cache
+    def help_of(*command: str) -> str:
+        done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+        return done.stdout
+
     for each in (*first_parts(Path("out")), *second_parts(Path("out"))):
         module = each.command[1]
-        arguments = [sys.executable, "-m", module, *(["profile"] if "profile" in each.command else []), "--help"]
+        command = [sys.executable, "-m", module, *(["profile"] if "profile" in each.command else [])]
         if module in ("pytest", "tests.gpu_first"):
             continue
         monkeypatch.setenv("COLUMNS", "200")
-        told = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+        told = help_of(*command)
         options = {argument for argument in each.command[2:] if argument.startswith("--")}
         assert options <= set(re.findall(r"--[a-z-]+", told)), each.name
 
