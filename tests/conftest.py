@@ -50,6 +50,13 @@ def as_it_is() -> Iterator[Mapping[str, Any]]:
         yield AS_IT_IS
 
 
+@pytest.fixture(scope="module")
+def little_garbage() -> None:
+    """For files whose tests collect garbage many times: what is there before need not be walked through each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def local_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
     """A Hub on loopback that this process's client talks to, with an empty cache in ``tmp_path / "cache"``."""

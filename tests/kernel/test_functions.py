@@ -30,6 +30,7 @@ from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
 
+pytestmark = pytest.mark.usefixtures("little_garbage")
 TEXT = '''
 import random
 

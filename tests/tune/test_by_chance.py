@@ -32,6 +32,7 @@ from twinkle_tune.tune import settle
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.limits import Limits
 
+pytestmark = pytest.mark.usefixtures("little_garbage")
 SHORT = torch.OutOfMemoryError("tried to allocate 1.00 GiB")
 FULL = OSError(28, "no space left on device")
 
