@@ -181,6 +181,11 @@ NONSENSE = {
         _set("steps", 0, "tuned_peak_bytes", to=-1),
         r"step prefill 1x128: got a negative peak",
     ),
+    "a way's peak below zero": (
+        _set("compiled", to=[{"label": "f", "compiled_peak_bytes": -1}]),
+        r"compiled step f: got a negative peak",
+    ),
+    "no calls at all": (_set("run", to={"took_s": 1.0, "calls": 0}), r"run: got 0 calls, expected at least 1"),
     "a memory ratio below zero": (_set(*SELECTION, "memory_ratio", to=-0.5), r"got a memory ratio of -0.5"),
     "an objective that is none": (_set("objective", to="luck"), r"at objective: got 'luck', expected"),
     "a slowdown by time": (_set("slowdown", to=1.2), r"slowdown: got 1.2 with the objective time, expected"),

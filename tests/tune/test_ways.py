@@ -262,6 +262,7 @@ def test_it_fits_a_screen() -> None:
 def test_after_how_many_steps_a_way_has_paid() -> None:
     """Compiling took 2 s and a step of 10 ms takes half as long: 400 steps. Who is not clearly faster never pays."""
     way = replace(STEP, original_us=(9e3, 1e4, 3e4), ratio=0.5, low=0.4, high=0.6, compile_s=2.0)
+    way = replace(way, original_peak_bytes=4096, compiled_peak_bytes=3072)
     unclear = replace(way, way="compile blocks", high=1.01)
     wrong = replace(way, way="compile dynamic", problem="it is off", cause="wrong")
     setup = Setup(label=STEP.label, way="compile", calls=(), model="")
@@ -273,6 +274,7 @@ def test_after_how_many_steps_a_way_has_paid() -> None:
         ("compile dynamic", False, "-"),
     ]
     assert lines[2].ratio == "refused"
+    assert [line.memory for line in lines] == ["3.00 KiB (0.750)"] * 2 + ["-"]
     (plot,) = way_plots(profile)
     assert [(row["name"], row["role"]) for row in plot.rows] == [
         ("compile blocks", "other"),

@@ -57,6 +57,8 @@ def _problems(profile: Profile) -> Iterator[str]:
         seconds = getattr(profile.run, name)
         if seconds is not None and not 0 <= seconds < math.inf:
             yield f"run: got {name} {seconds}, expected seconds"
+    if profile.run is not None and profile.run.calls is not None and profile.run.calls < 1:
+        yield f"run: got {profile.run.calls} calls, expected at least 1, or null for no limit"
     yield from _count_problems(profile)
     for step in profile.steps:
         yield from _step_problems(step)
@@ -69,6 +71,8 @@ def _problems(profile: Profile) -> Iterator[str]:
             yield f"compiled step {compiled.label}: got a time that is not positive"
         if not _is_interval(compiled.low, compiled.ratio, compiled.high):
             yield f"compiled step {compiled.label}: got ratio {compiled.ratio}, expected low <= ratio <= high"
+        if min(compiled.original_peak_bytes or 0, compiled.compiled_peak_bytes or 0) < 0:
+            yield f"compiled step {compiled.label}: got a negative peak of memory"
     for index, contest in enumerate(profile.contests):
         for problem in _contest_problems(contest):
             yield f"contest {index} of {contest.slot.name}: {problem}"

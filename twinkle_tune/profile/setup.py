@@ -22,6 +22,8 @@ class CompiledStep:
         ratio: compiled over original, median of the paired rounds.
         low, high: interval of that median, at least 95% confidence.
         compile_s: seconds of the first two calls, in which it was compiled.
+        original_peak_bytes, compiled_peak_bytes: peak memory of the step beyond what was allocated before it; None
+            where that is not known.
         problem: why it could not be compiled, is refused (it is wrong, say), or would run uncompiled; there are no
             figures then.
         cause: the same as a word.
@@ -35,6 +37,8 @@ class CompiledStep:
     low: float = 1.0
     high: float = 1.0
     compile_s: float = 0.0
+    original_peak_bytes: int | None = None
+    compiled_peak_bytes: int | None = None
     problem: str = ""
     cause: Cause = ""
 

@@ -112,7 +112,16 @@ def _ways(shown: View) -> list[str]:
     """The ways of running the whole model; why some have no figure is a note."""
     if not shown.ways:
         return []
-    heads = ["Step", "Way", "Original", "Time", "Time ÷ original", "Compiling", "Pays after"]
+    heads = [
+        "Step",
+        "Way",
+        "Original",
+        "Time",
+        "Time ÷ original",
+        "Peak memory (÷ original)",
+        "Compiling",
+        "Pays after",
+    ]
     rows = [
         [
             code(w.step),
@@ -120,6 +129,7 @@ def _ways(shown: View) -> list[str]:
             w.original,
             w.time,
             w.ratio,
+            w.memory,
             w.compiling,
             w.pays,
         ]

@@ -43,6 +43,7 @@ _WAYS = (
     Column(head="Time ÷ original", least=12),
     Column(head="Original", right=True, rank=3),
     Column(head="Time", right=True, rank=2),
+    Column(head="Peak memory (÷ original)", rank=4),
     Column(head="Compiling", right=True, rank=2),
     Column(head="Pays after", right=True, rank=1),
 )
@@ -265,6 +266,7 @@ def _ways(shown: View, width: int) -> Iterator[Text]:
             way.ratio,
             way.original,
             way.time,
+            way.memory,
             way.compiling,
             way.pays,
         )

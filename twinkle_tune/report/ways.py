@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
+from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.setup import KERNELS, CompiledStep
 from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row
-from twinkle_tune.report.text import NOTHING, one_line, ratio_text, time_text
+from twinkle_tune.report.text import NOTHING, bytes_text, one_line, ratio_text, time_text
 
 _NAME_LIMIT = 80
 _SHOWN = 3
@@ -27,6 +28,7 @@ class WayLine:
         runs: whether it is what ``kernelize_model`` puts in place.
         original, time: of the step, in the same rounds.
         ratio: its time over the original's, with the interval; why there is none in a word.
+        memory: its peak, and that over the original's.
         compiling: the time that its first two calls took.
         pays: after how many steps that is saved; "-" for never.
     """
@@ -37,6 +39,7 @@ class WayLine:
     original: str
     time: str
     ratio: str
+    memory: str
     compiling: str
     pays: str
 
@@ -52,6 +55,7 @@ def way_lines(profile: Profile) -> Iterator[WayLine]:
                 original=time_text(median(way.original_us)) if way.original_us else NOTHING,
                 time=time_text(median(way.compiled_us)) if way.compiled_us else NOTHING,
                 ratio=_FAILED.get(way.cause, "failed") if way.problem else ratio_text(way.ratio, way.low, way.high),
+                memory=_memory(way),
                 compiling=NOTHING if way.problem or way.way == KERNELS else time_text(way.compile_s * 1e6),
                 pays=_pays(way),
             )
@@ -102,6 +106,11 @@ def _by_step(profile: Profile) -> dict[str, list[CompiledStep]]:
     for step in profile.compiled:
         found.setdefault(step.label, []).append(step)
     return {label: sorted(ways, key=lambda way: (bool(way.problem), way.ratio)) for label, ways in found.items()}
+
+
+def _memory(way: CompiledStep) -> str:
+    ratio = memory_ratio(way.compiled_peak_bytes, way.original_peak_bytes)
+    return NOTHING if way.problem or ratio is None else f"{bytes_text(way.compiled_peak_bytes)} ({ratio_text(ratio)})"
 
 
 def _pays(way: CompiledStep) -> str:

@@ -305,6 +305,8 @@ def _compiled_step(label: str, original: Measurement, other: Trial, error: Excep
         low=figure.low,
         high=figure.high,
         compile_s=round(found.first_call_us / 1e6, 1),
+        original_peak_bytes=original.peak_bytes,
+        compiled_peak_bytes=found.peak_bytes,
     )
 
 
