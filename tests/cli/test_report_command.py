@@ -141,7 +141,7 @@ def test_without_a_profile_the_latest_is_shown(tmp_path: Path, monkeypatch: pyte
     result = runner.invoke(app, [])
     assert result.exit_code == 0, result.output
     assert "out/new.json" in result.stderr
-    assert "Measured on the whole model. Prefill 1x128: 8.0% faster" in result.stdout
+    assert "Checked and timed on the whole model. Prefill 1x128: 8.0% faster" in result.stdout
 
 
 def test_without_any_profile_the_error_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,5 +104,5 @@ def test_final_table_names_the_winner() -> None:
     """The table at the end says what was measured, and has the winner."""
     file = io.StringIO()
     final_table(_PROFILE, console=Console(file=file, width=120))
-    assert "Measured on the whole model. Prefill 1x128: 8.0% faster" in file.getvalue()
+    assert "Checked and timed on the whole model. Prefill 1x128: 8.0% faster" in file.getvalue()
     assert "fused" in file.getvalue()

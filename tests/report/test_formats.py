@@ -224,9 +224,8 @@ def test_who_was_not_timed_is_told(format: str) -> None:
 def test_markdown_begins_with_the_verdict() -> None:
     """Title, what to do and why, how and what then, the contests, then the facts; the long parts are folded."""
     lines = render(fabricate.normal(), "md").split("\n\n")
-    assert (
-        lines[1] == "**Apply it.** Measured on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)."
-    )
+    told = "**Apply it.** Checked and timed on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)."
+    assert lines[1] == told
     assert lines[2].startswith("```python\nfrom twinkle_tune import kernelize_model\nmodel = kernelize_model(")
     assert lines[3] == "After an update of torch, or on another machine:"
     assert lines[4] == "```sh\ntwinkle-tune verify profile.json qwen3-tiny\n```"

@@ -47,7 +47,7 @@ def test_a_clear_gain_of_the_whole_model_is_applied() -> None:
     assert (found.kind, found.reason, found.title) == ("apply", "gain", "Apply it")
     assert "kernelize_model(model, mode='inference', device='cpu', profile='out/p.json')" in found.run
     assert "# The winners run with gradients off: in torch.no_grad()" in found.run
-    assert found.why == "Measured on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)."
+    assert found.why == "Checked and timed on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)."
     assert found.then == "After an update of torch, or on another machine:"
     assert found.then_run == "twinkle-tune verify out/p.json qwen3-tiny"
     assert found.whole == "prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
@@ -58,7 +58,7 @@ def test_each_compared_step_is_told_with_its_interval() -> None:
     even = replace(_step(0.996, 0.988, 1.009), label="decode 1x128")
     found = recommend(fabricate.profile(fabricate.won(), steps=(_step(0.972, 0.964, 0.982), even)))
     assert found.why == (
-        "Measured on the whole model. Prefill 1x128: 2.8% faster (95% interval 1.8% to 3.6%). "
+        "Checked and timed on the whole model. Prefill 1x128: 2.8% faster (95% interval 1.8% to 3.6%). "
         "Decode 1x128: no clear difference."
     )
 
@@ -80,8 +80,8 @@ def test_a_busy_machine_is_told_with_what_it_means() -> None:
         return next(note for note in head.notes(made) if note.startswith("The machine was busy"))
 
     assert note() == (
-        "The machine was busy at first (load 1.5 on 2 processors). The gain of prefill 1x128 is clear all the same; "
-        "for smaller ones measure again when it is quiet."
+        "The machine was busy at first (load 1.5 on 2 processors). What prefill 1x128 gains is clear all the same; "
+        "smaller gains may hide."
     )
     assert note(steps=(ALONE,)).endswith("That may hide gains: measure again when it is quiet.")
     assert "do not depend on it" in note(objective=Objective.MEMORY)

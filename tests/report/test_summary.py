@@ -24,7 +24,7 @@ def test_the_lines_say_what_to_do_and_what_won() -> None:
     run = RunFacts(took_s=41.0, budget_s=60.0)
     lines = str(replace(fabricate.normal(), run=run)).splitlines()
     assert lines[0].startswith("qwen3-tiny · float32 · inference")
-    assert lines[1].startswith("Apply it. Measured on the whole model. ")
+    assert lines[1].startswith("Apply it. Checked and timed on the whole model. ")
     assert lines[2] == "Whole model: prefill 1x128 8.0% faster (1.09x); decode 1x128 not timed with the winners"
     assert lines[3] == "Winners: RMSNorm [1,128,256] 41.2% of prefill 1x128: fused 0.80 (2 refused)"
     assert lines[4] == "Contests: 1 won, 1 kept; took 41 s (budget 1 min)"

@@ -102,7 +102,7 @@ def test_short_form_says_what_matters_in_order() -> None:
     """What to do, the whole model in words, the winners by what they save, then what stayed, in a line."""
     text = terminal_text(large(), "p.json", width=120, full=False)
     said = (
-        "Apply it. Measured on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)",
+        "Apply it. Checked and timed on the whole model. Prefill 1x128: 8.0% faster (7.0% to 9.0% in 2 rounds)",
         "1 more step below.",
         "After an update of torch, or on another machine:\ntwinkle-tune verify p.json qwen3-tiny\n",
         "29 contests (one slot, a layer or function, at one input shape): 3 won by a",

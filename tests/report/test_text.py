@@ -64,6 +64,7 @@ def test_reading_claims_no_more_than_the_interval() -> None:
     """An interval that holds 1 is no difference, whatever the median."""
     assert reading(0.9, 0.8, 0.95) == "10.0% faster"
     assert reading(0.9, 0.8, 1.0) == "no clear difference"
+    assert reading(0.7, 0.5, 1.4) == "too noisy to tell"
     assert reading(1.1, 1.05, 1.2) == "10.0% slower"
 
 

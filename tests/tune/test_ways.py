@@ -253,7 +253,7 @@ def test_it_fits_a_screen() -> None:
     profile = replace(fabricate.normal(), compiled=tuple(steps))
     short, whole = (terminal_text(profile, "p.json", width=80, full=full) for full in (False, True))
     assert len(short.splitlines()) <= SHORT_LINES
-    assert "Ways of running it, time ÷ original (compiling took 320 s)" in short
+    assert "Ways of running it, time ÷ original in their contest (compiling took 320 s)" in short
     assert "prefill 0x8: compile 0.50, compile blocks 0.50" in short
     assert "Ways of running the whole model" in whole
     assert len(re.findall(r"prefill 7x8 +compile( blocks)? +0.500", whole)) == 2

@@ -30,10 +30,10 @@ def notes(profile: Profile, advised: str = "") -> Iterable[str]:
         profile: whose figures.
         advised: the reason of the advice that stands above: what it says already is no note.
     """
-    if profile.device == "cpu":
-        yield "Measured on a CPU; says nothing about a GPU."
     if is_busy(profile) and advised != "noise":
         yield _busy(profile)
+    if profile.device == "cpu":
+        yield "Measured on a CPU; says nothing about a GPU."
     if profile.run is not None and profile.run.calls is not None:
         yield f"Ways were chosen for {profile.run.calls:,} runs of each step, compiling included (--calls)."
     for doubt in doubts(profile):
@@ -65,11 +65,12 @@ def _busy(profile: Profile) -> str:
     clear = [step.label for step in profile.steps if step.tuned_us and step.high < 1]
     if profile.aim.is_memory:
         return f"{told} Peaks of memory do not depend on it, times do."
-    if profile.winners and clear:
+    if (profile.winners or profile.setups) and clear:
         # An interval that excludes no gain has the noise in it.
-        gain = "gain of {} is" if len(clear) == 1 else "gains of {} are"
-        told += f" The {gain.format(one_line(' and '.join(clear), _NAME_LIMIT))} clear all the same; for smaller ones"
-        return f"{told} measure again when it is quiet."
+        which = one_line(" and ".join(clear), _NAME_LIMIT)
+        return (
+            f"{told} What {which} gain{'s' if len(clear) == 1 else ''} is clear all the same; smaller gains may hide."
+        )
     return f"{told} That may hide gains: measure again when it is quiet."
 
 
@@ -218,5 +219,6 @@ def again(profile: Profile) -> str:
 def code(profile: Profile, path: str) -> str:
     """The Python lines that apply the profile, and where they make a difference."""
     call = f"mode={str(profile.mode)!r}, device={one_line(profile.device)!r}, profile={one_line(path)!r}"
-    where = "".join(f"\n# {sentence}" for sentence in profile.mode.where)
+    sentences = [*(["The first calls compile it."] if profile.setups else []), *profile.mode.where]
+    where = "".join(f"\n# {sentence}" for sentence in sentences)
     return f"from twinkle_tune import kernelize_model\n\nmodel = kernelize_model(model, {call}){where}"

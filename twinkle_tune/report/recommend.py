@@ -14,7 +14,7 @@ from twinkle_tune.outcome import UNDECIDED, Untimed
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl, decided
-from twinkle_tune.report.text import gain_text, interval_text, one_line, percent
+from twinkle_tune.report.text import gain_text, interval_text, one_line, percent, reading
 from twinkle_tune.tune.gain import figures, gained, promised, time_words
 from twinkle_tune.tune.verdict import round_up_s, verdict_of
 from twinkle_tune.words import span
@@ -66,7 +66,7 @@ class Recommendation:
 def recommend(profile: Profile, path: str = "profile.json") -> Recommendation:
     """What to do with a profile that lies at ``path``."""
     kind, reason, why = _decide(profile)
-    why += _untried(profile) if kind == "do not bother" else ""
+    why += f" {untried_text(profile)}" if kind == "do not bother" and untried_text(profile) else ""
     run = {"apply": head.code(profile, path), "measure again": _again(profile), "do not bother": ""}[kind]
     then, then_run = _then(profile, path) if kind == "apply" else _fewer(profile) if reason == "budget" else ("", "")
     whole = whole_text(profile)
@@ -125,9 +125,14 @@ def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
     stopped = "" if profile.run is None else profile.run.stopped
     if (profile.winners or profile.setups) and better:
         more = " The run was stopped before it had tried everything: more may be found." if not profile.complete else ""
-        ways = ", ".join(dict.fromkeys(setup.name for setup in profile.setups))
-        how = f", run another way ({ways})" if ways else ""
-        return "apply", "gain", f"Measured on the whole model{how}. {_measured_text(profile, compared, better)}{more}"
+        ways = {setup.label.partition(" ")[0]: setup.name for setup in profile.setups}
+        told = "; ".join(f"{step}: {way}" for step, way in ways.items())
+        how = f", run another way ({told})" if ways else ""
+        return (
+            "apply",
+            "gain",
+            f"Checked and timed on the whole model{how}. {_measured_text(profile, compared, better)}{more}",
+        )
     if not profile.complete:
         if stopped == "budget" and profile.run is not None:
             return "measure again", "budget", verdict_of(profile.contests, profile.steps, aim, profile.run)
@@ -154,7 +159,7 @@ def _measured(profile: Profile, step: StepResult) -> str:
     if profile.aim.is_memory:
         return step_words(profile, step)
     if step.low <= 1 <= step.high:
-        return "no clear difference"
+        return reading(step.ratio, step.low, step.high)
     rounds = min(len(step.tuned_us), len(step.original_us))
     return f"{gain_text(step.ratio)} ({interval_text(step.ratio, step.low, step.high, rounds)})"
 
@@ -223,11 +228,11 @@ def _hidden(unclear: Sequence[Contest], step: StepResult) -> float:
     )
 
 
-def _untried(profile: Profile) -> str:
-    """That nobody tried to compile the model, where one may."""
+def untried_text(profile: Profile) -> str:
+    """That nobody tried to compile the model, where one may; else ""."""
     if profile.compiled or profile.mode.compiles or profile.aim.is_memory:
         return ""
-    return " Other ways of running the whole model were not tried: --ways."
+    return "Other ways of running the whole model were not tried: --ways."
 
 
 def _calmer(profile: Profile) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -118,7 +119,8 @@ def _short(shown: View, width: int, path: str, notes: Sequence[tuple[int, int, i
     # Where lines wrap the most, what the labels mean is for the whole report.
     bare = replace(shown, labels="")
     forms = [(shown, notes[0]), *((bare, form) for form in notes)]
-    # Where all of the model runs another way, how the single contests ended is for the whole report first.
+    forms.append((replace(bare, counts=re.sub(r" \([^)]*\)", "", shown.counts)), notes[-1]))
+    # Where all of the model runs another way, how the single contests ended comes last.
     forms += [(replace(bare, counts=""), notes[-1])] if any(way.runs for way in shown.ways) else []
     made = [_short_lines(*forms[0], width, path)]
     for form in forms[1:]:
@@ -280,7 +282,8 @@ def _winners(shown: View, width: int, *, most: int) -> Iterator[Text]:
     if not winners:
         return
     some = f": {most} of {len(winners)}" if len(winners) > most else ""
-    yield from (Text(""), Text(f"What won, by what it saves{some}", style="bold"))
+    by_itself = " by itself; it runs where no way does" if any(way.runs for way in shown.ways) else ""
+    yield from (Text(""), Text(f"What won{by_itself or ', by what it saves'}{some}", style="bold"))
     rows = [
         (
             str(each.number),

@@ -97,9 +97,15 @@ def speedup_text(ratio: object) -> str:
     return f"{three_digits(1 / float(cast('SupportsFloat', ratio)))}×"
 
 
+_NOISY = 0.2
+"""Wider than this an interval of a ratio leaves large gains and large losses open."""
+
+
 def reading(ratio: float, low: float, high: float) -> str:
     """What an interval of a ratio allows to say, in words: "2.8% faster" where 2.8% of the time is saved."""
-    return gain_text(ratio) if high < 1 or low > 1 else "no clear difference"
+    if high < 1 or low > 1:
+        return gain_text(ratio)
+    return "no clear difference" if high - low <= _NOISY else "too noisy to tell"
 
 
 def gain_text(ratio: float) -> str:

@@ -14,7 +14,7 @@ from twinkle_tune.report.conditions import conditions_text
 from twinkle_tune.report.derive import Shapes, fate, shapes
 from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
-from twinkle_tune.report.recommend import is_kept, recommend, uncompared
+from twinkle_tune.report.recommend import is_kept, recommend, uncompared, untried_text
 from twinkle_tune.report.rows import Row, contest_rows, decisive, selection_rows, step_rows, times
 from twinkle_tune.report.text import (
     NOTHING,
@@ -49,6 +49,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
     selected = zip(selection_rows(profile), profile.contests, strict=True)
     found, advice = brief(profile), recommend(profile, path)
     won = {each.number: each for each in found.winners}
+    untried = untried_text(profile) if advice.kind == "apply" else ""
     lines = [_selection(row, contest, won.get(row["contest"])) for row, contest in selected]
     return View(
         title=f"{one_line(profile.model.name, _NAME_LIMIT)}, {profile.mode}, {profile.device}{head.by(profile)}",
@@ -58,7 +59,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         run=tuple(line for line in advice.run.splitlines() if line),
         then=one_line(advice.then, _SENTENCE_LIMIT),
         then_run=one_line(advice.then_run),
-        counts=head.contests_text(profile, counted=advice.reason != "budget"),
+        counts=" ".join(filter(None, (head.contests_text(profile, counted=advice.reason != "budget"), untried))),
         labels=one_line(head.steps_text(profile), _SENTENCE_LIMIT),
         brief=found,
         outside=one_line(outside_text(profile), _SENTENCE_LIMIT),

@@ -14,8 +14,8 @@ from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row
 from twinkle_tune.report.text import NOTHING, bytes_text, one_line, ratio_text, time_text
 
 _NAME_LIMIT = 80
-_SHOWN = 3
-"""So many of a step's ways stand in its line, the fastest ones."""
+_SHOWN = 2
+"""So many of a step's ways stand in its line: the one that runs, and the fastest others."""
 _FAILED = {"wrong": "refused", "inconclusive": "not checked", "not timed": "not timed"}
 
 
@@ -62,16 +62,22 @@ def way_lines(profile: Profile) -> Iterator[WayLine]:
 
 
 def short_lines(profile: Profile) -> tuple[str, ...]:
-    """A heading, and a line a step: "prefill 1x128: compile 0.76, compile blocks 0.85"; none where none was tried."""
+    """A heading, and a line a step: "prefill 1x128: compile 0.76 (runs), kernels 0.95"; none where none was tried."""
     if not profile.compiled:
         return ()
     took_s = sum(step.compile_s for step in profile.compiled)
-    lines = [f"Ways of running it, time ÷ original (compiling took {took_s:.0f} s)"]
+    lines = [f"Ways of running it, time ÷ original in their contest (compiling took {took_s:.0f} s)"]
     for label, ways in _by_step(profile).items():
-        told = [f"{w.way} {_FAILED.get(w.cause, 'failed') if w.problem else f'{w.ratio:.2f}'}" for w in ways]
-        told = [*told[:_SHOWN], f"{len(told) - _SHOWN} more"] if len(told) > _SHOWN + 1 else told
+        first = sorted(ways, key=lambda way: not _runs(profile, way))
+        told = [_short(profile, way) for way in first]
+        told = [*told[:_SHOWN], f"{len(told) - _SHOWN} more"] if len(told) > _SHOWN else told
         lines.append(one_line(f"{label}: {', '.join(told)}", 2 * _NAME_LIMIT))
     return tuple(lines)
+
+
+def _short(profile: Profile, way: CompiledStep) -> str:
+    figure = _FAILED.get(way.cause, "failed") if way.problem else f"{way.ratio:.2f}"
+    return f"{way.way} {figure}{' (runs)' if _runs(profile, way) else ''}"
 
 
 def way_plots(profile: Profile) -> Iterator[Plot]:
