@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.backends.debugging import aot_eager
 from torch._inductor import compile_fx as inductor
 from transformers import Trainer, TrainingArguments
@@ -117,6 +117,36 @@ def test_losses_are_the_originals(trains: str, monkeypatch: pytest.MonkeyPatch, 
     calls = spied(monkeypatch, aot_eager)
     run = by_a_loop if trains == "loop" else partial(by_a_trainer, folder=tmp_path)
     hold_to_the_original(run, "llama", "compile", calls)
+
+
+class Viewed(nn.Module):
+    """Gives a view of what it computes beside it, and keeps running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.BatchNorm1d(8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, 8) to the same, and to all of it in a row."""
+        y = self.norm(self.inner(x))
+        return y, y.view(-1)
+
+
+def test_running_statistics_are_written_once_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first call as well, where it turns out that the backward of a view cannot be the compiled one's."""
+    calls = spied(monkeypatch, aot_eager)
+    twin, x = Viewed(), torch.randn(16, 8)
+    model = copy.deepcopy(twin)
+    seen = calls_in(other := copy.deepcopy(twin), lambda: other(x))
+    kernelize_model(model, profile=replace(profile_of(model, "compile", calls=seen), mode=Mode.TRAIN))
+    for _ in range(3):
+        for each in (model, twin):
+            each.zero_grad()
+            (each(x)[0].square().sum() + each.inner.weight.sum()).backward()
+        torch.testing.assert_close(model.state_dict(), twin.state_dict())
+        for one, other_ in zip(model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other_.grad)
+    assert calls
 
 
 @pytest.mark.slow

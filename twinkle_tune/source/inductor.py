@@ -49,6 +49,7 @@ class _Twice:
     def __call__(self, *args: Any) -> Any:
         if self._is_plain:
             return self._graph(*args)
+        versions = None if self._is_told else _versions(args)
         outputs = self._compiled(*args)
         found = [(i, out) for i, out in enumerate(outputs) if isinstance(out, Tensor) and out.grad_fn is not None]
         if not found:
@@ -57,7 +58,8 @@ class _Twice:
         if node.name() != _COMPILED or any(out.grad_fn is not node for _, out in found):
             # A view of what was compiled: which of its gradients is whose cannot be told.
             self._is_plain = True
-            return self._graph(*args)
+            # What the call wrote (running statistics) is written once: then its outputs are those of compiled code.
+            return self._graph(*args) if _versions(args) == versions else outputs
         if not self._is_told:
             _tell_nothing_is_given_away(node)
             self._is_told = True
@@ -97,6 +99,10 @@ class _Twice:
             yield
 
 
+def _versions(args: Sequence[Any]) -> list[int]:
+    return [arg._version for arg in args if isinstance(arg, Tensor)]
+
+
 def _tell_nothing_is_given_away(node: Any) -> None:
     # Made without, torch notes None, and takes that for buffers that are given away when it asks at the backward.
     noted = getattr(getattr(type(node), "_forward_cls", None), "metadata", None)
@@ -111,14 +117,14 @@ class _Hook:
 
     def __init__(self, run: _Twice, args: Sequence[Any], places: Sequence[tuple[int, int]]) -> None:
         self._run, self._args, self._places = run, args, places
-        self._versions = [arg._version for arg in args if isinstance(arg, Tensor)]
+        self._versions = _versions(args)
 
     def __call__(self, made: Sequence[Tensor | None], incoming: Sequence[Tensor | None]) -> Any:
         if not torch.is_grad_enabled():
             if not torch._C._autograd._get_current_graph_task_keep_graph():
                 self._args = ()
             return None
-        if self._versions != [arg._version for arg in self._args if isinstance(arg, Tensor)]:
+        if self._versions != _versions(self._args):
             raise RuntimeError(
                 "an input of a compiled layer was modified by an inplace operation before a backward with "
                 "create_graph=True; modify a copy of it"
