@@ -71,7 +71,7 @@ def test_equals_never_replace_the_original(name: str) -> None:
 @pytest.mark.parametrize("bias", [0.0, 0.005], ids=["alike", "biased"])
 @pytest.mark.parametrize("name", MACHINES)
 def test_equals_never_replace_the_original_in_thousands_of_contests(name: str, bias: float) -> None:
-    """The same in many more contests, between six as well, and with candidates each up to half a percent off for good."""
+    """The same in many more, of six as well, and with candidates each up to half a percent off for good."""
     for contestants, contests in ((2, 4000), (6, 1000), (10, 1000)):
         assert switches(MACHINES[name], contestants, contests, bias) <= 0.01 * contests
 
