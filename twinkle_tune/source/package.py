@@ -15,6 +15,7 @@ from twinkle_tune.errors import SourceError
 from twinkle_tune.slot import Implementation, Slot, SlotKind
 from twinkle_tune.source.digest import digest_folder
 from twinkle_tune.source.fit import implementation_of
+from twinkle_tune.source.fresh import PREFIX, FromSource, find_inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,13 +140,14 @@ def _import_layers(package: ModuleType) -> ModuleType:
 
 
 def _import_folder(folder: Path, package_name: str) -> ModuleType:
-    name = f"_twinkle_tune_{package_name}_{digest_folder(folder)}"
+    name = f"{PREFIX}{package_name}_{digest_folder(folder)}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    # A path that ends in .py always has a loader.
+    find_inside()
+    place = folder / "__init__.py"
+    loader = FromSource(name, str(place))
+    spec = importlib.util.spec_from_file_location(name, place, loader=loader, submodule_search_locations=[str(folder)])
+    # A loader that is given is the spec's.
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
