@@ -99,23 +99,12 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
         if trial.candidate not in names:
             yield f"got a second trial of {trial.candidate!r}, expected one of its trials ({', '.join(names)})"
     for trial in (*contest.trials, *contest.confirmation):
-        if isinstance(trial.outcome, Measurement) and not (
-            trial.outcome.times_us and all(_is_time(t) for t in trial.outcome.times_us)
-        ):
-            yield f"trial of {trial.candidate}: got no times, or one that is not positive, expected positive times"
+        if isinstance(trial.outcome, Measurement):
+            yield from _measurement_problems(trial.candidate, trial.outcome)
         if trial.commit and not _COMMIT.fullmatch(trial.commit):
             yield f"trial of {trial.candidate}: got the commit {trial.commit!r:.60}, expected 40 hexadecimal digits"
         if trial.config is not None and not (trial.config and all(map(_PARAMETER.fullmatch, trial.config))):
             yield f"trial of {trial.candidate}: got the config {dict(trial.config)!r:.80}, expected names and values"
-        if isinstance(trial.outcome, Measurement) and min(trial.outcome.graph_breaks, trial.outcome.recompilations) < 0:
-            yield f"trial of {trial.candidate}: got a negative count of graph breaks or recompilations"
-        for figure in trial.outcome.parity if isinstance(trial.outcome, Measurement) else ():
-            if not (0 <= figure.error < 1e50 and 0 <= figure.limit < 1e50) or 0 < figure.limit < 1e-250:
-                yield f"trial of {trial.candidate}: got the error {figure.error} at a limit of {figure.limit}"
-        if isinstance(trial.outcome, Measurement) and (trial.outcome.peak_bytes or 0) < 0:
-            yield f"trial of {trial.candidate}: got a negative peak of memory"
-        if isinstance(trial.outcome, Measurement) and not _is_time(trial.outcome.first_call_us):
-            yield f"trial of {trial.candidate}: got a first call of {trial.outcome.first_call_us} us, expected a time"
     for timings in contest.timings:
         known = [us for us in (timings.host_us, timings.forward_us) if us is not None]
         if not all(map(_is_time, (*timings.cold_us, *timings.graph_us, *known))) or (timings.backward_us or 0) < 0:
@@ -144,6 +133,21 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
         yield "got a share outside 0 to 1, or a number of calls below 0 or beyond 2^53"
     for spec in contest.workload.tensors:
         yield from _tensor_problems(spec)
+
+
+def _measurement_problems(name: str, found: Measurement) -> Iterator[str]:
+    times_us = found.times_us
+    if not times_us or not all(_LEAST < time_us < _MOST for time_us in times_us):
+        yield f"trial of {name}: got no times, or one that is not positive, expected positive times"
+    if found.graph_breaks < 0 or found.recompilations < 0:
+        yield f"trial of {name}: got a negative count of graph breaks or recompilations"
+    for figure in found.parity:
+        if not (0 <= figure.error < 1e50 and 0 <= figure.limit < 1e50) or 0 < figure.limit < 1e-250:
+            yield f"trial of {name}: got the error {figure.error} at a limit of {figure.limit}"
+    if (found.peak_bytes or 0) < 0:
+        yield f"trial of {name}: got a negative peak of memory"
+    if not _is_time(found.first_call_us):
+        yield f"trial of {name}: got a first call of {found.first_call_us} us, expected a time"
 
 
 def _tensor_problems(spec: TensorSpec) -> Iterator[str]:
