@@ -161,6 +161,7 @@ def test_who_ends_a_run_among_the_ways_keeps_all_before_them(monkeypatch: pytest
     assert (found.complete, found.setups, found.compiled) == (False, (), ())
     assert [contest.status for contest in found.contests] == ["won"]
     assert found.steps[0].tuned_us
+    assert found.steps[0].alone_us
     assert found.verdict.startswith(
         "Interrupted before all ways of running the whole model were timed. 1 of 1 contests"
     )

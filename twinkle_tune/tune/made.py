@@ -80,9 +80,18 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
     found = verdict_of(profile.contests, profile.steps, profile.aim, facts)
     # Where the whole model runs another way, its verdict says so; of the contests one that was stopped tells.
     verdict = " ".join([*([found] if facts.stopped else []), profile.verdict]) if profile.setups else found
+    return _shared_out(replace(profile, run=facts, complete=not facts.stopped, verdict=verdict), seen)
+
+
+def _shared_out(profile: Profile, seen: Capture) -> Profile:
+    """The profile with each step's own times, and the shares by them."""
     alone = _alone(seen)
     steps = tuple(replace(step, alone_us=alone.get(step.label, ())) for step in profile.steps)
-    return with_shares(replace(profile, steps=steps, run=facts, complete=not facts.stopped, verdict=verdict))
+    return with_shares(replace(profile, steps=steps))
+
+
+def _interrupted(run: Run) -> RunFacts:
+    return RunFacts(took_s=round(run.budget.took_s, 1), budget_s=run.budget.seconds, stopped="interrupted")
 
 
 def _alone(seen: Capture) -> dict[str, tuple[float, ...]]:
@@ -92,16 +101,13 @@ def _alone(seen: Capture) -> dict[str, tuple[float, ...]]:
 def interrupted(run: Run, environment: Environment, seen: Capture, contests: Sequence[Contest]) -> Profile:
     """What was finished when somebody ended the run."""
     profile = with_shares(profile_of(run, environment, seen, contests))
-    facts = RunFacts(took_s=round(run.budget.took_s, 1), budget_s=run.budget.seconds, stopped="interrupted")
     won = f"So far: {profile.verdict}" if profile.winners else "No conclusion yet."
     head = f"Interrupted after {len(contests)} of {len(seen.observations)} contests."
-    return replace(profile, run=facts, complete=False, verdict=f"{head} {won}")
+    return replace(profile, run=_interrupted(run), complete=False, verdict=f"{head} {won}")
 
 
 def interrupted_late(run: Run, profile: Profile, seen: Capture) -> Profile:
     """What a run had come to when it was ended while ways of running the whole model competed: all but those."""
-    facts = RunFacts(took_s=round(run.budget.took_s, 1), budget_s=run.budget.seconds, stopped="interrupted")
     verdict = f"Interrupted before all ways of running the whole model were timed. {profile.verdict}"
-    made = with_left_out(with_shares(replace(profile, run=facts, complete=False, verdict=verdict)), seen.left_out)
-    alone = _alone(seen)
-    return replace(made, steps=tuple(replace(step, alone_us=alone.get(step.label, ())) for step in made.steps))
+    made = _shared_out(replace(profile, run=_interrupted(run), complete=False, verdict=verdict), seen)
+    return with_left_out(made, seen.left_out)

@@ -78,7 +78,8 @@ def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
     """Let each way of running the model compete with the original in each step, all in the same rounds.
 
     The kernels that won are a way, too. Then the fastest way that compiles is held against itself with the kernels
-    inside, which must be clearly faster, by 2%. What torch.compile kept in this process is dropped before each step and
+    inside, which must be clearly faster, by 2%. A way that can only stand in for another has a race of its own, where
+    that other one is not clearly faster. What torch.compile kept in this process is dropped before each step and
     after the last. A way that cannot be compiled, computes something else, or would run uncompiled, has no figure, but
     the reason.
 
