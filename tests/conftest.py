@@ -48,6 +48,16 @@ def as_it_is() -> Iterator[Mapping[str, Any]]:
         yield AS_IT_IS
 
 
+@pytest.fixture
+def compiled_anew() -> Iterator[None]:
+    """Nothing is compiled before a test, or after it."""
+    import torch
+
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope="module")
 def little_garbage() -> None:
     """For files whose tests collect garbage many times: what is there before need not be walked through each time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,13 +16,7 @@ from tests.kernel.test_setups import calls_in, profile_of, x
 from tests.strategy.planted import Layers, compiled_by
 from twinkle_tune import kernelize_model, kernelize_report
 
-
-@pytest.fixture(autouse=True)
-def anew() -> Iterator[None]:
-    """Nothing is compiled before a test, or after it."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("compiled_anew")
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["later", "before it is bound"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,15 +17,9 @@ from tests.strategy.planted import Layers, compiled_by
 from twinkle_tune import kernelize_model, kernelize_report
 from twinkle_tune.mode import Mode
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 WAYS = ("compile", "compile dynamic", "compile blocks")
-
-
-@pytest.fixture(autouse=True)
-def anew() -> Iterator[None]:
-    """Nothing is compiled before a test, or after it."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, at: int, first: Callable[..., object] = lambda *args: None) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -17,18 +17,12 @@ from tests.kernel.test_setups import calls_in, profile_of
 from tests.today import of_today
 from twinkle_tune import kernelize_model, kernelize_report, restore_model
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 FAMILIES = ("qwen3", "llama", "gemma3_text", "phi", "gpt2")
 WAYS = ("compile", "compile dynamic", "compile blocks")
 TOKENS = 5
 Asked = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def anew() -> Iterator[None]:
-    """Nothing is compiled before a test, or after it."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def prompt(batch: int, length: int, *, padded: bool) -> Asked:

@@ -7,7 +7,7 @@ import inspect
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,15 +28,9 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.setup import ModelCall, Setup
 from twinkle_tune.workload import target_of
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 WAYS = ("compile", "compile dynamic", "compile blocks")
-
-
-@pytest.fixture(autouse=True)
-def anew() -> Iterator[None]:
-    """Nothing is compiled before a test, or after it."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def profile_of(

@@ -25,17 +25,11 @@ from twinkle_tune.contest.agree import Noise, _noisy_everywhere, in_words
 from twinkle_tune.kernel.kernelize import bind_plan
 from twinkle_tune.mode import Mode
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 STEPS, PARTS = 20, 2
 """Optimizer steps, and backwards whose gradients add up for each."""
 Run = Callable[[Any, int], list[float]]
-
-
-@pytest.fixture(autouse=True)
-def anew() -> Iterator[None]:
-    """Nothing is compiled before a test, or after it."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def rows() -> list[dict[str, Tensor]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,15 +15,9 @@ from twinkle_tune.kernel.setups import WayIn, way_layers
 from twinkle_tune.strategy import STRATEGIES, Strategy
 from twinkle_tune.strategy.backend import Backend
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 X = torch.randn(4, 8)
-
-
-@pytest.fixture(autouse=True)
-def anew() -> Iterator[None]:
-    """Nothing is compiled before a test, or after it."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture(params=STRATEGIES, ids=lambda strategy: strategy.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -59,12 +59,9 @@ class Deep(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short(monkeypatch: pytest.MonkeyPatch, compiled_anew: None) -> None:
     """Few rounds, and nothing compiled before and after."""
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def lean(graph: Any) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -50,12 +50,9 @@ class Long(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short(monkeypatch: pytest.MonkeyPatch, compiled_anew: None) -> None:
     """Few rounds, and nothing compiled before and after."""
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
 
 
 def tuned(monkeypatch: pytest.MonkeyPatch, made: Callable[..., Any], **options: Any) -> Profile:
