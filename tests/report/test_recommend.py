@@ -247,6 +247,20 @@ def test_who_asked_for_ways_is_not_sent_there() -> None:
         assert "--ways" not in recommend(other).why
 
 
+def test_a_way_that_noise_may_hide_is_measured_again() -> None:
+    """One that seems to take half the time is no reason not to bother; one that seems to save nothing is."""
+    kept = fabricate.profile(_kept(), steps=(ALONE,))
+    way = CompiledStep(label=ALONE.label, ratio=0.5, low=0.3, high=1.2)
+    found = recommend(replace(kept, compiled=(replace(way, way="compile blocks", ratio=0.9), way)))
+    assert (found.kind, found.reason) == ("measure again", "noise")
+    assert "prefill 1x128: compile took 0.500 (0.300 to 1.200) of the time" in found.why
+    assert "Stop what else runs" in found.why
+    assert recommend(replace(kept, compiled=(replace(way, ratio=0.999),))).kind == "do not bother"
+    assert (
+        recommend(replace(kept, compiled=(replace(way, problem="it is off", cause="wrong"),))).kind == "do not bother"
+    )
+
+
 def test_winners_that_the_whole_model_took_back_are_named() -> None:
     """They were right and faster by themselves: to say that no kernel was would contradict the counts below."""
     back = _kept()

@@ -12,9 +12,10 @@ from typing import Literal
 
 from twinkle_tune.outcome import UNDECIDED, Untimed
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl, decided
-from twinkle_tune.report.text import gain_text, interval_text, one_line, percent, reading
+from twinkle_tune.report.text import gain_text, interval_text, one_line, percent, ratio_text, reading
 from twinkle_tune.tune.gain import figures, gained, promised, time_words
 from twinkle_tune.tune.verdict import round_up_s, verdict_of
 from twinkle_tune.words import span
@@ -137,6 +138,10 @@ def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
         if stopped == "budget" and profile.run is not None:
             return "measure again", "budget", verdict_of(profile.contests, profile.steps, aim, profile.run)
         return "measure again", "interrupted", "The run was interrupted: finish it."
+    if way := _hidden_way(profile):
+        told = f"{way.label}: {way.way} took {ratio_text(way.ratio, way.low, way.high)} of the time"
+        why = f"Other ways of running the whole model were too noisy to tell ({told}). {_calmer(profile)}"
+        return "measure again", "noise", why
     if not profile.contests:
         return "measure again", "nothing measured", "No call of a replaceable place was seen, so nothing was measured."
     if profile.winners:
@@ -216,6 +221,12 @@ def _without_winner(profile: Profile) -> tuple[Kind, Reason, str]:
     untimed = sum(isinstance(outcome, Untimed) and outcome.cause == "interpreter" for outcome in outcomes)
     more = f" {untimed} ran in Triton's interpreter and could not be timed here: profile on a GPU." if untimed else ""
     return "do not bother", "kept", f"{contests} kept the original: no kernel was right and clearly {better}.{more}"
+
+
+def _hidden_way(profile: Profile) -> CompiledStep | None:
+    """The way that seemed to gain most where noise left it open; None where a way runs, or none seemed to gain."""
+    seemed = [way for way in profile.compiled if not way.problem and way.ratio <= 1 - WORTH and way.high >= 1]
+    return None if profile.setups or profile.aim.is_memory else min(seemed, key=lambda way: way.ratio, default=None)
 
 
 def _hidden(unclear: Sequence[Contest], step: StepResult) -> float:
