@@ -85,7 +85,7 @@ def paired_ratio(candidate_us: Sequence[float], original_us: Sequence[float], co
         raise ValueError("paired_ratio: got no pair of times, expected at least one round; time both first")
     for time_us in (*candidate_us[:rounds], *original_us[:rounds]):
         require_time(time_us, "paired_ratio")
-    ratios = sorted(mine / its for mine, its in zip(candidate_us, original_us, strict=False))
+    ratios = sorted([mine / its for mine, its in zip(candidate_us, original_us, strict=False)])
     cut = _cut(rounds, confidence)
     return Ratio(ratio=median(ratios), low=ratios[cut], high=ratios[rounds - 1 - cut], rounds=rounds)
 

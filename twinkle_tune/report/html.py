@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from itertools import chain
+from itertools import islice
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
@@ -25,7 +25,7 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import charts
 from twinkle_tune.report.lines import FURTHER
 from twinkle_tune.report.plot import Plot
-from twinkle_tune.report.plots import contest_plots, overall_plots, step_plots
+from twinkle_tune.report.plots import plots
 from twinkle_tune.report.rows import races
 from twinkle_tune.report.text import one_line
 from twinkle_tune.report.versus import versus, versus_plots
@@ -33,16 +33,15 @@ from twinkle_tune.report.view import contest_parts, view
 
 FOLDED_BEYOND = 12
 """With more contests than these the page begins with all of them folded."""
-_AT_ONCE = 50
+_AT_ONCE = 30
 """So many of a page's small pieces are handed out as one."""
 
 
 def html_pieces(profile: Profile, path: str = "profile.json") -> Iterator[str]:
     """The whole page, in pieces. ``path`` is where the reader finds the profile."""
-    first, last = list(step_plots(profile)), list(overall_plots(profile))
     return _page(
         "report.html.j2",
-        lambda: chain(first, contest_plots(profile), last),
+        plots(profile),
         _samples(profile),
         report=view(profile, path),
         contests=contest_parts(profile),
@@ -54,37 +53,37 @@ def html_pieces(profile: Profile, path: str = "profile.json") -> Iterator[str]:
 
 def comparison_pieces(profiles: Sequence[Profile], paths: Sequence[str]) -> Iterator[str]:
     """One page of several profiles, in pieces; ``paths`` are where the reader finds them."""
-    return _page("compare.html.j2", lambda: versus_plots(profiles), iter(()), shown=versus(profiles, paths))
+    return _page("compare.html.j2", versus_plots(profiles), iter(()), shown=versus(profiles, paths))
 
 
-def _page(
-    template: str, plots: Callable[[], Iterable[Plot]], samples: Iterator[tuple[str, object]], **names: Any
-) -> Iterator[str]:
+def _page(template: str, plots: Iterable[Plot], samples: Iterator[tuple[str, str]], **names: Any) -> Iterator[str]:
     """A template as a page, with the plots' data, the raw samples and the scripts that show them."""
     if not charts.available():
-        plots = tuple
-    # Asked for twice, first for what the page says of each plot, then for its data.
-    drawn = {plot.name: replace(plot, rows=()) for plot in plots()}
+        plots = ()
+    # What the page says of each plot comes first and its data last: as text that is a small part of the profile.
+    drawn, drawings = {}, {}
+    for plot in plots:
+        drawn[plot.name], drawings[plot.name] = replace(plot, rows=()), _json(_plot(plot))
     kinds = dict.fromkeys(plot.kind for plot in drawn.values())
     data = [
-        ("forms", ((kind, charts.form(kind)) for kind in kinds)),
-        ("plots", ((plot.name, _plot(plot)) for plot in plots())),
+        ("forms", ((kind, _json(charts.form(kind))) for kind in kinds)),
+        ("plots", iter(drawings.items())),
         ("samples", samples),
     ]
     scripts = [_library()] if drawn else []
     scripts.append(_file("page.js"))
-    pieces = _template(template).stream(
+    pieces = _template(template).generate(
         **names,
         plots=drawn,
         style=Markup(_file("style.css")),  # a file of this package
-        data=map(Markup, _json_pieces(iter(data))),  # no "<" is left in them
+        data=map(Markup, _json_pieces(data)),  # no "<" is left in them
         scripts=[Markup(script) for script in scripts],  # files of this package and of the library
         policy=_policy(scripts),
         missing="" if charts.available() else charts.MISSING,
     )
-    pieces.enable_buffering(_AT_ONCE)
     with uncollected():
-        yield from pieces
+        while some := list(islice(pieces, _AT_ONCE)):
+            yield "".join(some)
 
 
 def _plot(plot: Plot) -> dict[str, Any]:
@@ -96,8 +95,8 @@ def _plot(plot: Plot) -> dict[str, Any]:
     }
 
 
-def _samples(profile: Profile) -> Iterator[tuple[str, object]]:
-    """Raw times by the place on the page that shows them; microseconds, a list a candidate."""
+def _samples(profile: Profile) -> Iterator[tuple[str, str]]:
+    """Raw times by the place on the page that shows them, as JSON; microseconds, a list a candidate."""
     for number, step in enumerate(profile.steps, 1):
         if step.original_us:
             times = [("original", step.original_us), ("with the winners", step.tuned_us)]
@@ -113,26 +112,25 @@ def _samples(profile: Profile) -> Iterator[tuple[str, object]]:
             yield f"contest-{number}", _sheet(contest.slot.name, times)
 
 
-def _sheet(title: str, times: Iterable[tuple[str, Sequence[float]]]) -> dict[str, Any]:
+def _sheet(title: str, times: Iterable[tuple[str, Sequence[float]]]) -> str:
     columns = list(times)
-    return {
+    sheet = {
         "title": one_line(title, 80),
         "names": [one_line(name, 80) for name, _ in columns],
         "times_us": [list(column) for _, column in columns],
     }
+    return _json(sheet)
 
 
-def _json_pieces(data: Iterator[tuple[str, object]]) -> Iterator[str]:
-    """The JSON of a table, a value at a time; a value that is such an iterator is a table likewise."""
-    before = "{"
-    for name, value in data:
-        yield f"{before}{_json(name)}:"
-        if isinstance(value, Iterator):
-            yield from _json_pieces(value)
-        else:
-            yield _json(value)
-        before = ","
-    yield "}" if before == "," else "{}"
+def _json_pieces(data: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Iterator[str]:
+    """The JSON of a table of tables, a value at a time; the innermost values are JSON already."""
+    yield "{"
+    for place, (name, table) in enumerate(data):
+        yield f"{',' * bool(place)}{_json(name)}:{{"
+        for inner, (key, value) in enumerate(table):
+            yield f"{',' * bool(inner)}{_json(key)}:{value}"
+        yield "}"
+    yield "}"
 
 
 def _json(data: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 
 from twinkle_tune.outcome import Measurement
@@ -33,30 +33,16 @@ _ROWS = 12
 
 
 def plots(profile: Profile) -> Iterator[Plot]:
-    """Every plot of a profile's report, in the report's order, made when it is asked for.
+    """Every plot of a profile's report that has data, in the report's order, made when it is asked for.
 
-    Here and in the three parts of it: those without data are not among them.
+    First those of whole steps, then one a contest, last those over all contests.
     """
-    return chain(step_plots(profile), contest_plots(profile), overall_plots(profile))
-
-
-def step_plots(profile: Profile) -> Iterator[Plot]:
-    """Those of whole steps, which come first."""
-    return _with_data(chain(_steps(profile), way_plots(profile), why(profile), timelines(profile), _parts(profile)))
-
-
-def contest_plots(profile: Profile) -> Iterator[Plot]:
-    """One a contest: a large profile's are more than should be held at once."""
-    return _with_data(_contest(number, contest) for number, contest in enumerate(profile.contests, 1))
-
-
-def overall_plots(profile: Profile) -> Iterator[Plot]:
-    """Those over all contests, which come last."""
+    contests = (_contest(number, contest) for number, contest in enumerate(profile.contests, 1))
     by_shape = (_shapes(number, each) for number, each in enumerate(shapes(profile), 1))
-    return _with_data(chain(by_shape, _memory(profile), _parity(profile)))
-
-
-def _with_data(found: Iterable[Plot]) -> Iterator[Plot]:
+    found = chain(
+        _steps(profile), way_plots(profile), why(profile), timelines(profile), _parts(profile),
+        contests, by_shape, _memory(profile), _parity(profile),
+    )  # fmt: skip
     return (plot for plot in found if plot.rows)
 
 

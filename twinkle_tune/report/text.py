@@ -45,6 +45,8 @@ _BYTE_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 def is_figure(value: object) -> bool:
     """Whether a value is a finite number: neither None nor a missing value of a table."""
+    if isinstance(value, float):
+        return math.isfinite(value)
     if value is None or not hasattr(value, "__float__"):
         return False
     return math.isfinite(float(cast("SupportsFloat", value)))
