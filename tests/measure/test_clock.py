@@ -52,9 +52,9 @@ def test_sizing_a_long_call_calls_it_twice(fake: FakeTime) -> None:
 
 @pytest.mark.parametrize(
     ("call_us", "block_calls", "made"),
-    [(10.0, 8, 2 + 5 * 8), (30_000.0, 1, 2 + 3), (500_000.0, 1, 1 + 1)],
+    [(10.0, 8, 2 + 5 * 8), (15_000.0, 1, 2 + 5), (30_000.0, 1, 1 + 1), (500_000.0, 1, 1 + 1)],
 )
-def test_a_burst_is_two_untimed_calls_and_five_blocks(
+def test_a_burst_is_two_untimed_calls_and_five_blocks_or_one_of_each(
     fake: FakeTime, call_us: float, block_calls: int, made: int
 ) -> None:
     """Long calls get fewer blocks; the figure is the time of one call."""

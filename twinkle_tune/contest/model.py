@@ -126,6 +126,8 @@ class _Placing(ClockAround):
         try:
             if way.plan is not None:
                 bind_plan(self._model, way.plan)
+            else:
+                self._bind_in_vain()
             yield
         except Exception as error:
             inner = getattr(error, "inner_exception", None)  # torch wraps what a backend raises
@@ -134,3 +136,13 @@ class _Placing(ClockAround):
         finally:
             if way.plan is not None:
                 restore_model(self._model)
+
+    def _bind_in_vain(self) -> None:
+        """Do what stands before a call of another way, which leaves the processor's caches cold: 1.5% of a small step.
+
+        In a user's process nothing is bound between two calls: it must not tell the original from the others.
+        """
+        plan = next((way.plan for way in self.ways.values() if way.plan is not None), None)
+        if plan is not None:
+            bind_plan(self._model, plan)
+            restore_model(self._model)

@@ -46,25 +46,48 @@ class Form:
     state: State
     training: bool
 
-    def fits(self, model: nn.Module, given: Mapping[str, Any]) -> bool:
-        if model.training is not self.training:
+    def fits(self, model: nn.Module, asked: Asked) -> bool:
+        """Whether a call is of this form; what is soonest told comes first, since every call of the model is asked."""
+        given, cached = asked.given, asked.cached
+        if model.training is not self.training or asked.names != self.accepts.keys():
             return False
-        asked = {name for name in given if name not in _FREE}
-        if asked != self.accepts.keys() or not all(self.accepts[name](given[name]) for name in asked):
-            return False
-        for name, (firsts, others) in self.sizes.items():
-            shape = given[name].shape
-            if shape and (shape[0] not in firsts or not _within(shape[1:], others)):
-                return False
-        cached = cached_tokens(given)
         if cached is None or self.cached is None:
             if cached is not None or self.cached is not None:
                 return False
         elif not self.cached[0] <= cached <= self.cached[1]:
             return False
+        for name, accepts in self.accepts.items():
+            if not accepts(given[name]):
+                return False
+        for name, (firsts, others) in self.sizes.items():
+            shape = given[name].shape
+            if shape and (shape[0] not in firsts or not _within(shape[1:], others)):
+                return False
         tensors = [value for value in given.values() if isinstance(value, Tensor)]
         device = tensors[0].device.type if tensors else "cpu"
         return device != "meta" and self.state.is_now(model, tensors, device)
+
+
+class Asked:
+    """A call of a model, as all forms are asked about it.
+
+    Attributes:
+        given: its arguments by name, without those that are as if they were not given.
+        names: of those that a form tells of.
+        cached: how many tokens are in its cache; None where it has none that tells.
+    """
+
+    __slots__ = ("cached", "given", "names")
+
+    def __init__(self, names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.given = named(names, args, kwargs)
+        self.names = self.given.keys() - _FREE
+        self.cached = cached_tokens(self.given)
+
+    def state(self) -> tuple[object, ...]:
+        """What is another after a call that has written into its cache or a tensor that it was given."""
+        tensors = (value for value in self.given.values() if isinstance(value, Tensor) and not value.is_inference())
+        return cached_tokens(self.given), *(tensor._version for tensor in tensors)
 
 
 def _within(shape: Sequence[int], bounds: Sequence[tuple[int, int]]) -> bool:
@@ -112,13 +135,15 @@ def names_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    numbered = zip((*names, *map(str, range(len(names), len(args)))), args, strict=False)
-    return {name: value for name, value in (*numbered, *kwargs.items()) if not _is_default(name, value)}
-
-
-def _is_default(name: str, value: object) -> bool:
-    usual = _DEFAULTS.get(name)
-    return value is None or (usual is not None and type(value) is type(usual) and value == usual)
+    """A call's arguments by name, without those that are as if they were not given."""
+    found = dict(kwargs)
+    if args:
+        found |= zip((*names, *map(str, range(len(names), len(args)))), args, strict=False)
+    for name, usual in _DEFAULTS.items():
+        value = found.get(name)
+        if type(value) is type(usual) and value == usual:
+            del found[name]
+    return {name: value for name, value in found.items() if value is not None}
 
 
 _IDS = ("input_ids", "decoder_input_ids", "labels")
@@ -144,9 +169,16 @@ def are_rows(given: Mapping[str, Any], rows: int | None) -> bool:
     return all(
         t.device.type != "cpu"
         or t.dtype not in (torch.int64, torch.int32)
-        or ((-100 if name == "labels" else 0) <= int(t.min()) and int(t.max()) < rows)
+        or _are_between(t, -100 if name == "labels" else 0, rows)
         for name, t in indices.items()
     )
+
+
+def _are_between(indices: Tensor, low: int, end: int) -> bool:
+    if indices.numel() == 1:
+        return low <= int(indices) < end
+    least, most = indices.aminmax()
+    return low <= int(least) and int(most) < end
 
 
 def cached_tokens(given: Mapping[str, Any]) -> int | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.autograd import forward_ad
 
 from twinkle_tune.call.saving import saving_hooks
@@ -19,7 +19,7 @@ from twinkle_tune.kernel.aside import with_originals
 from twinkle_tune.kernel.capturing import all_idle
 from twinkle_tune.kernel.owner import originals_inside, with_kernels
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
-from twinkle_tune.kernel.setup_calls import Form, are_rows, cached_tokens, forms_of, named, names_of, rows_of
+from twinkle_tune.kernel.setup_calls import Asked, Form, are_rows, forms_of, names_of, rows_of
 from twinkle_tune.profile.setup import Setup, way_name
 from twinkle_tune.slot import MODEL
 from twinkle_tune.strategy import STRATEGIES, Strategy
@@ -127,11 +127,11 @@ class Root:
     def __call__(self, model: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return type(model).forward(model, *args, **kwargs)
-        given = named(self._names, args, kwargs)
-        case = self._case(model, given)
+        asked = Asked(self._names, args, kwargs)
+        case = self._case(model, asked)
         if case is None:
             return type(model).forward(model, *args, **kwargs)
-        before = _state_of(given)
+        before = asked.state()
         try:
             with nullcontext() if case.kernels else originals_inside():
                 return case.call(model, *args, **kwargs)
@@ -139,7 +139,7 @@ class Root:
             why = self._why_again(error)
             if not why:
                 raise
-            if _state_of(given) != before:
+            if asked.state() != before:
                 # What was begun and has written into the cache, or into an input, cannot be begun again.
                 self.broken[case.way] = why
                 raise
@@ -173,14 +173,16 @@ class Root:
             )
         return ""
 
-    def _case(self, model: nn.Module, given: Mapping[str, Any]) -> _Case | None:
+    def _case(self, model: nn.Module, asked: Asked) -> _Case | None:
+        found = [case for case in self._cases if case.fits(model, asked) and case.way not in self.broken]
+        # Where two ways won calls on both sides of this one, nobody knows.
+        if not found or (len(found) > 1 and len({case.way for case in found}) > 1):
+            return None
         if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
             return None  # compiled code has no forward-mode derivative, and takes no tensors of a transform
-        found = [case for case in self._cases if case.way not in self.broken and case.fits(model, given)]
-        # Where two ways won calls on both sides of this one, nobody knows.
-        if not found or len({case.way for case in found}) > 1 or not self._watch(model).is_as_it_was():
+        if not self._watch(model).is_as_it_was():
             return None
-        return found[0] if found[0].form is None or are_rows(given, self._rows) else None
+        return found[0] if found[0].form is None or are_rows(asked.given, self._rows) else None
 
     def _watch(self, model: nn.Module) -> _Watched:
         watched = self._watched.get(model)
@@ -195,7 +197,8 @@ class _Watched:
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         self._hooks = [hooks for module in modules for hooks in _hooks_of(module)]
-        self._children = [(weakref.ref(m), tuple(map(id, m._modules.values()))) for m in modules if m._modules]
+        self._parents = [weakref.ref(module) for module in modules if module._modules]
+        self._children = self._ids()
         kinds: set[Any] = set(map(type, modules))
         self._forwards = {kind: kind.forward for kind in kinds}
         first = next(((m, n) for m in modules for n, p in m._parameters.items() if p is not None), None)
@@ -212,9 +215,14 @@ class _Watched:
                 return False
         if any(kind.forward is not forward for kind, forward in self._forwards.items()):
             return False
-        return all(
-            (m := ref()) is not None and tuple(map(id, m._modules.values())) == then for ref, then in self._children
-        )
+        return self._ids() == self._children
+
+    def _ids(self) -> list[int]:
+        found: list[int] = []
+        for parent in self._parents:
+            module = parent()
+            found.extend(() if module is None else map(id, module._modules.values()))
+        return found
 
 
 _has_global_hooks: Callable[[], bool] = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: False)
@@ -247,14 +255,8 @@ class _Case:
     kernels: bool
     form: Form | None
 
-    def fits(self, model: nn.Module, given: Mapping[str, Any]) -> bool:
-        return self.form is None or self.form.fits(model, given)
-
-
-def _state_of(given: Mapping[str, Any]) -> tuple[object, ...]:
-    """What is another after a call that has written into its cache or a tensor that it was given."""
-    tensors = (value for value in given.values() if isinstance(value, Tensor) and not value.is_inference())
-    return cached_tokens(given), *(tensor._version for tensor in tensors)
+    def fits(self, model: nn.Module, asked: Asked) -> bool:
+        return self.form is None or self.form.fits(model, asked)
 
 
 def _is_of_the_compiler(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ class CompiledStep:
         problem: why it could not be compiled, is refused (it is wrong, say), or would run uncompiled; there are no
             figures then.
         cause: the same as a word.
+        taken_back: why it does not run although it won its step; "" where it runs, or did not win.
     """
 
     label: str
@@ -41,6 +42,7 @@ class CompiledStep:
     compiled_peak_bytes: int | None = None
     problem: str = ""
     cause: Cause = ""
+    taken_back: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from twinkle_tune.report.view import contest_parts, view
 
 FOLDED_BEYOND = 12
 """With more contests than these the page begins with all of them folded."""
-_AT_ONCE = 30
+_AT_ONCE = 100
 """So many of a page's small pieces are handed out as one."""
 
 

@@ -125,7 +125,7 @@ def _ways(shown: View) -> list[str]:
     rows = [
         [
             code(w.step),
-            f"**{code(w.way)}** (runs)" if w.runs else code(w.way),
+            f"**{code(w.way)}** (runs)" if w.runs else f"{code(w.way)} ({w.mark})" if w.mark else code(w.way),
             w.original,
             w.time,
             w.ratio,

@@ -17,11 +17,13 @@ from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl, decided
 from twinkle_tune.report.text import gain_text, interval_text, one_line, percent, ratio_text, reading
 from twinkle_tune.tune.gain import figures, gained, promised, time_words
-from twinkle_tune.tune.verdict import round_up_s, verdict_of
+from twinkle_tune.tune.verdict import round_up_s, taken_back_text, verdict_of
 from twinkle_tune.words import span
 
 Kind = Literal["apply", "do not bother", "measure again"]
-Reason = Literal["gain", "small gain", "kept", "outside", "noise", "budget", "interrupted", "nothing measured"]
+Reason = Literal[
+    "gain", "small gain", "kept", "outside", "noise", "budget", "interrupted", "nothing measured", "taken back"
+]
 
 TITLES: dict[Kind, str] = {
     "apply": "Apply it",
@@ -138,6 +140,8 @@ def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
         if stopped == "budget" and profile.run is not None:
             return "measure again", "budget", verdict_of(profile.contests, profile.steps, aim, profile.run)
         return "measure again", "interrupted", "The run was interrupted: finish it."
+    if taken := [way for way in profile.compiled if way.taken_back]:
+        return "do not bother", "taken back", " ".join(map(taken_back_text, taken))
     if way := _hidden_way(profile):
         told = f"{way.label}: {way.way} took {ratio_text(way.ratio, way.low, way.high)} of the time"
         why = f"Other ways of running the whole model were too noisy to tell ({told}). {_calmer(profile)}"

@@ -264,7 +264,7 @@ def _ways(shown: View, width: int) -> Iterator[Text]:
     rows = [
         (
             way.step,
-            Text(f"{way.way} (runs)" if way.runs else way.way, style=_TONES["gain"] if way.runs else ""),
+            Text(f"{way.way} ({way.mark})" if way.mark else way.way, style=_TONES["gain"] if way.runs else ""),
             way.ratio,
             way.original,
             way.time,

@@ -25,7 +25,7 @@ class WayLine:
 
     Attributes:
         step, way: what was run, and how.
-        runs: whether it is what ``kernelize_model`` puts in place.
+        mark: "runs" for what ``kernelize_model`` puts in place, "taken back" for what won the step and is not; else "".
         original, time: of the step, in the same rounds.
         ratio: its time over the original's, with the interval; why there is none in a word.
         memory: its peak, and that over the original's.
@@ -35,13 +35,18 @@ class WayLine:
 
     step: str
     way: str
-    runs: bool
+    mark: str
     original: str
     time: str
     ratio: str
     memory: str
     compiling: str
     pays: str
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is what ``kernelize_model`` puts in place."""
+        return self.mark == "runs"
 
 
 def way_lines(profile: Profile) -> Iterator[WayLine]:
@@ -51,7 +56,7 @@ def way_lines(profile: Profile) -> Iterator[WayLine]:
             yield WayLine(
                 step=one_line(label, _NAME_LIMIT),
                 way=one_line(way.way, _NAME_LIMIT),
-                runs=_runs(profile, way),
+                mark=_mark(profile, way),
                 original=time_text(median(way.original_us)) if way.original_us else NOTHING,
                 time=time_text(median(way.compiled_us)) if way.compiled_us else NOTHING,
                 ratio=_FAILED.get(way.cause, "failed") if way.problem else ratio_text(way.ratio, way.low, way.high),
@@ -77,7 +82,8 @@ def short_lines(profile: Profile) -> tuple[str, ...]:
 
 def _short(profile: Profile, way: CompiledStep) -> str:
     figure = _FAILED.get(way.cause, "failed") if way.problem else f"{way.ratio:.2f}"
-    return f"{way.way} {figure}{' (runs)' if _runs(profile, way) else ''}"
+    mark = _mark(profile, way)
+    return f"{way.way} {figure}{f' ({mark})' if mark else ''}"
 
 
 def way_plots(profile: Profile) -> Iterator[Plot]:
@@ -101,6 +107,10 @@ def way_plots(profile: Profile) -> Iterator[Plot]:
 def way_of(profile: Profile, label: str) -> str:
     """The way that runs in a step; "" for the model as it is."""
     return next((setup.name for setup in profile.setups if setup.label == label), "")
+
+
+def _mark(profile: Profile, way: CompiledStep) -> str:
+    return "runs" if _runs(profile, way) else "taken back" if way.taken_back else ""
 
 
 def _runs(profile: Profile, way: CompiledStep) -> bool:

@@ -12,9 +12,11 @@ from twinkle_tune.errors import StaleProfileError
 from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.clock import Clock
-from twinkle_tune.profile.schema import Profile
+from twinkle_tune.objective import Aim
+from twinkle_tune.profile.schema import Profile, StepResult
+from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.tune.events import Listener
-from twinkle_tune.tune.gain import gained
+from twinkle_tune.tune.gain import figures, gained
 from twinkle_tune.tune.verdict import setups_text
 from twinkle_tune.tune.ways import Ways
 from twinkle_tune.tune.whole import time_steps
@@ -35,8 +37,9 @@ def with_setups(
     """The profile with the ways that won beside the kernels that won; as it was where they gain nothing.
 
     Each step is timed once more with all bound as ``kernelize_model`` binds it: the ways for the calls that were shown,
-    the kernels for all others, and in the ways that won with them. A way with which its step gains nothing is left out;
-    where another step became slower, all are. By memory no way is chosen.
+    the kernels for all others, and in the ways that won with them. A way with which its step gains nothing is taken
+    back; where another step became slower, the way that gains least is, until none is slower. The record of a way says
+    why it was. By memory no way is chosen.
 
     Args:
         profile: with the kernels' winners, as the whole model settled them.
@@ -57,16 +60,31 @@ def with_setups(
         if unbound := plan.unbound(tried.winners):
             raise StaleProfileError("; ".join(unbound))
         results = time_steps(model, steps, tried, plan, clock, tell, seed=seed, seconds=seconds)
-        slower = {result.label for result in results if result.low > 1}
-        if slower:
+        doubted = {result.label for result in results if result.low > 1}
+        if doubted:
             # One interval in twenty lies beside the truth: who is slower is so twice.
-            doubted = [step for step in steps if step.label in slower]
-            again = time_steps(model, doubted, tried, plan, clock, tell, seed=seed + 1, seconds=seconds)
+            once_more = [step for step in steps if step.label in doubted]
+            again = time_steps(model, once_more, tried, plan, clock, tell, seed=seed + 1, seconds=seconds)
             results = tuple({result.label: result for result in (*results, *again)}.values())
         ratios = {result.label: result for result in results}
         # Each was clearly faster in its contest: here it must not turn out to gain nothing.
         lost = [setup for setup in setups if not gained(ratios[setup.label], profile.aim)]
-        if not lost and all(result.low <= 1 for result in results):
+        slower = [result for result in results if result.low > 1]
+        if not lost and not slower:
             return replace(tried, steps=results, verdict=setups_text(setups, results))
-        setups = tuple(setup for setup in setups if lost and setup not in lost)
+        lost = lost or [max(setups, key=lambda setup: ratios[setup.label].ratio)]
+        for setup in lost:
+            why = _why_not(ratios[setup.label], slower, profile.aim)
+            profile = replace(profile, compiled=tuple(_taken_back(way, setup, why) for way in profile.compiled))
+        setups = tuple(setup for setup in setups if setup not in lost)
     return profile
+
+
+def _why_not(own: StepResult, slower: Sequence[StepResult], aim: Aim) -> str:
+    """Why a way is taken back: what its own step took with it, or the step that became slower most clearly."""
+    told = own if not gained(own, aim) else max(slower, key=lambda result: result.low)
+    return f"with it {told.label} {figures(told, aim)}"
+
+
+def _taken_back(way: CompiledStep, setup: Setup, why: str) -> CompiledStep:
+    return replace(way, taken_back=why) if (way.label, way.way) == (setup.label, setup.name) else way

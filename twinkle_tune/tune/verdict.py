@@ -104,13 +104,24 @@ def setups_text(setups: Sequence[Setup], results: Sequence[StepResult]) -> str:
 
 
 def compiled_problems(steps: Sequence[CompiledStep]) -> Iterator[str]:
-    """Why ways have no figures: a sentence for those of a step that have the same reason."""
+    """Why ways have no figures, or were taken back: a sentence for those of a step that have the same reason."""
     same: dict[tuple[str, str, str], list[str]] = {}
     for step in steps:
         if step.problem:
             same.setdefault((step.label, _failed(step), step.problem), []).append(step.way)
     for (label, failed, problem), names in same.items():
         yield f"{label}: {', '.join(names)} {failed}: {problem}."
+    for step in steps:
+        if step.taken_back:
+            yield taken_back_text(step)
+
+
+def taken_back_text(way: CompiledStep) -> str:
+    """That a way won its step and does not run all the same, and why."""
+    return (
+        f"{way.label}: {way.way} took {way.ratio:.3f} of the time in its contest ({way.low:.3f} to {way.high:.3f}) "
+        f"and was taken back: {way.taken_back}."
+    )
 
 
 def round_up_s(seconds: float) -> int:
