@@ -6,7 +6,7 @@ import gc
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -19,6 +19,11 @@ from twinkle_tune.kernel.forward import Winner
 from twinkle_tune.kernel.measured import Measured
 from twinkle_tune.kernel.owner import Owner, running
 from twinkle_tune.kernel.patch import Binding, bind_forward, restore_forward
+from twinkle_tune.kernel.setup_calls import call_of
+from twinkle_tune.kernel.setups import WayIn, way_layers
+from twinkle_tune.profile.setup import Setup
+from twinkle_tune.strategy.backend import Backend
+from twinkle_tune.strategy.base import Call, Running
 from twinkle_tune.workload import observe
 
 _BINDING = Binding(slot="s", path="", candidate="c", rows="all")
@@ -39,6 +44,59 @@ class _Parts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+class _Deep(nn.Module):
+    """The modules of a decoder of 28 layers, 421 of them; they do nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(64, 8)
+        self.layers = nn.ModuleList(nn.ModuleList(nn.Identity() for _ in range(14)) for _ in range(28))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return ids
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+
+@dataclass(frozen=True)
+class _AsItIs:
+    """A way of running a model that is the model's own."""
+
+    name: str = "as it is"
+    instead_of: str = ""
+
+    def why_not(self, model: nn.Module) -> str:
+        return ""
+
+    def running(self, model: nn.Module, backend: Backend, traced: Callable[[Call], Call]) -> Running:
+        return Running(root=type(model).forward)
+
+
+def way_cost() -> Figure:
+    """A model of 421 modules in a way, at a call for which the way is shown, with the original behind it."""
+    return _way("a way of running a model of 421 modules, per call", torch.zeros(1, 1, dtype=torch.int64), goal=100_000)
+
+
+def no_way_cost() -> Figure:
+    """The same at a call for which no way is shown, which the original answers."""
+    ids = torch.zeros(1, 7, dtype=torch.int64)
+    return _way("a call of that model for which no way is shown, per call", ids, goal=10_000)
+
+
+def _way(name: str, ids: Tensor, goal: float) -> Figure:
+    bound, original = _Deep().eval(), _Deep().eval()
+    with torch.no_grad():
+        shown = call_of(bound, (torch.zeros(1, 1, dtype=torch.int64),), {})
+        setups = [Setup(label="forward", way="as it is", calls=(shown,), model="")]
+        way = WayIn(strategy=_AsItIs(), backend=Backend(gives_up=False, stands_in=True), setups=setups, kernels=True)
+        (layer,) = way_layers(bound, [way])
+        bind_forward(*layer)
+        samples = _paired_ns(lambda: bound(ids), lambda: original(ids))
+    restore_forward(bound)
+    return Figure(name=name, unit="ns", samples=samples, goal=goal)
 
 
 def straight_cost() -> Figure:

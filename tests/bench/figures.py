@@ -168,6 +168,8 @@ FIGURES: Sequence[Callable[[], Figure]] = (
     calls.guarded_cost,
     calls.layer_dispatch_cost,
     calls.function_dispatch_cost,
+    calls.way_cost,
+    calls.no_way_cost,
     calls.norm_share,
     compiled_rotary_hot,
     compiled_rotary_between,
