@@ -120,6 +120,14 @@ def test_many_good_ones_end_with_one_of_the_best() -> None:
     assert np.mean([true_us[name] / 85.0 - 1 for name in won]) < 0.002
 
 
+@pytest.mark.parametrize("contestants", [2, 6])
+@pytest.mark.parametrize("name", ["unlocked", "busy"])
+def test_what_noise_hides_is_cheap(name: str, contestants: int) -> None:
+    """Races of equals end on average after at most two fifths of the rounds that they may have."""
+    races = [contest(equals(contestants), MACHINES[name], seed) for seed in range(100)]
+    assert np.mean([race.rounds for race in races]) <= 0.4 * RaceSettings().max_rounds
+
+
 def test_clear_cases_are_cheap() -> None:
     """On a quiet machine each of five is timed in at most eight counted rounds on average, winner or none."""
     for true_us in (equals(5), {**equals(5), "c1": 90.0}):

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from twinkle_tune.measure.statistics import paired_ratio, sign_e_value
+from twinkle_tune.measure.statistics import enough_hits, is_out_of_reach, paired_ratio, sign_e_value
 
 BETS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
@@ -46,6 +46,47 @@ def test_e_value_refuses_impossible_counts(hits: int, rounds: int) -> None:
     """More hits than rounds, or fewer than none, is an error that says so."""
     with pytest.raises(ValueError, match=rf"{hits} hits in {rounds} rounds"):
         sign_e_value(hits, rounds)
+
+
+def test_what_cannot_be_reached_any_more_is_out_of_reach() -> None:
+    """Where even a hit in each round that is left would not be enough, no forecast says otherwise."""
+    most, enough = 60, 100.0
+    needed = enough_hits(most, enough)
+    assert sign_e_value(needed, most) >= enough > sign_e_value(needed - 1, most)
+    for rounds in range(8, most + 1):
+        for hits in range(rounds + 1):
+            if hits + most - rounds < needed:
+                assert is_out_of_reach(hits, rounds, most, enough)
+            if sign_e_value(hits, rounds) >= enough:
+                assert not is_out_of_reach(hits, rounds, most, enough)
+
+
+@pytest.mark.parametrize("challengers", [1, 2, 9])
+def test_a_forecast_costs_few_wins_and_saves_most_rounds(challengers: int) -> None:
+    """Counted exactly, with forecasts and without: nobody wins oftener, at most one in forty wins is lost, and who
+    has nothing to gain is timed in a third of the rounds.
+    """
+    most, enough = 60, challengers * 100.0
+
+    def outcome(rate: float, *, forecasts: bool) -> tuple[float, float]:
+        won, timed, open_ = 0.0, 0.0, {0: 1.0}
+        for rounds in range(1, most + 1):
+            timed += math.fsum(open_.values())
+            tossed: dict[int, float] = {}
+            for hits, chance in open_.items():
+                for now, likely in ((hits + 1, chance * rate), (hits, chance * (1 - rate))):
+                    if rounds >= 5 and sign_e_value(now, rounds) >= enough:
+                        won += likely
+                    elif not (forecasts and rounds >= 8 and is_out_of_reach(now, rounds, most, enough)):
+                        tossed[now] = tossed.get(now, 0.0) + likely
+            open_ = tossed
+        return won, timed
+
+    for rate in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95):
+        without, rounds = outcome(rate, forecasts=False)
+        with_them, fewer = outcome(rate, forecasts=True)
+        assert without - 0.025 <= with_them <= without
+        assert fewer <= rounds * (1 / 3 if rate <= 0.5 else 1)
 
 
 def test_ratio_is_the_median_of_pairs_not_the_ratio_of_medians() -> None:

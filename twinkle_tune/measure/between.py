@@ -15,10 +15,12 @@ from torch.nn import functional
 
 from twinkle_tune.measure.clock import Call, CpuClock
 
-_WIDTH, _INNER, _ROWS = 256, 1024, 48
-"""Sizes of the other work: a layer with two matrices of 1 MiB."""
+_WIDTH, _INNER, _ROWS = 256, 1024, 12
+"""Sizes of the other work: a layer with two matrices of 1 MiB. With 48 rows it took four times as long, and what it
+allocated was large enough to be given back to the system each time: the times after it varied two to four times as
+much."""
 
-_SINGLE_CALLS = ((1_000.0, 21), (5_000.0, 11), (50_000.0, 5), (200_000.0, 3))
+_SINGLE_CALLS = ((1_000.0, 11), (5_000.0, 7), (50_000.0, 5), (200_000.0, 3))
 """Timed calls of a burst, for calls of up to so many microseconds; one for longer calls."""
 
 

@@ -9,7 +9,9 @@ of time saved: 2% faster takes at most 0.98 of the time. With the default settin
   nothing) reaches 100 times the number of challengers.
 - who has not saved 2% in nearly all rounds leaves as futile; who is not 1% faster than the leader in nearly
   all rounds leaves as indifferent, and from round 6 also who is slower than it without any overlap.
-- The race ends when nobody is left (the original stays), when one is left and accepted, or after 60 rounds.
+- The race ends when nobody is left (the original stays), when one is left and accepted, or after 60 rounds; from
+  round 8 also when nobody is accepted, and of all that are left the rounds to come would hardly prove it
+  (:func:`~twinkle_tune.measure.statistics.is_out_of_reach`): too noisy to tell, and the original stays.
 
 Rounds pair the original with each challenger, so drift of the machine cancels; the order within a round is
 random, so that between equals the sign of a round is a fair coin. That is all the evidence rests on, since it is
@@ -27,7 +29,7 @@ from statistics import median
 
 from twinkle_tune.measure.paired import Decision, PairedRounds
 from twinkle_tune.measure.settings import FIRST_ACCEPT, RaceSettings
-from twinkle_tune.measure.statistics import sign_e_value
+from twinkle_tune.measure.statistics import is_out_of_reach, sign_e_value
 from twinkle_tune.slot import ORIGINAL
 
 __all__ = ["Decision", "Race", "RaceSettings"]
@@ -35,6 +37,7 @@ __all__ = ["Decision", "Race", "RaceSettings"]
 _HOPELESS_ROUNDS = (3, 4)
 """Rounds after which a challenger far behind leaves: later the finer rules see to it."""
 _FIRST_SEPARATION = 6
+_FIRST_FORECAST = 8
 _DROP_EVIDENCE = 20
 """E-value at which a challenger leaves. A wrong drop costs speed, never correctness, so 5% is enough."""
 
@@ -119,13 +122,26 @@ class Race(PairedRounds):
     def _accept(self) -> None:
         if self.rounds < FIRST_ACCEPT:
             return
-        # The error rate is shared by all that entered.
-        enough = len(self._entered) / self.settings.error_rate
-        won_by = math.log1p(-self.settings.min_gain / 2)
         for name in self._alive:
-            won = sum(log < won_by for log in self._logs[name])
-            if sign_e_value(won, self.rounds) >= enough:
+            if sign_e_value(self._won(name), self.rounds) >= self._enough:
                 self._proven.add(name)
+
+    def _won(self, name: str) -> int:
+        """The rounds that it won by over half the gain asked for."""
+        won_by = math.log1p(-self.settings.min_gain / 2)
+        return sum(log < won_by for log in self._logs[name])
+
+    @property
+    def _enough(self) -> float:
+        """The evidence that gets one accepted: the error rate is shared by all that entered."""
+        return len(self._entered) / self.settings.error_rate
+
+    def _is_hidden(self, name: str) -> bool:
+        """Whether the rounds that are left would hardly tell that it is faster, if it is."""
+        known = name in self._proven or self.rounds < _FIRST_FORECAST
+        return not known and is_out_of_reach(
+            self._won(name), self.rounds, self.settings.max_rounds, self._enough
+        )  # fmt: skip
 
     def _drop_futile(self) -> None:
         needed = math.log1p(-self.settings.min_gain)
@@ -166,6 +182,9 @@ class Race(PairedRounds):
             winner = self._best_accepted()
             why = "" if winner else f"no clear winner after {self.rounds} rounds"
             self._finish(winner, why, unclear=winner is None)
+        elif all(self._is_hidden(name) for name in self._alive):
+            gain, rounds = _percent(self.settings.min_gain), self.rounds
+            self._finish(None, f"too noisy to tell {gain} here: no clear winner after {rounds} rounds", unclear=True)
 
     def _why_none(self) -> str:
         if not self._entered:

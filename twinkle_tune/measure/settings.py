@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from twinkle_tune.errors import TuneError
 from twinkle_tune.measure.statistics import sign_e_value
 
-METHOD = 2
+METHOD = 3
 """Counted up when the clocks or the race change so much that times from before must not be reused."""
 
 FIRST_ACCEPT = 5
