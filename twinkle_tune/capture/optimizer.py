@@ -17,6 +17,7 @@ from torch import nn
 
 from twinkle_tune.capture.point import unwrapped
 from twinkle_tune.errors import in_a_line
+from twinkle_tune.source.digest import digest_code
 
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], Any]
 """Makes an optimizer of some parameters: ``torch.optim.SGD``, or a function that also says its settings."""
@@ -50,6 +51,11 @@ class OptimizerStep:
         self._model: ref[nn.Module] | None = None
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         self._optimizer: Any = None
+
+    @property
+    def digest(self) -> str:
+        """Of the code that makes the optimizer."""
+        return digest_code(self._make)
 
     @property
     def holds(self) -> bool:

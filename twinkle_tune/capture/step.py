@@ -33,11 +33,11 @@ class Step:
         run: runs the model once and returns its outputs; in the train modes forward and backward. It can be
             repeated, keeps no outputs, and uses whatever kernels are bound at that moment. With an optimizer its
             step comes after them.
-        look: runs the model once in the same way, and looks at what came out, gradients included. No optimizer's step:
-            that follows from the gradients.
+        look: as ``run``, and looks at what came out, gradients included; the optimizer's step follows from those.
         optimizer: whose step is part of the run; None for none.
         is_made_up: whether the model is given something else than the user's inputs, which it may not take.
         instead: of a made-up step, how the model is run where it does not take it; None to leave it out.
+        inputs: the user's, of which it was made; None where that is not known.
     """
 
     label: str
@@ -47,6 +47,7 @@ class Step:
     is_made_up: bool = False
     instead: Step | None = None
     trains: bool = False
+    inputs: Point | None = None
 
 
 def make_steps(
@@ -120,7 +121,7 @@ def _generate(point: Point) -> Step:
 
 
 def _step(kind: str, point: Point, way: _Forward | _Decode | _Train | Generate) -> Step:
-    return Step(label=_label(kind, point), run=way, look=way.look)
+    return Step(label=_label(kind, point), run=way, look=way.look, inputs=point)
 
 
 def _made_up(step: Step, instead: Step | None = None) -> Step:

@@ -84,6 +84,7 @@ def last_run_text(model: str, device: str, mode: Mode) -> str:
         return ""
     recalled = made.run.recalled or 0
     known = f", of which {recalled} {'was' if recalled == 1 else 'were'} known before" if recalled else ""
+    known += ", and what the whole model says" if made.run.recalled_whole else ""
     ended = " and was stopped" if made.run.stopped else ""
     return f"The last run took {span(made.run.took_s)}{ended}: {len(made.contests)} contests{known} ({path})."
 

@@ -193,7 +193,7 @@ def _save(made: Profile, path: Path, journal: Journal | None) -> None:
         if journal is None or not journal.finished:
             raise
         raise ProfileError(
-            f"{error}; its contests are in {journal.path}: make room and repeat with --resume"
+            f"{error}; what was measured is in {journal.path}: make room and repeat with --resume"
         ) from error
     if journal is not None:
         journal.remove()
@@ -204,11 +204,7 @@ def _keep(profile: object, at: Path, path: Path, journal: Journal | None, *, for
     from twinkle_tune.profile.schema import Profile
 
     done = 0 if journal is None else journal.finished
-    on = (
-        f"; go on with --resume ({done} contest{'' if done == 1 else 's'} in {journal.path})"
-        if journal and done
-        else ""
-    )
+    on = f"; go on with --resume ({journal.tally} in {journal.path})" if journal and done else ""
     if not isinstance(profile, Profile):
         when, nothing = (
             ("", "no profile was written") if on else (" before a contest was finished", "nothing was written")

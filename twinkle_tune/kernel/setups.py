@@ -74,7 +74,7 @@ def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
     for path, module in model.named_modules():
         if replaced_by_another(module):
             return f"the forward of {path or 'the model'} was replaced on the instance by somebody else"
-        if _has_hooks(module):
+        if has_hooks(module):
             return f"{path or 'the model'} has hooks, which compiled code does not call"
     by_way: dict[tuple[str, bool], list[Setup]] = {}
     for setup in setups:
@@ -241,7 +241,8 @@ def _hooks_of(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
     )
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has hooks that do something when it is called."""
     hooks = _hooks_of(module)
     return (any(hooks) and not all_idle(hooks)) or "_hf_hook" in vars(module)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import torch
@@ -14,6 +14,7 @@ from twinkle_tune.errors import ProfileError
 from twinkle_tune.objective import Objective
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.workload import TensorSpec
 
@@ -45,6 +46,20 @@ def check_contest(contest: Contest, where: str) -> None:
         raise ProfileError(f"{where}: contest of {contest.slot.name}: {problem}")
 
 
+def check_whole(
+    steps: Sequence[StepResult], compiled: Sequence[CompiledStep], contests: Sequence[Contest], where: str
+) -> None:
+    """Refuse figures of the whole model that contradict themselves.
+
+    Raises:
+        ProfileError: as :func:`check_meaning`.
+    """
+    for problem in (*(each for step in steps for each in _step_problems(step)), *_compiled_problems(compiled)):
+        raise ProfileError(f"{where}: {problem}")
+    for contest in contests:
+        check_contest(contest, where)
+
+
 def _problems(profile: Profile) -> Iterator[str]:
     if profile.device not in DEVICES:
         yield f"device: got {profile.device!r}, expected one of {', '.join(DEVICES)}"
@@ -62,20 +77,24 @@ def _problems(profile: Profile) -> Iterator[str]:
     yield from _count_problems(profile)
     for step in profile.steps:
         yield from _step_problems(step)
-    known: set[tuple[str, str]] = set()
-    for compiled in profile.compiled:
-        if not compiled.way or (compiled.label, compiled.way) in known:
-            yield f"compiled step {compiled.label}: got the way {compiled.way!r}, expected each by its name once"
-        known.add((compiled.label, compiled.way))
-        if not all(map(_is_time, (*compiled.original_us, *compiled.compiled_us))) or compiled.compile_s < 0:
-            yield f"compiled step {compiled.label}: got a time that is not positive"
-        if not _is_interval(compiled.low, compiled.ratio, compiled.high):
-            yield f"compiled step {compiled.label}: got ratio {compiled.ratio}, expected low <= ratio <= high"
-        if min(compiled.original_peak_bytes or 0, compiled.compiled_peak_bytes or 0) < 0:
-            yield f"compiled step {compiled.label}: got a negative peak of memory"
+    yield from _compiled_problems(profile.compiled)
     for index, contest in enumerate(profile.contests):
         for problem in _contest_problems(contest):
             yield f"contest {index} of {contest.slot.name}: {problem}"
+
+
+def _compiled_problems(compiled: Sequence[CompiledStep]) -> Iterator[str]:
+    known: set[tuple[str, str]] = set()
+    for step in compiled:
+        if not step.way or (step.label, step.way) in known:
+            yield f"compiled step {step.label}: got the way {step.way!r}, expected each by its name once"
+        known.add((step.label, step.way))
+        if not all(map(_is_time, (*step.original_us, *step.compiled_us))) or step.compile_s < 0:
+            yield f"compiled step {step.label}: got a time that is not positive"
+        if not _is_interval(step.low, step.ratio, step.high):
+            yield f"compiled step {step.label}: got ratio {step.ratio}, expected low <= ratio <= high"
+        if min(step.original_peak_bytes or 0, step.compiled_peak_bytes or 0) < 0:
+            yield f"compiled step {step.label}: got a negative peak of memory"
 
 
 def _step_problems(step: StepResult) -> Iterator[str]:

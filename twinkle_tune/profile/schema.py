@@ -59,6 +59,8 @@ class StepResult:
         alone_us: microseconds of the whole step with its originals, before the contests, one figure a run; empty in a
             profile from before it was written down.
         left_out: why the step was not run at all; "" for one that was.
+        measured: UTC time (ISO 8601, to the second) at which another run took these figures, which this one has from
+            the store; "" for its own.
     """
 
     label: str
@@ -73,6 +75,7 @@ class StepResult:
     note: str = ""
     alone_us: tuple[float, ...] = ()
     left_out: str = ""
+    measured: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +204,8 @@ class RunFacts:
         recalled: contests that it did not run, since their outcomes were in its journal or in the store; None in a
             profile from before it was written down.
         calls: how often each step will be run, for which ways of running the model were chosen; None for no limit.
+        recalled_whole: how many answers of the whole model it took from there: whether the winners gain in it, how ways
+            of running it fare in a step (each step is one), whether both together gain; None as for ``recalled``.
     """
 
     took_s: float
@@ -210,6 +215,7 @@ class RunFacts:
     torch_needs_s: float | None = None
     recalled: int | None = None
     calls: int | None = None
+    recalled_whole: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

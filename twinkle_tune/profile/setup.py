@@ -28,6 +28,8 @@ class CompiledStep:
             figures then.
         cause: the same as a word.
         taken_back: why it does not run although it won its step; "" where it runs, or did not win.
+        measured: UTC time (ISO 8601, to the second) at which another run took these figures, which this one has from
+            the store; "" for its own.
     """
 
     label: str
@@ -43,6 +45,7 @@ class CompiledStep:
     problem: str = ""
     cause: Cause = ""
     taken_back: str = ""
+    measured: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""The store of past outcomes: contests that need not be held again, in one SQLite file of the user.
+"""The store of past outcomes: contests that need not be held again, and what the whole model said, in one SQLite file.
 
 Format history (the number is :data:`STORE_SCHEMA`, kept as SQLite's ``user_version``):
 
-1. The first: a row for each question, with the contest as JSON.
+1. The first: a row for each question, with the contest as JSON; or, of a question about the whole model, the answer:
+   ``{"whole": ...}``. There the slot says what was asked, and the workload is the model's digest.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ import json
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from twinkle_tune.errors import ProfileError, TuneError
 from twinkle_tune.profile.folders import cache_folder, make_private
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.past import Question, contest_from_text, contest_text
 from twinkle_tune.profile.schema import Contest
+from twinkle_tune.profile.whole import WholeAnswer, WholeQuestion, answer_from_text, answer_text
 
 STORE_SCHEMA = 1
 STORE_VARIABLE = "TWINKLE_TUNE_STORE"
 """Environment variable: the store's file, or "off" for none."""
 
+Value = TypeVar("Value")
+
+_WHOLE = '{"whole"'
+"""How the text of an answer of the whole model begins; a contest's begins with its slot."""
 _WAIT_S = 30.0
 _HEAD_BYTES = 100
 _COLUMNS = ("key", "measured", "slot", "workload", "mode", "device", "environment", "question", "contest")
@@ -135,11 +142,17 @@ class Store:
             StoreDamagedError: the store, or the entry, is damaged.
             StoreError: it cannot be read now.
         """
-        if not self.reuse:
-            return None
-        with self._told():
-            row = self._base.execute("SELECT measured, contest FROM outcomes WHERE key = ?", (question.key,)).fetchone()
-        return None if row is None else Stored(contest=self._read(row[1], question.key), measured=str(row[0]))
+        row = self._row(question.key)
+        return None if row is None else Stored(contest=self._read(row[1], question.key), measured=row[0])
+
+    def recall_whole(self, question: WholeQuestion) -> WholeAnswer | None:
+        """The answer to a question about the whole model, which says when it was measured; None as for a contest.
+
+        Raises:
+            StoreDamagedError, StoreError: as :meth:`recall`.
+        """
+        row = self._row(question.key)
+        return None if row is None else self._read_whole(row[1], question.key).measured_at(row[0])
 
     def keep(self, question: Question, contest: Contest) -> None:
         """Put an outcome in, in the place of an older one of the same question.
@@ -147,19 +160,15 @@ class Store:
         Raises:
             StoreError: it cannot be written.
         """
-        values = (
-            question.key,
-            datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            question.slot,
-            question.workload,
-            str(question.terms.mode),
-            question.terms.device,
-            question.environment,
-            json.dumps(question.told),
-            contest_text(contest),
-        )
-        with self._told():
-            self._base.execute("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._put(question, question.slot, question.workload, contest_text(contest))
+
+    def keep_whole(self, question: WholeQuestion, answer: WholeAnswer) -> None:
+        """Put an answer in, in the place of an older one of the same question.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self._put(question, question.title, question.model, answer_text(answer))
 
     def rows(self) -> tuple[Row, ...]:
         """What is in it, newest first.
@@ -176,7 +185,7 @@ class Store:
         return tuple(Row(**dict(zip(names, map(str, row), strict=True))) for row in found)
 
     def export(self) -> Iterator[str]:
-        """Every entry as a line of JSON: key, time, question and contest, each contest checked.
+        """Every entry as a line of JSON: key, time, question and contest (or "whole", an answer), each checked.
 
         Raises:
             StoreError: it cannot be read, or an entry is damaged.
@@ -188,13 +197,15 @@ class Store:
                 ).fetchone()
             if found is None:  # pruned meanwhile
                 continue
-            self._read(found[1], row.key)
+            is_whole = str(found[1]).startswith(_WHOLE)
+            (self._read_whole if is_whole else self._read)(found[1], row.key)
+            outcome = json.loads(found[1])
             line = {
                 "schema": SCHEMA,
                 "key": row.key,
                 "measured": row.measured,
                 "question": json.loads(found[0]),
-                "contest": json.loads(found[1]),
+                **(outcome if is_whole else {"contest": outcome}),
             }
             yield json.dumps(line)
 
@@ -266,11 +277,40 @@ class Store:
             self._base.execute("COMMIT")
 
     def _read(self, text: object, key: str) -> Contest:
+        return self._checked(contest_from_text, text, key)
+
+    def _read_whole(self, text: object, key: str) -> WholeAnswer:
+        return self._checked(answer_from_text, text, key)
+
+    def _checked(self, read: Callable[[str, str, str], Value], text: object, key: str) -> Value:
         advice = f"move {self.path} away, or remove the entries with 'twinkle-tune store prune'"
         try:
-            return contest_from_text(str(text), f"{self.path}: entry {key}", advice)
+            return read(str(text), f"{self.path}: entry {key}", advice)
         except ProfileError as error:
             raise StoreDamagedError(f"{error}" if advice in str(error) else f"{error}; {advice}") from error
+
+    def _row(self, key: str) -> tuple[str, str] | None:
+        """When an outcome was measured, and its text; None if there is none, or none is wanted."""
+        if not self.reuse:
+            return None
+        with self._told():
+            row = self._base.execute("SELECT measured, contest FROM outcomes WHERE key = ?", (key,)).fetchone()
+        return None if row is None else (str(row[0]), str(row[1]))
+
+    def _put(self, question: Question | WholeQuestion, slot: str, workload: str, text: str) -> None:
+        values = (
+            question.key,
+            datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            slot,
+            workload,
+            str(question.terms.mode),
+            question.terms.device,
+            question.environment,
+            json.dumps(question.told),
+            text,
+        )
+        with self._told():
+            self._base.execute("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -30,6 +30,8 @@ def notes(profile: Profile, advised: str = "") -> Iterable[str]:
         profile: whose figures.
         advised: the reason of the advice that stands above: what it says already is no note.
     """
+    if taken := taken_text(profile):
+        yield taken
     if is_busy(profile) and advised != "noise":
         yield _busy(profile)
     if profile.device == "cpu":
@@ -50,6 +52,17 @@ def notes(profile: Profile, advised: str = "") -> Iterable[str]:
         yield "The run was interrupted: what is here was finished, the rest is missing."
     if not profile.contests:
         yield "No contest was finished, so nothing was chosen: the model stays as it is."
+
+
+def taken_text(profile: Profile) -> str:
+    """Which figures of the whole model are of an earlier run, and of when; "" where none is."""
+    whole = {step.label: step.measured for step in profile.steps if step.measured}
+    ways = {way.label: way.measured for way in profile.compiled if way.measured}
+    named = (("the whole model", whole), ("its ways of running", ways))
+    told = [f"{what} in {one_line(', '.join(found), _NAME_LIMIT)}" for what, found in named if found]
+    when = sorted({*whole.values(), *ways.values()})
+    since = one_line(" to ".join(dict.fromkeys((when[0], when[-1])))) if when else ""
+    return f"Taken from the store, measured {since} (--fresh measures anew): {'; '.join(told)}." if told else ""
 
 
 def is_busy(profile: Profile) -> bool:

@@ -1,8 +1,9 @@
 """The journal of a run: finished contests on disk as they come, so that a run can be killed and go on.
 
 JSON lines. The first is the header, which says of what the run is; each other is a finished contest with the key
-of its question. A line is written and synchronised before the next contest begins. What stands behind the last
-line's end, or a last line that cannot be read, is where the process or the machine died, and is passed over.
+of its question, or an answer of the whole model with that of its own. A line is written and synchronised before the
+next contest begins. What stands behind the last line's end, or a last line that cannot be read, is where the process or
+the machine died, and is passed over.
 
 Format history (the number is :data:`JOURNAL_SCHEMA`):
 
@@ -28,6 +29,7 @@ from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.past import Question, contest_from_data
 from twinkle_tune.profile.schema import Contest, ModelFacts
 from twinkle_tune.profile.strict import json_value
+from twinkle_tune.profile.whole import WholeAnswer, WholeQuestion, answer_from_data
 from twinkle_tune.terms import Terms
 from twinkle_tune.version import TOOL
 
@@ -59,10 +61,13 @@ def header_of(model: ModelFacts, environment: Environment, terms: Terms, contest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What a journal holds: its header, contests by the keys of their questions, and where the next line goes."""
+    """What a journal holds: its header, contests and answers by the keys of their questions, and where the next line
+    goes.
+    """
 
     header: Header
     contests: Mapping[str, Contest] = field(default_factory=dict)
+    answers: Mapping[str, WholeAnswer] = field(default_factory=dict)
     end_bytes: int
 
 
@@ -86,13 +91,15 @@ def read_journal(path: str | Path) -> Written | None:
     except OSError as error:
         raise JournalError(f"{path}: cannot be read as a journal ({error}); {_ADVICE}") from error
     lines = whole.split(b"\n")[:-1]  # what follows the last line's end was not written whole
-    header, contests, end_bytes = None, {}, 0
+    header, contests, answers, end_bytes = None, {}, {}, 0
     for number, line in enumerate(lines, start=1):
         try:
             data = json_value(line.decode())
             where = f"{path}: line {number}"
             if header is None:
                 header = _header(data, where)
+            elif "whole" in data:
+                answers[str(data["question"])] = answer_from_data(data["whole"], where, _ADVICE)
             else:
                 contests[str(data["question"])] = contest_from_data(data["contest"], where, _ADVICE)
         except (ValueError, KeyError, TypeError, ProfileError) as error:
@@ -100,11 +107,13 @@ def read_journal(path: str | Path) -> Written | None:
                 break
             raise JournalError(f"{path}: line {number} is damaged ({error}); {_ADVICE}") from error
         end_bytes += len(line) + 1
-    return None if header is None else Written(header=header, contests=contests, end_bytes=end_bytes)
+    if header is None:
+        return None
+    return Written(header=header, contests=contests, answers=answers, end_bytes=end_bytes)
 
 
 class Journal:
-    """Writes finished contests down, and knows those of the run before.
+    """Writes finished contests down, and what the whole model said, and knows those of the run before.
 
     One process at a time holds a journal; it is created for its owner alone (mode 0600).
     """
@@ -123,19 +132,26 @@ class Journal:
         self.path = Path(path)
         self._written = None if fresh else read_journal(self.path)
         self._contests = dict(self._written.contests) if self._written is not None else {}
+        self._answers = dict(self._written.answers) if self._written is not None else {}
         self._file: int | None = None
         self._end_bytes = 0
-        if self._contests and not resume:
-            count = len(self._contests)
+        if self.finished and not resume:
             raise JournalError(
-                f"{self.path} holds {count} finished contest{'' if count == 1 else 's'} of a run that was not "
+                f"{self.path} holds {self.tally} of a run that was not "
                 "finished; go on with it by --resume, or begin anew with --fresh"
             )
 
     @property
     def finished(self) -> int:
-        """How many contests were found in it, or written since."""
-        return len(self._contests)
+        """How many contests, and answers of the whole model, were found in it or written since."""
+        return len(self._contests) + len(self._answers)
+
+    @property
+    def tally(self) -> str:
+        """The same in words: "3 finished contests", "1 finished contest and 2 answers of the whole model"."""
+        count, answers = len(self._contests), len(self._answers)
+        told = f"{count} finished contest{'' if count == 1 else 's'}"
+        return f"{told} and {answers} answer{'' if answers == 1 else 's'} of the whole model" if answers else told
 
     def begin(self, header: Header) -> None:
         """Hold what is there against the run that begins, and be ready to write.
@@ -143,7 +159,7 @@ class Journal:
         Raises:
             JournalError: it is of another run, another process has it, or it cannot be written.
         """
-        if self._written is not None and self._contests:
+        if self._written is not None and self.finished:
             differ = differences(self._written.header, header)
             if differ:
                 raise JournalError(
@@ -163,7 +179,7 @@ class Journal:
         except OSError as error:
             self.close()
             raise self._unwritable(error) from error
-        if self._written is not None and self._contests:
+        if self._written is not None and self.finished:
             self._end_bytes = self._written.end_bytes
         else:
             self._append(header)
@@ -181,6 +197,19 @@ class Journal:
         """
         self._append({"question": question.key, "contest": to_data(contest)})
         self._contests[question.key] = contest
+
+    def recall_whole(self, question: WholeQuestion) -> WholeAnswer | None:
+        """The answer to a question about the whole model; None if there is none."""
+        return self._answers.get(question.key)
+
+    def keep_whole(self, question: WholeQuestion, answer: WholeAnswer) -> None:
+        """Write an answer of the whole model down, as :meth:`keep` a contest.
+
+        Raises:
+            JournalError: as there.
+        """
+        self._append({"question": question.key, "whole": to_data(answer)})
+        self._answers[question.key] = answer
 
     def close(self) -> None:
         """Let go of the file, which stays for a run that resumes."""
@@ -209,10 +238,9 @@ class Journal:
         self._end_bytes += len(line)
 
     def _unwritable(self, error: OSError) -> JournalError:
-        count = self.finished
-        kept = f"{count} finished contest{'' if count == 1 else 's'} stay in it: make room and go on with --resume"
+        kept = f"{self.tally} stay in it: make room and go on with --resume"
         return JournalError(
-            f"{self.path}: the journal cannot be written ({error}); {kept if count else 'choose another --out'}"
+            f"{self.path}: the journal cannot be written ({error}); {kept if self.finished else 'choose another --out'}"
         )
 
 

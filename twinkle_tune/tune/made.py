@@ -76,7 +76,12 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         whole_s=2 * SECONDS * len(profile.steps),
     )
     cut_short = run.budget.seconds is not None and any(step.cause == "not timed" for step in profile.compiled)
-    facts = replace(facts, calls=run.calls, stopped="budget" if cut_short else facts.stopped)
+    facts = replace(
+        facts,
+        calls=run.calls,
+        stopped="budget" if cut_short else facts.stopped,
+        recalled_whole=run.memory.recalled_whole,
+    )
     found = verdict_of(profile.contests, profile.steps, profile.aim, facts)
     # Where the whole model runs another way, its verdict says so; of the contests one that was stopped tells.
     verdict = " ".join([*([found] if facts.stopped else []), profile.verdict]) if profile.setups else found

@@ -1,10 +1,11 @@
-"""What a run remembers of contests that were held before: in its journal, and in the store."""
+"""What a run remembers of what was measured before, contest by contest and of the whole model: journal and store."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from twinkle_tune.capture.block import Block
 from twinkle_tune.capture.capture import Observation
@@ -12,12 +13,15 @@ from twinkle_tune.contest.call import digest_of
 from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
+from twinkle_tune.profile.whole import WholeAnswer, WholeQuestion
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.journal import Journal
 from twinkle_tune.version import TOOL
 from twinkle_tune.workload import observe, target_of
+
+Kept = TypeVar("Kept")
 
 
 class Memory:
@@ -29,6 +33,8 @@ class Memory:
         self.store = store
         self.recalled: set[tuple[str, str, tuple[str, ...]]] = set()
         """Slot, workload and instances of the contests that were."""
+        self.recalled_whole = 0
+        """How many answers of the whole model were."""
 
     def recall(self, question: Question, observation: Observation) -> Contest | None:
         """The outcome of a contest that answers the question, as one of these calls; None if there is none.
@@ -76,10 +82,43 @@ class Memory:
             except StoreError as error:
                 self._give_up(error)
 
+    def recall_whole(self, question: WholeQuestion) -> WholeAnswer | None:
+        """The answer to a question about the whole model; None if there is none.
+
+        Raises:
+            JournalError, StoreDamagedError: as :meth:`recall`.
+        """
+        found = None if self.journal is None else self.journal.recall_whole(question)
+        if found is None and self.store is not None:
+            store = self.store
+            found = self._asked(lambda: store.recall_whole(question))
+            if found is not None and self.journal is not None:
+                self.journal.keep_whole(question, found)
+        self.recalled_whole += found is not None
+        return found
+
+    def keep_whole(self, question: WholeQuestion, answer: WholeAnswer, *, lasts: bool) -> None:
+        """Remember an answer of the whole model; ``lasts``: for other runs as well.
+
+        Raises:
+            JournalError: as :meth:`keep`.
+        """
+        if self.journal is not None:
+            self.journal.keep_whole(question, answer)
+        if self.store is not None and lasts:
+            try:
+                self.store.keep_whole(question, answer)
+            except StoreError as error:
+                self._give_up(error)
+
     def _stored(self, question: Question) -> Stored | None:
         assert self.store is not None
+        store = self.store
+        return self._asked(lambda: store.recall(question))
+
+    def _asked(self, recall: Callable[[], Kept | None]) -> Kept | None:
         try:
-            return self.store.recall(question)
+            return recall()
         except StoreDamagedError:
             raise
         except StoreError as error:

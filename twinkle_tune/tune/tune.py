@@ -33,6 +33,7 @@ from twinkle_tune.profile.store import Store
 from twinkle_tune.search.possible import check_search_is_possible
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune import made, settle
+from twinkle_tune.tune.asking import Asking, asking
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.entrants import check_wanted, only_wanted
@@ -239,10 +240,11 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
             ends_s=run.budget.ends_s,
             runner=runner_of(run.model, run.terms),
         )
+        whole_model = asking(run, environment)
         with uncapped(compiles=mode.compiles):
-            settled = whole.settled(profile)
+            settled = whole_model.settled(profile, steps, whole.settled)
         if tried:
-            settled = _with_ways(run, settled, steps, tried)
+            settled = _with_ways(whole_model, settled, steps, tried)
     except KeyboardInterrupt as error:
         if settled is not None:
             raise TuneInterrupted(made.interrupted_late(run, settled, seen)) from error
@@ -251,22 +253,27 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     return made.with_left_out(made.ended(run, settled, seen, contests_s), seen.left_out)
 
 
-def _with_ways(run: Run, profile: Profile, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
+def _with_ways(asks: Asking, profile: Profile, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     """The settled profile with the ways of running the whole model that gain more than its kernels do."""
-    ends_s, device = run.budget.contests_end_s, run.terms.device
+    run, device = asks.run, asks.run.terms.device
+    ends_s = math.inf if run.budget.contests_end_s is None else run.budget.contests_end_s
     kernels = plan_profile(run.model, profile, device, run.terms.mode, run.registry) if profile.winners else Plan()
     hall = Hall(
-        model=run.model, kernels=kernels, clock=clock_for(device), terms=run.terms, seconds=_WAYS_S,
-        ends_s=math.inf if ends_s is None else ends_s, calls=run.calls,
+        model=run.model, kernels=kernels, clock=clock_for(device), terms=run.terms, seconds=_WAYS_S, ends_s=ends_s,
+        calls=run.calls, known=lambda step, hold: asks.ways(profile, step, ends_s, hold),
     )  # fmt: skip
     ways = time_ways(hall, tried, run.tell)
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
     left_s = run.budget.left_s
-    return with_setups(
-        profile, ways, run.model, both, hall.clock, run.registry, run.tell,
-        seed=run.terms.seed, seconds=_WAYS_S if left_s is None else min(_WAYS_S, max(0.0, left_s) / len(both)),
-    )  # fmt: skip
+    seconds = _WAYS_S if left_s is None else min(_WAYS_S, max(0.0, left_s) / len(both))
+
+    def put() -> Profile:
+        return with_setups(
+            profile, ways, run.model, both, hall.clock, run.registry, run.tell, seed=run.terms.seed, seconds=seconds
+        )  # fmt: skip
+
+    return asks.together(profile, ways, both, put, is_whole=seconds == _WAYS_S)
 
 
 def _ordered(placed: Sequence[Placed]) -> list[Placed]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -63,6 +64,7 @@ class Hall:
         seconds: that a step is timed, unless the fewest rounds take longer; compiling takes what it takes.
         ends_s: of the monotonic clock: no way is begun after it.
         calls: how often each step will be run: compiling must take less time than it saves in them. None for no limit.
+        known: what came of the ways in a step, by what is known or by holding their contest.
     """
 
     model: nn.Module
@@ -72,6 +74,7 @@ class Hall:
     seconds: float
     ends_s: float = math.inf
     calls: int | None = None
+    known: Callable[[Tried, Callable[[], Ways]], Ways] = lambda tried, hold: hold()
 
 
 def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
@@ -88,39 +91,41 @@ def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
         tried: steps, and the same of other sizes.
         tell: told of each step that is over.
     """
-    model = hall.model
-    compiled: list[CompiledStep] = []
-    setups: list[Setup] = []
-    digest = digest_of_model(model) if tried else ""
     try:
-        for each in tried:
-            if time.monotonic() >= hall.ends_s:
-                compiled += without_figure(
-                    model, each.step.label, "the budget was used up before its turn", "not timed"
-                )
-                continue
-            torch.compiler.reset()
-            tell(StepStarted(label=each.step.label))
-            try:
-                seen = calls_of(model, each.step)
-            except Exception as error:  # the original's: such a step is our own guess
-                why = f"the model does not take the step ({in_a_line(error, 200)})"
-                compiled += without_figure(model, each.step.label, why, "inconclusive")
-                continue
-            with uncapped():
-                contest = _Contest(hall, each.step, each.again)
-                won = contest.won()
-                compiled += contest.found
-                tell(WaysTimed(label=each.step.label, compiled=tuple(contest.found)))
-                if won is not None:
-                    calls = (*seen, *contest.shown_for(won, each.held_out, each.between))
-                    setups.append(
-                        Setup(label=each.step.label, way=won.way, kernels=won.kernels, calls=calls, model=digest)
-                    )
+        found = [hall.known(each, partial(_held_in, hall, each, tell)) for each in tried]
+    finally:
+        release_optimizers([step for each in tried for step in each.all])
+    return Ways(
+        compiled=tuple(way for ways in found for way in ways.compiled),
+        setups=tuple(setup for ways in found for setup in ways.setups),
+    )
+
+
+def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
+    """The contest of all ways in one step, held."""
+    model, label = hall.model, tried.step.label
+    if time.monotonic() >= hall.ends_s:
+        why = "the budget was used up before its turn"
+        return Ways(compiled=tuple(without_figure(model, label, why, "not timed")))
+    torch.compiler.reset()
+    tell(StepStarted(label=label))
+    try:
+        seen = calls_of(model, tried.step)
+    except Exception as error:  # the original's: such a step is our own guess
+        why = f"the model does not take the step ({in_a_line(error, 200)})"
+        return Ways(compiled=tuple(without_figure(model, label, why, "inconclusive")))
+    try:
+        with uncapped():
+            contest = _Contest(hall, tried.step, tried.again)
+            won = contest.won()
+            tell(WaysTimed(label=label, compiled=tuple(contest.found)))
+            if won is None:
+                return Ways(compiled=tuple(contest.found))
+            calls = (*seen, *contest.shown_for(won, tried.held_out, tried.between))
     finally:
         torch.compiler.reset()
-        release_optimizers([step for each in tried for step in each.all])
-    return Ways(compiled=tuple(compiled), setups=tuple(setups))
+    setup = Setup(label=label, way=won.way, kernels=won.kernels, calls=calls, model=digest_of_model(model))
+    return Ways(compiled=tuple(contest.found), setups=(setup,))
 
 
 def winner_of(ways: Sequence[CompiledStep], calls: int | None = None) -> str | None:
