@@ -20,6 +20,7 @@ Status = Literal[
     "inconclusive",
     "taken back",
     "nothing to gain",
+    "too little",
     "cut short",
     "not tried",
 ]
@@ -31,6 +32,7 @@ Status = Literal[
 - "inconclusive": the original itself could not be called, copied or timed there, so nothing could be held against it.
 - "taken back": a kernel won by itself, and gained nothing in the whole model, or was wrong there.
 - "nothing to gain": it was not held, since no candidate could gain anything.
+- "too little": it was not held, or its winner has no place, since that could save next to nothing of any step.
 - "cut short": the time budget ran out while it was held.
 - "not tried": the time budget left none for it.
 """
@@ -226,6 +228,8 @@ class Selection:
         visible_gain: of a contest without a clear winner: the smallest share of the original's time (0.05: 5%) that a
             candidate would have had to save for the race to be sure of it, by the scatter of its rounds; None where
             that is not known, and in other contests.
+        most_saved: of a contest that is too little to matter: the largest share of a step (0.002: 0.2%) that it could
+            save; None for any other.
     """
 
     winner: str
@@ -237,3 +241,4 @@ class Selection:
     reason: str
     status: Status | Literal[""] = ""
     visible_gain: float | None = None
+    most_saved: float | None = None

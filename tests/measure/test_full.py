@@ -1,7 +1,8 @@
-"""A race over its whole distance: everybody stays, the time ends it and stops nothing."""
+"""A race in which everybody stays: the time ends it and stops nothing."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.measure.test_run import ToldClock, takes
@@ -9,6 +10,7 @@ from twinkle_tune.measure.full import FullRace
 from twinkle_tune.measure.paired import Decision
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.measure.run import hold
+from twinkle_tune.measure.statistics import paired_ratio
 
 
 def held(challenger_us: float, most: int, deadline_s: float | None = None) -> tuple[Decision, int]:
@@ -22,12 +24,43 @@ def held(challenger_us: float, most: int, deadline_s: float | None = None) -> tu
 
 
 @pytest.mark.parametrize("challenger_us", [10.0, 100.0, 1000.0])
-def test_nobody_leaves_and_nobody_wins_early(challenger_us: float) -> None:
-    """Whether it is ten times as fast or as slow, all rounds are held; the winner is that of any race, beyond doubt."""
-    decision, rounds = held(challenger_us, 40)
-    assert rounds == 40
+def test_among_several_nobody_leaves_and_nobody_wins_early(challenger_us: float) -> None:
+    """Whether one is ten times as fast or as slow, all rounds are held; the winner is that of any race."""
+    race = FullRace(["a", "b"], RaceSettings(max_rounds=40, warmup_rounds=0))
+    calls = {"original": takes(100.0), "a": takes(challenger_us), "b": takes(101.0)}
+    decision, times_us = hold(race, calls, ToldClock())
+    assert {len(times) for times in times_us.values()} == {40}
     assert decision.winner == ("a" if challenger_us < 100 else "original")
     assert not decision.unclear
+
+
+@pytest.mark.parametrize("challenger_us", [10.0, 97.0, 100.0, 100.4, 103.0, 1000.0])
+def test_a_pair_is_done_with_when_its_ratio_is_told(challenger_us: float) -> None:
+    """Without noise the fewest rounds that tell anything tell whether one is faster, slower or the same."""
+    decision, rounds = held(challenger_us, 400)
+    assert rounds == 12
+    assert decision.winner == ("a" if challenger_us < 98 else "original")
+
+
+@pytest.mark.parametrize("true_us", [85.0, 97.0, 103.0, 115.0])
+def test_what_a_pair_says_holds_under_noise(true_us: float) -> None:
+    """With 3% of noise on each time a race that ended early is on the right side in 199 of 200, and a gain is told to
+    2%, or to half of it. (A loss is told by its side alone.)
+    """
+    rng = np.random.default_rng(int(true_us))
+    right, near, rounds = 0, 0, []
+    for seed in range(200):
+        race = FullRace(["a"], RaceSettings(max_rounds=400, warmup_rounds=0), seed=seed)
+        while not race.finished:
+            noise = {name: float(np.exp(rng.normal(0, 0.03))) for name in race.next_order()}
+            race.feed({name: noise[name] * (100.0 if name == "original" else true_us) for name in noise})
+        found = paired_ratio(race.times_us["a"], race.times_us["original"])
+        right += (found.ratio < 1) == (true_us < 100)
+        near += abs(found.ratio - true_us / 100) <= max(0.02, (1 - true_us / 100) / 2)
+        rounds.append(race.rounds)
+    assert right >= 199
+    assert near >= 195 or true_us > 100
+    assert np.mean(rounds) <= 200
 
 
 def test_the_fewest_rounds_are_held_when_the_time_is_over() -> None:

@@ -60,6 +60,16 @@ def test_more_noise_hides_more() -> None:
     assert gains[0] == pytest.approx(0.02)
 
 
+def test_a_race_that_ended_early_hides_about_as_much_as_a_whole_one() -> None:
+    """Of a third of the rounds the figure is near that of all: the gain would have been timed on."""
+    noise = _scattered(60, 0.1, seed=4)
+    whole, part = (visible_gain(noise[:rounds], [100.0] * rounds, SETTINGS, 1) for rounds in (60, 20))
+    assert whole is not None
+    assert part == pytest.approx(whole, abs=0.05)
+
+
 def test_too_few_rounds_show_nothing() -> None:
-    """Five rounds that are all won prove nothing, so there is no gain to name."""
-    assert visible_gain([50.0] * 5, [100.0] * 5, SETTINGS, 1) is None
+    """Two rounds say nothing of their scatter, and a race that may have five proves nothing: there is no gain."""
+    assert visible_gain([50.0] * 2, [100.0] * 2, SETTINGS, 1) is None
+    short = RaceSettings(max_rounds=8, error_rate=0.1)
+    assert visible_gain([50.0] * 8, [100.0] * 8, short, entered=99) is None

@@ -86,7 +86,7 @@ BALANCED = Terms(
     ],
 )
 def test_what_was_stored_long_ago_is_found(terms: Terms, block: str, key: str) -> None:
-    """The keys are those of the version that stored its questions field by field; the seed is no part of them."""
+    """The keys of method 3 stay what they are; the seed is no part of them."""
     question = replace(QUESTION, workload="00c0ffee00c0ffee", terms=terms, block=block)
     assert question.key == key
     assert replace(question, terms=replace(terms, seed=7)).key == key

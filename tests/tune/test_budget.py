@@ -22,7 +22,7 @@ from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile, Seen
 from twinkle_tune.tune.budget import Budget, budget_of
 from twinkle_tune.tune.events import ContestFinished, Event
-from twinkle_tune.tune.order import savings_us
+from twinkle_tune.tune.order import bound
 
 WIDTHS = tuple(range(8, 128, 8))
 
@@ -116,10 +116,10 @@ def test_what_is_near_the_roof_comes_later() -> None:
     step_us = {"forward": 1000.0}
     # 512 x 1024 floats in and out are 4 MiB a call: 200 us at this rate.
     roof = Roof(bytes_per_us=(1 << 22) / 200, flops_per_us=1e6)
-    assert savings_us(wide, step_us, roof) == pytest.approx(0.0, abs=1.0)
-    assert savings_us(small, step_us, roof) == pytest.approx(200.0, abs=1.0)
+    assert bound(wide, step_us, roof)["forward"] == pytest.approx(0.0, abs=0.001)
+    assert bound(small, step_us, roof)["forward"] == pytest.approx(0.2, abs=0.001)
     faster = replace(roof, bytes_per_us=10 * roof.bytes_per_us)
-    assert savings_us(wide, step_us, faster) > savings_us(small, step_us, faster)
+    assert bound(wide, step_us, faster)["forward"] > bound(small, step_us, faster)["forward"]
 
 
 def test_a_matrix_counts_its_products() -> None:
@@ -127,7 +127,7 @@ def test_a_matrix_counts_its_products() -> None:
     seen = observation_of(nn.Sequential(Norm(64)), torch.randn(8, 64), share=0.2)
     seen = replace(seen, module=nn.Linear(64, 64, bias=False))
     slow = Roof(bytes_per_us=1e9, flops_per_us=65_536 / 50)
-    assert savings_us(seen, {"forward": 1000.0}, slow) == pytest.approx(200 - 2 * 50, abs=0.1)
+    assert bound(seen, {"forward": 1000.0}, slow)["forward"] == pytest.approx(0.2 - 2 * 0.05, abs=0.0001)
 
 
 def test_the_roof_of_this_machine_is_a_rate() -> None:

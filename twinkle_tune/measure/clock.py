@@ -25,6 +25,7 @@ Call = Callable[[], object]
 """One call of a candidate, its arguments bound. What it returns is let go at once."""
 
 _LONG_CALL_US = 20_000.0
+_STEADY_CALL_US = 5_000.0
 
 _CPU_BLOCK_US = 50.0
 _CPU_MAX_CALLS = 100_000
@@ -54,7 +55,7 @@ class Clock(Protocol):
     def burst_us(self, call: Call, block_calls: int) -> float:
         """Microseconds of one call: two untimed calls, then the median of five timed blocks.
 
-        Calls over 20 ms, of which what is cold at their beginning is no part worth mentioning, get one untimed call
+        Calls over 5 ms, of which what is cold at their beginning is no part worth mentioning, get one untimed call
         and one block: more rounds tell more of their noise than more blocks in a round.
 
         Raises:
@@ -220,7 +221,7 @@ def _burst_us(clock: Clock, call: Call, block_calls: int) -> float:
         raise ValueError(f"block_calls: got {block_calls}, expected at least 1; ask Clock.block_calls")
     clock.synchronize()
     untimed_us = _block_ns(clock, call, 1) / 1e3
-    blocks = 5 if untimed_us <= _LONG_CALL_US else 1
+    blocks = 5 if untimed_us <= _STEADY_CALL_US else 1
     if blocks > 1:
         _block_ns(clock, call, 1)
     return median(checked_us(_block_ns(clock, call, block_calls), block_calls, clock.name) for _ in range(blocks))

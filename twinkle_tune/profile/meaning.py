@@ -141,6 +141,8 @@ def _contest_problems(contest: Contest) -> Iterator[str]:
         yield f"got the status {chosen.status!r} with the winner {chosen.winner!r}, expected 'won' for a kernel alone"
     if chosen.visible_gain is not None and not 0 < chosen.visible_gain < 1:
         yield f"got a visible gain of {chosen.visible_gain}, expected a share between 0 and 1"
+    if chosen.most_saved is not None and not 0 <= chosen.most_saved <= 1:
+        yield f"got {chosen.most_saved} of a step that could be saved at most, expected a share from 0 to 1"
     if chosen.rounds < 0:
         yield f"got {chosen.rounds} rounds, expected none below 0"
     if not _is_interval(chosen.low, chosen.ratio, chosen.high):

@@ -20,6 +20,7 @@ _STAYED: Mapping[Fate, str] = {
     "inconclusive": "the original could not be tried by itself",
     "taken back": "a kernel won by itself and was taken back",
     "nothing to gain": "nothing could be gained",
+    "too little": "too little to matter",
 }
 """Why the original stays, where that it was kept is not all that is to say."""
 

@@ -95,6 +95,7 @@ _FATES: Mapping[Status, str] = {
     "inconclusive": "inconclusive",
     "taken back": "won and taken back, as the whole model gained nothing",
     "nothing to gain": "with nothing to gain",
+    "too little": "too little to matter",
     "cut short": "cut short",
 }
 

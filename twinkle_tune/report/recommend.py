@@ -208,7 +208,10 @@ def _without_winner(profile: Profile) -> tuple[Kind, Reason, str]:
     if profile.steps and most < 1 - _MOSTLY:
         rest = percent(1 - most)
         return "do not bother", "outside", f"{rest} or more of every step lies outside of what can be replaced here."
-    held = sum(contest.status not in (*UNDECIDED, "nothing to gain") for contest in profile.contests)
+    held = sum(contest.status not in (*UNDECIDED, "nothing to gain", "too little") for contest in profile.contests)
+    little = sum(contest.status == "too little" for contest in profile.contests)
+    if not held and little:
+        return "do not bother", "kept", "What other kernels could save of a step here is too little to matter."
     if not held:
         return "do not bother", "kept", "No other kernel competes with the originals here."
     contests = "The contest" if held == 1 else f"Each of {held} contests"
@@ -224,6 +227,8 @@ def _without_winner(profile: Profile) -> tuple[Kind, Reason, str]:
     outcomes = (trial.outcome for contest in profile.contests for trial in contest.trials)
     untimed = sum(isinstance(outcome, Untimed) and outcome.cause == "interpreter" for outcome in outcomes)
     more = f" {untimed} ran in Triton's interpreter and could not be timed here: profile on a GPU." if untimed else ""
+    if little:
+        more = f" {little} more could have saved too little to matter.{more}"
     return "do not bother", "kept", f"{contests} kept the original: no kernel was right and clearly {better}.{more}"
 
 

@@ -93,6 +93,15 @@ def slots_with_winners(contests: Sequence[Contest], step: str) -> tuple[str, ...
     return tuple(dict.fromkeys(c.slot.name for c in contests if _won(c) and _runs_in(c, step)))
 
 
+def running_in(contests: Sequence[Contest], step: str) -> frozenset[tuple[str, str, tuple[str, ...], str]]:
+    """The winners that run in a step: slot, key of the workload, instances and winner of each."""
+    return frozenset(
+        (c.slot.name, c.workload.key, c.instances, c.selection.winner)
+        for c in contests
+        if _won(c) and _runs_in(c, step)
+    )
+
+
 def only_winners_of(contests: Sequence[Contest], slot: str, step: str) -> tuple[Contest, ...]:
     """The contests with no winners left but those of one slot in one step."""
     return tuple(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from twinkle_tune.capture.capture import Observation
 from twinkle_tune.errors import RegistrationError
+from twinkle_tune.kernel.find import contestants
+from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.mode import Mode
 from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.terms import Terms
 from twinkle_tune.words import did_you_mean
 
 
@@ -31,6 +35,12 @@ def check_wanted(wanted: Sequence[str] | None, offered: Sequence[Candidate], dev
             raise RegistrationError(
                 f"candidates: got {name!r}, which no slot of this model has for device {device} in mode {mode}{hint}"
             )
+
+
+def is_ours(observation: Observation, entrants: Sequence[Candidate], terms: Terms) -> bool:
+    """Whether nobody competes for a slot but the original and the catalog's candidates."""
+    known = {candidate.name for candidate in contestants(observation.occurrence, terms.device, terms.mode, Registry())}
+    return all(candidate.name in known for candidate in entrants)
 
 
 def _is_wanted(candidate: Candidate, wanted: str) -> bool:

@@ -25,13 +25,16 @@ def gained(result: StepResult, aim: Aim) -> bool:
     return result.original_peak_bytes - result.tuned_peak_bytes >= MIN_BYTES and result.high <= aim.most
 
 
-def promised(profile: Profile, label: str) -> float:
-    """Share of a step that the winners save by themselves, by the larger share where two are known of a slot."""
+def promised(profile: Profile, label: str, slot: str | None = None) -> float:
+    """Share of a step that the winners save by themselves, by the larger share where two are known of a slot.
+
+    ``slot``: that of one slot's winners alone.
+    """
     return sum(
         max(seen.share, seen.in_model or 0.0) * (1 - contest.selection.ratio)
         for contest in profile.winners
         for seen in contest.seen
-        if seen.step == label
+        if seen.step == label and slot in (None, contest.slot.name)
     )
 
 

@@ -1,4 +1,4 @@
-"""Which contests come first: those that can save most."""
+"""Which contests come first: those that can save most; and how much that could be."""
 
 from __future__ import annotations
 
@@ -13,17 +13,26 @@ from twinkle_tune.measure.roof import Roof, measured_roof
 from twinkle_tune.workload import TensorSpec
 
 
-def by_savings(model: nn.Module, device: str, seen: Capture) -> list[Observation]:
-    """The observations, those that can save most first: a budget that runs out then costs least."""
+def bounds_of(model: nn.Module, device: str, seen: Capture) -> dict[int, dict[str, float]]:
+    """What a perfect kernel could save of each step that calls it: by the observation's id and the step's label."""
     parameter = next(model.parameters(), None)
     place = torch.device(torch_type(device)) if parameter is None else parameter.device
     roof = measured_roof(place, torch.float32 if parameter is None else parameter.dtype)
+    return {id(o): bound(o, dict(seen.step_us), roof) for o in seen.observations}
+
+
+def by_savings(seen: Capture, bounds: Mapping[int, Mapping[str, float]]) -> list[Observation]:
+    """The observations, those that can save most time first: a budget that runs out then costs least."""
     step_us = dict(seen.step_us)
-    return sorted(seen.observations, key=lambda o: savings_us(o, step_us, roof), reverse=True)
+
+    def savings_us(observation: Observation) -> float:
+        return sum(share * step_us[label] for label, share in bounds[id(observation)].items())
+
+    return sorted(seen.observations, key=savings_us, reverse=True)
 
 
-def savings_us(observation: Observation, step_us: Mapping[str, float], roof: Roof) -> float:
-    """Microseconds that a perfect kernel could save in all steps together: what passes in the calls, over the roof.
+def bound(observation: Observation, step_us: Mapping[str, float], roof: Roof) -> dict[str, float]:
+    """Shares that a perfect kernel could save of the steps, by label: what passes in the calls, over the roof.
 
     Args:
         observation: calls and their share of each step's time.
@@ -31,10 +40,10 @@ def savings_us(observation: Observation, step_us: Mapping[str, float], roof: Roo
         roof: of the device. What a call must move is what it is given (once) and results as large as its first
             tensor; what it must compute are the products with its module's matrices.
     """
-    spent_us = sum(seen.share * step_us[seen.step] for seen in observation.seen)
-    calls = sum(seen.calls for seen in observation.seen)
     least_us = roof.least_us(_moved_bytes(observation), _flops(observation))
-    return max(0.0, spent_us - calls * least_us)
+    return {
+        seen.step: max(0.0, seen.share - seen.calls * least_us / step_us[seen.step]) for seen in observation.seen
+    }  # fmt: skip
 
 
 def _moved_bytes(observation: Observation) -> int:

@@ -66,6 +66,9 @@ def contest_result(contest: Contest) -> str:
         case "no clear winner":
             hidden = "" if chosen.visible_gain is None else f" hides up to {chosen.visible_gain:.0%}"
             return f"original (noise{hidden or ': no clear winner'})"
+        case "too little":
+            most = "" if chosen.most_saved is None else f": {chosen.most_saved:.1%} of a step"
+            return f"original (too little{most})"
         case "all refused" | "inconclusive":
             return f"original ({contest.status})"
     return f"original ({out})" if out else "original"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,7 +45,11 @@ class Between:
     names: tuple[str, ...]
 
 
-def next_between(contests: Sequence[Contest], without: Collection[Between] = ()) -> Between | None:
+def next_between(
+    contests: Sequence[Contest],
+    without: Collection[Between] = (),
+    is_worth: Callable[[Contest], bool] = lambda contest: True,
+) -> Between | None:
     """The widest gap between neighbours of one form with different winners; None where none is worth a contest.
 
     A winner that is compiled for each shape is bound at measured row counts alone: where only such ones win, nothing
@@ -54,8 +58,9 @@ def next_between(contests: Sequence[Contest], without: Collection[Between] = ())
     Args:
         contests: of a profile, those between included.
         without: places that turned out not to be had.
+        is_worth: whether a contest's winner saves enough to look beside it.
     """
-    gaps = [gap for form in _forms(contests) for gap in _gaps(form) if gap[1] not in without]
+    gaps = [gap for form in _forms(contests) for gap in _gaps(form, is_worth) if gap[1] not in without]
     return max(gaps, key=lambda gap: gap[0])[1] if gaps else None
 
 
@@ -103,11 +108,11 @@ def _forms(contests: Sequence[Contest]) -> Iterator[list[Contest]]:
             yield sorted(found, key=lambda c: c.workload.rows)
 
 
-def _gaps(form: Sequence[Contest]) -> Iterator[tuple[float, Between]]:
+def _gaps(form: Sequence[Contest], is_worth: Callable[[Contest], bool]) -> Iterator[tuple[float, Between]]:
     for low, high in itertools.pairwise(form):
         names = dict.fromkeys((ORIGINAL, low.selection.winner, high.selection.winner))
         ratio = high.workload.rows / max(1, low.workload.rows)
-        movable = any(_is_movable(contest) for contest in (low, high))
+        movable = any(_is_movable(contest) and is_worth(contest) for contest in (low, high))
         tried = bool(low.trials) and bool(high.trials)
         rows = round(math.sqrt(low.workload.rows * high.workload.rows))
         between = low.workload.rows < rows < high.workload.rows

@@ -22,9 +22,11 @@ from twinkle_tune.tune.choose import Placed
 from twinkle_tune.tune.confirm import confirmed, next_confirmed
 from twinkle_tune.tune.events import ContestAdded, ContestFinished, ContestStarted, Listener
 from twinkle_tune.tune.left_out import is_left_out
+from twinkle_tune.tune.little import Little
 from twinkle_tune.tune.memory import Memory, question_of
 from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
+from twinkle_tune.tune.runner_up import behind, with_winner
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 
@@ -33,7 +35,8 @@ from twinkle_tune.workload import call_text
 class Run:
     """What :func:`twinkle_tune.tune.tune.tune_model` was asked for.
 
-    ``tasks`` are the contests that were held, by slot, workload and instances: for whoever has another turn in one.
+    ``little`` is what is let go since it could save next to nothing. ``tasks`` are the contests that were held, by
+    slot, workload and instances: for whoever has another turn in one.
     """
 
     model: nn.Module
@@ -49,6 +52,7 @@ class Run:
     head: bool = False
     ways: bool = False
     calls: int | None = None
+    little: Little = field(default_factory=Little)
     tasks: dict[tuple[str, str, tuple[str, ...]], Task] = field(default_factory=dict)
 
     def question(self, observation: Observation, entrants: Sequence[Candidate], environment: Environment) -> Question:
@@ -70,28 +74,35 @@ def hold(
     )
     task = Task(observation=observation, candidates=entrants, terms=run.terms, tunes=True, further="kept")
     run.tasks[observation.slot.name, observation.workload.key, observation.instances] = task
-    known = run.memory.recall(question, observation)
-    if known is not None:
-        return known
-    if run.budget.is_used_up or is_left_out(run.budget, observation, entrants):
+    found = run.memory.recall(question, observation)
+    if found is None and (unheld := run.little.unheld(observation)) is not None:
+        return unheld
+    if found is None and (run.budget.is_used_up or is_left_out(run.budget, observation, entrants)):
         why = NOT_TRIED if run.budget.is_used_up else NO_BLOCK
         lost = Selection(winner=ORIGINAL, reason=why, status="not tried")
         return observation.contest(Found(trials=(), selection=lost))
 
     def held(tell: Listener) -> Contest:
-        contest = run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), tell)
+        contest = found or run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), tell)
+        # What was recalled has its second race behind it, unless it was too little to matter where it was held.
+        if contest.confirmation or run.little.is_little(observation, contest):
+            return contest
         return confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, tell)
 
     contest = unless_original_fails(task, run.tell, held)
-    # What the budget cut short is no outcome for another run, whose budget is another.
-    if contest.trials and contest.is_whole and not run.budget.is_used_up:
+    # What the budget cut short is no outcome for another run, whose budget is another. What is too little here may be
+    # more elsewhere: its winner is remembered.
+    if contest is not found and contest.trials and contest.is_whole and not run.budget.is_used_up:
         run.memory.keep(question, contest)
-    return contest
+    return run.little.without_winner(contest) if run.little.is_little(observation, contest) else contest
 
 
 def runner_up(run: Run, contest: Contest) -> Contest | None:
     """The contest with the runner-up of its winner in that one's place; None where there is none."""
     task = run.tasks[contest.slot.name, contest.workload.key, contest.instances]
+    names = behind(contest, run.terms.settings.min_gain)[:1]
+    if names and run.little.is_little(task.observation, with_winner(contest, names[0])):
+        return None
     try:
         return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
     except TuneError:
@@ -110,8 +121,12 @@ def look_between(
         return  # the slot's call can be cut to fewer rows, that of the block around it cannot
     known = {(o.slot.name, o.workload.key): (o, entrants[id(o)]) for o in observations}
     without: set[Between] = set()
+
+    def is_worth(contest: Contest) -> bool:
+        return run.little.is_worth_more_sizes(known[contest.slot.name, contest.workload.key][0], contest)
+
     while not run.budget.is_used_up:
-        gap = next_between([each.contest for each in placed], without)
+        gap = next_between([each.contest for each in placed], without, is_worth)
         if gap is None:
             return
         larger, competing = known[gap.slot, gap.larger]

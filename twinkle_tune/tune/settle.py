@@ -25,6 +25,7 @@ from twinkle_tune.tune.choose import (
     culprits,
     keep_original,
     only_winners_of,
+    running_in,
     saved,
     slots_with_winners,
     take_back,
@@ -32,14 +33,20 @@ from twinkle_tune.tune.choose import (
     take_back_wrong,
 )
 from twinkle_tune.tune.events import Listener, StepChecked
-from twinkle_tune.tune.gain import gained
+from twinkle_tune.tune.gain import gained, promised
+from twinkle_tune.tune.little import LEAST
 from twinkle_tune.tune.refine import without_orphans
 from twinkle_tune.tune.runner_up import in_the_place_of
 from twinkle_tune.tune.verdict import verdict_of
 from twinkle_tune.tune.whole import peaks_of, time_steps
 
-SECONDS = 6.0
-"""A step of the whole model is timed for about this long, unless the fewest rounds take longer."""
+SECONDS = 4.0
+"""A step of the whole model is timed for this long at most, unless the fewest rounds take longer."""
+_ALONE_S = 2.0
+"""Likewise with the winners of one slot alone, to find those that are to blame."""
+
+Known = dict[tuple[str, frozenset[tuple[str, str, tuple[str, ...], str]]], StepResult]
+"""Steps that were timed, by their label and the winners that they called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +85,9 @@ class Whole:
         """
         profile, plan = self._agreeing(replace(profile, contests=without_orphans(profile.contests)))
         asked: set[int] = set()
+        known: Known = {}
         while True:
-            profile, results = self._running(profile, plan)
+            profile, results = self._running(profile, plan, known)
             timed = zip(self.steps, results, strict=True)
             slow = [s for s, result in timed if result.tuned_us and not gained(result, profile.aim)]
             needed = profile if slow else self._without_idle(profile, results)
@@ -114,11 +122,18 @@ class Whole:
                 plan = self._plan(profile)
         return profile, plan
 
-    def _running(self, profile: Profile, plan: Plan) -> tuple[Profile, tuple[StepResult, ...]]:
-        """Each step timed, and the profile without the winners with which one raised while it was."""
+    def _running(self, profile: Profile, plan: Plan, known: Known) -> tuple[Profile, tuple[StepResult, ...]]:
+        """Each step timed, and the profile without the winners with which one raised while it was.
+
+        A step that calls the winners that it had when it was timed before keeps those times.
+        """
         while True:
+            calls = {step.label: running_in(profile.contests, step.label) for step in self.steps}
+            new = [step for step in self.steps if (step.label, calls[step.label]) not in known]
             try:
-                return profile, unless_by_chance(partial(self._timed, profile, self.steps, plan))
+                results = unless_by_chance(partial(self._timed, profile, new, plan)) if new else ()
+                known |= {(result.label, calls[result.label]): result for result in results}
+                return profile, tuple(known[label, winners] for label, winners in calls.items())
             except Exception as error:
                 slots = {contest.slot.name for contest in profile.winners}
                 if not slots:
@@ -149,13 +164,17 @@ class Whole:
 
     def _without_culprits(self, profile: Profile, step: Step, together: StepResult) -> Profile:
         slots = slots_with_winners(profile.contests, step.label)
+        # Of who promises next to nothing, nothing could be seen in a step: those give way first, untimed.
+        little = [s for s in slots if not profile.aim.is_memory and promised(profile, step.label, s) < LEAST]
         if len(slots) == 1 or self._is_late:
             slow = dict.fromkeys(slots, together)
+        elif little:
+            slow = dict.fromkeys(little, together)
         else:
             alone = {}
             for slot in slots:
                 one = replace(profile, contests=only_winners_of(profile.contests, slot, step.label))
-                alone[slot] = self._timed(one, [step], self._plan(one))[0]
+                alone[slot] = self._timed(one, [step], self._plan(one), _ALONE_S)[0]
             slow = culprits(alone, profile.aim)
         return _left(profile, take_back(profile.contests, step.label, slow, profile.aim))
 
@@ -184,11 +203,13 @@ class Whole:
                 contests[index] = in_the_place_of(found, now)
         return replace(profile, contests=tuple(contests))
 
-    def _timed(self, profile: Profile, steps: Sequence[Step], plan: Plan) -> tuple[StepResult, ...]:
-        seconds = SECONDS
+    def _timed(
+        self, profile: Profile, steps: Sequence[Step], plan: Plan, most_s: float | None = None
+    ) -> tuple[StepResult, ...]:
+        seconds = SECONDS if most_s is None else min(most_s, SECONDS)
         if self.ends_s is not None:
             # Half of what is left: winners that are taken back are timed without again.
-            seconds = min(SECONDS, max(0.0, self.ends_s - time.monotonic()) / (2 * len(steps)))
+            seconds = min(seconds, max(0.0, self.ends_s - time.monotonic()) / (2 * len(steps)))
         return time_steps(
             self.model, steps, profile, plan, self.clock, self.tell,
             seed=self.seed, seconds=seconds, runner=self.runner,

@@ -36,15 +36,16 @@ from twinkle_tune.tune import made, settle
 from twinkle_tune.tune.asking import Asking, asking
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
-from twinkle_tune.tune.entrants import check_wanted, only_wanted
+from twinkle_tune.tune.entrants import check_wanted, is_ours, only_wanted
 from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.journal import Journal, header_of
 from twinkle_tune.tune.left_out import is_left_out, left_out_notes
+from twinkle_tune.tune.little import little_of
 from twinkle_tune.tune.memory import Memory
-from twinkle_tune.tune.order import by_savings
+from twinkle_tune.tune.order import bounds_of, by_savings
 from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.progress import is_watched, printed
 from twinkle_tune.tune.run import Run, hold, look_between, runner_up
@@ -207,7 +208,11 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     if run.memory.journal is not None:
         facts = model_facts(run.model, run.name, run.registry)
         run.memory.journal.begin(header_of(facts, environment, run.terms, questions.values()))
-    ordered = by_savings(run.model, device, seen)
+    bounds = bounds_of(run.model, device, seen)
+    ordered = by_savings(seen, bounds)
+    if not (run.terms.aim.is_memory or mode.compiles):
+        ours = frozenset(id(o) for o in ordered if is_ours(o, entrants[id(o)], run.terms))
+        run = replace(run, little=little_of(ordered, bounds, ours, dict(seen.step_us)))
     run.tell(
         Captured(
             candidates=tuple(len(entrants[id(o)]) for o in ordered),

@@ -14,7 +14,7 @@ from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import figures, gained, time_words
 from twinkle_tune.words import span
 
-_NOT_HELD: tuple[Status, ...] = (*UNDECIDED, "nothing to gain")
+_NOT_HELD: tuple[Status, ...] = (*UNDECIDED, "nothing to gain", "too little")
 
 
 def verdict_of(
@@ -158,7 +158,9 @@ def _gain(step: StepResult, aim: Aim) -> str:
 def _none(contests: Sequence[Contest], aim: Aim) -> str:
     held = [contest for contest in contests if contest.status not in _NOT_HELD]
     if not held:
-        return "Keep the original: nothing else competed with it."
+        little = any(contest.status == "too little" for contest in contests)
+        why = "what could be gained is too little to matter" if little else "nothing else competed with it"
+        return f"Keep the original: {why}."
     told = f"Keep the original: none of {len(held)} contests found a kernel that is right and clearly {_better(aim)}"
     unclear = [contest.selection for contest in held if contest.status == "no clear winner"]
     if not unclear:
