@@ -48,6 +48,19 @@ def attention_contestants(module: nn.Module, device: str) -> tuple[Candidate, ..
     )
 
 
+def other_attentions(model: nn.Module) -> tuple[str, ...]:
+    """What else the switch of a whole model may be set to in compiled code; none where the model itself has no switch.
+
+    flex_attention is left out: it compiles by itself.
+    """
+    place = attention_place(model)
+    if place is None or place[0]:
+        return ()
+    found = attention_contestants(model, "")
+    sources = [candidate.source for candidate in found if isinstance(candidate.source, SwitchSource)]
+    return tuple(source.value for source in sources if source.value != "flex_attention" and not source.backend)
+
+
 def continues(workload: Workload) -> bool:
     """Whether a call goes on with what earlier calls left in a cache, which each call makes longer."""
     cache = dict(workload.kwargs).get("past_key_values", Plain(value=None))

@@ -41,6 +41,24 @@ def with_originals(forward: Call) -> Call:
     return run
 
 
+def with_attention(forward: Call, value: str) -> Call:
+    """A forward, to be compiled as one graph, that is traced with the switch of the model's attention set.
+
+    What is traced sets the switch and puts it back: nothing is written to the model's configuration, which other
+    threads may read meanwhile.
+    """
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        config = self.config
+        before, config._attn_implementation_internal = config._attn_implementation_internal, value
+        try:
+            return forward(self, *args, **kwargs)
+        finally:
+            config._attn_implementation_internal = before
+
+    return run
+
+
 def stepping_aside(function: Call, original: Call) -> Call:
     """A bound forward, which takes a record (or a module) first, that steps aside."""
 

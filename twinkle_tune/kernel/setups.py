@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.errors import in_a_line
-from twinkle_tune.kernel.aside import with_originals
+from twinkle_tune.kernel.aside import with_attention, with_originals
 from twinkle_tune.kernel.capturing import all_idle
 from twinkle_tune.kernel.owner import originals_inside, with_kernels
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
@@ -50,16 +50,28 @@ class WayIn:
         backend: compiles it.
         setups: which calls run so; None for every call, with whatever the compiler raises: that is for a contest.
         kernels: whether what is bound inside of the model runs in it; else the originals do.
+        attention: what the model's own switch of its attention is set to in it; "" leaves it alone.
     """
 
     strategy: Strategy
     backend: Backend
     setups: Sequence[Setup] | None = None
     kernels: bool = False
+    attention: str = ""
 
     @property
     def name(self) -> str:
-        return way_name(self.strategy.name, kernels=self.kernels)
+        return way_name(self.strategy.name, kernels=self.kernels, attention=self.attention)
+
+    def traced(self, forward: Call) -> Call:
+        """A forward as it is to be compiled: it sets what is to be inside."""
+        forward = with_attention(forward, self.attention) if self.attention else forward
+        return with_kernels(forward) if self.kernels else with_originals(forward)
+
+
+def backend_of(*, gives_up: bool, attention: str) -> Backend:
+    """What compiles a way with an attention ("" for the model's own), which is set while all of it is traced."""
+    return Backend(gives_up=gives_up, stands_in=True, breaks=not attention)
 
 
 def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
@@ -76,14 +88,20 @@ def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
             return f"the forward of {path or 'the model'} was replaced on the instance by somebody else"
         if has_hooks(module):
             return f"{path or 'the model'} has hooks, which compiled code does not call"
-    by_way: dict[tuple[str, bool], list[Setup]] = {}
+    by_way: dict[tuple[str, bool, str], list[Setup]] = {}
     for setup in setups:
-        by_way.setdefault((setup.way, setup.kernels), []).append(setup)
+        by_way.setdefault((setup.way, setup.kernels, setup.attention), []).append(setup)
     return way_layers(
         model,
         [
-            WayIn(strategy=known[way], backend=Backend(gives_up=False, stands_in=True), setups=own, kernels=kernels)
-            for (way, kernels), own in by_way.items()
+            WayIn(
+                strategy=known[way],
+                backend=backend_of(gives_up=False, attention=attention),
+                setups=own,
+                kernels=kernels,
+                attention=attention,
+            )
+            for (way, kernels, attention), own in by_way.items()
         ],
     )
 
@@ -93,7 +111,7 @@ def way_layers(model: nn.Module, ways: Sequence[WayIn]) -> Layers:
     cases: list[_Case] = []
     layers: list[tuple[nn.Module, Call, Binding]] = []
     for way in ways:
-        running = way.strategy.running(model, way.backend, with_kernels if way.kernels else with_originals)
+        running = way.strategy.running(model, way.backend, way.traced)
         rows = "all" if way.setups is None else ", ".join(setup.label for setup in way.setups)
         made = [None] if way.setups is None else [form for setup in way.setups for form in forms_of(setup.calls)]
         cases += [_Case(call=running.root, way=way.name, kernels=way.kernels, form=form) for form in made]
@@ -169,7 +187,8 @@ class Root:
             return f"the model is in {now} mode and was measured in {then} mode: the original runs; call model.{then}()"
         if not self._watch(model).is_as_it_was():
             return (
-                "a part of the model was replaced after it was bound, or has a hook: the original runs; kernelize again"
+                "a part of the model was replaced after it was bound, has a hook, or its attention was switched: the "
+                "original runs; kernelize again"
             )
         return ""
 
@@ -202,6 +221,8 @@ class _Watched:
         kinds: set[Any] = set(map(type, modules))
         self._forwards = {kind: kind.forward for kind in kinds}
         first = next(((m, n) for m in modules for n, p in m._parameters.items() if p is not None), None)
+        self._config = getattr(model, "config", None)
+        self._attention = _attention_of(self._config)
         self._weight = None
         if first is not None:
             self._weight = weakref.ref(first[0]), first[1], _kind(first[0]._parameters[first[1]])
@@ -213,6 +234,8 @@ class _Watched:
             module, name, kind = self._weight[0](), *self._weight[1:]
             if module is None or _kind(module._parameters.get(name)) != kind:
                 return False
+        if self._attention is not None and _attention_of(self._config) != self._attention:
+            return False
         if any(kind.forward is not forward for kind, forward in self._forwards.items()):
             return False
         return self._ids() == self._children
@@ -226,6 +249,11 @@ class _Watched:
 
 
 _has_global_hooks: Callable[[], bool] = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: False)
+
+
+def _attention_of(config: object) -> object:
+    """What the switch of a transformers model's attention is set to; None where there is none."""
+    return getattr(config, "__dict__", {}).get("_attn_implementation_internal")
 
 
 def _kind(parameter: Any) -> tuple[object, ...]:

@@ -72,6 +72,7 @@ class Setup:
             It runs for calls like these and of sizes between them.
         model: digest of the model that it was measured on: its class, settings, modules and number of parameters.
         kernels: whether the kernels that won their contests run inside of it; else the originals do.
+        attention: what the model's own switch of its attention is set to in it, such as "eager"; "" leaves it alone.
     """
 
     label: str
@@ -79,13 +80,14 @@ class Setup:
     calls: tuple[ModelCall, ...]
     model: str
     kernels: bool = False
+    attention: str = ""
 
     @property
     def name(self) -> str:
         """What runs, in words."""
-        return way_name(self.way, kernels=self.kernels)
+        return way_name(self.way, kernels=self.kernels, attention=self.attention)
 
 
-def way_name(way: str, *, kernels: bool) -> str:
-    """What a way is called with the originals inside, or with the kernels."""
-    return f"{way} + {KERNELS}" if kernels else way
+def way_name(way: str, *, kernels: bool, attention: str) -> str:
+    """What a way is called with what is inside of it: "compile + kernels + attn:eager"."""
+    return " + ".join((way, *([KERNELS] if kernels else ()), *([f"attn:{attention}"] if attention else ())))

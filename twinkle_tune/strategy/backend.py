@@ -35,15 +35,17 @@ class Backend:
 
     compiler_name = "inductor"
 
-    def __init__(self, *, gives_up: bool, stands_in: bool = False) -> None:
+    def __init__(self, *, gives_up: bool, stands_in: bool = False, breaks: bool = True) -> None:
         """For one contestant.
 
         Args:
             gives_up: whether it raises where code is compiled again and again; else it then stays uncompiled.
             stands_in: whether it is in the place of an original that others call, so that its backward must be as the
                 original's (:mod:`twinkle_tune.source.inductor`); else it is as the user's own torch.compile.
+            breaks: whether a function may become several graphs, with code of Python's between them.
         """
         self.graphs = 0
+        self.breaks = breaks
         self.most: int | None = None
         self._gives_up, self._stands_in = gives_up, stands_in
 
@@ -71,7 +73,9 @@ class Backend:
 def compiled(call: Callable[..., Any], backend: Backend, dynamic: bool | None) -> Callable[..., Any]:
     """A call under torch.compile, apart from all others."""
     more: dict[str, Any] = {"recompile_limit": MOST_BOUND} if backend.is_bound and _takes_limit else {}
-    made: Callable[..., Any] = torch.compile(renamed(call), backend=backend, dynamic=dynamic, **more)
+    made: Callable[..., Any] = torch.compile(
+        renamed(call), backend=backend, dynamic=dynamic, fullgraph=not backend.breaks, **more
+    )
     return made
 
 

@@ -34,6 +34,8 @@ class Strategy(Protocol):
         name: as records and reports call it.
         instead_of: the name of a way that it can only stand in for: it is tried where that one is not clearly faster
             than the original. "" for a way that is tried always.
+        traces_all: whether the model's own forward is compiled, so that what is set while it is traced holds for all of
+            the model.
     """
 
     @property
@@ -41,6 +43,9 @@ class Strategy(Protocol):
 
     @property
     def instead_of(self) -> str: ...
+
+    @property
+    def traces_all(self) -> bool: ...
 
     def why_not(self, model: nn.Module) -> str:
         """Why a model cannot be run so; "" where it can."""

@@ -25,6 +25,7 @@ class CompileBlocks:
 
     name: str = "compile blocks"
     instead_of: str = ""
+    traces_all: bool = False
 
     def why_not(self, model: nn.Module) -> str:
         """As :meth:`Strategy.why_not`."""

@@ -18,11 +18,13 @@ class CompileModel:
     Attributes:
         name: as of :class:`~twinkle_tune.strategy.base.Strategy`.
         instead_of: as there.
+        traces_all: as there.
         dynamic: torch.compile's argument of that name.
     """
 
     name: str = "compile"
     instead_of: str = ""
+    traces_all: bool = True
     dynamic: bool | None = None
 
     def why_not(self, model: nn.Module) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -15,19 +15,19 @@ from torch import nn
 
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.step import Step
+from twinkle_tune.catalog.attention import other_attentions
 from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.contest.model import ModelStage, Way, compiles_at
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.plan import Plan, with_ways
 from twinkle_tune.kernel.setup_calls import call_of
-from twinkle_tune.kernel.setups import WayIn, digest_of_model, way_layers
+from twinkle_tune.kernel.setups import WayIn, backend_of, digest_of_model, way_layers
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import paired_ratio
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.setup import KERNELS, CompiledStep, ModelCall, Setup, way_name
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.strategy import STRATEGIES, Strategy
-from twinkle_tune.strategy.backend import Backend
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.events import Listener, StepStarted, WaysTimed
 from twinkle_tune.tune.way_figures import compiled_step, refused, without_figure
@@ -81,10 +81,10 @@ def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
     """Let each way of running the model compete with the original in each step, all in the same rounds.
 
     The kernels that won are a way, too. Then the fastest way that compiles is held against itself with the kernels
-    inside, which must be clearly faster, by 2%. A way that can only stand in for another has a race of its own, where
-    that other one is not clearly faster. What torch.compile kept in this process is dropped before each step and
-    after the last. A way that cannot be compiled, computes something else, or would run uncompiled, has no figure, but
-    the reason.
+    inside, and with another attention of the model's own: each must be clearly faster, by 2%. A way that can only stand
+    in for another has a race of its own, where that other one is not clearly faster. What torch.compile kept in this
+    process is dropped before each step and after the last. A way that cannot be compiled, computes something else, or
+    would run uncompiled, has no figure, but the reason.
 
     Args:
         hall: what the contests have in common.
@@ -124,7 +124,7 @@ def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
             calls = (*seen, *contest.shown_for(won, tried.held_out, tried.between))
     finally:
         torch.compiler.reset()
-    setup = Setup(label=label, way=won.way, kernels=won.kernels, calls=calls, model=digest_of_model(model))
+    setup = Setup(label=label, calls=calls, model=digest_of_model(model), **asdict(won))
     return Ways(compiled=tuple(contest.found), setups=(setup,))
 
 
@@ -164,14 +164,15 @@ def calls_of(model: nn.Module, step: Step) -> tuple[ModelCall, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Won:
-    """The way that won a step: its strategy's name, and whether kernels run inside."""
+    """The way that won a step: its strategy's name, whether kernels run inside, and with which attention."""
 
     way: str
     kernels: bool = False
+    attention: str = ""
 
     @property
     def name(self) -> str:
-        return way_name(self.way, kernels=self.kernels)
+        return way_name(self.way, kernels=self.kernels, attention=self.attention)
 
 
 class _Contest:
@@ -198,7 +199,7 @@ class _Contest:
         while (won := winner_of(self.found, self._hall.calls)) not in (None, KERNELS):
             assert won is not None
             if self._is_right_again(won):
-                return self._with_or_without(won)
+                return self._with_more(_Won(way=won))
         return None
 
     def _look_again(self) -> None:
@@ -217,23 +218,32 @@ class _Contest:
         self._timed([best.way], seconds=max(self._hall.seconds, sum(step.compile_s for step in timed)))
         self.found = [*before, *(replace(step, compile_s=best.compile_s) for step in self.found)]
 
-    def _with_or_without(self, way: str) -> _Won:
-        """The way with kernels inside, where that is clearly faster than without."""
-        without = _Won(way=way)
-        if KERNELS not in self._ways or time.monotonic() >= self._hall.ends_s:
+    def _with_more(self, won: _Won) -> _Won:
+        """The way with kernels inside, and with another attention: each where that is clearly faster than without."""
+        if KERNELS in self._ways:
+            won = self._faster(won, replace(won, kernels=True))
+        traces_all = any(each.traces_all for each in STRATEGIES if each.name == won.way)
+        for value in other_attentions(self._hall.model) if traces_all else ():
+            won = self._faster(won, replace(won, attention=value))
+        return won
+
+    def _faster(self, without: _Won, more: _Won) -> _Won:
+        """``more`` where it is right and clearly faster than ``without``, by 2%; else that."""
+        hall = self._hall
+        if time.monotonic() >= hall.ends_s:
             return without
-        both = _Won(way=way, kernels=True)
-        strategy = next(each for each in STRATEGIES if each.name == way)
-        self._ways[both.name] = _way(self._hall.model, strategy, self._hall.kernels)
-        times_us = self._timed([both.name], beside=way)
-        if not times_us.keys() >= {both.name, way}:
+        strategy = next(each for each in STRATEGIES if each.name == more.way)
+        self._ways[more.name] = _way(hall.model, strategy, hall.kernels if more.kernels else None, more.attention)
+        times_us = self._timed([more.name], beside=without.name)
+        if not times_us.keys() >= {more.name, without.name}:
             return without
-        gain = paired_ratio(times_us[both.name], times_us[way])
+        gain = paired_ratio(times_us[more.name], times_us[without.name])
         if gain.high >= 1 or gain.ratio > LEAST_GAIN:
             return without
-        pair = [step for step in self.found if step.way in (way, both.name)]
-        pays = winner_of(pair, self._hall.calls) == both.name
-        return both if pays and self._is_right_again(both.name) else without
+        pair = [step for step in self.found if step.way in (without.name, more.name)]
+        # Their ratios to the original are of two races: only a price that is to be paid decides by them.
+        pays = hall.calls is None or winner_of(pair, hall.calls) == more.name
+        return more if pays and self._is_right_again(more.name) else without
 
     def _timed(
         self, names: Sequence[str], *, beside: str = "", seconds: float | None = None
@@ -302,9 +312,9 @@ def ways_of(model: nn.Module, kernels: Plan) -> Iterator[Way]:
             yield _way(model, strategy, None)
 
 
-def _way(model: nn.Module, strategy: Strategy, kernels: Plan | None) -> Way:
-    """A strategy as a contestant, with kernels inside (None for none)."""
-    backend = Backend(gives_up=True, stands_in=True)
-    way = WayIn(strategy=strategy, backend=backend, kernels=kernels is not None)
+def _way(model: nn.Module, strategy: Strategy, kernels: Plan | None, attention: str = "") -> Way:
+    """A strategy as a contestant, with kernels inside (None for none), and an attention ("" for the model's own)."""
+    backend = backend_of(gives_up=True, attention=attention)
+    way = WayIn(strategy=strategy, backend=backend, kernels=kernels is not None, attention=attention)
     plan = with_ways(kernels or Plan(), way_layers(model, [way]))
     return Way(name=way.name, source="compile", runner=model, plan=plan, backend=backend)
