@@ -9,6 +9,7 @@ from tests.bench.figure import Figure
 from tests.bench.figures import FIGURES
 from tests.bench.large import LARGE
 from tests.bench.page import made, made_line, write
+from tests.bench.runs import RUNS
 
 FOLDER = Path("reports")
 
@@ -16,7 +17,7 @@ FOLDER = Path("reports")
 def main() -> int:
     """Measure every figure, write both files, and fail if a figure misses its goal."""
     facts, figures = made("cpu"), []
-    for measure in (*FIGURES, *LARGE):
+    for measure in (*FIGURES, *LARGE, *RUNS):
         figure = measure()
         figures.append(figure)
         print(f"{figure.name}: {figure.text} ({'met' if figure.met else 'MISSED'}: {figure.goal_text})")

@@ -9,22 +9,19 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 
+from tests.bench.earlier import BEFORE, ROOT, tree_of
 from tests.bench.figure import Figure
 
-BEFORE = "5966034"
 CONTESTS = 10_000
 SHOWN = 2_000
 """So many are shown: the earlier commit takes ten minutes for all of them, and more for each the more there are."""
 _GOAL = 0.2
 _ROUNDS = 3
 """Processor time differs by a tenth from run to run; the earlier commit takes most of a minute for one."""
-_ROOT = Path(__file__).parents[2]
 
 _WRITE = """
 import json, random, sys
@@ -116,20 +113,14 @@ def _figure(key: str, name: str) -> Figure:
 @cache
 def _pairs() -> tuple[tuple[dict[str, float], dict[str, float]], ...]:
     """Of each round what the earlier commit took, and what this tree takes; none where that commit is not here."""
-    archive = subprocess.run(
-        ["git", "-C", str(_ROOT), "archive", "--format=tar", BEFORE], capture_output=True, check=False
-    )
-    if archive.returncode:
-        return ()
-    with tempfile.TemporaryDirectory() as folder:
-        then = Path(folder, "then")
-        with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
-            tar.extractall(then, filter="data")
+    with tree_of(BEFORE) as then, tempfile.TemporaryDirectory() as folder:
+        if then is None:
+            return ()
         small, large = Path(folder, "small.json"), Path(folder, "large.json")
         for path, count in ((small, 2), (large, CONTESTS)):
             _ran(then, _WRITE, str(path), str(count))
         measured = [
-            [json.loads(_ran(tree, _READ_AND_SHOW, str(small), str(large), str(SHOWN))) for tree in (then, _ROOT)]
+            [json.loads(_ran(tree, _READ_AND_SHOW, str(small), str(large), str(SHOWN))) for tree in (then, ROOT)]
             for _ in range(_ROUNDS)
         ]
     return tuple((one, other) for one, other in measured)

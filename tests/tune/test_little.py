@@ -25,7 +25,7 @@ from twinkle_tune.tune import little as rule
 from twinkle_tune.tune import tune as tune_module
 from twinkle_tune.tune.budget import Budget
 from twinkle_tune.tune.events import Listener, nobody
-from twinkle_tune.tune.little import BETWEEN, LEAST, TOGETHER, Little, little_of, saved_of
+from twinkle_tune.tune.little import LEAST, TOGETHER, WORTH_MORE, Little, little_of, saved_of
 from twinkle_tune.tune.run import Run, hold
 from twinkle_tune.tune.task import Task
 
@@ -69,7 +69,7 @@ def test_what_somebody_registered_is_held() -> None:
     assert found.unheld(seen) is None
     won = contest("Norm", original_us=1.0, ratio=0.5)
     assert not found.is_little(seen, won)
-    assert found.is_worth_more_sizes(seen, won)
+    assert found.is_worth_more(seen, won)
 
 
 def test_a_contest_that_is_not_held_says_what_it_could_save() -> None:
@@ -110,9 +110,9 @@ def test_other_sizes_are_looked_at_where_a_winner_saves_a_hundredth() -> None:
     found = Little(step_us=STEP_US, ours=frozenset({id(seen)}))
     won = contest("Norm", original_us=1.0, ratio=0.5)
     small, large = (
-        replace(won, seen=(Seen(step="forward", calls=1, share=share),)) for share in (BETWEEN, 2 * BETWEEN)
+        replace(won, seen=(Seen(step="forward", calls=1, share=share),)) for share in (WORTH_MORE, 2 * WORTH_MORE)
     )
-    assert [found.is_worth_more_sizes(seen, each) for each in (small, large, replace(won, seen=()))] == [
+    assert [found.is_worth_more(seen, each) for each in (small, large, replace(won, seen=()))] == [
         False,
         True,
         True,

@@ -25,4 +25,4 @@ def executor_of(*, in_process: bool) -> AbstractContextManager[Executor | None]:
         return nullcontext()
     from twinkle_tune.tune.isolated import Isolated
 
-    return Isolated()
+    return Isolated(ahead=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -35,15 +36,28 @@ class Held:
             self._mark = Mark()
         return self._mark
 
-    def ready(self, limits: Limits, device: str) -> WorkerProcess:
-        """The device's worker, or a new one: on Linux it ends with the thread that started it."""
+    def begin(self, limits: Limits, device: str, modules: Sequence[str] = ()) -> WorkerProcess:
+        """The device's worker, or a new one, which may not be ready: on Linux it ends with the thread that started it.
+
+        ``modules`` are those that a new one imports before it is ready.
+        """
         worker = self.worker
         wanted = (device, threading.get_ident())
         if worker is not None and (not worker.is_alive or (worker.device, worker.thread) != wanted):
             self.stop()
         if self.worker is None:
-            self.worker = WorkerProcess(limits, device, self.file, self.mark)
+            self.worker = WorkerProcess(limits, device, self.file, self.mark, modules)
         return self.worker
+
+    def ready(self, limits: Limits, device: str, modules: Sequence[str] = ()) -> WorkerProcess:
+        """As :meth:`begin`, ready for tasks."""
+        worker = self.begin(limits, device, modules)
+        try:
+            worker.wait_ready()
+        except BaseException:
+            self.worker = None  # it has ended
+            raise
+        return worker
 
     def stop(self) -> None:
         """End the worker process."""

@@ -22,8 +22,8 @@ from twinkle_tune.tune.held import Held
 from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY
-from twinkle_tune.tune.package import Header, Unportable, pack
-from twinkle_tune.tune.process import WorkerError, WorkerLost
+from twinkle_tune.tune.package import Header, Unportable, modules_of, pack
+from twinkle_tune.tune.process import WorkerError, WorkerLost, WorkerProcess
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.wire import event_of, result_of
 
@@ -39,10 +39,14 @@ class Isolated:
     Use it as a context manager, or close it: the worker process then ends. It ends with this process in any case.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        """Nothing is started yet. ``limits``: None for the defaults."""
+    def __init__(self, limits: Limits | None = None, *, ahead: bool = False) -> None:
+        """Nothing is started yet. ``limits``: None for the defaults.
+
+        ``ahead``: whether the process of second races starts along with the first one, which takes no longer.
+        """
         self.limits = limits if limits is not None else Limits()
         self._held = Held()
+        self._ahead = ahead
         self._lock = threading.Lock()
         self._unloadable: list[tuple[Slot, Candidate, Rejection]] = []
         self._second: Isolated | None = None
@@ -187,8 +191,17 @@ class Isolated:
             )
         return known
 
+    def _worker(self, task: Task) -> WorkerProcess:
+        """The worker process, ready. Nothing is timed while a process starts, so that two start side by side."""
+        start = self.limits, task.terms.device, modules_of(task.observation)
+        if self._ahead and self._second is None and len(task.candidates) > 1:
+            self._second = Isolated(self.limits)
+            self._held.begin(*start)
+            self._second._held.ready(*start)
+        return self._held.ready(*start)
+
     def _attempt(self, job: _Job, without: tuple[str, ...]) -> Found:
-        worker, header, told = self._held.ready(self.limits, job.task.terms.device), job.header, job.told
+        worker, header, told = self._worker(job.task), job.header, job.told
         told.last = ORIGINAL
         names = tuple(c.name for c in job.task.candidates if c.name not in without)
         try:

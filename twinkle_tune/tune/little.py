@@ -19,8 +19,8 @@ LEAST = 0.003
 """Share of a step: what saves less of every step that calls it is let go."""
 TOGETHER = 0.01
 """Share of a step that all that is let go could save together, at most."""
-BETWEEN = 0.01
-"""Share of a step that a winner must save for other sizes to be looked at, which no step calls."""
+WORTH_MORE = 0.01
+"""Share of a step that a winner must save for sizes that no step calls to be looked at, and for runners-up."""
 
 Shares = Mapping[str, float]
 """By the label of a step: a share of its time."""
@@ -66,11 +66,11 @@ class Little:
         kept = keep_original(contest, f"it would save at most {most:.2%} of a step", "too little")
         return replace(kept, selection=replace(kept.selection, most_saved=round(most, 6)))
 
-    def is_worth_more_sizes(self, observation: Observation, contest: Contest) -> bool:
-        """Whether a contest's winner saves so much that sizes beside its own are worth a look."""
+    def is_worth_more(self, observation: Observation, contest: Contest) -> bool:
+        """Whether a winner saves so much that more work on it pays: other sizes, and a runner-up in its place."""
         if id(observation) not in self.ours or not contest.seen:
             return True
-        return max(saved_of(contest, self.step_us, contest.selection.ratio).values()) >= BETWEEN
+        return max(saved_of(contest, self.step_us, contest.selection.ratio).values()) >= WORTH_MORE
 
 
 def little_of(

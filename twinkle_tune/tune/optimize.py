@@ -90,7 +90,7 @@ class _Asked:
         path = _place(model, str(parsed), place)
         profile = _stored(path)
         if profile is None and inputs is not None:
-            with Isolated() as executor:
+            with Isolated(ahead=True) as executor:
                 profile = tune_model(
                     model, inputs, mode=parsed, device=place, candidates=self.candidates, budget_s=self.budget_s,
                     ways=True, executor=executor,

@@ -19,6 +19,7 @@ from typing import IO, Any
 import torch
 from torch import nn
 
+from twinkle_tune.capture.capture import Observation
 from twinkle_tune.device import cuda_in_use
 from twinkle_tune.errors import SourceError, TuneError
 from twinkle_tune.kernel.find import contestants
@@ -101,6 +102,16 @@ def _pack(task: Task, file: IO[bytes]) -> Header:
         files=tuple(sorted(_files(modules).items())),
         original=original_digest(observation.occurrence),
     )
+
+
+def modules_of(observation: Observation) -> tuple[str, ...]:
+    """Modules of torch and transformers that whoever reads an observation must import, which takes seconds.
+
+    No others: code of the user's runs where somebody looks.
+    """
+    parts = () if observation.module is None else observation.module.modules()
+    names = {type(part).__module__ for part in parts} | {observation.slot.target.partition(":")[0]}
+    return tuple(sorted(name for name in names if name.partition(".")[0] in ("torch", "transformers")))
 
 
 def original_digest(occurrence: Occurrence) -> str:

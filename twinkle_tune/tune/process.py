@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -56,14 +56,15 @@ class WorkerLost(Exception):
 class WorkerProcess:
     """One worker process in a session of its own, so that Ctrl-C in a terminal reaches the run alone."""
 
-    def __init__(self, limits: Limits, device: str, task: IO[bytes], mark: Mark) -> None:
-        """Start it and wait until it is ready.
+    def __init__(self, limits: Limits, device: str, task: IO[bytes], mark: Mark, modules: Sequence[str] = ()) -> None:
+        """Start it; :meth:`wait_ready` before the first task.
 
         Args:
             limits: what it holds its candidates to.
             device: on which its contests run.
             task: the open file in which it will find its tasks.
             mark: where it will write down who is at work.
+            modules: names of modules that it imports before it is ready.
 
         Raises:
             TuneError: it cannot be started.
@@ -82,6 +83,7 @@ class WorkerProcess:
             "path": sys.path,
             "limits": asdict(limits),
             "device": device,
+            "modules": list(modules),
         }
         with theirs:
             try:
@@ -105,11 +107,7 @@ class WorkerProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(ours, selectors.EVENT_READ, self._read_lines)
         self._selector.register(self._pipe, selectors.EVENT_READ, self._read_output)
-        try:
-            self._wait_ready()
-        except BaseException:
-            self.stop()
-            raise
+        self._is_ready = False
 
     @property
     def pid(self) -> int:
@@ -176,7 +174,22 @@ class WorkerProcess:
         self._connection.close()
         self._pipe.close()
 
-    def _wait_ready(self) -> None:
+    def wait_ready(self) -> None:
+        """Wait until it can be given tasks; it is ended where that fails.
+
+        Raises:
+            WorkerError: it did not start.
+        """
+        if self._is_ready:
+            return
+        try:
+            self._hear_ready()
+        except BaseException:
+            self.stop()
+            raise
+        self._is_ready = True
+
+    def _hear_ready(self) -> None:
         try:
             message = self.receive()
         except WorkerLost as lost:

@@ -26,7 +26,6 @@ from twinkle_tune.tune.little import Little
 from twinkle_tune.tune.memory import Memory, question_of
 from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
-from twinkle_tune.tune.runner_up import behind, with_winner
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 
@@ -98,10 +97,9 @@ def hold(
 
 
 def runner_up(run: Run, contest: Contest) -> Contest | None:
-    """The contest with the runner-up of its winner in that one's place; None where there is none."""
+    """The contest with the runner-up of its winner in that one's place; None where there is none, or nothing in it."""
     task = run.tasks[contest.slot.name, contest.workload.key, contest.instances]
-    names = behind(contest, run.terms.settings.min_gain)[:1]
-    if names and run.little.is_little(task.observation, with_winner(contest, names[0])):
+    if not run.little.is_worth_more(task.observation, contest):
         return None
     try:
         return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
@@ -123,7 +121,7 @@ def look_between(
     without: set[Between] = set()
 
     def is_worth(contest: Contest) -> bool:
-        return run.little.is_worth_more_sizes(known[contest.slot.name, contest.workload.key][0], contest)
+        return run.little.is_worth_more(known[contest.slot.name, contest.workload.key][0], contest)
 
     while not run.budget.is_used_up:
         gap = next_between([each.contest for each in placed], without, is_worth)

@@ -40,9 +40,9 @@ from twinkle_tune.tune.runner_up import in_the_place_of
 from twinkle_tune.tune.verdict import verdict_of
 from twinkle_tune.tune.whole import peaks_of, time_steps
 
-SECONDS = 4.0
+SECONDS = 3.0
 """A step of the whole model is timed for this long at most, unless the fewest rounds take longer."""
-_ALONE_S = 2.0
+_ALONE_S = 1.5
 """Likewise with the winners of one slot alone, to find those that are to blame."""
 
 Known = dict[tuple[str, frozenset[tuple[str, str, tuple[str, ...], str]]], StepResult]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import signal
@@ -127,7 +128,7 @@ def main(config: Mapping[str, Any]) -> Never:
 
     Args:
         config: the numbers of the open file descriptors "socket", "task" and "mark", the id of the run's process
-            as "parent", the "device" and the "limits".
+            as "parent", the "device", the "limits" and the "modules" to import.
     """
     for name in ("socket", "task", "mark"):
         os.set_inheritable(config[name], False)
@@ -137,6 +138,9 @@ def main(config: Mapping[str, Any]) -> Never:
     os.register_at_fork(after_in_parent=lambda: _forks.append(os.getpid()))
     connection = socket.socket(fileno=config["socket"])
     lines = connection.makefile("rb")
+    for name in config["modules"]:
+        with contextlib.suppress(ImportError):  # who reads the task meets it again, and tells
+            importlib.import_module(name)
     send(connection, **{"is": "ready"})
     worker = _Worker(connection, lines, Mark(config["mark"]), config["task"], limits, host_bytes)
     for line in lines:
