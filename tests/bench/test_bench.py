@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bench import aa, regret
+from tests.bench import aa, regret, runs
 from tests.bench.forms import FAMILIES
 from tests.bench.page import binomial_upper, quantile
 
@@ -73,3 +73,12 @@ def test_the_busy_process_is_reaped() -> None:
     with aa.busy_core() as process:
         assert process.poll() is None
     assert process.poll() is not None
+
+
+def test_the_page_of_runs_compares_the_winners_that_matter() -> None:
+    """A winner that saved over 1% of a step in one of the two is named with both; a smaller one is not."""
+    then = runs.Run(wall_s=100.0, cpu_s=90.0, load=0.5, contests=12, winners={"norm": 0.03, "rope": 0.005})
+    now = runs.Run(wall_s=30.0, cpu_s=27.0, load=0.6, contests=12, winners={"rope": 0.004})
+    lines = runs._page("here", [], {"tiny": [(then, now)]}, busy=False)
+    assert "| tiny | 100 | 30 | 90 | 27 | 12, 12 | 0.5, 0.6 |" in lines
+    assert lines[-1] == "| tiny | norm | 1 of 1 | 3.0% | 0 of 1 | - |"

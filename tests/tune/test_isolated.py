@@ -276,6 +276,24 @@ def test_no_worker_is_started_to_find_the_guilty_one_when_time_is_up(monkeypatch
     assert len(attempts) == 3
 
 
+def test_the_process_of_second_races_starts_with_the_first() -> None:
+    """Where somebody competes both are there in the first race, and end together; for the original alone one is."""
+    with Isolated(TIGHT, ahead=True) as executor:
+        tuned(registry_of(), executor=executor, candidates=["original"])
+        assert executor._second is None
+        there: set[int | None] = set()
+
+        def listen(event: Event) -> None:
+            if isinstance(event, RoundTimed) and executor._second is not None:
+                there.add(executor._second.pid)
+
+        tuned(registry_of(norm), executor=executor, on_event=listen)
+        (second,) = there
+        assert second not in (None, executor.pid)
+    assert second is not None
+    assert is_gone(second)
+
+
 def test_events_come_while_it_goes_on_and_once(apart: Isolated) -> None:
     """The listener hears of rounds as they are timed, and of a refusal once though the contest was run twice.
 

@@ -31,7 +31,7 @@ def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A cache folder of the test's own, few rounds, contests in this process, nothing compiled before and after."""
     monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
-    monkeypatch.setattr(optimize, "Isolated", nullcontext)
+    monkeypatch.setattr(optimize, "Isolated", lambda **options: nullcontext())
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

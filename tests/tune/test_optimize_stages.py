@@ -29,7 +29,7 @@ def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
-    monkeypatch.setattr(optimize, "Isolated", nullcontext)
+    monkeypatch.setattr(optimize, "Isolated", lambda **options: nullcontext())
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
