@@ -18,9 +18,12 @@ def around(path: str) -> Iterator[str]:
 
 def parts_inside(contests: Sequence[Contest]) -> list[float]:
     """Of each contest the part of its instances that lie inside an instance of another, 0 to 1; 0 for a function."""
+    known: set[str] = set().union(*(contest.instances for contest in contests))
+    held_by = {path: [place for place in around(path) if place in known] for path in known}
+    if not any(held_by.values()):
+        return [0.0] * len(contests)
     own = [set(contest.instances) for contest in contests]
     named = Counter(path for paths in own for path in paths)
-    held_by = {path: [place for place in around(path) if place in named] for path in named}
     return [
         sum(any(named[place] > (place in paths) for place in held_by[path]) for path in contest.instances)
         / max(len(contest.instances), 1)

@@ -171,18 +171,19 @@ def _bound(contest: Contest) -> Choice:
 
 
 def _same_place(one: Contest, other: Contest, device: str) -> bool:
-    if not other.workload.tensors:
+    its_tensors = other.workload.tensors
+    if not its_tensors:
         return False
     if one.slot.name in OF_THE_MODEL:
         return True
     if one.slot.kind is SlotKind.LAYER:
-        mine, its = one.workload, other.workload
-        same_width = mine.tensors[0].shape[-1:] == its.tensors[0].shape[-1:] if mine.tensors else False
+        mine, its, tensors = one.workload, other.workload, one.workload.tensors
         return (
-            same_width
-            and mine.signature == its.signature
+            bool(tensors)
+            and tensors[0].shape[-1:] == its_tensors[0].shape[-1:]
+            and tensors[0].dtype == its_tensors[0].dtype
             and mine.context == its.context
-            and mine.tensors[0].dtype == its.tensors[0].dtype
+            and mine.signature == its.signature
         )
     family, its_family = family_of(one.workload, device), family_of(other.workload, device)
     return family is not None and its_family is not None and family.same_calls(its_family)
