@@ -11,8 +11,9 @@ from tests.report import fabricate
 from twinkle_tune.contest.selected import interpreted
 from twinkle_tune.outcome import Selection, Status
 from twinkle_tune.profile.schema import Contest
+from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished
-from twinkle_tune.tune.progress import WIDTH, contest_line, printed
+from twinkle_tune.tune.progress import WIDTH, contest_line, printed, ways_line
 
 
 def _kept(status: Status, visible_gain: float | None = None) -> Contest:
@@ -63,3 +64,17 @@ def test_lines_are_printed_as_contests_end() -> None:
         "budget 30 s: blocks are left out",
         "[1/2] RMSNorm [1,128,256] ~12% of prefill 1x128: fused 0.80 (2 refused)",
     ]
+
+
+def test_a_steps_ways_fit_a_line() -> None:
+    """The fastest first, as many as fit, and how many more there are."""
+    figures = {"kernels": 1.02, "compile": 0.89, "compile dynamic": 0.8, "compile dynamic + attn:eager": 0.74}
+    ways = [CompiledStep(label="", way=way, ratio=ratio) for way, ratio in figures.items()]
+    refused = CompiledStep(label="", way="compile blocks", problem="it is wrong", cause="wrong")
+    assert (
+        ways_line("prefill 1x8", [refused, *ways[:2]])
+        == "prefill 1x8: compile 0.89, kernels 1.02, compile blocks refused"
+    )
+    assert ways_line("generate 1x128+32", ways) == "generate 1x128+32: compile dynamic + attn:eager 0.74, 3 more"
+    for width in range(1, 90):
+        assert len(ways_line("x" * width, [*ways, refused])) <= 80

@@ -27,8 +27,6 @@ from twinkle_tune.tune.gain import time_words
 from twinkle_tune.words import short_name
 
 WIDTH = 80
-_WAYS = 2
-"""So many of a step's ways stand in its line."""
 _NAME_LIMIT = 40
 
 
@@ -99,8 +97,12 @@ def ways_line(label: str, ways: Sequence[CompiledStep]) -> str:
     """The ways of running a step, the fastest first: "prefill 1x128: compile 0.70, compile blocks 0.81, 2 more"."""
     ranked = sorted(ways, key=lambda way: (bool(way.problem), way.ratio))
     told = [f"{way.way} {'refused' if way.problem else f'{way.ratio:.2f}'}" for way in ranked]
-    told = [*told[:_WAYS], f"{len(told) - _WAYS} more"] if len(told) > _WAYS + 1 else told
-    return one_line(f"{one_line(label, _NAME_LIMIT)}: {', '.join(told)}", WIDTH)
+    lines = [
+        f"{one_line(label, _NAME_LIMIT)}: {', '.join([*told[:count], *more])}"
+        for count in range(len(told), 0, -1)
+        for more in [[f"{len(told) - count} more"] if count < len(told) else []]
+    ]
+    return next((line for line in lines if len(line) <= WIDTH), one_line(lines[-1], WIDTH))
 
 
 class Lines:
