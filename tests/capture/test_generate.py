@@ -55,12 +55,24 @@ def test_looks_are_of_the_same_text() -> None:
 
 
 @pytest.mark.parametrize("growing", [False, True])
-def test_an_encoder_decoder_has_no_decode_step_on_a_growing_cache(growing: bool) -> None:
-    """Its cache of one length says nothing of one that grows."""
+def test_an_encoder_decoder_generates_on_a_growing_cache(growing: bool) -> None:
+    """Its cache of one length says nothing of one that grows: in the place of its decode step stands its generation."""
     model = tiny_t5()
     inputs = {"input_ids": IDS, "decoder_input_ids": IDS[:, :3]}
     labels = [step.label for step in make_steps(model, inputs, Mode.INFERENCE, "cpu", growing=growing)]
-    assert labels == (["forward 2x8"] if growing else ["forward 2x8", "decode 2x3"])
+    assert labels == ["forward 2x8", f"generate 2x8+{TOKENS}" if growing else "decode 2x3"]
+
+
+def test_an_encoder_decoder_begins_as_its_generation_does() -> None:
+    """With the token that it begins with, whatever its decoder was given as an example."""
+    model = tiny_t5()
+    inputs = {"input_ids": IDS, "decoder_input_ids": IDS[:, :3], "labels": IDS[:, :3]}
+    (_, generate) = make_steps(model, inputs, Mode.INFERENCE, "cpu", growing=True)
+    said = model.generate(IDS, do_sample=False, max_new_tokens=TOKENS, min_new_tokens=TOKENS, pad_token_id=0)
+    assert torch.equal(generate.run(model), said)  # type: ignore[arg-type]
+    assert said.shape == (2, 1 + TOKENS)
+    assert generate.look(model).outputs.numel() == TOKENS * 2 * 64
+    assert apart(generate.look(model), generate.look(model))["outputs"] == 0.0
 
 
 def tiny_t5() -> Any:
@@ -68,4 +80,5 @@ def tiny_t5() -> Any:
     import transformers
 
     config = transformers.T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    config.decoder_start_token_id = 0
     return transformers.T5ForConditionalGeneration(config).eval()

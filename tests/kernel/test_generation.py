@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._inductor import compile_fx as inductor
 
 from tests.catalog.catalog_families import tiny
+from tests.catalog.encoder_families import tiny as encoder_decoder
 from tests.kernel.test_setups import calls_in, profile_of
 from tests.today import of_today
 from twinkle_tune import kernelize_model, kernelize_report, restore_model
@@ -100,6 +101,30 @@ def test_compiled_by_inductor_it_says_the_same(monkeypatch: pytest.MonkeyPatch) 
     calls = spied(monkeypatch, inductor.compile_fx)
     shown = [prompt(3, 5, padded=True)]
     hold_to_the_original(tiny("qwen3", num_hidden_layers=1), "compile blocks", calls, shown)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_decoder_says_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decoder runs the way for encoders' lengths between those that were shown, each with a mask and without."""
+    calls = spied(monkeypatch, untouched)
+    shown = [prompt(rows, length, padded=rows > 1) for rows in (1, 3) for length in (4, 8)]
+    between = [prompt(1, 6, padded=False), prompt(3, 6, padded=True)]
+    hold_to_the_original(encoder_decoder(family).eval(), "compile dynamic", calls, shown, between)
+
+
+def test_an_encoder_s_length_beyond_those_shown_is_the_originals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A longer text in the encoder alone: the decoder's calls look as those that were shown but for its states."""
+    calls = spied(monkeypatch, untouched)
+    model: Any = encoder_decoder("t5").eval()
+    shown = [prompt(1, length, padded=False) for length in (4, 8)]
+    said = says(model, prompt(1, 9, padded=False))
+    seen = [call for each in shown for call in calls_in(model, partial(says, model, each))]
+    kernelize_model(model, profile=profile_of(model, "compile", calls=list(dict.fromkeys(seen))))
+    assert torch.equal(says(model, prompt(1, 9, padded=False)), said)
+    assert not calls
+    says(model, prompt(1, 8, padded=False))
+    assert calls
+    restore_model(model)
 
 
 @pytest.mark.slow

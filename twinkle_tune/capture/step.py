@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 
-from twinkle_tune.call.arguments import Call
 from twinkle_tune.capture.encoder_decoder import decoder_points, encoder_heard, states_of
 from twinkle_tune.capture.generate import TOKENS, Generate, generates
 from twinkle_tune.capture.kv_cache import PrefilledCache
+from twinkle_tune.capture.language import for_decode, for_prefill, for_training, is_extensible, keyword_point
 from twinkle_tune.capture.look import Look, look_at
 from twinkle_tune.capture.optimizer import OptimizerStep
 from twinkle_tune.capture.point import Point, read_points, tensors_in, unwrapped
@@ -81,7 +80,7 @@ def make_steps(
         device: a device name; the inputs are copied there.
         optimizer: whose step comes after the backward in the train modes, one for all steps; None for none.
         growing: whether "generate", new tokens on a cache that grows, takes the place of "decode", which has a cache of
-            one length. An encoder-decoder then has neither.
+            one length.
 
     Raises:
         DeviceError: an unknown device name.
@@ -91,21 +90,23 @@ def make_steps(
     for point in read_points(model, example_inputs, device):
         is_language = _is_causal_language_model(model, point)
         if mode.trains:
-            made = _for_training(point, is_language)
+            made = for_training(point, is_language)
             given = replace(_step("train", point, _Train(point, optimizer)), optimizer=optimizer, trains=True)
             train = replace(_step("train", point, _Train(made, optimizer)), optimizer=optimizer, trains=True)
             steps.append(given if made is point else _made_up(train, instead=given))
         elif is_language:
             given = _step("forward", point, _Forward(point))
-            steps.append(_made_up(_step("prefill", point, _Forward(_for_prefill(point))), instead=given))
+            steps.append(_made_up(_step("prefill", point, _Forward(for_prefill(point))), instead=given))
             if growing and generates(model):
                 steps.append(_generate(point))
-            elif _is_extensible(point) and not growing:
-                steps.append(_made_up(_step("decode", point, _Decode(_for_prefill(point), _for_decode(point)))))
+            elif is_extensible(point) and not growing:
+                steps.append(_made_up(_step("decode", point, _Decode(for_prefill(point), for_decode(point)))))
         else:
             steps.append(_step("forward", point, _Forward(point)))
-            of_decoder = None if growing else decoder_points(model, point)
-            if of_decoder is not None:
+            of_decoder = decoder_points(model, point)
+            if of_decoder is not None and growing and generates(model):
+                steps.append(_generate(point))
+            elif of_decoder is not None and not growing:
                 prefill, decode = of_decoder
                 ids = prefill.call.kwargs["decoder_input_ids"]
                 step = _step("decode", point, _Decode(prefill, decode))
@@ -114,9 +115,10 @@ def make_steps(
 
 
 def _generate(point: Point) -> Step:
-    # What a run may be asked for beside the prompt, generation sets itself.
-    named = {name: value for name, value in point.named().items() if name not in ("labels", *OF_GENERATION)}
-    made = _step("generate", point, Generate(_keyword_point(point, named)))
+    # What a run may be asked for beside the prompt, generation sets itself; a decoder begins with a token of its own.
+    left_out = ("labels", "decoder_input_ids", "decoder_attention_mask", *OF_GENERATION)
+    named = {name: value for name, value in point.named().items() if name not in left_out}
+    made = _step("generate", point, Generate(keyword_point(point, named)))
     return _made_up(replace(made, label=f"{made.label}+{TOKENS}"))
 
 
@@ -256,56 +258,6 @@ def _is_causal_language_model(model: nn.Module, point: Point) -> bool:
             "a cache of the inputs' length are made for you"
         )
     return True
-
-
-def _for_training(point: Point, is_language: bool) -> Point:
-    if not is_language:
-        return point
-    named = point.named()
-    if named.get("labels") is None and "labels" in point.names:
-        named["labels"] = named["input_ids"].clone()
-    # Trainers turn the cache off: nothing reads it.
-    return _keyword_point(point, {"use_cache": False} | named)
-
-
-def _for_prefill(point: Point) -> Point:
-    named = {name: value for name, value in point.named().items() if name != "labels"}
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in point.names else {}
-    return _keyword_point(point, last_only | named | {"use_cache": True})
-
-
-def _for_decode(point: Point) -> Point:
-    # The other tensors (images, token types) went into the cache with the prefill.
-    prefill = _for_prefill(point).call.kwargs
-    named = {name: value for name, value in prefill.items() if next(tensors_in(value), None) is None}
-    named["input_ids"] = prefill["input_ids"][:, -1:].clone()
-    mask = prefill.get("attention_mask")
-    if mask is not None:
-        named["attention_mask"] = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
-    positions = prefill.get("position_ids")
-    if positions is not None:
-        named["position_ids"] = positions[..., -1:] + 1
-    elif "position_ids" in point.names:
-        # As generation does: not every model can tell by the cache alone where it is.
-        named["position_ids"] = _next_position(prefill["input_ids"], mask)
-    return _keyword_point(point, named)
-
-
-def _next_position(ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The position of the next token of each row (B, 1): how many tokens there were that count."""
-    if mask is None:
-        return torch.full((ids.shape[0], 1), ids.shape[1], dtype=torch.long, device=ids.device)
-    return (mask != 0).sum(dim=1, keepdim=True)
-
-
-def _is_extensible(point: Point) -> bool:
-    # Of a mask in another form than (B, S) one cannot tell what it would be for one more token.
-    mask = point.named().get("attention_mask")
-    return mask is None or (isinstance(mask, torch.Tensor) and mask.dim() == 2)
-
-
-def _keyword_point(point: Point, kwargs: Mapping[str, Any]) -> Point:
-    return replace(point, call=Call(args=(), kwargs=kwargs))
 
 
 def loss_of(outputs: object) -> torch.Tensor | None:

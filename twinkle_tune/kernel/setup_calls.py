@@ -15,6 +15,7 @@ from twinkle_tune.profile.setup import ModelCall
 from twinkle_tune.workload import Node, TensorSpec, observe, target_of
 
 _CACHE = "past_key_values"
+_CACHES = ("self_attention_cache", "cross_attention_cache")
 _FREE = frozenset({"use_cache"})
 """What a call may ask for that nobody compares: a cache is made longer, or is not."""
 _DEFAULTS: Mapping[str, object] = {"return_dict": True, "logits_to_keep": 0}
@@ -135,7 +136,11 @@ def names_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """A call's arguments by name, without those that are as if they were not given."""
+    """A call's arguments by name, without those that are as if they were not given.
+
+    What is inside of a table, as an encoder's states are, has the table's name before its own
+    ("encoder_outputs.last_hidden_state"). So have an encoder-decoder's two caches, which stand beside their holder.
+    """
     found = dict(kwargs)
     if args:
         found |= zip((*names, *map(str, range(len(names), len(args)))), args, strict=False)
@@ -143,7 +148,23 @@ def named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, An
         value = found.get(name)
         if type(value) is type(usual) and value == usual:
             del found[name]
-    return {name: value for name, value in found.items() if value is not None}
+    given = {name: value for name, value in found.items() if value is not None}
+    if not any(isinstance(value, dict) for value in given.values()) and not _caches(given.get(_CACHE)):
+        return given
+    return {name: value for each in given.items() for name, value in _apart(*each) if value is not None}
+
+
+def _apart(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    is_table = isinstance(value, dict)
+    if not is_table:
+        yield name, value
+    inside = value if is_table else _caches(value) if name == _CACHE else {}
+    yield from ((f"{name}.{inner}", held) for inner, held in inside.items())
+
+
+def _caches(cache: object) -> dict[str, object]:
+    """Those that a cache consists of: what is true of the one may not be of the other."""
+    return {name: getattr(cache, name) for name in _CACHES} if hasattr(cache, _CACHES[0]) else {}
 
 
 _IDS = ("input_ids", "decoder_input_ids", "labels")
