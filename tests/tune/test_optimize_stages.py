@@ -70,7 +70,7 @@ def broken_store(patch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 STAGES: dict[str, tuple[bool, Callable[[pytest.MonkeyPatch, Path], object], str]] = {
     "the store cannot be read": (True, broken_store, "Is a directory"),
     "tuning": (False, lambda patch, path: patch.setattr(optimize, "tune_model", planted), "planted"),
-    "a contest": (False, lambda patch, path: patch.setattr("twinkle_tune.tune.tune.time_ways", planted), "planted"),
+    "a contest": (False, lambda patch, path: patch.setattr("twinkle_tune.tune.setups.time_ways", planted), "planted"),
     "binding what is stored": (
         True,
         lambda patch, path: patch.setattr("twinkle_tune.kernel.kernelize.bind_plan", planted),

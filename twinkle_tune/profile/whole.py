@@ -10,18 +10,18 @@ from twinkle_tune.errors import ProfileError
 from twinkle_tune.profile.checked import from_data
 from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.meaning import check_whole
-from twinkle_tune.profile.schema import Contest, StepResult
+from twinkle_tune.profile.schema import Contest, Seen, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.profile.strict import json_value
 from twinkle_tune.terms import Terms
 from twinkle_tune.workload import digest_of
 
-METHOD = 1
+METHOD = 2
 """Counts up when the whole model is judged, timed or decided on otherwise: no answer of before is taken then."""
 
-What = Literal["winners", "ways", "all"]
-"""What was asked of the whole model: whether the winners of contests gain in it; how ways of running it fare in a step;
-whether both together gain."""
+What = Literal["shares", "winners", "ways", "all"]
+"""What was asked of the whole model: how much of its steps passes in which calls; whether the winners of contests gain
+in it; how ways of running it fare in a step; whether both together gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,23 @@ class Won:
     winner: str
     config: tuple[tuple[str, str], ...]
     candidates: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What passes in calls that look the same, by which contests are chosen: the same shares, the same contests.
+
+    Attributes:
+        slot, workload, instances: as of a contest.
+        seen: the steps that make the calls, with their shares.
+        bounds: label of each step, and share of it that a perfect kernel could save.
+    """
+
+    slot: str
+    workload: str
+    instances: tuple[str, ...]
+    seen: tuple[Seen, ...]
+    bounds: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +121,14 @@ class WholeAnswer:
         contests: of "winners", those that had one, as they are afterwards.
         compiled: of "ways", how each fared; of "all", those that were taken back.
         setups: of "ways", the one that won; of "all", those that gain.
+        shares: of "shares", what was seen; ``steps`` has the times of the model alone.
     """
 
     steps: tuple[StepResult, ...] = ()
     contests: tuple[Contest, ...] = ()
     compiled: tuple[CompiledStep, ...] = ()
     setups: tuple[Setup, ...] = ()
+    shares: tuple[Share, ...] = ()
 
     def measured_at(self, when: str) -> WholeAnswer:
         """The same, whose figures say when they were measured, and that they are taken from the store."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from torch import nn
 
+from twinkle_tune.capture.capture import Capture, Observation
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.point import Point, tensors_in
 from twinkle_tune.capture.step import Step
@@ -19,7 +21,7 @@ from twinkle_tune.outcome import Trial
 from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.setup import CompiledStep
-from twinkle_tune.profile.whole import What, WholeAnswer, WholeQuestion, Won
+from twinkle_tune.profile.whole import Share, What, WholeAnswer, WholeQuestion, Won
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.strategy import STRATEGIES
@@ -33,6 +35,8 @@ from twinkle_tune.tune.ways import LEAST_GAIN, Ways
 from twinkle_tune.version import TOOL
 from twinkle_tune.workload import digest_of, observe, target_of
 
+Bounds = Mapping[int, Mapping[str, float]]
+"""Shares of steps by their labels, by the id of an observation."""
 _IDS = ("input_ids", "decoder_input_ids", "labels")
 """Integers that are looked up. All others (masks, positions) say what is computed, and count by their values."""
 _UNDECIDED = ("not timed", "inconclusive")
@@ -54,6 +58,33 @@ class Asking:
     run: Run
     environment: str
     model: str
+
+    def shares(self, seen: Capture, find: Callable[[], Bounds]) -> tuple[Capture, Bounds, Callable[[], None]]:
+        """What was seen, and what kernels could save at most: with the shares of before where they are known.
+
+        By shares contests are let go. If they came out otherwise each time, so would the winners, and all that the
+        whole model said of those would be asked again.
+
+        Args:
+            seen: the model's calls now.
+            find: what a perfect kernel could save, by the observation's id and the step's label.
+
+        Returns:
+            The same of before, or as it is now, and what is to be called once the journal has begun.
+        """
+        if self.run.terms.aim.is_memory or self.run.terms.mode.compiles:
+            return seen, find(), lambda: None
+        question = self._question("shares", None, seen.steps)
+        known = None if question is None else self.run.memory.recall_whole(question, counts=False)
+        if known is not None and (found := _as_seen(seen, known)) is not None:
+            return *found, lambda: None
+        bounds = find()
+        if question is None or not seen.observations:
+            return seen, bounds, lambda: None
+        shares = tuple(_share(each, bounds[id(each)]) for each in seen.observations)
+        alone = tuple(StepResult(label=label, alone_us=times_us) for label, times_us in seen.alone_us)
+        answer = WholeAnswer(steps=alone, shares=shares)
+        return seen, bounds, lambda: self.run.memory.keep_whole(question, answer, lasts=True)
 
     def settled(self, profile: Profile, steps: Sequence[Step], find: Callable[[Profile], Profile]) -> Profile:
         """The profile without the winners with which the whole model gains nothing.
@@ -143,16 +174,17 @@ class Asking:
         return left_s is None or left_s >= seconds
 
     def _question(
-        self, what: What, profile: Profile, steps: Sequence[Step], ways: Ways | None = None
+        self, what: What, profile: Profile | None, steps: Sequence[Step], ways: Ways | None = None
     ) -> WholeQuestion | None:
         """The question; None where not all is known that its answer depends on, or nothing is remembered."""
         if not self.model or any(step.inputs is None for step in steps):
             return None
-        winners = tuple(_won(contest) for contest in profile.winners)
+        winners = () if profile is None else tuple(_won(contest) for contest in profile.winners)
         if any(not digest for won in winners for _, digest in won.candidates):
             return None
-        trials = ((contest, trial) for contest in profile.contests for trial in contest.trials)
-        asks_ways = what != "winners"
+        contests = () if profile is None else profile.contests
+        trials = ((contest, trial) for contest in contests for trial in contest.trials)
+        asks_ways = what in ("ways", "all")
         return WholeQuestion(
             what=what,
             model=self.model,
@@ -175,6 +207,34 @@ def asking(run: Run, environment: Environment) -> Asking:
     return Asking(
         run=run, environment=environment.fingerprint, model=digest_as_it_stands(run.model) if remembers else ""
     )
+
+
+def _share(observation: Observation, bound: Mapping[str, float]) -> Share:
+    return Share(
+        slot=observation.slot.name,
+        workload=observation.workload.key,
+        instances=observation.instances,
+        seen=observation.seen,
+        bounds=tuple(bound.items()),
+    )
+
+
+def _as_seen(seen: Capture, known: WholeAnswer) -> tuple[Capture, Bounds] | None:
+    """What is seen now with the shares of then; None where there are others."""
+    then = {(share.slot, share.workload, share.instances): share for share in known.shares}
+    places = [(o.slot.name, o.workload.key, o.instances) for o in seen.observations]
+    if set(places) != then.keys() or len(places) != len(then):
+        return None
+    pairs = zip(seen.observations, (then[place] for place in places), strict=True)
+    observations = [(replace(each, seen=share.seen), share) for each, share in pairs]
+    alone = tuple((step.label, step.alone_us) for step in known.steps)
+    again = replace(
+        seen,
+        observations=tuple(each for each, _ in observations),
+        alone_us=alone,
+        step_us=tuple((label, median(times_us)) for label, times_us in alone),
+    )
+    return again, {id(each): dict(share.bounds) for each, share in observations}
 
 
 def _ways(model: nn.Module) -> Iterator[tuple[str, str]]:

@@ -144,14 +144,19 @@ class Journal:
     @property
     def finished(self) -> int:
         """How many contests, and answers of the whole model, were found in it or written since."""
-        return len(self._contests) + len(self._answers)
+        return len(self._contests) + self._said
 
     @property
     def tally(self) -> str:
         """The same in words: "3 finished contests", "1 finished contest and 2 answers of the whole model"."""
-        count, answers = len(self._contests), len(self._answers)
+        count, answers = len(self._contests), self._said
         told = f"{count} finished contest{'' if count == 1 else 's'}"
         return f"{told} and {answers} answer{'' if answers == 1 else 's'} of the whole model" if answers else told
+
+    @property
+    def _said(self) -> int:
+        # Shares are measured within a second, before anything else.
+        return sum(not answer.shares for answer in self._answers.values())
 
     def begin(self, header: Header) -> None:
         """Hold what is there against the run that begins, and be ready to write.

@@ -82,8 +82,10 @@ class Memory:
             except StoreError as error:
                 self._give_up(error)
 
-    def recall_whole(self, question: WholeQuestion) -> WholeAnswer | None:
+    def recall_whole(self, question: WholeQuestion, *, counts: bool = True) -> WholeAnswer | None:
         """The answer to a question about the whole model; None if there is none.
+
+        ``counts``: whether it is counted, and written down in the journal as well; else the run may not have begun.
 
         Raises:
             JournalError, StoreDamagedError: as :meth:`recall`.
@@ -92,9 +94,9 @@ class Memory:
         if found is None and self.store is not None:
             store = self.store
             found = self._asked(lambda: store.recall_whole(question))
-            if found is not None and self.journal is not None:
+            if found is not None and self.journal is not None and counts:
                 self.journal.keep_whole(question, found)
-        self.recalled_whole += found is not None
+        self.recalled_whole += counts and found is not None
         return found
 
     def keep_whole(self, question: WholeQuestion, answer: WholeAnswer, *, lasts: bool) -> None:

@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
 
+from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.step import Step
 from twinkle_tune.errors import StaleProfileError
+from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry
-from twinkle_tune.measure.clock import Clock
+from twinkle_tune.measure.clock import Clock, clock_for
 from twinkle_tune.objective import Aim
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
+from twinkle_tune.tune.asking import Asking
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.gain import figures, gained
 from twinkle_tune.tune.verdict import setups_text
-from twinkle_tune.tune.ways import Ways
+from twinkle_tune.tune.ways import Hall, Ways, time_ways
 from twinkle_tune.tune.whole import time_steps
+
+_WAYS_S = 9.0
+"""A step is timed for about this long under other ways of running the model: to generate text takes a while."""
+
+
+def settled_with_ways(asks: Asking, profile: Profile, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
+    """The settled profile with the ways of running the whole model that gain more than its kernels do."""
+    run, device = asks.run, asks.run.terms.device
+    ends_s = math.inf if run.budget.contests_end_s is None else run.budget.contests_end_s
+    kernels = plan_profile(run.model, profile, device, run.terms.mode, run.registry) if profile.winners else Plan()
+    hall = Hall(
+        model=run.model, kernels=kernels, clock=clock_for(device), terms=run.terms, seconds=_WAYS_S, ends_s=ends_s,
+        calls=run.calls, known=lambda step, hold: asks.ways(profile, step, ends_s, hold),
+    )  # fmt: skip
+    ways = time_ways(hall, tried, run.tell)
+    known = {step.label for step in steps}
+    both = (*steps, *(each.step for each in tried if each.step.label not in known))
+    left_s = run.budget.left_s
+    seconds = _WAYS_S if left_s is None else min(_WAYS_S, max(0.0, left_s) / len(both))
+
+    def put() -> Profile:
+        return with_setups(
+            profile, ways, run.model, both, hall.clock, run.registry, run.tell, seed=run.terms.seed, seconds=seconds
+        )  # fmt: skip
+
+    return asks.together(profile, ways, both, put, is_whole=seconds == _WAYS_S)
 
 
 def with_setups(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,8 +20,6 @@ from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import ModelError, TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
-from twinkle_tune.kernel.plan import Plan
-from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
@@ -33,7 +30,7 @@ from twinkle_tune.profile.store import Store
 from twinkle_tune.search.possible import check_search_is_possible
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune import made, settle
-from twinkle_tune.tune.asking import Asking, asking
+from twinkle_tune.tune.asking import asking
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.entrants import check_wanted, is_ours, only_wanted
@@ -50,13 +47,9 @@ from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.progress import is_watched, printed
 from twinkle_tune.tune.run import Run, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
-from twinkle_tune.tune.setups import with_setups
+from twinkle_tune.tune.setups import settled_with_ways
 from twinkle_tune.tune.task import Executor
-from twinkle_tune.tune.ways import Hall, time_ways
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
-
-_WAYS_S = 9.0
-"""A step is timed for about this long under other ways of running the model: to generate text takes a while."""
 
 
 def tune_model(
@@ -192,8 +185,10 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     environment = current_environment(device)
     occurrences = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
     seen = capture(run.model, steps, occurrences, device, blocks=mode.compiles)
-    steps = seen.steps
+    steps, asks = seen.steps, asking(run, environment)
     release_optimizers(steps)
+    captured = seen
+    seen, bounds, begun = asks.shares(captured, lambda: bounds_of(run.model, device, captured))
     everyone = {id(o): contestants(o.occurrence, device, mode, run.registry) for o in seen.observations}
     if run.wanted is not None:
         # A name of a slot that no step calls is no mistake: it has no contest.
@@ -208,7 +203,7 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     if run.memory.journal is not None:
         facts = model_facts(run.model, run.name, run.registry)
         run.memory.journal.begin(header_of(facts, environment, run.terms, questions.values()))
-    bounds = bounds_of(run.model, device, seen)
+    begun()
     ordered = by_savings(seen, bounds)
     if not (run.terms.aim.is_memory or mode.compiles):
         ours = frozenset(id(o) for o in ordered if is_ours(o, entrants[id(o)], run.terms))
@@ -245,40 +240,16 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
             ends_s=run.budget.ends_s,
             runner=runner_of(run.model, run.terms),
         )
-        whole_model = asking(run, environment)
         with uncapped(compiles=mode.compiles):
-            settled = whole_model.settled(profile, steps, whole.settled)
+            settled = asks.settled(profile, steps, whole.settled)
         if tried:
-            settled = _with_ways(whole_model, settled, steps, tried)
+            settled = settled_with_ways(asks, settled, steps, tried)
     except KeyboardInterrupt as error:
         if settled is not None:
             raise TuneInterrupted(made.interrupted_late(run, settled, seen)) from error
         chosen = choose_nested(_ordered(placed), run.terms.aim)
         raise TuneInterrupted(made.interrupted(run, environment, seen, chosen) if placed else None) from error
     return made.with_left_out(made.ended(run, settled, seen, contests_s), seen.left_out)
-
-
-def _with_ways(asks: Asking, profile: Profile, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
-    """The settled profile with the ways of running the whole model that gain more than its kernels do."""
-    run, device = asks.run, asks.run.terms.device
-    ends_s = math.inf if run.budget.contests_end_s is None else run.budget.contests_end_s
-    kernels = plan_profile(run.model, profile, device, run.terms.mode, run.registry) if profile.winners else Plan()
-    hall = Hall(
-        model=run.model, kernels=kernels, clock=clock_for(device), terms=run.terms, seconds=_WAYS_S, ends_s=ends_s,
-        calls=run.calls, known=lambda step, hold: asks.ways(profile, step, ends_s, hold),
-    )  # fmt: skip
-    ways = time_ways(hall, tried, run.tell)
-    known = {step.label for step in steps}
-    both = (*steps, *(each.step for each in tried if each.step.label not in known))
-    left_s = run.budget.left_s
-    seconds = _WAYS_S if left_s is None else min(_WAYS_S, max(0.0, left_s) / len(both))
-
-    def put() -> Profile:
-        return with_setups(
-            profile, ways, run.model, both, hall.clock, run.registry, run.tell, seed=run.terms.seed, seconds=seconds
-        )  # fmt: skip
-
-    return asks.together(profile, ways, both, put, is_whole=seconds == _WAYS_S)
 
 
 def _ordered(placed: Sequence[Placed]) -> list[Placed]:
