@@ -21,9 +21,11 @@ from twinkle_tune.catalog.attention import other_attentions
 from twinkle_tune.contest import model as model_stage
 from twinkle_tune.kernel.kernelize import bind_plan
 from twinkle_tune.kernel.plan import Plan, with_ways
-from twinkle_tune.kernel.setups import WayIn, backend_of, setup_layers, way_layers
+from twinkle_tune.kernel.setup_calls import call_of
+from twinkle_tune.kernel.setups import WayIn, backend_of, digest_of_model, setup_layers, way_layers
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
+from twinkle_tune.profile.setup import Setup
 from twinkle_tune.strategy.compile_blocks import CompileBlocks
 from twinkle_tune.strategy.compile_model import CompileModel
 from twinkle_tune.terms import Terms
@@ -150,6 +152,15 @@ def test_who_switches_the_attention_gets_the_original(monkeypatch: pytest.Monkey
         model(IDS)
     assert not calls
     assert any("attention was switched" in str(kept) for kept in kernelize_report(model).kept)
+
+
+@pytest.mark.parametrize("name", ["rockets", "sdpa", "someone/kernel"])
+def test_an_attention_that_is_not_offered_is_not_set(name: str) -> None:
+    """A profile may come from anywhere: what it names is looked up in what the model offers beside its own."""
+    model = tiny("qwen3")
+    shown = call_of(model, (), {"input_ids": IDS})
+    setup = Setup(label="prefill", way="compile", calls=(shown,), model=digest_of_model(model), attention=name)
+    assert setup_layers(model, [setup]) == f"the model has no attention by the name {name!r} to switch to"
 
 
 def test_blocks_by_themselves_get_no_other_attention() -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from twinkle_tune.call.saving import saving_hooks
+from twinkle_tune.catalog.attention import other_attentions
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.aside import with_attention, with_originals
 from twinkle_tune.kernel.capturing import all_idle
@@ -80,6 +81,9 @@ def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
     unknown = [setup.way for setup in setups if setup.way not in known]
     if unknown:
         return f"there is no way of running a model by the name {unknown[0]!r} here"
+    offered = ("", *other_attentions(model))
+    if odd := [setup.attention for setup in setups if setup.attention not in offered]:
+        return f"the model has no attention by the name {odd[0]!r} to switch to"
     digest = digest_of_model(model)
     if any(setup.model != digest for setup in setups):
         return "the model's settings, layers or size changed since it was profiled; profile it again"
