@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tests.catalog.catalog_families import tiny
 from tests.strategy.planted import compiled_by
-from tests.tune.toy import spin
 from twinkle_tune import kernelize_report, restore_model
 from twinkle_tune.capture.held_out import tried_steps
 from twinkle_tune.catalog.attention import other_attentions
@@ -23,7 +22,6 @@ from twinkle_tune.kernel.kernelize import bind_plan
 from twinkle_tune.kernel.plan import Plan, with_ways
 from twinkle_tune.kernel.setup_calls import call_of
 from twinkle_tune.kernel.setups import WayIn, backend_of, digest_of_model, setup_layers, way_layers
-from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.setup import Setup
 from twinkle_tune.strategy.compile_blocks import CompileBlocks
@@ -45,24 +43,62 @@ def is_eager(graph: Any) -> bool:
     return not any("scaled_dot_product" in str(node.target) for node in graph.graph.nodes)
 
 
+class Told:
+    """A clock by which a call takes 100 µs, and what is told to it meanwhile."""
+
+    name = "told"
+
+    def __init__(self) -> None:
+        self.us = 0.0
+
+    def block_calls(self, call: Callable[[], object]) -> int:
+        """One."""
+        return 1
+
+    def burst_us(self, call: Callable[[], object], block_calls: int) -> float:
+        """The time of one call."""
+        return self.first_call_us(call)
+
+    def first_call_us(self, call: Callable[[], object]) -> float:
+        """The time of one call."""
+        before = self.us
+        call()
+        return 100.0 + self.us - before
+
+    def peak_bytes(self, call: Callable[[], object]) -> None:
+        """Not known."""
+
+    def synchronize(self) -> None:
+        """Nothing waits."""
+
+
 def found_by(monkeypatch: pytest.MonkeyPatch, took_us: Callable[[bool], float]) -> Ways:
-    """What came of the ways in a prefill, if graphs take so long, with the attention written out and without."""
+    """What came of the ways in a prefill, if graphs take so long, with the attention written out and without.
+
+    A prompt takes 40 ms more in the model as it is: a way that compiles is faster by far.
+    """
+    clock, embed = Told(), nn.Embedding.forward
+
+    def slow(self: nn.Embedding, input: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling() and input.shape[-1] > 1:
+            clock.us += 40_000.0
+        return embed(self, input)
 
     def made(graph: Any) -> Callable[..., Any]:
         call = graph.forward
 
         def run(*args: Any) -> Any:
-            spin(took_us(is_eager(graph)))
+            clock.us += took_us(is_eager(graph))
             return call(*args)
 
         return run
 
+    monkeypatch.setattr(nn.Embedding, "forward", slow)
     compiled_by(monkeypatch, made)
     model = tiny("qwen3")
     prefill, *_ = tried_steps(model, {"input_ids": IDS}, Mode.INFERENCE, "cpu")
-    hall = Hall(
-        model=model, kernels=Plan(), clock=clock_for("cpu"), terms=Terms(mode=Mode.INFERENCE, device="cpu"), seconds=0.5
-    )
+    terms = Terms(mode=Mode.INFERENCE, device="cpu")
+    hall = Hall(model=model, kernels=Plan(), clock=clock, terms=terms, seconds=0.0)
     return time_ways(hall, [replace(prefill, held_out=(), between=())], lambda event: None)
 
 
@@ -75,18 +111,6 @@ def bound(ways: Ways) -> Any:
     return model
 
 
-def slow_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a prompt take 40 ms more in the model as it is: a way that compiles is faster by far."""
-    embed = nn.Embedding.forward
-
-    def slow(self: nn.Embedding, input: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() and input.shape[-1] > 1:
-            spin(40_000.0)
-        return embed(self, input)
-
-    monkeypatch.setattr(nn.Embedding, "forward", slow)
-
-
 @pytest.mark.parametrize(
     ("took_us", "attention"),
     [(lambda eager: 500.0 if eager else 8_000.0, "eager"), (lambda eager: 8_000.0 if eager else 500.0, "")],
@@ -96,7 +120,6 @@ def test_the_faster_attention_runs_in_the_way_that_won(
     took_us: Callable[[bool], float], attention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told by the setup's and the report's name; the answers stay, the switch is not touched, all is undone."""
-    slow_eagerly(monkeypatch)
     ways = found_by(monkeypatch, took_us)
     (setup,) = ways.setups
     assert (setup.attention, setup.name) == (attention, "compile + attn:eager" if attention else "compile")
@@ -143,7 +166,6 @@ def test_nobody_sees_the_switch_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_who_switches_the_attention_gets_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured is another attention than the one that is asked for now; the report says so."""
-    slow_eagerly(monkeypatch)
     model = bound(found_by(monkeypatch, lambda eager: 500.0))
     assert kernelize_report(model).bound
     with torch.no_grad():
