@@ -20,8 +20,9 @@ from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import settle, whole
 from twinkle_tune.tune.events import Event, StepStarted
 
-NORM_US, OPTIMIZER_US = 2_000.0, 4_000.0
-"""Long against all the rest: the fastest of a few rounds tells which had them, however busy the machine."""
+NORM_US, OPTIMIZER_US = 600.0, 1_500.0
+"""Long against all the rest: the fastest of a few rounds tells which had them. Yet short against the 4 ms after which a
+busy system lets others run: a wait that is longer than that is then over with and without a norm in it."""
 
 
 LAST = 50
