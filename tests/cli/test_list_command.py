@@ -132,3 +132,6 @@ def test_the_last_run_says_how_long_it_took(
     replace(fabricate.normal(), run=facts, complete=False).save(path)
     told = last_run_text("qwen3-tiny", "cpu", Mode.INFERENCE)
     assert told.startswith("The last run took 30 s and was stopped: 2 contests, of which 1 was known before (")
+    replace(fabricate.normal(), run=RunFacts(took_s=2.0, recalled=2, recalled_whole=4)).save(path)
+    told = last_run_text("qwen3-tiny", "cpu", Mode.INFERENCE)
+    assert told.startswith("The last run took 2 s: 2 contests, of which 2 were known before, and what the whole model")

@@ -16,6 +16,8 @@ from twinkle_tune.workload import Node, TensorSpec, observe, target_of
 
 _CACHE = "past_key_values"
 _CACHES = ("self_attention_cache", "cross_attention_cache")
+_undivided: set[type] = set()
+"""Kinds of arguments that were seen to have nothing inside that counts by itself: every call of a model asks."""
 _FREE = frozenset({"use_cache"})
 """What a call may ask for that nobody compares: a cache is made longer, or is not."""
 _DEFAULTS: Mapping[str, object] = {"return_dict": True, "logits_to_keep": 0}
@@ -149,7 +151,7 @@ def named(names: tuple[str, ...], args: tuple[Any, ...], kwargs: Mapping[str, An
         if type(value) is type(usual) and value == usual:
             del found[name]
     given = {name: value for name, value in found.items() if value is not None}
-    if not any(isinstance(value, dict) for value in given.values()) and not _caches(given.get(_CACHE)):
+    if _undivided.issuperset(map(type, given.values())):
         return given
     return {name: value for each in given.items() for name, value in _apart(*each) if value is not None}
 
@@ -158,13 +160,10 @@ def _apart(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     is_table = isinstance(value, dict)
     if not is_table:
         yield name, value
-    inside = value if is_table else _caches(value) if name == _CACHE else {}
+    inside = value if is_table else {part: getattr(value, part) for part in _CACHES if hasattr(value, part)}
+    if not is_table and not inside:
+        _undivided.add(type(value))
     yield from ((f"{name}.{inner}", held) for inner, held in inside.items())
-
-
-def _caches(cache: object) -> dict[str, object]:
-    """Those that a cache consists of: what is true of the one may not be of the other."""
-    return {name: getattr(cache, name) for name in _CACHES} if hasattr(cache, _CACHES[0]) else {}
 
 
 _IDS = ("input_ids", "decoder_input_ids", "labels")
