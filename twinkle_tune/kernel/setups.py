@@ -191,7 +191,7 @@ class Root:
             return f"the model is in {now} mode and was measured in {then} mode: the original runs; call model.{then}()"
         if not self._watch(model).is_as_it_was():
             return (
-                "a part of the model was replaced after it was bound, has a hook, or its attention was switched: the "
+                "a part of the model was replaced after it was bound, had its attention switched, or has a hook: the "
                 "original runs; kernelize again"
             )
         return ""

@@ -39,21 +39,24 @@ _AT_ONCE = 100
 
 def html_pieces(profile: Profile, path: str = "profile.json") -> Iterator[str]:
     """The whole page, in pieces. ``path`` is where the reader finds the profile."""
-    return _page(
-        "report.html.j2",
-        plots(profile),
-        _samples(profile),
-        report=view(profile, path),
-        contests=contest_parts(profile),
-        further=FURTHER,
-        yours=YOURS,
-        unfold=len(profile.contests) <= FOLDED_BEYOND,
-    )
+    # Nothing of it is in circles, and to look for some goes through the whole profile again and again.
+    with uncollected():
+        yield from _page(
+            "report.html.j2",
+            plots(profile),
+            _samples(profile),
+            report=view(profile, path),
+            contests=contest_parts(profile),
+            further=FURTHER,
+            yours=YOURS,
+            unfold=len(profile.contests) <= FOLDED_BEYOND,
+        )
 
 
 def comparison_pieces(profiles: Sequence[Profile], paths: Sequence[str]) -> Iterator[str]:
     """One page of several profiles, in pieces; ``paths`` are where the reader finds them."""
-    return _page("compare.html.j2", versus_plots(profiles), iter(()), shown=versus(profiles, paths))
+    with uncollected():
+        yield from _page("compare.html.j2", versus_plots(profiles), iter(()), shown=versus(profiles, paths))
 
 
 def _page(template: str, plots: Iterable[Plot], samples: Iterator[tuple[str, str]], **names: Any) -> Iterator[str]:
@@ -81,9 +84,8 @@ def _page(template: str, plots: Iterable[Plot], samples: Iterator[tuple[str, str
         policy=_policy(scripts),
         missing="" if charts.available() else charts.MISSING,
     )
-    with uncollected():
-        while some := list(islice(pieces, _AT_ONCE)):
-            yield "".join(some)
+    while some := list(islice(pieces, _AT_ONCE)):
+        yield "".join(some)
 
 
 def _plot(plot: Plot) -> dict[str, Any]:
