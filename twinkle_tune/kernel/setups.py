@@ -81,8 +81,8 @@ def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
     unknown = [setup.way for setup in setups if setup.way not in known]
     if unknown:
         return f"there is no way of running a model by the name {unknown[0]!r} here"
-    offered = ("", *other_attentions(model))
-    if odd := [setup.attention for setup in setups if setup.attention not in offered]:
+    named = {setup.attention for setup in setups if setup.attention}
+    if odd := sorted(named.difference(other_attentions(model) if named else ())):
         return f"the model has no attention by the name {odd[0]!r} to switch to"
     digest = digest_of_model(model)
     if any(setup.model != digest for setup in setups):

@@ -47,6 +47,15 @@ class CompiledStep:
     taken_back: str = ""
     measured: str = ""
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether it was clearly faster than the original."""
+        return not self.problem and self.high < 1
+
+    def is_open(self, most: float) -> bool:
+        """Whether it seemed to take ``most`` of the original's time or less, and noise left open whether it gains."""
+        return not self.problem and self.ratio <= most and self.high >= 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCall:

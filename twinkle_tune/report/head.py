@@ -10,7 +10,7 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.shares import Doubt, doubts
 from twinkle_tune.report.conditions import disturbances
 from twinkle_tune.report.text import bytes_text, one_line, percent, short_name, three_digits
-from twinkle_tune.tune.verdict import compiled_problems, tally_text
+from twinkle_tune.tune.verdict import compiled_problems, taken_back_text, tally_text
 from twinkle_tune.words import span
 
 _NAME_LIMIT = 60
@@ -42,6 +42,8 @@ def notes(profile: Profile, advised: str = "") -> Iterable[str]:
         yield _doubted(doubt)
     yield from disturbances(profile)
     yield from compiled_problems(profile.compiled)
+    if advised != "taken back":
+        yield from (taken_back_text(way) for way in profile.compiled if way.taken_back)
     for step in profile.steps:
         if step.left_out:
             yield f"{step.label} was not run: {step.left_out}."

@@ -16,7 +16,7 @@ from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.report import head
 from twinkle_tune.report.amdahl import amdahl, decided
 from twinkle_tune.report.text import gain_text, interval_text, one_line, percent, ratio_text, reading
-from twinkle_tune.tune.gain import figures, gained, promised, time_words
+from twinkle_tune.tune.gain import figures, gained_clearly, promised, time_words
 from twinkle_tune.tune.verdict import round_up_s, taken_back_text, verdict_of
 from twinkle_tune.words import span
 
@@ -124,7 +124,7 @@ def visible_step_gain(step: StepResult) -> float | None:
 def _decide(profile: Profile) -> tuple[Kind, Reason, str]:
     aim = profile.aim
     compared = [step for step in profile.steps if step.tuned_us]
-    better = [step for step in compared if (gained(step, aim) if aim.is_memory else step.high < 1)]
+    better = [step for step in compared if gained_clearly(step, aim)]
     stopped = "" if profile.run is None else profile.run.stopped
     if (profile.winners or profile.setups) and better:
         more = " The run was stopped before it had tried everything: more may be found." if not profile.complete else ""
@@ -234,7 +234,7 @@ def _without_winner(profile: Profile) -> tuple[Kind, Reason, str]:
 
 def _hidden_way(profile: Profile) -> CompiledStep | None:
     """The way that seemed to gain most where noise left it open; None where a way runs, or none seemed to gain."""
-    seemed = [way for way in profile.compiled if not way.problem and way.ratio <= 1 - WORTH and way.high >= 1]
+    seemed = [way for way in profile.compiled if way.is_open(1 - WORTH)]
     return None if profile.setups or profile.aim.is_memory else min(seemed, key=lambda way: way.ratio, default=None)
 
 

@@ -20,14 +20,13 @@ from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Trial
 from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
-from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.profile.whole import Share, What, WholeAnswer, WholeQuestion, Won
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.strategy import STRATEGIES
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.events import StepFinished, WaysTimed
-from twinkle_tune.tune.gain import gained
+from twinkle_tune.tune.gain import gained_clearly
 from twinkle_tune.tune.run import Run
 from twinkle_tune.tune.shared import settings_to_send
 from twinkle_tune.tune.verdict import setups_text, verdict_of
@@ -291,16 +290,11 @@ def _have_optimizers(steps: Sequence[Step]) -> bool:
 
 def _is_clear(kept: Sequence[object], steps: Sequence[StepResult], aim: Aim) -> bool:
     """Whether nothing was kept, or what was gains clearly in a step; else noise may have decided."""
-    compared = [step for step in steps if step.tuned_us]
-    return not kept or any(gained(step, aim) if aim.is_memory else step.high < 1 for step in compared)
+    return not kept or any(gained_clearly(step, aim) for step in steps if step.tuned_us)
 
 
 def _are_final(found: Ways) -> bool:
     """Whether another run would find the same: no reason of the moment, and noise left nothing open."""
     if not all(way.cause in _LASTING for way in found.compiled):
         return False
-    return bool(found.setups) or not any(map(_seemed, found.compiled))
-
-
-def _seemed(way: CompiledStep) -> bool:
-    return not way.problem and way.ratio <= LEAST_GAIN and way.high >= 1
+    return bool(found.setups) or not any(way.is_open(LEAST_GAIN) for way in found.compiled)

@@ -25,6 +25,11 @@ def gained(result: StepResult, aim: Aim) -> bool:
     return result.original_peak_bytes - result.tuned_peak_bytes >= MIN_BYTES and result.high <= aim.most
 
 
+def gained_clearly(result: StepResult, aim: Aim) -> bool:
+    """Whether it did beyond the noise: by time its whole interval lies under 1; peaks of memory have no noise."""
+    return gained(result, aim) if aim.is_memory else result.high < 1
+
+
 def promised(profile: Profile, label: str, slot: str | None = None) -> float:
     """Share of a step that the winners save by themselves, by the larger share where two are known of a slot.
 

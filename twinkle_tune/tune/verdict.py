@@ -11,7 +11,7 @@ from twinkle_tune.profile.fuller import finished
 from twinkle_tune.profile.schema import Contest, RunFacts, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.slot import ORIGINAL
-from twinkle_tune.tune.gain import figures, gained, time_words
+from twinkle_tune.tune.gain import figures, gained_clearly, time_words
 from twinkle_tune.words import span
 
 _NOT_HELD: tuple[Status, ...] = (*UNDECIDED, "nothing to gain", "too little")
@@ -104,16 +104,13 @@ def setups_text(setups: Sequence[Setup], results: Sequence[StepResult]) -> str:
 
 
 def compiled_problems(steps: Sequence[CompiledStep]) -> Iterator[str]:
-    """Why ways have no figures, or were taken back: a sentence for those of a step that have the same reason."""
+    """Why ways have no figures: a sentence for those of a step that have the same reason."""
     same: dict[tuple[str, str, str], list[str]] = {}
     for step in steps:
         if step.problem:
             same.setdefault((step.label, _failed(step), step.problem), []).append(step.way)
     for (label, failed, problem), names in same.items():
         yield f"{label}: {', '.join(names)} {failed}: {problem}."
-    for step in steps:
-        if step.taken_back:
-            yield taken_back_text(step)
 
 
 def taken_back_text(way: CompiledStep) -> str:
@@ -144,7 +141,7 @@ def _found(contests: Sequence[Contest], steps: Sequence[StepResult], aim: Aim) -
     compared = [step for step in steps if step.tuned_us]
     gains = [f"{step.label} {_gain(step, aim)}" for step in compared]
     measured = "; ".join(gains) if gains else "the whole model was not timed"
-    clear = any(gained(step, aim) if aim.is_memory else step.high < 1 for step in compared)
+    clear = any(gained_clearly(step, aim) for step in compared)
     head = f"{len(won)} of {len(contests)} contests won by a kernel ({slots})"
     return f"{head}: {measured}." if clear or not gains else f"{head}, but no clear gain end to end: {measured}."
 

@@ -134,7 +134,7 @@ def winner_of(ways: Sequence[CompiledStep], calls: int | None = None) -> str | N
     With a number of ``calls`` it is the one that takes the least time for all of them, compiling included, if that is
     less than the original's.
     """
-    clear = [way for way in ways if not way.problem and way.high < 1]
+    clear = [way for way in ways if way.is_clear]
     if calls is None:
         return min(clear, key=lambda way: way.ratio).way if clear else None
     paying = {way.way: total for way in clear if (total := _total(way, calls)) < 1}
@@ -192,7 +192,7 @@ class _Contest:
         """The fastest way that compiles, where it is clearly faster than the original, and no kernels are as fast."""
         later = {each.name: each.instead_of for each in STRATEGIES if each.instead_of and each.name in self._ways}
         self._timed([name for name in self._ways if name not in later])
-        clear = {step.way for step in self.found if not step.problem and step.high < 1}
+        clear = {step.way for step in self.found if step.is_clear}
         if left := [name for name, other in later.items() if other not in clear]:
             self._timed(left)
         self._look_again()
@@ -209,8 +209,8 @@ class _Contest:
         was seen then alone counts. A way that seemed no faster than one that clearly gains is left as it is.
         """
         timed = [step for step in self.found if not step.problem and step.way != KERNELS]
-        least = LEAST_GAIN * min((step.ratio for step in timed if step.high < 1), default=1.0)
-        seemed = [step for step in timed if step.high >= 1 and step.ratio <= least]
+        most = LEAST_GAIN * min((step.ratio for step in timed if step.is_clear), default=1.0)
+        seemed = [step for step in timed if step.is_open(most)]
         if not seemed or time.monotonic() >= self._hall.ends_s:
             return
         best = min(seemed, key=lambda step: step.ratio)
@@ -220,19 +220,18 @@ class _Contest:
 
     def _with_more(self, won: _Won) -> _Won:
         """The way with kernels inside, and with another attention: each where that is clearly faster than without."""
+        strategy = next(each for each in STRATEGIES if each.name == won.way)
         if KERNELS in self._ways:
-            won = self._faster(won, replace(won, kernels=True))
-        traces_all = any(each.traces_all for each in STRATEGIES if each.name == won.way)
-        for value in other_attentions(self._hall.model) if traces_all else ():
-            won = self._faster(won, replace(won, attention=value))
+            won = self._faster(strategy, won, replace(won, kernels=True))
+        for value in other_attentions(self._hall.model) if strategy.traces_all else ():
+            won = self._faster(strategy, won, replace(won, attention=value))
         return won
 
-    def _faster(self, without: _Won, more: _Won) -> _Won:
+    def _faster(self, strategy: Strategy, without: _Won, more: _Won) -> _Won:
         """``more`` where it is right and clearly faster than ``without``, by 2%; else that."""
         hall = self._hall
         if time.monotonic() >= hall.ends_s:
             return without
-        strategy = next(each for each in STRATEGIES if each.name == more.way)
         self._ways[more.name] = _way(hall.model, strategy, hall.kernels if more.kernels else None, more.attention)
         times_us = self._timed([more.name], beside=without.name)
         if not times_us.keys() >= {more.name, without.name}:
