@@ -39,6 +39,7 @@ ROOMS = (
     "source",
     "profile",
     "ops",
+    "graph",
     "catalog",
     "strategy",
     "kernel",

@@ -14,6 +14,7 @@ from twinkle_tune.version import __version__ as __version__
 if TYPE_CHECKING:
     from twinkle_tune.kernel import (
         apply_function_kernel,
+        graph_report,
         kernelize_model,
         kernelize_report,
         kernelized,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         register_function_kernel,
         register_kernels,
         register_layer_kernel,
+        replace_pattern,
         restore_model,
     )
     from twinkle_tune.profile.io import load_profile
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "apply_function_kernel": "twinkle_tune.kernel",
+    "graph_report": "twinkle_tune.kernel",
     "kernelize_model": "twinkle_tune.kernel",
     "kernelize_report": "twinkle_tune.kernel",
     "kernelized": "twinkle_tune.kernel",
@@ -37,6 +40,7 @@ _HOMES = {
     "register_function_kernel": "twinkle_tune.kernel",
     "register_kernels": "twinkle_tune.kernel",
     "register_layer_kernel": "twinkle_tune.kernel",
+    "replace_pattern": "twinkle_tune.kernel",
     "restore_model": "twinkle_tune.kernel",
     "load_profile": "twinkle_tune.profile.io",
     "Profile": "twinkle_tune.profile.schema",
@@ -54,6 +58,7 @@ offer_views(
 __all__ = [
     "Profile",
     "apply_function_kernel",
+    "graph_report",
     "kernelize_model",
     "kernelize_report",
     "kernelized",
@@ -63,6 +68,7 @@ __all__ = [
     "register_function_kernel",
     "register_kernels",
     "register_layer_kernel",
+    "replace_pattern",
     "restore_model",
     "tune_model",
 ]

@@ -64,6 +64,10 @@ class ShapeError(TuneError, ValueError):
     """The tensors of a call of one of our ops do not fit together."""
 
 
+class GraphError(TuneError):
+    """A module is no graph, or a pattern cannot be replaced in one; the module is as it was."""
+
+
 class BindError(TuneError):
     """Binding a kernel to a model failed; what had been bound was undone."""
 

@@ -59,8 +59,9 @@ def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding, 
             "kernelize before adding hooks that wrap forward"
         )
     record = Record(module)
-    # Such a model calls its submodules, whatever stands there.
-    record.parts = () if binding.slot in OF_THE_MODEL else parts_of(module)
+    # Such a model, or block, calls its submodules, whatever stands there.
+    calls_parts = binding.slot in OF_THE_MODEL or getattr(call, "calls_parts", False)
+    record.parts = () if calls_parts else parts_of(module)
     record.binding, record.call = binding, call
     original = type(module).forward
     if isinstance(call, Winner):

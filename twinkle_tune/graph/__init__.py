@@ -1,0 +1,1 @@
+"""Modules as graphs of torch.fx: traced, searched for patterns, rewritten, shown."""

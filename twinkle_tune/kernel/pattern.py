@@ -1,0 +1,209 @@
+"""Patterns that are replaced because somebody says so, and graphs as text. Nothing is timed or compared here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from twinkle_tune.catalog.block import blocks_of
+from twinkle_tune.errors import GraphError
+from twinkle_tune.graph.form import Form
+from twinkle_tune.graph.pattern import Pattern, Written, check_fits, instance, places, read
+from twinkle_tune.graph.rewrite import inlined, put
+from twinkle_tune.graph.table import table
+from twinkle_tune.graph.trace import Traced, composites, trace
+from twinkle_tune.kernel.host import Host, Variant
+from twinkle_tune.kernel.kernelize import bind_plan
+from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.kernel.record import Binding, record_of
+
+Called = tuple[str, nn.Module, Form]
+"""Path, module and form of the calls of what may be a graph."""
+
+
+def replace_pattern(
+    module_or_graph: nn.Module,
+    pattern: Written,
+    replacement: Written,
+    *,
+    example_inputs: object = None,
+    use_fallback: bool = True,
+) -> tuple[str, ...]:
+    """Replace each place of a pattern by something else, in place; nothing is measured or compared.
+
+    A pattern is a function of tensors, or a module (or its class) whose children stand for children of the model: those
+    of the same class with the same settings, whatever their sizes. A replacement takes the same inputs and gives the
+    same results. Written as a module it uses the pattern's children by their names, and gets the model's. Written as a
+    function it takes what a function pattern takes; for a pattern that is a module it takes the module first.
+
+    Args:
+        module_or_graph: a torch.fx.GraphModule, whose nodes are replaced and whose code is made anew; or any module:
+            its repeated blocks and all that lies in them (the whole module where it repeats nothing) are traced one by
+            one, and those with the pattern get a forward with the replacement in its place, which
+            :func:`restore_model` takes back. Parameters and their names stay.
+        pattern: what is looked for.
+        replacement: what comes in its place.
+        example_inputs: a call of the module (a tensor, a tuple, or a dict), by which its parts are traced; it is run
+            once without gradients. Without it parts are traced as they are called with their required arguments alone.
+            Calls of another form (an argument more, None in place of a tensor, training in place of evaluating) run
+            the original.
+        use_fallback: whether a pattern that cannot be replaced is a warning; an error if not. Nothing is replaced then.
+
+    Returns:
+        The places: "h.0.mlp: act" (path of the module and name of the node).
+
+    Raises:
+        GraphError: with ``use_fallback=False``: the pattern is nowhere, overlaps itself, has other inputs than its
+            replacement, or the module cannot be traced.
+        BindError: the forward of a module with the pattern was replaced by somebody else.
+    """
+    try:
+        wanted = read(pattern, "pattern")
+        check_fits(wanted, replacement)
+        if isinstance(module_or_graph, fx.GraphModule):
+            return _in_graph(module_or_graph, wanted, replacement)
+        return _in_module(module_or_graph, wanted, replacement, example_inputs)
+    except GraphError as error:
+        if not use_fallback:
+            raise
+        warnings.warn(f"nothing is replaced: {error}", stacklevel=2)
+        return ()
+
+
+def graph_report(module: nn.Module, example_inputs: object = None) -> str:
+    """The graphs of a module as text: a line a node, with opcode, name, target, arguments and the class of a child.
+
+    Args:
+        module: a torch.fx.GraphModule, or any module, of which the repeated blocks and all that lies in them (the whole
+            module where it repeats nothing) are shown, one of each class; and those that are no graph, with the reason.
+        example_inputs: as of :func:`replace_pattern`.
+    """
+    if isinstance(module, fx.GraphModule):
+        return table(Traced(module=module, graph=module.graph))
+    shown, known = [], set()
+    for path, part, form in _called(module, example_inputs):
+        if (type(part), form) in known:
+            continue
+        known.add((type(part), form))
+        try:
+            shown.append(f"{type(part).__qualname__} {path}".rstrip() + f"\n{table(trace(part, form))}")
+        except GraphError as error:
+            shown.append(str(error))
+    return "\n\n".join(shown)
+
+
+def _in_graph(module: fx.GraphModule, pattern: Pattern, replacement: Written) -> tuple[str, ...]:
+    made = read(replacement, "replacement")
+    # On a copy first, so that an error leaves the graph as it was.
+    graph = fx.Graph(tracer_cls=module.graph._tracer_cls)
+    graph.output(graph.graph_copy(module.graph, {}))
+    traced = Traced(module=module, graph=graph)
+    found = _found(traced, pattern, [])
+    for place in reversed(found):
+        put(traced, place.match, inlined(made.traced))
+    graph.lint()
+    module.graph = graph
+    module.recompile()
+    return tuple(place.node for place in found)
+
+
+def _in_module(module: nn.Module, pattern: Pattern, replacement: Written, example: object) -> tuple[str, ...]:
+    call, name = _kernel(pattern, replacement), _name(replacement)
+    hosts: dict[nn.Module, tuple[str, list[Variant]]] = {}
+    told: list[str] = []
+    untraced: list[str] = []
+    for path, part, form in _called(module, example):
+        try:
+            traced = trace(part, form)
+        except GraphError as error:
+            untraced.append(str(error))
+            continue
+        found = places(traced, pattern)
+        if found:
+            kernels = tuple((call, _binding(f"{path}:{place.node}", pattern, name)) for place in found)
+            hosts.setdefault(part, (path, []))[1].append(Variant.of(traced, form, found, kernels))
+            told += [f"{path}: {place.node}".removeprefix(": ") for place in found]
+    if not hosts:
+        raise GraphError(_nowhere(pattern, module, untraced))
+    layers = tuple((host, Host(*made), _binding(path, pattern, name)) for host, (path, made) in hosts.items())
+    bind_plan(module, Plan(layers=(*_bound(module, hosts), *layers)))
+    return tuple(dict.fromkeys(told))
+
+
+def _bound(module: nn.Module, hosts: Mapping[nn.Module, object]) -> Iterator[tuple[nn.Module, Any, Binding]]:
+    """What is bound to the other modules, which stays."""
+    for part in module.modules():
+        record = record_of(part)
+        if part not in hosts and record.binding is not None and record.call is not None:
+            yield part, record.call, record.binding
+
+
+def _found(traced: Traced, pattern: Pattern, untraced: list[str]) -> tuple[Any, ...]:
+    found = places(traced, pattern)
+    if not found:
+        raise GraphError(_nowhere(pattern, traced.module, untraced))
+    return found
+
+
+def _nowhere(pattern: Pattern, module: nn.Module, untraced: list[str]) -> str:
+    nodes = [n.name for n in pattern.traced.graph.nodes if n.op not in ("placeholder", "output")]
+    why = f"; {len(untraced)} of its parts are no graph, the first: {untraced[0]}" if untraced else ""
+    return (
+        f"{type(module).__qualname__}: the pattern {pattern.name} ({', '.join(nodes)}) is nowhere in it{why}; "
+        "compare it with what graph_report(module, example_inputs) shows"
+    )
+
+
+def _kernel(pattern: Pattern, replacement: Written) -> Callable[..., Any]:
+    """The replacement as a kernel of the pattern's piece, which it takes first."""
+    module = instance(replacement, "replacement")
+    if module is not None:
+        return type(module).forward
+    function: Any = replacement
+    if pattern.function is None:
+        return function  # type: ignore[no-any-return]
+    return lambda piece, *inputs: function(*inputs)
+
+
+def _name(replacement: Written) -> str:
+    kind = type(replacement) if isinstance(replacement, nn.Module) else replacement
+    return getattr(kind, "__qualname__", repr(kind))
+
+
+def _binding(path: str, pattern: Pattern, name: str) -> Binding:
+    return Binding(slot=pattern.name, path=path, candidate=name, rows="all", is_checked=False)
+
+
+def _called(module: nn.Module, example: object) -> list[Called]:
+    """The parts that may be graphs, with the forms in which they are called."""
+    blocks = blocks_of(module)
+    inside = {id(part) for block in blocks for part in block.modules()}
+    parts = [(path, part) for path, part in composites(module) if not blocks or id(part) in inside]
+    if example is None:
+        return [(path, part, Form.usual(type(part).forward, training=part.training)) for path, part in parts]
+    found: dict[tuple[str, Form], nn.Module] = {}
+    handles = []
+    for path, part in parts:
+
+        def noted(part: nn.Module, args: tuple[Any, ...], kwargs: Any, path: str = path) -> None:
+            found[path, Form.of(args, kwargs, training=part.training)] = part
+
+        handles.append(part.register_forward_pre_hook(noted, with_kwargs=True))
+    args, kwargs = _arguments(example)
+    try:
+        with torch.no_grad():
+            module(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(path, part, form) for (path, form), part in found.items()]
+
+
+def _arguments(example: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example if isinstance(example, tuple) else (example,)), {}
