@@ -1,4 +1,4 @@
-"""A stand-in for ``torch.cuda`` on machines without a device: streams, captures and events, as notes of what was done.
+"""A stand-in for ``torch.cuda`` without a device: streams, captures, events and memory, as notes of what was done.
 
 It lets the Python paths that need CUDA run in CI. It finds wrong names and signatures, calls in the wrong order and
 what is not cleaned up. It computes nothing and times nothing: no value and no speed is shown by it.
@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+
+TOTAL_BYTES = 1 << 30
 
 
 @dataclass(eq=False)
@@ -36,6 +38,8 @@ class FakeDevice:
         held_pools: memory pools that somebody holds.
         log: what was done, in order.
         broken: whether the capture under way became invalid.
+        allocated_bytes, cached_bytes: what tensors hold of the allocator's memory, and what it keeps besides.
+        peak_bytes: the most that was allocated since the peak was reset.
         elapsed_ms: what the next pairs of events tell.
     """
 
@@ -48,6 +52,21 @@ class FakeDevice:
     broken: bool = False
     elapsed_ms: float = 0.5
     pools: int = 0
+    allocated_bytes: int = 0
+    cached_bytes: int = 0
+    peak_bytes: int = 0
+
+    def allocate(self, count: int) -> None:
+        """A tensor of so many bytes is made (and let go, if negative: the allocator keeps its memory)."""
+        self.allocated_bytes += count
+        self.cached_bytes = max(0, self.cached_bytes - count)
+        self.peak_bytes = max(self.peak_bytes, self.allocated_bytes)
+
+    def empty_cache(self) -> None:
+        """Gives the kept memory back, unless the allocator believes that a capture is under way."""
+        self.log.append("empty_cache")
+        if not self.allocating_to:
+            self.cached_bytes = 0
 
     def wait(self) -> None:
         """What a synchronisation does: within a capture it is an error, and the capture is lost."""
@@ -119,7 +138,13 @@ def install(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> None:
         "current_device": lambda: 0,
         "device": lambda _: _Nothing(),
         "synchronize": lambda _=None: device.wait(),
-        "empty_cache": lambda: device.log.append("empty_cache"),
+        "empty_cache": device.empty_cache,
+        "memory_allocated": lambda _=None: device.allocated_bytes,
+        "memory_reserved": lambda _=None: device.allocated_bytes + device.cached_bytes,
+        "max_memory_allocated": lambda _=None: device.peak_bytes,
+        "reset_peak_memory_stats": lambda _=None: setattr(device, "peak_bytes", device.allocated_bytes),
+        "mem_get_info": lambda _=None: (TOTAL_BYTES - device.allocated_bytes - device.cached_bytes, TOTAL_BYTES),
+        "set_per_process_memory_fraction": lambda share, _=None: device.log.append(f"limit {share:g}"),
         "Stream": FakeStream,
         "current_stream": lambda _=None: device.stream,
         "set_stream": lambda stream: setattr(device, "stream", stream),

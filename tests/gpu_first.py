@@ -1,9 +1,11 @@
 """The first run on a CUDA machine, in at most nine minutes: ``make gpu-first`` (``python -m tests.gpu_first``).
 
 The most decisive part comes first. Each part is a process of its own with a limit; one that fails or is killed loses
-its own result only, and the page is written again after each. Everything lies in the output folder, in a handful of
-files: machines like this are lent and go away. It installs nothing and needs no network. The exit code is 0 if every
-part passed, 1 if one failed, 2 if there is no CUDA device.
+its own result only, and the page is written again after each. Everything lies in the output folder, in at most eight
+files: machines like this are lent and go away. It installs nothing and needs no network.
+
+The exit code is 0 if every part passed, else the sum of 1 for the first part, 2 for the second, 4 for the third and so
+on, of those that did not; 64 if there is no CUDA device.
 
 ``--second`` runs the second, shorter half (inference), ``--page`` writes reports/<device>/first.md of what came back.
 """
@@ -16,17 +18,22 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[1]
-_TAIL = 6000
-"""Characters of a part's output that are kept: its end."""
+_KEPT, _SHOWN = 100_000, 6_000
+"""Characters of a part's output, its end, that are in the JSON and on the page."""
+GRACE_S = 6.0
+"""So long before its limit, or a fifth of it, a part is interrupted as by Ctrl-C, to write down what it has."""
 NO_DEVICE = "no device"
+NO_DEVICE_CODE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,24 +72,39 @@ class Done:
 
 def first_parts(out: Path) -> tuple[Part, ...]:
     """The parts of the first run: 535 seconds in all at most."""
-    gpu = ("-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-o", "timeout=60")
-    timing = ("tests/measure", "tests/tune")
-    several = ("-n", "8", "--dist", "load") if find_spec("xdist") is not None else ()
+    within = ("-o", "timeout=60") if find_spec("pytest_timeout") is not None else ()
+    plugins = ("-p", "no:cacheprovider", "-p", "tests.gpu_told")
+    gpu = ("-m", "pytest", "-q", "-m", "gpu", *plugins, "--continue-on-collection-errors", "--tb=short", *within)
+    several = ("-n", str(_workers()), "--dist", "load") if find_spec("xdist") is not None else ()
+    files = gpu_tests()
+    timing = tuple(file for file in files if file.startswith(("tests/measure/", "tests/tune/")))
     profile = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh")
     return (
         Part(name="machine", limit_s=25, command=("-m", "tests.gpu_first", "--machine"), asks_for_device=True),
-        Part(name="parity on the device", limit_s=150,
-             command=(*gpu, *several, "tests", *(f"--ignore={folder}" for folder in timing))),
-        Part(name="clocks, graphs and workers", limit_s=45, command=(*gpu, *timing)),
+        Part(name="parity on the device", limit_s=110,
+             command=(*gpu, *several, *(file for file in files if file not in timing))),
+        Part(name="clocks, graphs and workers", limit_s=85, command=(*gpu, *timing)),
         Part(name="profile of training", limit_s=180,
              command=("-m", "twinkle_tune.cli", "profile", "qwen3-0.6b", *profile, "--mode", "train",
                       "--budget", "150s", "--out", str(out / "train.json"))),
         Part(name="our ops against their rivals", limit_s=75,
-             command=("-m", "tests.bench.ops", "--device", "cuda", "--no-compile", "--minutes", "1", "--out", str(out),
-                      "--op", "rms_norm,cross_entropy,silu_and_mul")),
+             command=("-m", "tests.bench.ops", "--device", "cuda", "--no-compile", "--minutes", "0.8",
+                      "--op", "rms_norm,cross_entropy,silu_and_mul", "--model", "Qwen3-0.6B",
+                      "--rows", "32,2048,16384", "--out", str(out))),
         Part(name="identical candidates", limit_s=60,
-             command=("-m", "tests.bench.aa", "--device", "cuda", "--minutes", "0.7", "--out", str(out))),
+             command=("-m", "tests.bench.aa", "--device", "cuda", "--minutes", "0.5", "--out", str(out))),
     )  # fmt: skip
+
+
+def gpu_tests() -> tuple[str, ...]:
+    """The files with tests that need a device, from the root: nothing else is imported, and nothing else can fail."""
+    found = (path for path in sorted(ROOT.glob("tests/**/test_*.py")) if path.name != "test_gpu_first.py")
+    return tuple(str(path.relative_to(ROOT)) for path in found if "pytest.mark.gpu" in path.read_text(encoding="utf-8"))
+
+
+def _workers() -> int:
+    """Processes for tests that compile, each on a core: two cores are left for the device's own."""
+    return max(1, min(14, len(os.sched_getaffinity(0)) - 2))
 
 
 def second_parts(out: Path) -> tuple[Part, ...]:
@@ -113,12 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"wrote {publish(out)}")
         return 0
     out.mkdir(parents=True, exist_ok=True)
+    # A run in the background ignores Ctrl-C, and so would its parts, which are interrupted by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     name = "second" if asked.second else "first"
     return run_parts(second_parts(out) if asked.second else first_parts(out), out, name)
 
 
 def run_parts(parts: Sequence[Part], out: Path, name: str) -> int:
-    """Run the parts one after the other; the page and its data are written again after each."""
+    """Run the parts one after the other; the page and its data are written again after each. Returns the exit code."""
     done: list[Done] = []
     for part in parts:
         is_lost = any(each.outcome == NO_DEVICE for each in done)
@@ -126,37 +150,70 @@ def run_parts(parts: Sequence[Part], out: Path, name: str) -> int:
         print(f"{part.name}: {done[-1].outcome} ({done[-1].seconds:.0f} of {part.limit_s:.0f} s)", flush=True)
         _replace(out / f"{name}.json", json.dumps([asdict(each) for each in done], indent=2) + "\n")
         _replace(out / f"{name}.md", page(done, name))
-    outcomes = {each.outcome for each in done}
-    return 2 if NO_DEVICE in outcomes else int(outcomes != {"passed"})
+    code = exit_code(done)
+    print("every part passed" if code == 0 else f"exit code {code}: {_told(code, done)}", flush=True)
+    return code
+
+
+def exit_code(done: Sequence[Done]) -> int:
+    """0, or a bit for each part that did not pass; 64 where there is no device."""
+    if any(each.outcome == NO_DEVICE for each in done):
+        return NO_DEVICE_CODE
+    return sum(2**position for position, each in enumerate(done) if each.outcome != "passed")
+
+
+def _told(code: int, done: Sequence[Done]) -> str:
+    if code == NO_DEVICE_CODE:
+        return "no CUDA device"
+    return ", ".join(f"{each.name} ({each.outcome})" for each in done if each.outcome != "passed")
 
 
 def _run(part: Part) -> Done:
     began_s = time.monotonic()
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *part.command],
-        cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=part.limit_s)
-        outcome = {0: "passed", 2: NO_DEVICE if part.asks_for_device else "failed"}.get(process.returncode, "failed")
-        if process.returncode < 0:
-            output += f"\nended by signal {-process.returncode}"
-    except subprocess.TimeoutExpired:
-        # Its workers and compilers too: what they hold of the device is the next part's.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        outcome = "too long"
+    # Into a file: a child that outlives a killed part would keep a pipe open.
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [sys.executable, *part.command],
+            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            outcome = _ended(process, part)
+        finally:
+            # Whatever it left, workers and compilers: what they hold of the device is the next part's.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        text = _end_of(output)
+    if process.returncode < 0 and outcome != "too long":
+        text += f"\nended by signal {-process.returncode}"
     return Done(
         name=part.name,
         outcome=outcome,
         seconds=round(time.monotonic() - began_s, 1),
         limit_s=part.limit_s,
         command=part.line,
-        output=output[-_TAIL:],
+        output=text,
     )
+
+
+def _ended(process: subprocess.Popen[bytes], part: Part) -> str:
+    """Wait for a part within its limit; what came of it."""
+    grace_s = min(GRACE_S, part.limit_s / 5)
+    with suppress(subprocess.TimeoutExpired):
+        code = process.wait(timeout=part.limit_s - grace_s)
+        return {0: "passed", 2: NO_DEVICE if part.asks_for_device else "failed"}.get(code, "failed")
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=grace_s)
+    return "too long"
+
+
+def _end_of(output: IO[bytes]) -> str:
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - _KEPT))
+    return output.read().decode(errors="replace")
 
 
 def _without_device(part: Part) -> Done:
@@ -178,7 +235,7 @@ def page(done: Sequence[Done], name: str) -> str:
     for each in (*bad, *_passed(done)):
         lines += ["", f"## {each.name}: {each.outcome}", "", f"`{each.command}`", ""]
         if each.output.strip():
-            lines += ["```text", each.output.strip().replace("```", "'''"), "```"]
+            lines += ["```text", each.output.strip()[-_SHOWN:].replace("```", "'''"), "```"]
     return "\n".join(lines) + "\n"
 
 

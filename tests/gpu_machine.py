@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from tests.gpu_ready import what_is_missing, what_would_be_used
+
 PACKAGES = (
     *("torch", "triton", "transformers", "optuna", "pydantic", "numpy"),
     *("kernels", "liger-kernel", "huggingface-hub", "nvidia-ml-py", "pytest", "pytest-xdist"),
@@ -16,13 +18,16 @@ PACKAGES = (
 
 
 def machine() -> int:
-    """Print the facts, a line each; 2 where there is no CUDA device."""
+    """Print the facts, a line each; 1 where a package is missing that the run needs, 2 where there is no device."""
     print(f"python: {platform.python_version()}")
     for name in PACKAGES:
         try:
             print(f"{name}: {version(name)}")
         except PackageNotFoundError:
             print(f"{name}: not installed")
+    missing = what_is_missing()
+    for told in (missing, what_would_be_used()):
+        print(told, end="\n" if told else "")
     if not torch.cuda.is_available():
         print(f"no CUDA device: torch {torch.__version__} finds none")
         return 2
@@ -34,7 +39,7 @@ def machine() -> int:
     print(f"a copy moves {_copy_rate():.0f} GB/s")
     print(f"a product of bfloat16 matrices does {_matmul_rate():.0f} TFLOP/s")
     print(f"the judge's sums over 16 million elements take {_tally_ms():.0f} ms")
-    return 0
+    return 1 if missing else 0
 
 
 def _state() -> str:

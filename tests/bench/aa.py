@@ -100,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     deadline_s = _QUICK_DEADLINE_S if options.quick else _DEADLINE_S
     with torch.no_grad():
         runs = run_all(plan(options.device, quick=options.quick), options.device, options.minutes, deadline_s)
+    if not runs:
+        print("no contest was finished: nothing is written")
+        return 1
     facts = made(options.device)
     data = {**facts, **summary(runs), "runs": [asdict(run) for run in runs]}
     write(options.out, "aa", data, page(runs, made_line(facts)))
@@ -139,14 +142,19 @@ def inputs(rows: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def run_all(planned: Sequence[Planned], device: str, minutes: float, deadline_s: float) -> list[Run]:
-    """Run contests until all are run or the time is up."""
-    began_s, runs = time.monotonic(), []
+    """Run contests until all are run, the time is up, or the run is interrupted."""
+    began_s = time.monotonic()
+    runs: list[Run] = []
     for number, contest in enumerate(planned):
         if time.monotonic() - began_s > 60 * minutes:
             print(f"time is up after {number} of {len(planned)} contests")
             break
-        with busy_core() if contest.loaded else nullcontext():
-            runs.append(run_one(contest, device, number, deadline_s))
+        try:
+            with busy_core() if contest.loaded else nullcontext():
+                runs.append(run_one(contest, device, number, deadline_s))
+        except KeyboardInterrupt:
+            print(f"interrupted after {number} of {len(planned)} contests")
+            break
         if runs[-1].false:
             print(f"false: {runs[-1]}", flush=True)
     return runs

@@ -1,8 +1,8 @@
 """Our ops against eager torch, torch.compile and Liger: ``python -m tests.bench.ops --device cuda`` (``make gpu-ops``).
 
 Every op at four widths of real models, four numbers of rows, forward and forward with backward. Figures go to
-reports/<device>/ops.{json,md} after each width, so that a stopped run leaves what it has; those of ops that a command
-does not time stay, if they were made with the same versions on the same device. It fails where an op of ours is wrong.
+reports/<device>/ops.{json,md} after each width, so that a stopped run leaves what it has; those that a command does not
+time again stay, if they were made with the same versions on the same device. It fails where an op of ours is wrong.
 On a CPU, where the kernels do not run, ``--quick`` alone is possible: it shows that the bench works and nothing else.
 """
 
@@ -27,6 +27,7 @@ from tests.bench.op_points import (
     QUICK_ROWS,
     ROWS,
     VARIANTS,
+    WIDTHS,
     Width,
     dims_of,
     drawn,
@@ -52,6 +53,8 @@ class Bench:
 
     device: str
     quick: bool
+    rows: tuple[int, ...]
+    model: str
     compiles: bool
     seconds: float
     tune: int
@@ -70,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, folder = "ops-quick" if asked.quick else "ops", asked.out / slug(str(facts["machine"]))
     clock = clock_for(asked.device)
     bench = Bench(
-        device=asked.device, quick=asked.quick, compiles=not asked.no_compile, seconds=asked.seconds, tune=asked.tune,
+        device=asked.device, quick=asked.quick, model=asked.model,
+        rows=asked.rows or (QUICK_ROWS if asked.quick else ROWS), compiles=not asked.no_compile,
+        seconds=asked.seconds, tune=asked.tune,
         ends_s=time.monotonic() + 60 * asked.minutes, clock=clock, copy_bytes_per_us=copy_rate(asked.device, clock),
     )  # fmt: skip
     print(f"a copy of the device moves {bench.copy_bytes_per_us / 1e3:.0f} GB/s", flush=True)
@@ -79,14 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def keep() -> None:
         new = {*(point.op for point in bench.points), *bench.wrong}
-        points = [*bench.points, *(point for point in before if point.op not in new)]
+        timed = {_which(point) for point in bench.points}
+        old = (point for point in before if point.op not in bench.wrong and _which(point) not in timed)
+        points = [*bench.points, *old]
         wrong = {**{op: why for op, why in known_wrong.items() if op not in new}, **bench.wrong}
         points.sort(key=lambda point: op_names().index(point.op))  # stable: the points of an op stay in order
         data = {**facts, "wrong": wrong, "points": [asdict(point) for point in points]}
         write(folder, name, data, page(_where(facts), asked.device, points, wrong, bench.left))
 
-    for op in ops:
-        run(op, bench, keep)
+    try:
+        for op in ops:
+            run(op, bench, keep)
+    except KeyboardInterrupt:
+        print("interrupted")
     keep()
     for line in shortfalls(bench.points) if asked.device != "cpu" else ():
         print(f"falls short: {line.removeprefix('- ')}")
@@ -97,6 +107,8 @@ def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.ops", description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--op", type=_names, default=(), metavar="OP,...", help="these alone; the others' figures stay")
+    parser.add_argument("--model", default="", help="only the width of this model, such as Qwen3-0.6B")
+    parser.add_argument("--rows", type=_numbers, default=(), metavar="N,...", help="only these numbers of rows")
     parser.add_argument("--quick", action="store_true", help="the first width at 1 and 32 rows, into ops-quick.*")
     parser.add_argument("--tune", type=int, default=0, metavar="N", help="tune each call first, N timings a side")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes most of the time")
@@ -104,6 +116,9 @@ def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60.0, help="no point begins later")
     parser.add_argument("--out", type=Path, default=Path("reports"))
     asked = parser.parse_args(arguments)
+    models = sorted({each.model for found in WIDTHS.values() for each in found})
+    if asked.model and asked.model not in models:
+        parser.error(f"--model: got {asked.model!r}, expected one of {', '.join(models)}")
     if asked.device == "cpu" and (not asked.quick or asked.tune):
         parser.error("--device cpu: our kernels run on a GPU alone; add --quick, without --tune, to try the bench")
     return asked
@@ -117,10 +132,17 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(each) if each.isdecimal() else 0 for each in text.split(","))
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers of rows from 1 on, such as 32,2048")
+    return numbers
+
+
 def run(op: Op, bench: Bench, keep: Callable[[], None]) -> None:
     """All points of an op; ``keep`` is called after each width."""
-    rows = QUICK_ROWS if bench.quick else ROWS
-    found = widths(op, bench.device, quick=bench.quick)
+    rows = bench.rows
+    found = [each for each in widths(op, bench.device, quick=bench.quick) if bench.model in ("", each.model)]
     barred: dict[str, str] | None = None
     for number, width in enumerate(found):
         if time.monotonic() >= bench.ends_s:
@@ -133,6 +155,7 @@ def run(op: Op, bench: Bench, keep: Callable[[], None]) -> None:
             if OURS in barred:
                 bench.wrong[op.name] = barred[OURS]
                 print(f"{op.name}: WRONG: {barred[OURS]}", flush=True)
+                keep()
                 return
         for wanted in rows:
             for point in _points(op, width, wanted, inputs, barred, bench):
@@ -173,6 +196,10 @@ def _tidy(device: str) -> None:
     gc.collect()
     if device != "cpu":
         torch.cuda.empty_cache()
+
+
+def _which(point: Measured) -> tuple[str, str, int, bool]:
+    return point.op, point.model, point.rows_wanted, point.backward
 
 
 def _line(point: Measured) -> str:

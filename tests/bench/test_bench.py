@@ -57,6 +57,30 @@ def test_quick_aa_writes_its_page(tmp_path: Path) -> None:
     assert f"in {len(runs)} contests" in (tmp_path / "aa.md").read_text(encoding="utf-8")
 
 
+def test_an_interrupted_aa_writes_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends it after the contests that are over; without any there is nothing to write."""
+    planned = aa.Planned(op="softmax", aim_us=5.0, rows=1, contestants=2, loaded=False)
+    over = aa.Run(contest=planned, call_us=5.0, winner="original", reason="", rounds=6, bursts=8.0, seconds=0.1)
+    ends: list[aa.Run | None] = [over, None]
+
+    def run_one(*_: object) -> aa.Run:
+        end = ends.pop(0)
+        if end is None:
+            raise KeyboardInterrupt
+        return end
+
+    monkeypatch.setattr(aa, "plan", lambda *_, **__: [planned] * 3)
+    monkeypatch.setattr(aa, "run_one", run_one)
+    assert aa.main(["--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "aa.json").read_text(encoding="utf-8"))["contests"] == 1
+    assert "interrupted after 1 of 3 contests" in capsys.readouterr().out
+    ends.append(None)
+    assert aa.main(["--out", str(tmp_path / "none")]) == 1
+    assert not (tmp_path / "none").exists()
+
+
 def test_quick_regret_writes_its_page(tmp_path: Path) -> None:
     """Each contest has a real race and replayed ones, and the best has no regret."""
     assert regret.main(["--quick", "--out", str(tmp_path)]) in (0, 1)

@@ -19,6 +19,7 @@ from tests.bench.op_tuned import tuned_config
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.statistics import Ratio
 from twinkle_tune.ops.all import all_ops, op_named, op_names
+from twinkle_tune.ops.op import Op
 
 _QUICK = ["--device", "cpu", "--quick", "--no-compile", "--seconds", "0"]
 
@@ -105,6 +106,46 @@ def test_figures_of_other_ops_stay(tmp_path: Path) -> None:
     path.write_text(json.dumps({**data, "torch": "0.1"}), encoding="utf-8")
     ops.main([*_QUICK, "--op", "silu_and_mul", "--out", str(tmp_path)])
     assert {point["op"] for point in json.loads(path.read_text(encoding="utf-8"))["points"]} == {"silu_and_mul"}
+
+
+def test_figures_of_other_sizes_stay(tmp_path: Path) -> None:
+    """A command for some rows alone times those alone, and keeps the others of the op."""
+    silu = [*_QUICK, "--op", "silu_and_mul", "--out", str(tmp_path)]
+    for rows in ("1,32", "32", "2"):
+        assert ops.main([*silu, "--rows", rows]) == 0
+    (path,) = tmp_path.glob("*/ops-quick.json")
+    points = json.loads(path.read_text(encoding="utf-8"))["points"]
+    assert sorted((point["rows_wanted"], point["backward"]) for point in points) == [
+        (rows, backward) for rows in (1, 2, 32) for backward in (False, True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--model", "GPT-1"], "got 'GPT-1', expected one of Gemma"),
+        (["--rows", "32,few"], "got '32,few', expected"),
+    ],
+)
+def test_a_size_that_is_none_is_refused(options: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what there is, before anything is timed."""
+    with pytest.raises(SystemExit):
+        ops.main([*_QUICK, *options])
+    assert why in capsys.readouterr().err
+
+
+def test_an_interrupted_run_writes_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the second op: the first one's figures, and that an op was wrong, are written."""
+
+    def run(op: Op, bench: ops.Bench, _: object) -> None:
+        if bench.wrong:
+            raise KeyboardInterrupt
+        bench.wrong[op.name] = "a wrong value"
+
+    monkeypatch.setattr(ops, "run", run)
+    assert ops.main([*_QUICK, "--out", str(tmp_path)]) == 1
+    (path,) = tmp_path.glob("*/ops-quick.json")
+    assert list(json.loads(path.read_text(encoding="utf-8"))["wrong"].values()) == ["a wrong value"]
 
 
 def test_no_point_begins_when_time_is_up(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from rich.console import Console
 from tests.report import fabricate
 from twinkle_tune.cli.show import Progress, State, advance, clock_line, detail, final_table, seconds_left
 from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
-from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Event, StepFinished, StepStarted
+from twinkle_tune.tune.events import (
+    Captured,
+    ContestFinished,
+    ContestStarted,
+    Event,
+    OriginalFailed,
+    StepFinished,
+    StepStarted,
+)
 
 _PROFILE = fabricate.normal()
 _WON, _KEPT = _PROFILE.contests
@@ -46,6 +54,12 @@ def test_detail_follows_the_run() -> None:
     )
     assert detail(_after(*_RUN[:7])) == "package.rotary bfloat16[1]"
     assert detail(_after(*_RUN[:9])) == "the whole model, prefill 1x128"
+
+
+def test_the_search_for_who_made_the_original_fail_is_shown() -> None:
+    """In place of the candidate that was at work when the original failed."""
+    state = _after(TrialStarted(candidate="fused"), OriginalFailed(reason="raised RuntimeError", processes=3))
+    assert detail(state).endswith("checking its rivals one by one, each in a process of its own")
 
 
 def test_time_left_counts_candidates_and_the_whole_model() -> None:

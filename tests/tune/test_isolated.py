@@ -29,7 +29,7 @@ from twinkle_tune.outcome import Measurement, Outcome, Rejection, Trial
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.allowance import device_allowance
-from twinkle_tune.tune.events import ContestFinished, Event
+from twinkle_tune.tune.events import ContestFinished, Event, OriginalFailed
 from twinkle_tune.tune.isolated import Isolated, _Job, _Once
 from twinkle_tune.tune.limits import Limits
 
@@ -266,10 +266,12 @@ def test_no_worker_is_started_to_find_the_guilty_one_when_time_is_up(monkeypatch
     names = [SimpleNamespace(name=name) for name in ("original", "impl:a", "impl:b")]
     task: Any = SimpleNamespace(candidates=names, deadline_s=None)
     header: Any = None
-    job = _Job(task=task, header=header, told=_Once(lambda _: None))
+    events: list[Event] = []
+    job = _Job(task=task, header=header, told=_Once(events.append))
     with Isolated() as executor:
         assert executor._guilty(job, "raised RuntimeError") == []
         assert len(attempts) == 3
+        assert events == [OriginalFailed(reason="raised RuntimeError", processes=3)]
         task.deadline_s = 0.0
         with pytest.raises(TuneError, match="the original raised RuntimeError in the worker process, and the time bud"):
             executor._guilty(job, "raised RuntimeError")

@@ -12,7 +12,7 @@ from twinkle_tune.contest.selected import interpreted
 from twinkle_tune.outcome import Selection, Status
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.setup import CompiledStep
-from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished
+from twinkle_tune.tune.events import Captured, ContestAdded, ContestFinished, OriginalFailed
 from twinkle_tune.tune.progress import WIDTH, contest_line, printed, ways_line
 
 
@@ -51,6 +51,16 @@ def test_a_line_fits_a_terminal() -> None:
             line = contest_line(contest, 123, 456)
             assert len(line) <= WIDTH
             assert line.isprintable()
+
+
+def test_the_search_for_who_made_the_original_fail_is_told() -> None:
+    """It takes a process for each candidate, seconds with a GPU: how many, and what the original did, in one line."""
+    file = io.StringIO()
+    printed(file)(OriginalFailed(reason=f"raised RuntimeError: {'CUDA error ' * 20}", processes=5))
+    line = file.getvalue()
+    assert line.startswith("the original raised RuntimeErr")
+    assert line.endswith("; up to 5 processes to see why\n")
+    assert len(line) <= WIDTH + 1
 
 
 def test_lines_are_printed_as_contests_end() -> None:

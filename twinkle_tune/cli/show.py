@@ -29,6 +29,7 @@ from twinkle_tune.tune.events import (
     ContestFinished,
     ContestStarted,
     Event,
+    OriginalFailed,
     StepChecked,
     StepFinished,
     StepStarted,
@@ -96,6 +97,8 @@ def advance(state: State, event: Event, now_s: float) -> State:
             return _cleared(replace(state, done=state.done + 1))
         case WinnerTimedAgain():
             return replace(_cleared(state), candidate=f"{one_line(event.candidate, _NAME_LIMIT)} once more")
+        case OriginalFailed():
+            return replace(_cleared(state), candidate="its rivals one by one, each in a process of its own")
         case StepChecked():
             place = f"checked the whole model, {one_line(event.label, _NAME_LIMIT)}"
             return _cleared(replace(state, place=place, refused=0))

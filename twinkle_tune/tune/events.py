@@ -64,6 +64,19 @@ class WinnerTimedAgain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OriginalFailed:
+    """The original failed in the worker process: its rivals are tried one by one to find out beside which.
+
+    Attributes:
+        reason: what it did, such as "raised RuntimeError: ...".
+        processes: how many worker processes that takes at most, each of which takes seconds to start with a GPU.
+    """
+
+    reason: str
+    processes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WaysTimed:
     """The ways of running the whole model were timed in a step."""
 
@@ -100,6 +113,7 @@ Event = (
     | TrialStarted
     | TrialRefused
     | RoundTimed
+    | OriginalFailed
     | WinnerTimedAgain
     | ContestFinished
     | WaysTimed

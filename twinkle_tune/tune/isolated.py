@@ -17,7 +17,7 @@ from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Phase, Rejection, Trial
 from twinkle_tune.profile.schema import Contest, Found
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
-from twinkle_tune.tune.events import Listener, nobody
+from twinkle_tune.tune.events import Listener, OriginalFailed, nobody
 from twinkle_tune.tune.held import Held
 from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.limits import Limits
@@ -154,6 +154,7 @@ class Isolated:
             TuneError: the time is up; ``failure`` says what the original did.
         """
         names = [c.name for c in job.task.candidates if c.name != ORIGINAL and c.name not in job.refused]
+        job.told(OriginalFailed(reason=failure, processes=1 + len(names)))
         quiet = replace(job, told=_Once(nobody))
         guilty = []
         for name in (None, *names):

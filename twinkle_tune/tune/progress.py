@@ -19,6 +19,7 @@ from twinkle_tune.tune.events import (
     ContestAdded,
     ContestFinished,
     Event,
+    OriginalFailed,
     StepChecked,
     StepFinished,
     WaysTimed,
@@ -125,6 +126,9 @@ class Lines:
             case ContestFinished():
                 self._done += 1
                 self._say(contest_line(event.contest, self._done, self._total))
+            case OriginalFailed():
+                did = one_line(event.reason, 36)
+                self._say(f"the original {did}; up to {event.processes} processes to see why")
             case WaysTimed():
                 self._say(ways_line(event.label, event.compiled))
             case StepChecked() if event.disagreement:
