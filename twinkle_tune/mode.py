@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from twinkle_tune.errors import ModeError
 from twinkle_tune.words import did_you_mean
@@ -43,6 +46,46 @@ class Mode(StrEnum):
         )
 
 
+FALLBACKS: Mapping[Mode, tuple[Mode | None, ...]] = MappingProxyType(
+    {
+        Mode.INFERENCE: (Mode.INFERENCE, Mode.COMPILE, Mode.TRAIN, Mode.TRAIN_COMPILE, None),
+        Mode.TRAIN: (Mode.TRAIN, Mode.TRAIN_COMPILE, None),
+        Mode.COMPILE: (Mode.COMPILE, Mode.TRAIN_COMPILE, None),
+        Mode.TRAIN_COMPILE: (Mode.TRAIN_COMPILE, None),
+    }
+)
+"""By the mode to run in: the modes whose kernels may run then, the closest first. None is every mode (``FALLBACK``).
+
+The order is that of the ``kernels`` package: a kernel for training serves inference, never the other way round.
+"""
+
+
+def distance(registered: Iterable[Mode], wanted: Mode) -> int | None:
+    """How far a kernel's modes are from the one to run in, 0 the closest; None where it must not run.
+
+    Args:
+        registered: the modes that it is for; none of them for every mode.
+        wanted: the mode to run in.
+    """
+    order = FALLBACKS[wanted]
+    found = [order.index(mode) for mode in (tuple(registered) or (None,)) if mode in order]
+    return min(found, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a kernel must be able to do: for each why it is needed, "" where it is not."""
+
+    backward: str = ""
+    torch_compile: str = ""
+
+    @classmethod
+    def of(cls, mode: Mode) -> Needs:
+        """What running in a mode needs."""
+        why = f"the mode is {mode}"
+        return cls(backward=why if mode.trains else "", torch_compile=why if mode.compiles else "")
+
+
 def parse_mode(value: object) -> Mode:
     """The mode that a name or a ``kernels.Mode`` value stands for.
 
@@ -62,7 +105,7 @@ def parse_mode(value: object) -> Mode:
     elif _is_hf_mode(value):
         flags = {flag.name for flag in value}  # type: ignore[attr-defined]
         if flags and flags <= {"TRAINING", "INFERENCE", "TORCH_COMPILE"}:
-            return _from_flags(trains="TRAINING" in flags, compiles="TORCH_COMPILE" in flags)
+            return mode_of(trains="TRAINING" in flags, compiles="TORCH_COMPILE" in flags)
     hint = did_you_mean(str(value), Mode, _CALLED) or "; choose inference if nothing is trained"
     raise ModeError(f"mode: got {value!r}, expected one of {', '.join(Mode)} or a kernels.Mode value{hint}")
 
@@ -78,7 +121,17 @@ def parse_registered_mode(value: object) -> Mode | None:
     return parse_mode(value)
 
 
-def _from_flags(*, trains: bool, compiles: bool) -> Mode:
+def serves_alone(value: object) -> bool:
+    """Whether a kernel registered for it runs under torch.compile alone, and not where :data:`FALLBACKS` has its mode.
+
+    So it is with "compile" and ``kernels.Mode.TORCH_COMPILE``, which speak of torch.compile and of nothing else;
+    ``INFERENCE | TORCH_COMPILE`` speaks of inference too.
+    """
+    return value == Mode.COMPILE or (_is_hf_mode(value) and getattr(value, "name", None) == "TORCH_COMPILE")
+
+
+def mode_of(*, trains: bool, compiles: bool) -> Mode:
+    """The mode of training or inference, compiled or not."""
     if trains:
         return Mode.TRAIN_COMPILE if compiles else Mode.TRAIN
     return Mode.COMPILE if compiles else Mode.INFERENCE

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from twinkle_tune.mode import Mode
+from twinkle_tune.device import capability
+from twinkle_tune.mode import Mode, Needs, distance
 
 ORIGINAL = "original"
 """The name of the candidate that is always there and wins ties."""
@@ -67,10 +69,14 @@ class Implementation:
 
     def unfit_for(self, mode: Mode) -> str:
         """Why it must not compete in ``mode`` by its own claims; "" if it may."""
-        if mode.trains and not self.has_backward:
-            return f"it declares has_backward=False and the mode is {mode}"
-        if mode.compiles and not self.can_torch_compile:
-            return f"it declares can_torch_compile=False and the mode is {mode}"
+        return self.lacks(Needs.of(mode))
+
+    def lacks(self, needs: Needs) -> str:
+        """What of ``needs`` it cannot do by its own claims; "" if nothing."""
+        if needs.backward and not self.has_backward:
+            return f"it declares has_backward=False and {needs.backward}"
+        if needs.torch_compile and not self.can_torch_compile:
+            return f"it declares can_torch_compile=False and {needs.torch_compile}"
         return ""
 
 
@@ -104,14 +110,46 @@ class Candidate:
         name: unique in its slot, stable from run to run: a profile refers to it.
         source: where the code comes from.
         device: the only device that it is for; None for every device.
-        modes: the modes it may compete in; empty for every mode.
+        modes: the modes that it is for; empty for every mode. It also serves those that fall back to them
+            (:data:`twinkle_tune.mode.FALLBACKS`).
+        alone: whether it serves its modes alone.
+        capabilities: the least and the most compute capability (90 for 9.0) that it is for; None for all of them.
     """
 
     name: str
     source: Source
     device: str | None = None
     modes: frozenset[Mode] = field(default=frozenset())
+    alone: bool = False
+    capabilities: tuple[int, int] | None = None
 
     def competes(self, device: str, mode: Mode) -> bool:
         """Whether it may compete on this device in this mode."""
-        return self.device in (None, device) and (not self.modes or mode in self.modes)
+        return self.is_for(device) and self.distance(mode) is not None
+
+    def is_for(self, device: str) -> bool:
+        """Whether it is for this device, and for the compute capability that it has."""
+        if self.device not in (None, device) or self.capabilities is None:
+            return self.device in (None, device)
+        here = capability(device)
+        return here is not None and self.capabilities[0] <= here <= self.capabilities[1]
+
+    def distance(self, mode: Mode) -> int | None:
+        """How far its modes are from ``mode``, 0 the closest; None where it must not run in it."""
+        return None if self.alone and mode not in self.modes else distance(self.modes, mode)
+
+
+def closest(candidates: Iterable[Candidate], mode: Mode) -> Candidate | None:
+    """Which of the candidates for a device runs without a profile; None if none may.
+
+    The one for the narrowest range of compute capabilities, of these the one whose mode is the closest, of these the
+    one that was registered last.
+    """
+
+    def order(numbered: tuple[int, Candidate]) -> tuple[int, int, int]:
+        number, candidate = numbered
+        least, most = candidate.capabilities or (0, sys.maxsize)
+        return most - least, candidate.distance(mode) or 0, -number
+
+    fitting = [(number, each) for number, each in enumerate(candidates) if each.distance(mode) is not None]
+    return min(fitting, key=order)[1] if fitting else None

@@ -8,7 +8,7 @@ import kernels
 import pytest
 import torch
 
-from twinkle_tune.device import is_available, parse_device
+from twinkle_tune.device import capability, is_available, parse_device, parse_registered_device
 from twinkle_tune.environment import changes, current_environment
 from twinkle_tune.errors import DeviceError, ModeError
 from twinkle_tune.mode import Mode, parse_mode, parse_registered_mode
@@ -52,6 +52,32 @@ def test_devices_by_name() -> None:
         parse_device("tpu")
     assert is_available("cpu")
     assert not is_available("npu")
+
+
+@pytest.mark.parametrize("name", ["metal", "neuron", "tpu"])
+def test_devices_of_kernels_that_are_not_supported(name: str) -> None:
+    """Devices that the kernels package knows and this one does not are named as such."""
+    with pytest.raises(DeviceError, match=rf"got '{name}'.*{name} is a device of the kernels package that is not supp"):
+        parse_device(name)
+
+
+def test_a_device_of_kernels() -> None:
+    """A kernels.Device is its type; registered, it may limit the compute capability, from the least to the most."""
+    cuda, rocm = kernels.CUDAProperties(75, 90), kernels.ROCMProperties(90, 94)
+    assert parse_device(kernels.Device("cuda", cuda)) == "cuda"
+    assert parse_registered_device(kernels.Device("cuda", cuda)) == ("cuda", (75, 90))
+    assert parse_registered_device(kernels.Device("rocm", rocm)) == ("rocm", (90, 94))
+    assert parse_registered_device(kernels.Device("xpu")) == ("xpu", None)
+    assert parse_registered_device("cuda:1") == ("cuda", None)
+    with pytest.raises(DeviceError, match=r"got Device\(type='neuron'.*neuron is a device of the kernels package"):
+        parse_registered_device(kernels.Device("neuron"))
+
+
+def test_the_capability_is_the_current_gpu_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one number, major and minor; a device that is not here, or no GPU, has none."""
+    monkeypatch.setattr("twinkle_tune.device.is_available", lambda device: device != "rocm")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    assert [capability(device) for device in ("cuda", "rocm", "cpu", "xpu")] == [86, None, None, None]
 
 
 def test_the_fingerprint_tells_what_changed() -> None:

@@ -12,7 +12,14 @@ from twinkle_tune.catalog.head import head_contestants, head_place
 from twinkle_tune.catalog.recognise import functions_of, layer_name
 from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel.functions import original_function
-from twinkle_tune.kernel.mappings import add_under_own_name, kernel_name_of, mapped, mapped_functions, mapped_name
+from twinkle_tune.kernel.mappings import (
+    add_under_own_name,
+    is_mapped,
+    kernel_name_of,
+    mapped,
+    mapped_functions,
+    may_take_kernels,
+)
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.mode import Mode
 from twinkle_tune.occurrence import Occurrence
@@ -119,4 +126,4 @@ def slot_name(module: nn.Module, registry: Registry) -> str | None:
 def _mapped_name(module: nn.Module, registry: Registry) -> str | None:
     # Of the registry, because a subclass inherits its parent's name also where it computes something else.
     named = registry.kernel_name(type(module))
-    return named if named == mapped_name(module) else None
+    return named if named is not None and is_mapped(named) and may_take_kernels(module) else None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twinkle_tune.device import is_available, parse_device
 from twinkle_tune.errors import DeviceError, RegistrationError, TuneError
 from twinkle_tune.kernel.functions import bind_functions, original_function
 from twinkle_tune.kernel.registry import Registry, choose_source, default_registry, make_candidate
-from twinkle_tune.mode import Mode, parse_mode
-from twinkle_tune.slot import Candidate, Slot, SlotKind
+from twinkle_tune.mode import Mode, Needs, parse_mode
+from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind, closest
 from twinkle_tune.source.direct import Repo
 
 
@@ -26,7 +26,7 @@ def register_function_kernel(
     version: int | str | None = None,
     repo_path: str | None = None,
     package_name: str | None = None,
-    device: str | None = None,
+    device: object = None,
     mode: object = None,
     registry: Registry | None = None,
 ) -> None:
@@ -38,7 +38,7 @@ def register_function_kernel(
     Args:
         func_name: the function's name in the module; "Class.method" for a method.
         target_module: the full name of that module.
-        device: the device that it is for; None for every device.
+        device: the device that it is for, by name or as a ``kernels.Device``; None for every device.
         mode: as in :func:`twinkle_tune.register_layer_kernel`.
 
     Raises:
@@ -113,7 +113,7 @@ def apply_function_kernel(
         raise problems[0]
     for problem in problems:
         warnings.warn(str(problem), stacklevel=2)
-    bind_functions(None, {slot: call for slot, (_, call) in chosen.items()})
+    bind_functions(None, {slot: made.call for slot, (_, made) in chosen.items()})
     return [slot.name for slot in chosen]
 
 
@@ -123,14 +123,19 @@ def choose_functions(
     device: str | None,
     mode: Mode | None,
     problems: list[TuneError],
-) -> dict[Slot, tuple[str, Callable[..., Any]]]:
-    """Name and code of each function slot's kernel: the last registered that fits. Failures go to ``problems``."""
-    chosen: dict[Slot, tuple[str, Callable[..., Any]]] = {}
+    needs: Needs | None = None,
+) -> dict[Slot, tuple[str, Implementation]]:
+    """Name and code of each function slot's kernel: the closest that fits. Failures go to ``problems``.
+
+    ``needs`` is what it must be able to do; what the mode needs if not given.
+    """
+    chosen: dict[Slot, tuple[str, Implementation]] = {}
+    wanted = needs if needs is not None else Needs() if mode is None else Needs.of(mode)
     for module, name in registry.functions:
         if target_module not in (None, module):
             continue
-        fitting = [c for c in registry.function(module, name) if _fits(c, device, mode)]
-        if not fitting:
+        best = _closest(registry.function(module, name), device, mode)
+        if best is None:
             if mode is None and any(_is_for(c, device) for c in registry.function(module, name)):
                 problems.append(
                     RegistrationError(f"{module}.{name}: its kernels are for one mode and none was given; pass mode=")
@@ -138,19 +143,23 @@ def choose_functions(
             continue
         slot = Slot(name=f"{module}.{name}", kind=SlotKind.FUNCTION, target=f"{module}:{name}")
         try:
-            loaded = fitting[-1].source.load(slot, original_function(slot.target))
-            unfit = loaded.unfit_for(mode) if mode is not None else ""
-            if unfit:
-                raise RegistrationError(f"{slot.name}: {fitting[-1].name} cannot be applied: {unfit}")
-            chosen[slot] = fitting[-1].name, loaded.call
+            loaded = best.source.load(slot, original_function(slot.target))
+            if lacking := loaded.lacks(wanted):
+                raise RegistrationError(f"{slot.name}: {best.name} cannot be applied: {lacking}")
+            chosen[slot] = best.name, loaded
         except TuneError as error:
             problems.append(error)
     return chosen
 
 
-def _fits(candidate: Candidate, device: str | None, mode: Mode | None) -> bool:
-    return _is_for(candidate, device) and (not candidate.modes or (mode is not None and mode in candidate.modes))
+def _closest(candidates: Sequence[Candidate], device: str | None, mode: Mode | None) -> Candidate | None:
+    here = [candidate for candidate in candidates if _is_for(candidate, device)]
+    if mode is None:
+        return next((candidate for candidate in reversed(here) if not candidate.modes), None)
+    return closest(here, mode)
 
 
 def _is_for(candidate: Candidate, device: str | None) -> bool:
-    return candidate.device in (None, device) or (device is None and is_available(candidate.device))
+    if device is not None:
+        return candidate.is_for(device)
+    return candidate.device is None or (is_available(candidate.device) and candidate.is_for(candidate.device))

@@ -146,6 +146,13 @@ def original_function(target: str) -> Callable[..., Any]:
         return patch.original if patch is not None else find_place(target).function
 
 
+def original_of(target: str, value: object) -> object:
+    """What stood at "module:name", where ``value`` stands now, before anything was bound there."""
+    with _lock:
+        patch = _patches.get(target)
+        return patch.original if patch is not None and patch.current is value else value
+
+
 def bind_functions(model: nn.Module | None, chosen: Mapping[Slot, Replacement]) -> None:
     """Put replacements in place, on behalf of a model; all of them or, on an error, none.
 

@@ -15,8 +15,9 @@ from torch import nn
 
 from twinkle_tune.device import is_available, parse_device
 from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError
+from twinkle_tune.kernel.asked import Asked, needs_of, wanted
 from twinkle_tune.kernel.functions import bind_functions, unbind_functions, why_function_not_running
-from twinkle_tune.kernel.match import NOTHING_TO_BIND, another_model
+from twinkle_tune.kernel.match import another_model, nothing_to_bind
 from twinkle_tune.kernel.owner import owner_of, telling_parts
 from twinkle_tune.kernel.patch import (
     Binding,
@@ -32,7 +33,6 @@ from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.plan_registered import plan_registered
 from twinkle_tune.kernel.record import record_of
 from twinkle_tune.kernel.registry import Registry, default_registry
-from twinkle_tune.mode import Mode, parse_mode
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.slot import MODEL
@@ -80,25 +80,35 @@ def kernelize_model(
     profile: str | Path | Profile | None = None,
     *,
     registry: Registry | None = None,
+    needs_backward: bool | None = None,
+    needs_torch_compile: bool | None = None,
 ) -> Model:
     """Put kernels in the places of a model's layers and of functions, in place; returns the model.
 
-    With a profile its winners are bound, each instance by the shapes that it was measured on. Without one the
-    kernel that was registered last for a slot, device and mode is bound: nobody compared it with the original, and
+    With a profile its winners are bound, each instance by the shapes that it was measured on. Without one a slot takes
+    what is registered here for the device and mode (the closest mode, of these the last registered), else what the
+    mapping of the ``kernels`` package has for its name: nobody compared it with the original, and
     :func:`kernelize_report` says "unchecked". What was bound to the model before is
     undone first. Either everything planned is bound or, on an error, the model is as it was.
 
     Args:
         model: any module; None where only functions are meant.
         mode: "train", "inference", "compile", "train+compile" or a ``kernels.Mode``; by default the profile's mode,
-            else "inference".
+            else what ``needs_backward`` and ``needs_torch_compile`` say, else "inference".
         device: by default the profile's device, else that of the model's parameters, else "cpu".
         use_fallback: whether a slot whose kernel is missing, stale or unfit keeps its original, with a warning;
-            if not, that is an error.
+            if not, that is an error, and so is a layer that is named for kernels (by a decorator of ``kernels``, or
+            :func:`register_external_layer`) and gets none.
         profile: a profile or the path of one.
+        needs_backward: whether kernels without a backward (``has_backward = False``) are left out. By default they are
+            in a mode that trains, and for a model in training mode if ``mode`` is not given. One that is bound all
+            the same steps aside, with a warning, once the model is put into training, unless this is False.
+        needs_torch_compile: whether kernels that cannot be compiled (``can_torch_compile = False``) are left out; by
+            default in the compile modes.
 
     Raises:
-        DeviceError, ModeError: unknown, or (without fallback) a device that is not there.
+        DeviceError, ModeError: unknown, or (without fallback) a device that is not there; a profile is for inference
+            and ``needs_backward`` is True, or for no compile mode and ``needs_torch_compile`` is.
         ProfileError: the profile cannot be read.
         StaleProfileError: without fallback, an entry that does not hold any more.
         RegistrationError: without fallback, a registered kernel that cannot be had.
@@ -106,7 +116,7 @@ def kernelize_model(
     """
     registry = registry or default_registry
     loaded = load_profile(profile) if isinstance(profile, (str, Path)) else profile
-    wanted_mode = parse_mode(mode) if mode is not None else loaded.mode if loaded else Mode.INFERENCE
+    wanted_mode = wanted(mode, None if loaded is None else loaded.mode, needs_backward, needs_torch_compile)
     wanted_device = parse_device(device) if device is not None else loaded.device if loaded else _device_of(model)
     if os.environ.get(USE_VARIABLE, "YES").strip().upper() not in ("YES", "TRUE", "1", "ON"):
         return model
@@ -132,12 +142,22 @@ def kernelize_model(
         if not plan.layers and not plan.functions and (why := another_model(model, loaded)):
             plan = Plan(stale=(why,))
     else:
-        plan = plan_registered(model, wanted_device, wanted_mode, registry)
-        if plan == Plan():
-            warnings.warn(NOTHING_TO_BIND, stacklevel=2)
-    if plan.stale and not use_fallback:
+        trains = model is not None and model.training
+        needs = needs_of(wanted_mode, needs_backward, needs_torch_compile, in_training=trains and mode is None)
+        asked = Asked(
+            device=wanted_device,
+            mode=wanted_mode,
+            needs=needs,
+            also_in_training=needs_backward is False or trains,
+            registry=registry,
+        )
+        plan = plan_registered(model, asked)
+        if use_fallback and not (plan.layers or plan.functions or plan.stale):
+            warnings.warn(nothing_to_bind(plan.kept), stacklevel=2)
+    problems = plan.stale if loaded is not None else (*plan.stale, *(f"{k.slot}: {k.reason}" for k in plan.kept))
+    if problems and not use_fallback:
         error = StaleProfileError if loaded is not None else RegistrationError
-        raise error("; ".join(plan.stale) + " (use_fallback=True keeps the originals instead)")
+        raise error("; ".join(problems) + " (use_fallback=True keeps the originals instead)")
     for reason in plan.stale:
         warnings.warn(f"original kept: {reason}", stacklevel=2)
     bind_plan(model, plan)
@@ -168,9 +188,12 @@ def kernelized(
     profile: str | Path | Profile | None = None,
     *,
     registry: Registry | None = None,
+    needs_backward: bool | None = None,
+    needs_torch_compile: bool | None = None,
 ) -> Iterator[Model]:
     """As :func:`kernelize_model` within a ``with`` block; restored after it."""
-    kernelize_model(model, mode, device, use_fallback, profile, registry=registry)
+    needs = {"needs_backward": needs_backward, "needs_torch_compile": needs_torch_compile}
+    kernelize_model(model, mode, device, use_fallback, profile, registry=registry, **needs)
     try:
         yield model
     finally:

@@ -21,7 +21,7 @@ def register_layer_kernel(
     repo_id: str | None = None,
     version: int | str | None = None,
     revision: str | None = None,
-    device: str = "cuda",
+    device: object = "cuda",
     mode: object = None,
     *,
     layer_impl: type[nn.Module] | Callable[..., Any] | None = None,
@@ -39,7 +39,7 @@ def register_layer_kernel(
         kernel_name: the name that classes are bound to with :func:`register_external_layer`, or that they carry
             as ``kernel_layer_name``, or that the catalog knows ("RMSNorm", "GatedMLP", ...).
         layer_name: the class in the package or repo; ``kernel_name`` if not given.
-        device: the device that it is for.
+        device: the device that it is for: a name, or a ``kernels.Device``, which may limit the compute capability.
         mode: "train", "inference", "compile", "train+compile" or a ``kernels.Mode``; None for every mode.
         registry: where to register; the default registry if not given.
 
@@ -70,7 +70,10 @@ def register_layer_kernel(
 def register_external_layer(
     layer_class: type[nn.Module], kernel_name: str, *, registry: Registry | None = None
 ) -> None:
-    """Bind a layer class to a kernel name: its instances take the kernels registered under that name.
+    """Bind a layer class to a kernel name: its instances take the kernels registered or mapped under that name.
+
+    In the default registry the class carries the name as ``kernel_layer_name`` too, so that ``kernels.kernelize`` sees
+    it; ``default_registry.clear()`` takes it off again.
 
     Raises:
         RegistrationError: it is no module class, or it is bound to another name already.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
+from twinkle_tune.kernel.plan import Kept
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.workload import target_of
 
@@ -11,6 +14,12 @@ NOTHING_TO_BIND = (
     "nothing is registered that this model could take, and there is no profile: nothing is bound; "
     "profile the model (tune_model) and pass profile=, or register a kernel for one of its layers"
 )
+
+
+def nothing_to_bind(kept: Iterable[Kept]) -> str:
+    """What is said where nothing is registered that a model could take: with what the mapping of ``kernels`` has."""
+    why = [f"{each.slot}: {each.reason}" for each in kept]
+    return NOTHING_TO_BIND + (f" ({'; '.join(why)})" if why else "")
 
 
 def another_model(model: nn.Module, profile: Profile) -> str:

@@ -9,13 +9,17 @@ from typing import Any
 
 from torch import nn
 
-from twinkle_tune.device import parse_device
+from twinkle_tune.device import parse_registered_device
 from twinkle_tune.errors import RegistrationError
-from twinkle_tune.mode import parse_registered_mode
+from twinkle_tune.mode import parse_registered_mode, serves_alone
 from twinkle_tune.slot import ORIGINAL, Candidate, Source
 from twinkle_tune.source.direct import ImplSource, Repo, RepoSource
 from twinkle_tune.source.hub import HubSource, source_of_repository
 from twinkle_tune.source.package import LocalRepoSource, PackageSource
+
+_MARK = "kernel_layer_name"
+"""The attribute of a class by which the ``kernels`` package finds its layers."""
+_NO_MARK = object()
 
 
 class Registry:
@@ -23,9 +27,16 @@ class Registry:
 
     Registering adds a contestant; the one registered last is what :func:`kernelize_model` applies without a
     profile.
+
+    Attributes:
+        marks_classes: whether a class that is bound to a kernel name carries it as ``kernel_layer_name`` until
+            :meth:`clear`, by which ``kernels.kernelize`` finds it. So it is in the default registry alone: an attribute
+            of a class is everybody's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, marks_classes: bool = False) -> None:
+        self.marks_classes = marks_classes
+        self._before: dict[type[nn.Module], object] = {}
         self._layers: dict[str, list[Candidate]] = {}
         self._functions: dict[tuple[str, str], list[Candidate]] = {}
         self._external: dict[type[nn.Module], str] = {}
@@ -55,6 +66,9 @@ class Registry:
                 "register the kernel under the first name to add a contestant"
             )
         self._external[layer_class] = kernel_name
+        if self.marks_classes and layer_class not in self._before:
+            self._before[layer_class] = vars(layer_class).get(_MARK, _NO_MARK)
+            setattr(layer_class, _MARK, kernel_name)
 
     def layer(self, kernel_name: str) -> tuple[Candidate, ...]:
         """Candidates of a layer name, in the order of registration."""
@@ -81,32 +95,42 @@ class Registry:
         compute something else.
         """
         for parent in layer_class.__mro__:
-            name = self._external.get(parent, vars(parent).get("kernel_layer_name"))
+            name = self._external.get(parent, vars(parent).get(_MARK))
             if name is not None:
                 return str(name) if layer_class.forward is parent.forward else None  # type: ignore[attr-defined]
         return None
 
     def clear(self) -> None:
         """Forget everything that was registered. What is bound to models stays bound."""
-        for table in (self._layers, self._functions, self._external):
+        for layer_class, before in self._before.items():
+            if vars(layer_class).get(_MARK) != self._external.get(layer_class):
+                continue  # somebody else named it since
+            if before is _NO_MARK:
+                delattr(layer_class, _MARK)
+            else:
+                setattr(layer_class, _MARK, before)
+        for table in (self._layers, self._functions, self._external, self._before):
             table.clear()
 
 
-default_registry = Registry()
+default_registry = Registry(marks_classes=True)
 
 
-def make_candidate(source: Source, *, device: str | None, mode: object) -> Candidate:
+def make_candidate(source: Source, *, device: object, mode: object) -> Candidate:
     """A candidate named after its source.
 
     Raises:
         DeviceError, ModeError: as their parsers.
     """
     registered = parse_registered_mode(mode)
+    kind, capabilities = (None, None) if device is None else parse_registered_device(device)
     return Candidate(
         name=_name(source),
         source=source,
-        device=None if device is None else parse_device(device),
+        device=kind,
         modes=frozenset() if registered is None else frozenset({registered}),
+        alone=serves_alone(mode),
+        capabilities=capabilities,
     )
 
 
@@ -151,10 +175,7 @@ def choose_source(
 
 
 def _add(candidates: list[Candidate], candidate: Candidate) -> None:
-    same = [
-        c for c in candidates if (c.source, c.device, c.modes) == (candidate.source, candidate.device, candidate.modes)
-    ]
-    for known in same:
+    for known in [known for known in candidates if replace(known, name=candidate.name) == candidate]:
         candidates.remove(known)
     sources = {c.name: c.source for c in candidates}
     name, number = candidate.name, 1
