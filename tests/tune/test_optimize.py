@@ -21,7 +21,7 @@ from tests.strategy.planted import compiled_by
 from tests.tune.test_setups import Long, twice
 from twinkle_tune import kernelize_report, optimize_model, restore_model
 from twinkle_tune.contest import model as model_stage
-from twinkle_tune.tune import optimize
+from twinkle_tune.tune import kept, optimize
 
 X = torch.randn(4, 8)
 
@@ -128,7 +128,7 @@ def test_whatever_fails_the_original_answers(place: str, monkeypatch: pytest.Mon
     compiled_by(monkeypatch, lambda graph: twice)
     if place == "load_profile":
         optimize_model(Long(), X, candidates="original")
-    monkeypatch.setattr(optimize, place, fails)
+    monkeypatch.setattr(optimize if hasattr(optimize, place) else kept, place, fails)
     model = Long()
     with pytest.warns(UserWarning, match="optimize_model: RuntimeError: planted; the original runs"):
         optimize_model(model, X, candidates="original")
@@ -147,7 +147,7 @@ def test_a_profile_that_cannot_be_kept_is_applied(monkeypatch: pytest.MonkeyPatc
         raise OSError("the disk is full")
 
     compiled_by(monkeypatch, lambda graph: twice)
-    monkeypatch.setattr(optimize, "make_private", fails)
+    monkeypatch.setattr(kept, "make_private", fails)
     with pytest.warns(UserWarning, match="the profile is not kept .*the disk is full"):
         model = optimize_model(Long(), X, candidates="original")
     assert bound(model)

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from twinkle_tune.capture.step import OF_GENERATION
-from twinkle_tune.environment import current_environment
-from twinkle_tune.errors import ProfileError, in_a_line
+from twinkle_tune.capture.given import repeatable
+from twinkle_tune.device import torch_type
+from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.kernelize import kernelize_model
-from twinkle_tune.kernel.setup_calls import names_of
-from twinkle_tune.kernel.setups import digest_of_model
+from twinkle_tune.kernel.measured import casts_to
 from twinkle_tune.mode import parse_mode
-from twinkle_tune.profile.folders import make_private, usable_folder
-from twinkle_tune.profile.io import load_profile
-from twinkle_tune.profile.schema import Profile
 from twinkle_tune.tune.isolated import Isolated
+from twinkle_tune.tune.kept import keep, place_of, stored
 from twinkle_tune.tune.place import available
 from twinkle_tune.tune.tune import tune_model
-from twinkle_tune.version import TOOL
-from twinkle_tune.workload import digest_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -69,6 +61,10 @@ def optimize_model(
     return model
 
 
+def _warned(line: str) -> None:
+    warnings.warn(f"optimize_model: {line}", stacklevel=6)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
     """What :func:`optimize_model` was asked for."""
@@ -87,15 +83,15 @@ class _Asked:
 
     def _apply(self, model: nn.Module, inputs: object) -> None:
         parsed, place = parse_mode(self.mode), available(self.device, model)
-        path = _place(model, str(parsed), place)
-        profile = _stored(path)
+        path = place_of(model, parsed, place, warnings.warn, casts_to(torch_type(place)))
+        profile = stored(path, _warned)
         if profile is None and inputs is not None:
             with Isolated(ahead=True) as executor:
                 profile = tune_model(
                     model, inputs, mode=parsed, device=place, candidates=self.candidates, budget_s=self.budget_s,
                     ways=True, executor=executor,
                 )  # fmt: skip
-            _store(profile, path)
+            keep(profile, path, _warned)
         if profile is None:
             hook = _FirstCall(self)
             hook.handle = model.register_forward_pre_hook(hook, with_kwargs=True)
@@ -116,7 +112,7 @@ class _FirstCall:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or self._asked is None:
             return
-        inputs = _repeatable(module, args, kwargs)
+        inputs = repeatable(module, args, kwargs)
         if inputs is not None:
             assert self.handle is not None
             self.handle.remove()
@@ -127,47 +123,3 @@ class _FirstCall:
 
     def __reduce__(self) -> tuple[type[_FirstCall], tuple[()]]:
         return _FirstCall, ()
-
-
-def _place(model: nn.Module, mode: str, device: str) -> Path:
-    """Where the profile of a model is kept."""
-    environment = current_environment(device).fingerprint
-    key = digest_of({"model": digest_of_model(model), "mode": mode, "environment": environment, "tool": TOOL})
-    return usable_folder(warnings.warn) / "models" / f"{key}.json"
-
-
-def _stored(path: Path) -> Profile | None:
-    """The profile that is kept there; None where there is none, or what is there is no profile (any more), and removed.
-
-    Raises:
-        ProfileError: the disk does not give it.
-    """
-    try:
-        return load_profile(path) if path.exists() else None
-    except ProfileError as error:
-        if isinstance(error.__cause__, OSError):
-            raise
-        warnings.warn(f"optimize_model: the model is tuned anew ({in_a_line(error, 300)})", stacklevel=5)
-        with contextlib.suppress(OSError):
-            path.unlink()
-        return None
-
-
-def _store(profile: Profile, path: Path) -> None:
-    try:
-        make_private(path.parent)
-        profile.save(path)
-    except Exception as error:  # it is applied all the same
-        warnings.warn(f"optimize_model: the profile is not kept ({in_a_line(error, 200)})", stacklevel=4)
-
-
-def _repeatable(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
-    """A call's arguments as example inputs; None for one that goes on with a cache. A begun cache is left out."""
-    named = dict(zip(names_of(model), args, strict=False)) | dict(kwargs)
-    cache = named.pop("past_key_values", None)
-    if cache is None:
-        return args if not kwargs else {name: value for name, value in named.items() if value is not None}
-    length = getattr(cache, "get_seq_length", None)
-    if length is None or int(length()) > 0:
-        return None
-    return {name: value for name, value in named.items() if value is not None and name not in OF_GENERATION}
