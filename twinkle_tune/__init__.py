@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from twinkle_tune.profile.io import load_profile
     from twinkle_tune.profile.schema import Profile
+    from twinkle_tune.script.watching import watching
     from twinkle_tune.tune.optimize import optimize_model
     from twinkle_tune.tune.tune import tune_model
 
@@ -46,6 +47,7 @@ _HOMES = {
     "Profile": "twinkle_tune.profile.schema",
     "optimize_model": "twinkle_tune.tune.optimize",
     "tune_model": "twinkle_tune.tune.tune",
+    "watching": "twinkle_tune.script.watching",
 }
 
 # A profile comes before the reports in the order of the rooms and knows none of them; this file stands above all.
@@ -71,6 +73,7 @@ __all__ = [
     "replace_pattern",
     "restore_model",
     "tune_model",
+    "watching",
 ]
 
 

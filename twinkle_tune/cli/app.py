@@ -16,6 +16,7 @@ from twinkle_tune.cli.export import export
 from twinkle_tune.cli.list import list_slots
 from twinkle_tune.cli.profile import profile
 from twinkle_tune.cli.report import report
+from twinkle_tune.cli.run import run as run_script
 from twinkle_tune.cli.say import PipeClosedError, flush, give_up_stdout, results_apart, say, tell
 from twinkle_tune.cli.stop import Stops, stoppable
 from twinkle_tune.cli.store import store
@@ -41,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(profile)
+app.command("run", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})(run_script)
 app.command()(report)
 app.command("list")(list_slots)
 app.command()(verify)

@@ -116,5 +116,3 @@ def plain_device(model: torch.nn.Module) -> torch.device:
     """Where a model's first parameter lies; the CPU for none."""
     found = next(model.parameters(), None)
     return torch.device("cpu") if found is None else found.device
-
-

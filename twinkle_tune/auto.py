@@ -1,0 +1,47 @@
+"""``import twinkle_tune.auto``: the profiles that are kept for a script's models are applied when it calls them.
+
+With ``TWINKLE_TUNE_THEN=profile`` the models are tuned when the script has ended, and the profiles kept. One line on
+stderr for each model says what became of it. Put it anywhere before the first call of a model.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from typing import Any
+
+from twinkle_tune.errors import TuneError
+from twinkle_tune.script.session import Asked, Session, tell
+
+THEN_VARIABLE = "TWINKLE_TUNE_THEN"
+"""Environment variable: "apply" (default) or "profile"."""
+_EARLY: Any = getattr(threading, "_register_atexit", atexit.register)
+"""Before threads are joined: afterwards no process pool takes any work, and compilers are such. The pools of
+concurrent.futures (imported above) are told to end after what was registered later than they were."""
+
+
+def _begun() -> Session | None:
+    wanted = os.environ.get(THEN_VARIABLE, "apply").strip().lower() or "apply"
+    if wanted not in ("apply", "profile"):
+        tell(f"{THEN_VARIABLE}: got {wanted!r}, expected apply or profile; nothing is done")
+        return None
+    try:
+        made = Session(Asked(then="profile" if wanted == "profile" else "apply"))
+        made.begin()
+    except TuneError as error:
+        tell(str(error))
+        return None
+    return made
+
+
+def _end() -> None:
+    if session is not None:
+        failed = getattr(sys, "last_type", None)
+        session.end("exit" if failed is None else failed.__name__, is_fine=failed is None)
+
+
+session = _begun()
+if session is not None:
+    _EARLY(_end)

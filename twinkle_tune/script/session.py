@@ -1,0 +1,132 @@
+"""A script from its first model's call to its end: watched, with what is kept for its models, or tuned afterwards."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from twinkle_tune.errors import in_a_line, one_line
+from twinkle_tune.script.applying import Applying
+from twinkle_tune.script.recording import ModelSeen, Recording
+from twinkle_tune.script.saved import Written
+from twinkle_tune.script.tuning import is_still, tuned
+from twinkle_tune.script.watch import CALLS, Watch
+from twinkle_tune.tune.budget import seconds_of
+from twinkle_tune.tune.isolated import Isolated
+from twinkle_tune.tune.kept import keep, place_of
+
+Then = Literal["apply", "profile"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is to be done with a script's models.
+
+    Attributes:
+        then: "apply" what is kept for them, while the script runs; "profile": tune them after it, and keep that.
+        budget: seconds that tuning all of them may take, or a text such as "5m"; None for no limit.
+        calls: that are recorded after a new model came up.
+        keep_inputs: whether tuning is on copies of real inputs, not on made ones.
+        record: where the recording goes; None for the cache folder.
+        script: what is run, in words.
+    """
+
+    then: Then = "apply"
+    budget: float | str | None = "5m"
+    calls: int = CALLS
+    keep_inputs: bool = False
+    record: Path | None = None
+    script: str = field(default_factory=lambda: " ".join(sys.argv) or "python")
+
+
+class Session:
+    """A script's run. Whatever goes wrong in here is a line on stderr: the script does not notice."""
+
+    def __init__(self, asked: Asked) -> None:
+        """Nothing is watched yet.
+
+        Raises:
+            TuneError: the budget is no span of time.
+        """
+        self.asked = asked
+        self._seconds = seconds_of(asked.budget)
+        self._pid = os.getpid()
+        self._applying = Applying() if asked.then == "apply" else None
+        self._written = Written(asked.record, asked.script, tell)
+        self._watch = Watch(
+            calls=asked.calls,
+            keep_inputs=asked.keep_inputs,
+            holds=asked.then == "profile",
+            found=None if self._applying is None else self._applying.found,
+            grown=lambda: self._written.write(self._watch.recording),
+        )
+
+    def begin(self) -> None:
+        """Watch the process."""
+        self._watch.begin()
+
+    def end(self, how: str, *, is_fine: bool) -> None:
+        """The script has ended: write down what was seen, say what became of it, and tune if that was asked for.
+
+        Args:
+            how: it ended, in words.
+            is_fine: whether it did what it was to do; else nothing is tuned.
+        """
+        if os.getpid() != self._pid:
+            return
+        self._watch.end()
+        if self._watch.problem is not None:
+            tell(f"watching stopped early: {in_a_line(self._watch.problem, 200)}")
+        recording = self._watch.recording
+        if not recording.models:
+            tell("no model was called")
+            return
+        self._written.write(recording, ended=how)
+        if self._applying is not None:
+            for line in self._applying.lines(recording):
+                tell(line)
+        elif is_fine:
+            self._tune(recording)
+        else:
+            tell(f"nothing is tuned, since the script ended with {how}; recorded: {self._written.path}")
+
+    def _tune(self, recording: Recording) -> None:
+        found = self._watch.pairs()
+        seconds = None if self._seconds is None else self._seconds / max(1, len(found))
+        if len(found) < len(recording.models):
+            tell(f"{len(recording.models) - len(found)} of the models are gone; the others are tuned")
+        for model, seen, optimizer in found:
+            try:
+                self._tune_one(model, seen, optimizer, seconds)
+            except Exception as error:  # of the user's model, the compiler, the disk
+                tell(f"{seen.name} is not tuned: {in_a_line(error, 400)}")
+
+    def _tune_one(self, model: nn.Module, seen: ModelSeen, optimizer: Any, seconds: float | None) -> None:
+        if not is_still(model, seen):
+            tell(f"{seen.name} is not tuned: its settings or layers are others than when it was called first")
+            return
+        tell(f"tuning {seen.text}")
+        path = place_of(model, seen.mode, seen.device, tell, seen.autocast)
+        began_s = time.monotonic()
+        with Isolated(ahead=True) as executor:
+            profile = tuned(model, seen, optimizer, budget_s=seconds, ways=True, executor=executor)
+        keep(profile, path, tell)
+        for line in str(profile).splitlines():
+            tell(line)
+        took = time.monotonic() - began_s
+        tell(f"took {took:.0f} s; kept for the next run: {path} ('twinkle-tune report' shows it)")
+
+
+def tell(text: str) -> None:
+    """One line to people, on stderr; where nobody can be told any more, nothing happens."""
+    try:
+        sys.stderr.write(f"twinkle-tune: {one_line(text, 2000)}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass
