@@ -49,6 +49,7 @@ ROOMS = (
     "search",
     "tune",
     "script",
+    "integrations",
     "auto",
     "run",
     "export",
@@ -71,7 +72,7 @@ HEAVY = {
     "triton": {"ops"},
     "kernels": {"source", "kernel"},
     "liger_kernel": {"source", "catalog"},
-    "transformers": {"catalog", "capture", "models"},
+    "transformers": {"catalog", "capture", "models", "integrations"},
 }
 
 MAX_LINES = 330

@@ -18,6 +18,7 @@ from tests.zoo.quick import SETTINGS, Quick
 from twinkle_tune import tune_model
 from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.profile.folders import cache_folder
+from twinkle_tune.profile.schema import Profile
 from twinkle_tune.run import main
 from twinkle_tune.script.made import examples_of, plain_device
 from twinkle_tune.script.program import Program, run_program
@@ -95,18 +96,20 @@ def keep_winners(script: Path, *words: object) -> list[ModelSeen]:
     assert watch.problem is None
     for model, seen, _ in watch.pairs():
         place = place_of(model, seen.mode, seen.device, print, seen.autocast)
-        keep(with_winner(_quick(model, seen)), place, print)
+        keep(quick_winners(model, seen), place, print)
     return list(watch.recording.models)
 
 
-def _quick(model: nn.Module, seen: ModelSeen) -> Any:
+def quick_winners(model: nn.Module, seen: ModelSeen) -> Profile:
+    """A profile of a model on what it was called with, in which every right rival has won."""
     names = {c.name for found in find_slots(model) for c in contestants(found, "cpu", seen.mode)}
     wanted = ["torch"] if any(name.startswith("torch.") for name in names) else ["original"]
     with autocast_as(seen):
-        return tune_model(
+        profile = tune_model(
             model, examples_of(seen, plain_device(model)), mode=seen.mode, candidates=wanted, settings=SETTINGS,
             executor=Quick(), budget_s=60,
         )  # fmt: skip
+    return with_winner(profile)
 
 
 def recorded() -> dict[str, Any]:

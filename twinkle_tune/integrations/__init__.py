@@ -1,0 +1,1 @@
+"""Other libraries' trainings: a callback for each."""
