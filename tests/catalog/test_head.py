@@ -17,7 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PhiConfig, PhiForCausalL
 from transformers.loss import loss_utils
 
 from tests.coexistence.tiny import tiny_llama
-from tests.tune.toy import QUICK, spin
+from tests.told import told_clock
+from tests.tune.toy import QUICK
 from tests.zoo.quick import SETTINGS, Quick
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model, tune_model
 from twinkle_tune.catalog.head import head_contestants, head_place, with_loss
@@ -269,10 +270,10 @@ def test_only_models_with_such_a_head_have_the_slot() -> None:
 
 def test_contested_applied_and_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a slow original the pieces win, are bound for the measured calls alone, and are taken out again."""
-    slow_loss = loss_utils.fixed_cross_entropy
+    slow_loss, clock = loss_utils.fixed_cross_entropy, told_clock(monkeypatch)
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        spin(6_000)
+        clock.us += 6_000.0
         return slow_loss(*args, **kwargs)
 
     monkeypatch.setattr(loss_utils, "fixed_cross_entropy", slow)

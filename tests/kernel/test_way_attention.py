@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tests.catalog.catalog_families import tiny
 from tests.strategy.planted import compiled_by
+from tests.told import Told
 from twinkle_tune import kernelize_report, restore_model
 from twinkle_tune.capture.held_out import tried_steps
 from twinkle_tune.catalog.attention import other_attentions
@@ -41,35 +42,6 @@ def short(monkeypatch: pytest.MonkeyPatch, compiled_anew: None) -> None:
 def is_eager(graph: Any) -> bool:
     """Whether the attention is written out in a graph."""
     return not any("scaled_dot_product" in str(node.target) for node in graph.graph.nodes)
-
-
-class Told:
-    """A clock by which a call takes 100 µs, and what is told to it meanwhile."""
-
-    name = "told"
-
-    def __init__(self) -> None:
-        self.us = 0.0
-
-    def block_calls(self, call: Callable[[], object]) -> int:
-        """One."""
-        return 1
-
-    def burst_us(self, call: Callable[[], object], block_calls: int) -> float:
-        """The time of one call."""
-        return self.first_call_us(call)
-
-    def first_call_us(self, call: Callable[[], object]) -> float:
-        """The time of one call."""
-        before = self.us
-        call()
-        return 100.0 + self.us - before
-
-    def peak_bytes(self, call: Callable[[], object]) -> None:
-        """Not known."""
-
-    def synchronize(self) -> None:
-        """Nothing waits."""
 
 
 def found_by(monkeypatch: pytest.MonkeyPatch, took_us: Callable[[bool], float]) -> Ways:

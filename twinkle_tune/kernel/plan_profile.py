@@ -56,17 +56,17 @@ def plan_profile(model: nn.Module, profile: Profile, device: str, mode: Mode, re
     resolver = Resolver(device, mode, registry)
     layers, kept = _plan_layers(model, profile, resolver)
     functions, kept_functions = _plan_functions(model, profile, resolver)
-    ways, why = _plan_setups(model, profile)
+    ways, why = _plan_setups(model, profile, layers=bool(layers), functions=bool(functions))
     stale = (*map(str, resolver.stale), *([why] if why else []))
     kernels = Plan(layers, functions, (*kept, *kept_functions), stale, tuple(resolver.stale))
     return with_ways(kernels, ways) if ways else kernels
 
 
-def _plan_setups(model: nn.Module, profile: Profile) -> tuple[Layers, str]:
+def _plan_setups(model: nn.Module, profile: Profile, *, layers: bool, functions: bool) -> tuple[Layers, str]:
     """The forwards of the ways of running the whole model, or why they cannot be bound."""
     if not profile.setups:
         return (), ""
-    made = setup_layers(model, profile.setups)
+    made = setup_layers(model, profile.setups, layers=layers, functions=functions)
     names = ", ".join(dict.fromkeys(setup.name for setup in profile.setups))
     return ((), f"{MODEL} ({names}): {made}") if isinstance(made, str) else (made, "")
 

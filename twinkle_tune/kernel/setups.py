@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.utils.hooks import RemovableHandle
 
 from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.catalog.attention import other_attentions
@@ -51,6 +51,8 @@ class WayIn:
         backend: compiles it.
         setups: which calls run so; None for every call, with whatever the compiler raises: that is for a contest.
         kernels: whether what is bound inside of the model runs in it; else the originals do.
+        layers, functions: whether kernels are bound beside it, in the places of layers and of functions. Where none
+            are, nothing has to be told to what is compiled, which would write that down at each call.
         attention: what the model's own switch of its attention is set to in it; "" leaves it alone.
     """
 
@@ -58,16 +60,25 @@ class WayIn:
     backend: Backend
     setups: Sequence[Setup] | None = None
     kernels: bool = False
+    layers: bool = True
+    functions: bool = True
     attention: str = ""
 
     @property
     def name(self) -> str:
         return way_name(self.strategy.name, kernels=self.kernels, attention=self.attention)
 
+    @property
+    def steps_aside(self) -> bool:
+        """Whether kernels that are bound inside of the model must give way to the originals in it."""
+        return not self.kernels and (self.layers or self.functions)
+
     def traced(self, forward: Call) -> Call:
         """A forward as it is to be compiled: it sets what is to be inside."""
         forward = with_attention(forward, self.attention) if self.attention else forward
-        return with_kernels(forward) if self.kernels else with_originals(forward)
+        if self.steps_aside:
+            return with_originals(forward)
+        return with_kernels(forward) if self.kernels and self.functions else forward
 
 
 def backend_of(*, gives_up: bool, attention: str) -> Backend:
@@ -75,8 +86,13 @@ def backend_of(*, gives_up: bool, attention: str) -> Backend:
     return Backend(gives_up=gives_up, stands_in=True, breaks=not attention)
 
 
-def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
-    """What to bind so that the model runs in the ways that won; why it cannot be, where it cannot."""
+def setup_layers(
+    model: nn.Module, setups: Sequence[Setup], *, layers: bool = True, functions: bool = True
+) -> Layers | str:
+    """What to bind so that the model runs in the ways that won; why it cannot be, where it cannot.
+
+    ``layers`` and ``functions`` are as of a :class:`WayIn`.
+    """
     known = {strategy.name: strategy for strategy in STRATEGIES}
     unknown = [setup.way for setup in setups if setup.way not in known]
     if unknown:
@@ -103,6 +119,8 @@ def setup_layers(model: nn.Module, setups: Sequence[Setup]) -> Layers | str:
                 backend=backend_of(gives_up=False, attention=attention),
                 setups=own,
                 kernels=kernels,
+                layers=layers,
+                functions=functions,
                 attention=attention,
             )
             for (way, kernels, attention), own in by_way.items()
@@ -118,7 +136,7 @@ def way_layers(model: nn.Module, ways: Sequence[WayIn]) -> Layers:
         running = way.strategy.running(model, way.backend, way.traced)
         rows = "all" if way.setups is None else ", ".join(setup.label for setup in way.setups)
         made = [None] if way.setups is None else [form for setup in way.setups for form in forms_of(setup.calls)]
-        cases += [_Case(call=running.root, way=way.name, kernels=way.kernels, form=form) for form in made]
+        cases += [_Case(call=running.root, way=way.name, steps_aside=way.steps_aside, form=form) for form in made]
         for path, module, call in running.parts:
             layers.append((module, call, Binding(slot=MODEL, path=path, candidate=way.name, rows=rows)))
     names = ", ".join(way.name for way in ways)
@@ -153,10 +171,12 @@ class Root:
         case = self._case(model, asked)
         if case is None:
             return type(model).forward(model, *args, **kwargs)
-        before = asked.state()
+        before = asked.now()
         try:
-            with nullcontext() if case.kernels else originals_inside():
-                return case.call(model, *args, **kwargs)
+            if case.steps_aside:
+                with originals_inside():
+                    return case.call(model, *args, **kwargs)
+            return case.call(model, *args, **kwargs)
         except Exception as error:
             why = self._why_again(error)
             if not why:
@@ -220,10 +240,11 @@ class _Watched:
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         self._hooks = [hooks for module in modules for hooks in _hooks_of(module)]
+        self._hooked, self._registered = True, -1
         self._parents = [weakref.ref(module) for module in modules if module._modules]
         self._children = self._ids()
         kinds: set[Any] = set(map(type, modules))
-        self._forwards = {kind: kind.forward for kind in kinds}
+        self._forwards = [(kind, kind.forward) for kind in kinds]
         first = next(((m, n) for m in modules for n, p in m._parameters.items() if p is not None), None)
         self._config = getattr(model, "config", None)
         self._attention = _attention_of(self._config)
@@ -232,7 +253,7 @@ class _Watched:
             self._weight = weakref.ref(first[0]), first[1], _kind(first[0]._parameters[first[1]])
 
     def is_as_it_was(self) -> bool:
-        if (any(self._hooks) and not all_idle(self._hooks)) or _has_global_hooks():
+        if self._has_hooks() or _has_global_hooks():
             return False
         if self._weight is not None:
             module, name, kind = self._weight[0](), *self._weight[1:]
@@ -240,9 +261,17 @@ class _Watched:
                 return False
         if self._attention is not None and _attention_of(self._config) != self._attention:
             return False
-        if any(kind.forward is not forward for kind, forward in self._forwards.items()):
-            return False
+        for kind, forward in self._forwards:
+            if kind.forward is not forward:
+                return False
         return self._ids() == self._children
+
+    def _has_hooks(self) -> bool:
+        # torch counts the hooks that were ever registered: where no new one was, those without stay without.
+        registered = RemovableHandle.next_id
+        if registered != self._registered:
+            self._hooked, self._registered = any(self._hooks), registered
+        return self._hooked and any(self._hooks) and not all_idle(self._hooks)
 
     def _ids(self) -> list[int]:
         found: list[int] = []
@@ -285,7 +314,7 @@ class _Case:
 
     call: Call
     way: str
-    kernels: bool
+    steps_aside: bool
     form: Form | None
 
     def fits(self, model: nn.Module, asked: Asked) -> bool:

@@ -313,7 +313,14 @@ def ways_of(model: nn.Module, kernels: Plan) -> Iterator[Way]:
 
 def _way(model: nn.Module, strategy: Strategy, kernels: Plan | None, attention: str = "") -> Way:
     """A strategy as a contestant, with kernels inside (None for none), and an attention ("" for the model's own)."""
-    backend = backend_of(gives_up=True, attention=attention)
-    way = WayIn(strategy=strategy, backend=backend, kernels=kernels is not None, attention=attention)
-    plan = with_ways(kernels or Plan(), way_layers(model, [way]))
+    inside, backend = kernels or Plan(), backend_of(gives_up=True, attention=attention)
+    way = WayIn(
+        strategy=strategy,
+        backend=backend,
+        kernels=kernels is not None,
+        layers=bool(inside.layers),
+        functions=bool(inside.functions),
+        attention=attention,
+    )
+    plan = with_ways(inside, way_layers(model, [way]))
     return Way(name=way.name, source="compile", runner=model, plan=plan, backend=backend)
