@@ -15,7 +15,7 @@ from twinkle_tune.cli.list import last_run_text, work_text
 from twinkle_tune.cli.options import profile_path
 from twinkle_tune.environment import current_environment
 from twinkle_tune.mode import Mode
-from twinkle_tune.profile.schema import RunFacts
+from twinkle_tune.profile.run import RunFacts
 
 
 def test_every_norm_is_found(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,8 @@ from twinkle_tune.errors import CaptureError, TuneInterrupted
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.io import load_profile
-from twinkle_tune.profile.schema import Profile, RunFacts
+from twinkle_tune.profile.run import RunFacts
+from twinkle_tune.profile.schema import Profile
 
 
 @dataclass(kw_only=True)

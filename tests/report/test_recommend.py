@@ -11,7 +11,8 @@ from twinkle_tune.contest.selected import interpreted
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Objective
 from twinkle_tune.outcome import Selection
-from twinkle_tune.profile.schema import Contest, Profile, RunFacts, Seen, StepResult
+from twinkle_tune.profile.run import RunFacts
+from twinkle_tune.profile.schema import Contest, Profile, Seen, StepResult
 from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.report import head
 from twinkle_tune.report.recommend import recommend, visible_step_gain

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.report import fabricate
-from twinkle_tune.profile.schema import RunFacts
+from twinkle_tune.profile.run import RunFacts
 
 
 @pytest.mark.parametrize("name", fabricate.ALL)

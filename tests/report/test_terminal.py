@@ -15,7 +15,8 @@ from tests.report import fabricate
 from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Selection, Status
 from twinkle_tune.profile.io import load_profile
-from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, RunFacts, Seen, StepResult
+from twinkle_tune.profile.run import RunFacts
+from twinkle_tune.profile.schema import Contest, ModelFacts, Profile, Seen, StepResult
 from twinkle_tune.report.brief import brief
 from twinkle_tune.report.layout import Column, command, python, table_lines, wrapped
 from twinkle_tune.report.terminal import SHORT_LINES, terminal_text

@@ -36,7 +36,8 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_laye
 from twinkle_tune.kernel.model_digest import digest_as_it_stands
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, Objective
-from twinkle_tune.profile.schema import Profile, RunFacts, StepResult
+from twinkle_tune.profile.run import RunFacts
+from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.profile.store import Store, StoreDamagedError, store_path
 from twinkle_tune.profile.whole import WholeAnswer, WholeQuestion, Won

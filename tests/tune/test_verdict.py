@@ -10,7 +10,8 @@ from tests.report import fabricate
 from twinkle_tune.contest.selected import interpreted, not_timed, not_tried, selection_of
 from twinkle_tune.measure.paired import Decision
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Status, Trial, Untimed
-from twinkle_tune.profile.schema import Contest, RunFacts, StepResult
+from twinkle_tune.profile.run import RunFacts
+from twinkle_tune.profile.schema import Contest, StepResult
 from twinkle_tune.tune.course import run_facts
 from twinkle_tune.tune.gain import time_words
 from twinkle_tune.tune.verdict import round_up_s, verdict_of

@@ -92,6 +92,7 @@ def profile(
         bool, typer.Option("--force", help="Let a run that was stopped replace a fuller profile.")
     ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if another run uses the device.")] = False,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Also print where the time of this run went.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile itself and nothing else.")] = False,
 ) -> None:
     """Find the fastest right kernel for each part of MODEL.
@@ -174,7 +175,7 @@ def profile(
         raise
     for file, form in reports_at:
         write_report(made, file, form, path)
-    _show(made, [path, *(file for file, _ in reports)], as_json=as_json)
+    _show(made, [path, *(file for file, _ in reports)], as_json=as_json, timeline=timeline)
 
 
 def _loading(model: str) -> str:
@@ -217,7 +218,7 @@ def _keep(profile: object, at: Path, path: Path, journal: Journal | None, *, for
     tell(f"twinkle-tune: interrupted; {count} finished contest{'' if count == 1 else 's'} kept in {kept}{on}")
 
 
-def _show(profile: Profile, written: list[Path], *, as_json: bool) -> None:
+def _show(profile: Profile, written: list[Path], *, as_json: bool, timeline: bool) -> None:
     if as_json:
         from twinkle_tune.profile.json_text import profile_text
 
@@ -227,6 +228,6 @@ def _show(profile: Profile, written: list[Path], *, as_json: bool) -> None:
     if not apart:
         from twinkle_tune.cli.show import final_table
 
-        final_table(profile, str(written[0]))
+        final_table(profile, str(written[0]), timeline=timeline)
     for path in written:
         (tell if apart else say)(f"wrote {path}")

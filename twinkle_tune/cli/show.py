@@ -20,7 +20,7 @@ from rich.text import Text
 
 from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.report.terminal import print_report
+from twinkle_tune.report.terminal import print_phases, print_report
 from twinkle_tune.report.text import one_line, ratio_text
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.events import (
@@ -178,12 +178,15 @@ class Progress:
         return whole
 
 
-def final_table(profile: Profile, path: str = "", console: Console | None = None) -> None:
+def final_table(profile: Profile, path: str = "", console: Console | None = None, *, timeline: bool = False) -> None:
     """Print the short form of the report to stdout: what to do, the whole model and what won.
 
-    ``path`` is where the profile lies, for the lines to copy.
+    ``path`` is where the profile lies, for the lines to copy; ``timeline`` adds where the run's time went.
     """
-    print_report(profile, console or Console(), path)
+    console = console or Console()
+    print_report(profile, console, path)
+    if timeline:
+        print_phases(profile, console)
 
 
 def _cleared(state: State) -> State:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
@@ -15,6 +15,7 @@ from twinkle_tune.objective import Aim, Objective
 from twinkle_tune.outcome import UNDECIDED, Conditions, Measurement, Selection, Status, Timings, Trial, Untimed
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.json_text import write_profile
+from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.profile.views import Table, view
 from twinkle_tune.slot import ORIGINAL, Slot
@@ -188,34 +189,6 @@ class Contest:
             if trial.candidate == candidate:
                 return trial
         raise KeyError(candidate)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
-    """How the run went that made a profile.
-
-    Attributes:
-        took_s: seconds, loading the model not included.
-        budget_s: seconds that it was given; None for no limit.
-        stopped: what ended it before everything was done; "" where nothing did.
-        needs_s: of a run that was stopped: seconds that all of it would take, about, by what was done; None where
-            nothing was done yet, and for a run that was not stopped.
-        torch_needs_s: the same with torch's own candidates alone; None, too, where none competes.
-        recalled: contests that it did not run, since their outcomes were in its journal or in the store; None in a
-            profile from before it was written down.
-        calls: how often each step will be run, for which ways of running the model were chosen; None for no limit.
-        recalled_whole: how many answers of the whole model it took from there: whether the winners gain in it, how ways
-            of running it fare in a step (each step is one), whether both together gain; None as for ``recalled``.
-    """
-
-    took_s: float
-    budget_s: float | None = None
-    stopped: Literal["", "budget", "interrupted"] = ""
-    needs_s: float | None = None
-    torch_needs_s: float | None = None
-    recalled: int | None = None
-    calls: int | None = None
-    recalled_whole: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

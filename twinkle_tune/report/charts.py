@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from twinkle_tune.report.look import PAGE, PAPER, SERIES, config
 
-Kind = Literal["ratios", "parts", "shapes", "memory", "parity", "trend", "why", "timeline"]
+Kind = Literal["ratios", "parts", "shapes", "memory", "parity", "trend", "why", "timeline", "run"]
 Spec = dict[str, Any]
 
 MISSING = "The plots need altair and vl-convert-python, which are not installed: pip install altair vl-convert-python"
@@ -37,6 +37,7 @@ def _chart(kind: Kind, on_page: bool) -> Spec:
         "trend": _trend,
         "why": _why,
         "timeline": _timeline,
+        "run": _run,
     }
     colours = PAGE if on_page else PAPER
     made = makers[kind](colours)
@@ -297,3 +298,20 @@ def _timeline(colours: Mapping[str, str]) -> Any:
     outer = rows.transform_filter("datum.depth == 0").mark_bar(size=24, stroke="white").encode(color=colour)
     inner = rows.transform_filter("datum.depth == 1").mark_bar(size=8, stroke="white").encode(color=colour)
     return _layered(outer, inner)
+
+
+def _run(colours: Mapping[str, str]) -> Any:
+    """A profiling run from its beginning to its end, a lane a phase."""
+    import altair as alt
+
+    bars = (
+        _plain()
+        .mark_bar(color=colours["bar"])
+        .encode(
+            y=alt.Y("name:N", sort=None, title=None),
+            x=alt.X("from:Q", title="seconds since the run began", axis=alt.Axis(tickCount=6)),
+            x2="to:Q",
+            tooltip=alt.Tooltip("tip:N"),
+        )
+    )
+    return _layered(bars)

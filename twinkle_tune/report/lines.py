@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from twinkle_tune.report.brief import Brief
 from twinkle_tune.report.derive import Fate
 from twinkle_tune.report.further import FurtherPart
+from twinkle_tune.report.run_time import PhaseLine
 from twinkle_tune.report.ways import WayLine
 
 LEGEND = (
@@ -171,7 +172,8 @@ class View:
     lines to do it with, ``then`` what else there is to do, and ``then_run`` its command;
     ``counts`` says what a contest is and how many ended how; ``labels`` what the steps' labels mean; ``notes`` are what
     a reader must know before believing a figure; ``line`` is one of facts; ``ways`` are the ways of running the whole
-    model, ``ways_short`` the same in a heading and a line a step; ``outside`` says which parts of the model no
+    model, ``ways_short`` the same in a heading and a line a step; ``phases`` say where the run's time went; ``outside``
+    says which parts of the model no
     kernel is offered for, and their share.
     """
 
@@ -195,6 +197,7 @@ class View:
     selections: tuple[SelectionLine, ...]
     shapes: tuple[ShapesLine, ...]
     uncalled: tuple[str, ...]
+    phases: tuple[PhaseLine, ...]
     reproduce: str
     apply: str
     legend: str = LEGEND

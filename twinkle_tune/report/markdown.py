@@ -10,6 +10,7 @@ from twinkle_tune.kernel.unlooked import YOURS
 from twinkle_tune.profile.checked import uncollected
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.lines import FURTHER, ContestPart, View
+from twinkle_tune.report.run_time import HEADS
 from twinkle_tune.report.text import one_line
 from twinkle_tune.report.view import contest_parts, view
 
@@ -32,6 +33,9 @@ def markdown_text(profile: Profile, path: str = "profile.json") -> str:
         parts += folded("Every contest, candidate by candidate", [part for c in contests for part in _contest(c)])
     if shown.uncalled:
         parts += folded("Slots that no step called", [_list(code(name) for name in shown.uncalled)])
+    if shown.phases:
+        rows = [[escape(line.phase), line.time, line.share, escape(line.longest)] for line in shown.phases]
+        parts += folded("Where the run's time went", [table(HEADS, rows)])
     parts += folded("Environment", [_list(f"{label}: {escape(value)}" for label, value in shown.facts)])
     parts += [
         "## Apply it",

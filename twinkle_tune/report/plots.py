@@ -14,6 +14,7 @@ from twinkle_tune.report.margin import closest
 from twinkle_tune.report.pictures import timelines, why
 from twinkle_tune.report.plot import LABEL, Plot, labels, ratio_row, step_role
 from twinkle_tune.report.rows import Row, contest_rows, step_rows
+from twinkle_tune.report.run_time import run_plot
 from twinkle_tune.report.text import (
     bytes_text,
     is_figure,
@@ -35,13 +36,13 @@ _ROWS = 12
 def plots(profile: Profile) -> Iterator[Plot]:
     """Every plot of a profile's report that has data, in the report's order, made when it is asked for.
 
-    First those of whole steps, then one a contest, last those over all contests.
+    First those of whole steps, then one a contest, last those over all contests, and the run itself.
     """
     contests = (_contest(number, contest) for number, contest in enumerate(profile.contests, 1))
     by_shape = (_shapes(number, each) for number, each in enumerate(shapes(profile), 1))
     found = chain(
         _steps(profile), way_plots(profile), why(profile), timelines(profile), _parts(profile),
-        contests, by_shape, _memory(profile), _parity(profile),
+        contests, by_shape, _memory(profile), _parity(profile), run_plot(profile),
     )  # fmt: skip
     return (plot for plot in found if plot.rows)
 

@@ -16,6 +16,7 @@ from twinkle_tune.kernel.unlooked import YOURS
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report.layout import Column, command, python, table_lines, wrapped
 from twinkle_tune.report.lines import ContestPart, View
+from twinkle_tune.report.run_time import HEADS, PhaseLine, phase_lines
 from twinkle_tune.report.terminal_contest import contest_lines
 from twinkle_tune.report.versus import versus
 from twinkle_tune.report.view import contest_part, contest_parts, view
@@ -58,6 +59,10 @@ _WINNERS = (
     Column(head="Of", rank=2, least=8),
     Column(head="Time ÷ original", rank=4),
 )
+_PHASES = tuple(
+    Column(head=head, right=right, least=least, rank=rank)
+    for head, right, least, rank in zip(HEADS, (False, True, True, False), (13, 0, 0, 9), (0,) * 4, strict=True)
+)
 _TONES = {"gain": "green bold", "loss": "red bold"}
 
 
@@ -78,6 +83,19 @@ def print_report(
     """
     for line in _lines(profile, console.width, path, full=full, contest=contest):
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def print_phases(profile: Profile, console: Console) -> None:
+    """Print where the run's time went, phase by phase."""
+    for line in phase_table(tuple(phase_lines(profile)), console.width):
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def phase_table(phases: Sequence[PhaseLine], width: int) -> Iterator[Text]:
+    """Where the run's time went; nothing where that was not written down."""
+    if phases:
+        yield from (Text(""), Text("Where the run's time went", style="bold"))
+        yield from table_lines(_PHASES, [line.cells for line in phases], width)
 
 
 def terminal_text(
@@ -183,6 +201,7 @@ def _full(shown: View, contests: Iterable[ContestPart], width: int) -> Iterator[
     if shown.uncalled:
         yield Text("")
         yield from wrapped(f"Never called: {', '.join(shown.uncalled)}", width)
+    yield from phase_table(shown.phases, width)
     for title, copied in (("Apply it", shown.apply), ("Measure it again", shown.reproduce)):
         yield from (Text(""), Text(title, style="bold"))
         yield from _copied(copied.splitlines(), width)

@@ -16,6 +16,7 @@ from twinkle_tune.report.further import further_part
 from twinkle_tune.report.lines import ContestPart, Margin, Refused, Runner, SelectionLine, ShapesLine, StepLine, View
 from twinkle_tune.report.recommend import is_kept, recommend, uncompared, untried_text
 from twinkle_tune.report.rows import Row, contest_rows, decisive, selection_rows, step_rows, times
+from twinkle_tune.report.run_time import phase_lines
 from twinkle_tune.report.text import (
     NOTHING,
     bytes_text,
@@ -72,6 +73,7 @@ def view(profile: Profile, path: str = "profile.json") -> View:
         ),
         ways=tuple(way_lines(profile)),
         ways_short=short_lines(profile),
+        phases=tuple(phase_lines(profile)),
         selections=_ranked(lines),
         shapes=tuple(_shapes_line(each) for each in shapes(profile)),
         uncalled=tuple(one_line(name, 2 * _NAME_LIMIT) for name in profile.uncalled),

@@ -8,7 +8,8 @@ from typing import Literal
 
 from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.outcome import UNDECIDED, Untimed
-from twinkle_tune.profile.schema import Contest, RunFacts
+from twinkle_tune.profile.run import RunFacts
+from twinkle_tune.profile.schema import Contest
 from twinkle_tune.tune.budget import KEPT
 
 

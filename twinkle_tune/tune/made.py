@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from twinkle_tune.capture.capture import Capture
 from twinkle_tune.contest.selected import BLOCK_S
 from twinkle_tune.environment import Environment
-from twinkle_tune.profile.schema import Contest, Profile, RunFacts, StepResult
+from twinkle_tune.profile.run import RunFacts
+from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.shares import with_shares
 from twinkle_tune.slot import Candidate
 from twinkle_tune.tune.course import run_facts
@@ -81,6 +82,7 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         calls=run.calls,
         stopped="budget" if cut_short else facts.stopped,
         recalled_whole=run.memory.recalled_whole,
+        spans=run.spans.so_far(),
     )
     found = verdict_of(profile.contests, profile.steps, profile.aim, facts)
     # Where the whole model runs another way, its verdict says so; of the contests one that was stopped tells.
@@ -96,7 +98,12 @@ def _shared_out(profile: Profile, seen: Capture) -> Profile:
 
 
 def _interrupted(run: Run) -> RunFacts:
-    return RunFacts(took_s=round(run.budget.took_s, 1), budget_s=run.budget.seconds, stopped="interrupted")
+    return RunFacts(
+        took_s=round(run.budget.took_s, 1),
+        budget_s=run.budget.seconds,
+        stopped="interrupted",
+        spans=run.spans.so_far(),
+    )
 
 
 def _alone(seen: Capture) -> dict[str, tuple[float, ...]]:

@@ -26,6 +26,7 @@ from twinkle_tune.tune.little import Little
 from twinkle_tune.tune.memory import Memory, question_of
 from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
+from twinkle_tune.tune.spans import Spans
 from twinkle_tune.tune.task import Executor, Task
 from twinkle_tune.workload import call_text
 
@@ -34,7 +35,8 @@ from twinkle_tune.workload import call_text
 class Run:
     """What :func:`twinkle_tune.tune.tune.tune_model` was asked for.
 
-    ``little`` is what is let go since it could save next to nothing. ``tasks`` are the contests that were held, by
+    ``spans`` hears what the run tells, and knows where its time goes. ``little`` is what is let go since it could save
+    next to nothing. ``tasks`` are the contests that were held, by
     slot, workload and instances: for whoever has another turn in one.
     """
 
@@ -47,6 +49,7 @@ class Run:
     registry: Registry
     executor: Executor
     memory: Memory
+    spans: Spans = field(default_factory=Spans)
     attention: bool = False
     head: bool = False
     ways: bool = False

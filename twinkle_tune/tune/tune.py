@@ -48,6 +48,7 @@ from twinkle_tune.tune.progress import is_watched, printed
 from twinkle_tune.tune.run import Run, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.setups import settled_with_ways
+from twinkle_tune.tune.spans import Spans
 from twinkle_tune.tune.task import Executor
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
@@ -147,13 +148,15 @@ def tune_model(
     )
     if isinstance(candidates, str):
         candidates = tuple(name.strip() for name in candidates.split(","))
+    spans = Spans()
     run = Run(
         model=model,
         terms=terms,
         name=name or type(model).__name__,
         wanted=candidates,
         budget=Budget(),
-        tell=_told(on_event, progress),
+        tell=_told(spans, on_event, progress),
+        spans=spans,
         registry=registry or default_registry,
         executor=executor or InProcess(),
         memory=Memory(journal, store),
@@ -285,10 +288,10 @@ def _checked_calls(calls: int | None, *, ways: bool) -> int | None:
     return calls
 
 
-def _told(on_event: Listener | None, progress: bool | None) -> Listener:
-    """Who is told of the run: the caller's listener, printed lines, both, or nobody."""
+def _told(spans: Spans, on_event: Listener | None, progress: bool | None) -> Listener:
+    """Who is told of the run: who notes where its time goes; the caller's listener, printed lines, both, or nobody."""
     shows = on_event is None and is_watched() if progress is None else progress
-    listeners: list[Listener] = [] if on_event is None else [on_event]
+    listeners: list[Listener] = [spans] if on_event is None else [spans, on_event]
     if shows:
         listeners.append(printed())
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from twinkle_tune.objective import BY_TIME, Aim, Objective
 from twinkle_tune.outcome import UNDECIDED, Status, Untimed
 from twinkle_tune.profile.fuller import finished
-from twinkle_tune.profile.schema import Contest, RunFacts, StepResult
+from twinkle_tune.profile.run import RunFacts
+from twinkle_tune.profile.schema import Contest, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import figures, gained_clearly, time_words
