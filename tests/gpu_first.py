@@ -5,7 +5,7 @@ its own result only, and the page is written again after each. Everything lies i
 files: machines like this are lent and go away. It installs nothing and needs no network.
 
 The exit code is 0 if every part passed, else the sum of 1 for the first part, 2 for the second, 4 for the third and so
-on, of those that did not; 64 if there is no CUDA device.
+on, of those that did not, and 64 if there is no CUDA device.
 
 ``--second`` runs the second, shorter half (inference), ``--page`` writes reports/<device>/first.md of what came back.
 """
@@ -27,13 +27,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+from tests.gpu_part import NO_DEVICE_CODE
+
 ROOT = Path(__file__).parents[1]
 _KEPT, _SHOWN = 100_000, 6_000
 """Characters of a part's output, its end, that are in the JSON and on the page."""
 GRACE_S = 6.0
 """So long before its limit, or a fifth of it, a part is interrupted as by Ctrl-C, to write down what it has."""
 NO_DEVICE = "no device"
-NO_DEVICE_CODE = 64
+_IF_THERE_IS_ONE = ("-m", "tests.gpu_part")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +45,12 @@ class Part:
     Attributes:
         name: as the page shows it.
         limit_s: seconds after which its processes are killed.
-        command: arguments of Python.
-        asks_for_device: whether its exit code 2 means that there is none.
+        command: arguments of Python; its exit code 64 means that there is no device.
     """
 
     name: str
     limit_s: float
     command: tuple[str, ...]
-    asks_for_device: bool = False
 
     @property
     def line(self) -> str:
@@ -71,28 +71,39 @@ class Done:
 
 
 def first_parts(out: Path) -> tuple[Part, ...]:
-    """The parts of the first run: 535 seconds in all at most."""
+    """The parts of the first run: nine minutes in all at most."""
     within = ("-o", "timeout=60") if find_spec("pytest_timeout") is not None else ()
     plugins = ("-p", "no:cacheprovider", "-p", "tests.gpu_told")
-    gpu = ("-m", "pytest", "-q", "-m", "gpu", *plugins, "--continue-on-collection-errors", "--tb=short", *within)
+    gpu = (
+        "-m",
+        "tests.gpu_part",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        *plugins,
+        "--continue-on-collection-errors",
+        "--tb=short",
+        *within,
+    )
     several = ("-n", str(_workers()), "--dist", "load") if find_spec("xdist") is not None else ()
     files = gpu_tests()
     timing = tuple(file for file in files if file.startswith(("tests/measure/", "tests/tune/")))
     profile = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh")
     return (
-        Part(name="machine", limit_s=25, command=("-m", "tests.gpu_first", "--machine"), asks_for_device=True),
+        Part(name="machine", limit_s=30, command=("-m", "tests.gpu_first", "--machine")),
         Part(name="parity on the device", limit_s=110,
              command=(*gpu, *several, *(file for file in files if file not in timing))),
         Part(name="clocks, graphs and workers", limit_s=85, command=(*gpu, *timing)),
         Part(name="profile of training", limit_s=180,
-             command=("-m", "twinkle_tune.cli", "profile", "qwen3-0.6b", *profile, "--mode", "train",
+             command=(*_IF_THERE_IS_ONE, "twinkle_tune.cli", "profile", "qwen3-0.6b", *profile, "--mode", "train",
                       "--budget", "150s", "--out", str(out / "train.json"))),
         Part(name="our ops against their rivals", limit_s=75,
-             command=("-m", "tests.bench.ops", "--device", "cuda", "--no-compile", "--minutes", "0.8",
+             command=(*_IF_THERE_IS_ONE, "tests.bench.ops", "--device", "cuda", "--no-compile", "--minutes", "0.8",
                       "--op", "rms_norm,cross_entropy,silu_and_mul", "--model", "Qwen3-0.6B",
                       "--rows", "32,2048,16384", "--out", str(out))),
         Part(name="identical candidates", limit_s=60,
-             command=("-m", "tests.bench.aa", "--device", "cuda", "--minutes", "0.5", "--out", str(out))),
+             command=(*_IF_THERE_IS_ONE, "tests.bench.aa", "--device", "cuda", "--minutes", "0.5", "--out", str(out))),
     )  # fmt: skip
 
 
@@ -108,12 +119,12 @@ def _workers() -> int:
 
 
 def second_parts(out: Path) -> tuple[Part, ...]:
-    """The parts of the second run: 235 seconds in all at most."""
+    """The parts of the second run: four minutes in all at most."""
     profile = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh", "--mode", "inference")
     return (
-        Part(name="machine", limit_s=25, command=("-m", "tests.gpu_first", "--machine"), asks_for_device=True),
+        Part(name="machine", limit_s=30, command=("-m", "tests.gpu_first", "--machine")),
         Part(name="profile of inference, with times in CUDA graphs", limit_s=210,
-             command=("-m", "twinkle_tune.cli", "profile", "qwen3-0.6b", *profile,
+             command=(*_IF_THERE_IS_ONE, "twinkle_tune.cli", "profile", "qwen3-0.6b", *profile,
                       "--budget", "180s", "--out", str(out / "inference.json"))),
     )  # fmt: skip
 
@@ -151,21 +162,15 @@ def run_parts(parts: Sequence[Part], out: Path, name: str) -> int:
         _replace(out / f"{name}.json", json.dumps([asdict(each) for each in done], indent=2) + "\n")
         _replace(out / f"{name}.md", page(done, name))
     code = exit_code(done)
-    print("every part passed" if code == 0 else f"exit code {code}: {_told(code, done)}", flush=True)
+    told = ", ".join(f"{each.name} ({each.outcome})" for each in done if each.outcome != "passed")
+    print(f"exit code {code}: {told or 'every part passed'}", flush=True)
     return code
 
 
 def exit_code(done: Sequence[Done]) -> int:
-    """0, or a bit for each part that did not pass; 64 where there is no device."""
-    if any(each.outcome == NO_DEVICE for each in done):
-        return NO_DEVICE_CODE
-    return sum(2**position for position, each in enumerate(done) if each.outcome != "passed")
-
-
-def _told(code: int, done: Sequence[Done]) -> str:
-    if code == NO_DEVICE_CODE:
-        return "no CUDA device"
-    return ", ".join(f"{each.name} ({each.outcome})" for each in done if each.outcome != "passed")
+    """0, or a bit for each part that did not pass, and 64 where there is no device."""
+    failed = sum(1 << at for at, each in enumerate(done) if each.outcome not in ("passed", NO_DEVICE))
+    return failed + (NO_DEVICE_CODE if any(each.outcome == NO_DEVICE for each in done) else 0)
 
 
 def _run(part: Part) -> Done:
@@ -203,7 +208,7 @@ def _ended(process: subprocess.Popen[bytes], part: Part) -> str:
     grace_s = min(GRACE_S, part.limit_s / 5)
     with suppress(subprocess.TimeoutExpired):
         code = process.wait(timeout=part.limit_s - grace_s)
-        return {0: "passed", 2: NO_DEVICE if part.asks_for_device else "failed"}.get(code, "failed")
+        return {0: "passed", NO_DEVICE_CODE: NO_DEVICE}.get(code, "failed")
     process.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=grace_s)

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from tests.gpu_part import NO_DEVICE_CODE
 from tests.gpu_ready import what_is_missing, what_would_be_used
 
 PACKAGES = (
@@ -18,19 +19,16 @@ PACKAGES = (
 
 
 def machine() -> int:
-    """Print the facts, a line each; 1 where a package is missing that the run needs, 2 where there is no device."""
+    """Print the facts, a line each; 1 where a package is missing that the run needs, 64 where there is no device."""
     print(f"python: {platform.python_version()}")
     for name in PACKAGES:
         try:
             print(f"{name}: {version(name)}")
         except PackageNotFoundError:
             print(f"{name}: not installed")
-    missing = what_is_missing()
-    for told in (missing, what_would_be_used()):
-        print(told, end="\n" if told else "")
     if not torch.cuda.is_available():
         print(f"no CUDA device: torch {torch.__version__} finds none")
-        return 2
+        return NO_DEVICE_CODE
     properties = torch.cuda.get_device_properties(0)
     free_bytes, total_bytes = torch.cuda.mem_get_info()
     print(f"device: {properties.name}")
@@ -39,6 +37,9 @@ def machine() -> int:
     print(f"a copy moves {_copy_rate():.0f} GB/s")
     print(f"a product of bfloat16 matrices does {_matmul_rate():.0f} TFLOP/s")
     print(f"the judge's sums over 16 million elements take {_tally_ms():.0f} ms")
+    missing = what_is_missing()  # last: it imports much
+    for told in (missing, what_would_be_used()):
+        print(told, end="\n" if told else "")
     return 1 if missing else 0
 
 

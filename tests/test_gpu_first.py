@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests import gpu_first, gpu_ready
+from tests import gpu_first, gpu_machine, gpu_part, gpu_ready
 from tests.gpu_first import NO_DEVICE, Part, first_parts, run_parts, second_parts
 
 ROOT = Path(__file__).parents[1]
 ABSENT = [name for name in gpu_ready.USED if find_spec(name) is None]
 
 
-def part(name: str, code: str, *, limit_s: float = 60.0, asks_for_device: bool = False) -> Part:
+def part(name: str, code: str, *, limit_s: float = 60.0) -> Part:
     """A part that runs a line of Python."""
-    return Part(name=name, limit_s=limit_s, command=("-c", code), asks_for_device=asks_for_device)
+    return Part(name=name, limit_s=limit_s, command=("-c", code))
 
 
 def test_a_part_that_dies_or_hangs_loses_its_own_result_only(
@@ -77,9 +77,9 @@ def test_every_test_for_a_device_is_in_a_part() -> None:
     assert marked <= {*files[0], *files[1]}
     assert {each.split("/")[1] for each in files[1]} == {"measure", "tune"}
     assert not set(files[0]) & set(files[1])
-    command = [argument for argument in parity.command if not argument.endswith(".py")]
+    command = [argument for argument in parity.command[2:] if not argument.endswith(".py")]
     done = subprocess.run(
-        [sys.executable, *command, "tests/measure/test_state.py"],
+        [sys.executable, "-m", *command, "tests/measure/test_state.py"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -87,9 +87,29 @@ def test_every_test_for_a_device_is_in_a_part() -> None:
 
 def is_marked(path: Path) -> bool:
     """Whether a test of the file carries the mark."""
-    return (
-        re.search(r"^(@|pytestmark = \[?)pytest\.mark\.gpu", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
-    )
+    mark = re.compile(r"^(@|pytestmark = \[?)pytest\.mark\.gpu", re.MULTILINE)
+    return mark.search(path.read_text(encoding="utf-8")) is not None
+
+
+def test_no_part_passes_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each asks for one first, whatever became of the part before it: else all tests would be skipped, and pass."""
+    for each in (*first_parts(Path("out")), *second_parts(Path("out"))):
+        assert each.command[:2] == ("-m", "tests.gpu_part") or each.command[1:] == ("tests.gpu_first", "--machine")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu_part.main() == gpu_machine.machine() == 64
+
+
+def test_a_part_runs_as_the_main_module_where_there_is_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its own arguments and its own exit code."""
+    (tmp_path / "a_part.py").write_text("import sys; print(__name__, sys.argv[1:]); sys.exit(7)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["gpu_part.py", "a_part", "--quick"])
+    with pytest.raises(SystemExit, match="7"):
+        gpu_part.main()
+    assert capsys.readouterr().out == "__main__ ['--quick']\n"
 
 
 def test_a_failure_is_told_before_the_run_is_over(tmp_path: Path) -> None:
@@ -118,9 +138,10 @@ def test_all_figures_of_a_device_have_limits_and_one_folder(tmp_path: Path) -> N
 
 
 def test_without_a_device_nothing_else_is_tried(tmp_path: Path) -> None:
-    """The part that asks for the device ends with 2: the others are not run, and the exit code is 64."""
+    """A part that finds no device ends with 64: those behind it are not run; the exit code tells of those before it."""
     marker = tmp_path / "ran"
-    parts = [part("machine", "raise SystemExit(2)", asks_for_device=True), part("next", f"open({str(marker)!r}, 'w')")]
+    parts = [part("machine", "raise SystemExit(64)"), part("next", f"open({str(marker)!r}, 'w')")]
+    assert run_parts([part("killed", "import os; os.kill(os.getpid(), 9)"), *parts], tmp_path, "second") == 64 + 1
     assert run_parts(parts, tmp_path / "", "first") == 64
     assert not marker.exists()
     assert [each["outcome"] for each in json.loads((tmp_path / "first.json").read_text())] == [NO_DEVICE] * 2
@@ -145,13 +166,13 @@ def test_the_parts_are_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> N
         return done.stdout
 
     for each in (*first_parts(Path("out")), *second_parts(Path("out"))):
-        module = each.command[1]
+        module = each.command[2]
         command = [sys.executable, "-m", module, *(["profile"] if "profile" in each.command else [])]
-        if module in ("pytest", "tests.gpu_first"):
+        if module in ("pytest", "--machine"):
             continue
         monkeypatch.setenv("COLUMNS", "200")
         told = help_of(*command)
-        options = {argument for argument in each.command[2:] if argument.startswith("--")}
+        options = {argument for argument in each.command[3:] if argument.startswith("--")}
         assert options <= set(re.findall(r"--[a-z-]+", told)), each.name
 
 
@@ -159,7 +180,7 @@ def test_only_a_run_with_a_device_is_published(tmp_path: Path) -> None:
     """Without a run, or with one that found no device, there is no page to write."""
     with pytest.raises(SystemExit, match=r"neither first\.json nor second\.json"):
         gpu_first.publish(tmp_path)
-    run_parts([part("machine", "raise SystemExit(2)", asks_for_device=True)], tmp_path, "first")
+    run_parts([part("machine", "raise SystemExit(64)")], tmp_path, "first")
     with pytest.raises(SystemExit, match="found no CUDA device"):
         gpu_first.publish(tmp_path)
 

