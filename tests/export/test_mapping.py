@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 from dataclasses import replace
 from typing import Any
@@ -69,8 +70,13 @@ def test_the_json_says_the_same() -> None:
     assert data["left_out"] == []
 
 
-@pytest.mark.parametrize("source", ["impl", "repo", "local", "torch", "compile", "triton", "liger", "new"])
-@pytest.mark.parametrize("form", list(Form))
+SOURCES = ("impl", "repo", "local", "torch", "compile", "triton", "liger", "new")
+
+
+# Twinkle has a mapping of Liger's kernels (tests/export/test_twinkle.py).
+@pytest.mark.parametrize(
+    ("form", "source"), [p for p in itertools.product(Form, SOURCES) if p != (Form.TWINKLE, "liger")]
+)
 def test_what_no_repo_holds_is_listed(source: str, form: Form) -> None:
     """A winner of any other source is left out with a reason, in both files, and the original stays."""
     found = export(profile(norms("mine", source=source)), form, "p")

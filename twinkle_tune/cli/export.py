@@ -12,7 +12,7 @@ from twinkle_tune.cli.say import say, tell
 from twinkle_tune.export.form import Form
 
 if TYPE_CHECKING:
-    from twinkle_tune.export.choice import Choice
+    from twinkle_tune.export.choice import Choice, Kernel
 
 
 def export(
@@ -23,7 +23,7 @@ def export(
     """Write Hub winners as a mapping that needs no twinkle_tune.
 
     It is a Python module and a JSON file. Both list what such a mapping cannot express, and so does the output. If no
-    Hub kernel won, nothing is written and the exit code is 1.
+    Hub kernel won (for Twinkle: none of Liger's either), nothing is written and the exit code is 1.
     """
     from twinkle_tune.cli.write import check_writable, write_together
     from twinkle_tune.export.mapping import export as exported_from
@@ -45,11 +45,17 @@ def export(
 
 def _tell(choice: Choice) -> None:
     for entry in choice.entries:
-        kernel = entry.kernel
-        told = f"{kernel.repo_id}:{kernel.layer} at {kernel.commit}" if kernel else "the original"
-        say(f"{entry.name}: {told}")
+        say(f"{entry.name}: {_told(entry.kernel)}")
     for each in choice.left_out:
         say(f"left out: {each.where}: {each.winner}: {each.reason}")
+
+
+def _told(kernel: Kernel | None) -> str:
+    from twinkle_tune.export.choice import HubKernel
+
+    if isinstance(kernel, HubKernel):
+        return f"{kernel.repo_id}:{kernel.layer} at {kernel.commit}"
+    return "the original" if kernel is None else "Liger's, by liger_builtin()"
 
 
 def _module_name(stem: str, to: Form) -> str:

@@ -33,18 +33,26 @@ class HubKernel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LigerKernel:
+    """What Twinkle's ``liger_builtin()`` has for a class or function."""
+
+
+Kernel = HubKernel | LigerKernel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """What one name of a mapping stands for.
 
     Attributes:
-        name: the name of a kernel, or of a class where the mapping is one of classes.
-        classes: "module:qualified.name" of the classes that it replaces.
+        name: the name of a kernel, or of a class or function where the mapping is one of those.
+        classes: "module:qualified.name" of the classes, or of the function, that it replaces.
         kernel: the winner; None where the original stays.
     """
 
     name: str
     classes: tuple[str, ...]
-    kernel: HubKernel | None
+    kernel: Kernel | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,30 +95,36 @@ def by_kernel_name(profile: Profile) -> Choice:
 
 
 def by_class(profile: Profile) -> Choice:
-    """For a mapping that has one kernel for all instances of a class."""
-    return _choice(profile, lambda slot: slot.target)
+    """For Twinkle's mapping, which has one kernel for all instances of a class, or for a function.
+
+    Liger's winners are among them: Twinkle has a mapping of Liger's kernels.
+    """
+    return _choice(profile, lambda slot: slot.target, with_liger=True)
 
 
-def _choice(profile: Profile, name_of: Callable[[Slot], str]) -> Choice:
+def _choice(profile: Profile, name_of: Callable[[Slot], str], *, with_liger: bool = False) -> Choice:
     groups: dict[str, list[Contest]] = {}
     left_out: list[LeftOut] = []
+    of_liger = {c.slot for c in profile.winners if _is_liger(c)} if with_liger else set()
     for contest in profile.contests:
-        if contest.slot.kind is SlotKind.LAYER:
+        if contest.slot.kind is SlotKind.LAYER or contest.slot in of_liger:
             groups.setdefault(name_of(contest.slot), []).append(contest)
         elif contest.selection.winner != ORIGINAL:
             left_out.append(_left_out(contest, "it replaces a function, and the mapping names layers"))
     entries = []
     for name, contests in sorted(groups.items()):
-        kernel, refused = _agreed(contests)
+        kernel, refused = _agreed(contests, with_liger=with_liger)
         left_out += refused
         classes = tuple(sorted({contest.slot.target for contest in contests}))
         entries.append(Entry(name=name, classes=classes, kernel=kernel))
     return Choice(entries=tuple(entries), left_out=tuple(left_out))
 
 
-def _agreed(contests: list[Contest]) -> tuple[HubKernel | None, list[LeftOut]]:
-    """The Hub kernel that won all contests of a name; else None, and what is left out and why."""
-    found = [(contest, _hub_kernel(contest)) for contest in contests]
+def _agreed(contests: list[Contest], *, with_liger: bool) -> tuple[Kernel | None, list[LeftOut]]:
+    """The kernel that won all contests of a name; else None, and what is left out and why."""
+    found = [
+        (contest, LigerKernel() if with_liger and _is_liger(contest) else _hub_kernel(contest)) for contest in contests
+    ]
     kernels = {None if isinstance(kernel, str) else kernel for _, kernel in found}
     if len(kernels) == 1:
         agreed = kernels.pop()
@@ -123,11 +137,18 @@ def _agreed(contests: list[Contest]) -> tuple[HubKernel | None, list[LeftOut]]:
     ]
 
 
+def _is_liger(contest: Contest) -> bool:
+    winner = contest.selection.winner
+    return winner != ORIGINAL and contest.trial(winner).source == "liger" and "<" not in contest.slot.target
+
+
 def _hub_kernel(contest: Contest) -> HubKernel | str | None:
     """The winner as a mapping names it, or why it cannot; None where the original won."""
     if contest.selection.winner == ORIGINAL:
         return None
     trial = contest.trial(contest.selection.winner)
+    if contest.slot.kind is not SlotKind.LAYER:
+        return "it replaces a function, and the mapping names layers"
     if not (trial.source == "hub" and trial.repo and trial.layer):
         return _WHY_NOT.get(trial.source, f"its source is {trial.source!r}, which a mapping does not know")
     if "<" in contest.slot.target:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from twinkle_tune.export.choice import Choice, Entry, by_class, by_kernel_name
+from twinkle_tune.export.choice import Choice, Entry, HubKernel, by_class, by_kernel_name
 from twinkle_tune.export.form import Form
 from twinkle_tune.export.text import module_text
 from twinkle_tune.mode import Mode
@@ -65,19 +65,19 @@ def _native(choice: Choice, device: dict[str, object], mode: str) -> dict[str, o
 
 
 def _modes(entry: Entry, mode: str) -> dict[str, object]:
-    if entry.kernel is None:
-        return {}
     kernel = entry.kernel
+    if not isinstance(kernel, HubKernel):
+        return {}
     return {mode: {"repo_id": kernel.repo_id, "layer_name": kernel.layer, "revision": kernel.commit}}
 
 
 def _twinkle(choice: Choice) -> dict[str, object]:
-    """By the dotted path of the class; a class that is not in it keeps its original."""
-    return {
-        entry.name.replace(":", "."): {
-            "hub": f"{entry.kernel.repo_id}:{entry.kernel.layer}",
-            "revision": entry.kernel.commit,
-        }
-        for entry in choice.entries
-        if entry.kernel is not None
-    }
+    """By the dotted path of the class or function; what is not in it keeps its original."""
+    found: dict[str, object] = {}
+    for entry in choice.entries:
+        kernel, path = entry.kernel, entry.name.replace(":", ".")
+        if isinstance(kernel, HubKernel):
+            found[path] = {"hub": f"{kernel.repo_id}:{kernel.layer}", "revision": kernel.commit}
+        elif kernel is not None:
+            found[path] = {"builtin": "liger_builtin"}
+    return found

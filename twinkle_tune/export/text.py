@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from twinkle_tune.export.choice import Choice, HubKernel
+from twinkle_tune.export.choice import Choice, HubKernel, LigerKernel
 
 _FOR = {
     "hf-kernels": (
@@ -60,6 +60,22 @@ def apply(model):
 '''
 
 
+_OF_LIGER = '''
+
+def of_liger(targets):
+    """What Twinkle's liger_builtin() has for these, and nothing else of it."""
+    bundle, found = liger_builtin(), {}
+    for target in targets:
+        path = target.replace(":", ".")
+        keys = [key for key in bundle if key in (path, f"{path}.forward")]
+        keys = keys or [key for key in bundle if isinstance(key, type) and key is named(target)]
+        if not keys:
+            raise LookupError(f"liger_builtin() of this Twinkle has nothing for {path}; take it out of LIGER")
+        found.update({key: bundle[key] for key in keys})
+    return found
+'''
+
+
 def module_text(facts: Mapping[str, Any], choice: Choice) -> str:
     """The module's text.
 
@@ -68,7 +84,7 @@ def module_text(facts: Mapping[str, Any], choice: Choice) -> str:
     """
     head = _docstring(facts, choice)
     if facts["format"] == "twinkle":
-        return head + _twinkle_body(choice) + _TWINKLE + _NAMED
+        return head + _twinkle_body(choice) + _TWINKLE + (_OF_LIGER if _liger(choice) else "") + _NAMED
     is_for_transformers = facts["format"] == "transformers"
     properties = _properties(facts["device"])
     imported = sorted(
@@ -117,7 +133,8 @@ def _mapping(facts: Mapping[str, Any], properties: str, choice: Choice) -> Itera
     yield f"    device = Device({device})"
     yield "    return {"
     for entry in choice.entries:
-        modes = f"{{{mode}: {_repository(entry.kernel)}}}" if entry.kernel else "{}"
+        kernel = entry.kernel
+        modes = f"{{{mode}: {_repository(kernel)}}}" if isinstance(kernel, HubKernel) else "{}"
         yield f"        {entry.name!r}: {{device: {modes}}},"
     yield "    }"
 
@@ -129,14 +146,24 @@ def _repository(kernel: HubKernel) -> str:
     )
 
 
+def _liger(choice: Choice) -> list[str]:
+    return [entry.name for entry in choice.entries if isinstance(entry.kernel, LigerKernel)]
+
+
 def _twinkle_body(choice: Choice) -> str:
-    lines = ["import importlib", "", "from twinkle.kernel import hub, kernelize", "", "", "def mapping():"]
+    names = ", ".join(("hub", "kernelize", *(["liger_builtin"] if _liger(choice) else [])))
+    lines = ["import importlib", "", f"from twinkle.kernel import {names}", ""]
+    if _liger(choice):
+        lines += ["LIGER = (", *(f"    {name!r}," for name in _liger(choice)), ")"]
+        lines += ['"""Classes and functions whose contests a kernel of Liger won."""', ""]
+    lines += ["", "def mapping():"]
     # Older versions of Twinkle take a path for a name to replace in its module, which reaches no model that is there.
     lines += ['    """By class. Twinkle knows no modes: it is for the mode above alone."""', "    return {"]
     for entry in choice.entries:
-        if entry.kernel:
+        if isinstance(entry.kernel, HubKernel):
             ref = f"{entry.kernel.repo_id}:{entry.kernel.layer}"
             lines.append(f"        named({entry.name!r}): hub({ref!r}, revision={entry.kernel.commit!r}),")
+    lines += ["        **of_liger(LIGER),"] if _liger(choice) else []
     return "\n".join([*lines, "    }", ""])
 
 
