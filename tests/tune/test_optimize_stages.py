@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,12 @@ STAGES: dict[str, tuple[bool, Callable[[pytest.MonkeyPatch, Path], object], str]
     "a contest": (False, lambda patch, path: patch.setattr("twinkle_tune.tune.setups.time_ways", planted), "planted"),
     "binding what is stored": (
         True,
-        lambda patch, path: patch.setattr("twinkle_tune.kernel.kernelize.bind_plan", planted),
+        lambda patch, path: patch.setattr(import_module("twinkle_tune.kernel.kernelize"), "bind_plan", planted),
         "planted",
     ),
     "binding one forward": (
         True,
-        lambda patch, path: patch.setattr("twinkle_tune.kernel.kernelize.bind_forward", planted),
+        lambda patch, path: patch.setattr(import_module("twinkle_tune.kernel.kernelize"), "bind_forward", planted),
         "planted",
     ),
     "compiling at the first call": (

@@ -117,7 +117,7 @@ def kernelize_model(
     registry = registry or default_registry
     loaded = load_profile(profile) if isinstance(profile, (str, Path)) else profile
     wanted_mode = wanted(mode, None if loaded is None else loaded.mode, needs_backward, needs_torch_compile)
-    wanted_device = parse_device(device) if device is not None else loaded.device if loaded else _device_of(model)
+    wanted_device = parse_device(device) if device is not None else loaded.device if loaded else device_of(model)
     if os.environ.get(USE_VARIABLE, "YES").strip().upper() not in ("YES", "TRUE", "1", "ON"):
         return model
     if _run_by_transformers(model):
@@ -283,7 +283,8 @@ def _run_by_transformers(model: nn.Module | None) -> bool:
     return model is not None and any(getattr(module, "_use_kernels", False) is True for module in model.modules())
 
 
-def _device_of(model: nn.Module | None) -> str:
+def device_of(model: nn.Module | None) -> str:
+    """The device of a model's parameters; "cpu" where it has none."""
     parameter = next(model.parameters(), None) if model is not None else None
     kind = "cpu" if parameter is None else parameter.device.type
     return "rocm" if kind == "cuda" and torch.version.hip is not None else kind

@@ -11,6 +11,7 @@ from torch import nn
 
 from twinkle_tune.device import parse_registered_device
 from twinkle_tune.errors import RegistrationError
+from twinkle_tune.kernel.repository import LayerRepository
 from twinkle_tune.mode import parse_registered_mode, serves_alone
 from twinkle_tune.slot import ORIGINAL, Candidate, Source
 from twinkle_tune.source.direct import ImplSource, Repo, RepoSource
@@ -164,6 +165,8 @@ def choose_source(
         raise RegistrationError(f"{what}: package_name belongs to repo_path, got {named[0]}; drop it")
     if impl is not None:
         return ImplSource(impl=impl)
+    if isinstance(repo, LayerRepository):
+        return repo.source
     if repo is not None:
         # A repository object of the kernels package is loaded as any Hub repo: at a commit, checked, trusted or not.
         return source_of_repository(repo) or RepoSource(repo=repo)

@@ -13,7 +13,7 @@ from twinkle_tune.errors import RegistrationError, SourceError
 from twinkle_tune.slot import Implementation, Slot, Source
 from twinkle_tune.source.digest import digest_folder, digest_text
 from twinkle_tune.source.fit import implementation_of
-from twinkle_tune.source.hub_client import is_offline
+from twinkle_tune.source.hub_client import is_offline, unfit_client
 from twinkle_tune.source.hub_files import SIGNATURE_VARIABLE, Build, build_at, cache_folder, import_build, local_build
 from twinkle_tune.source.hub_trust import PUBLISHERS_VARIABLE, TRUST_VARIABLE, check_trust
 from twinkle_tune.source.hub_versions import check_version, is_commit, lock_state, remember, resolve
@@ -59,9 +59,19 @@ class HubSource:
 
     def load(self, slot: Slot, original: Callable[..., Any]) -> Implementation:
         """Fetch what is not cached, import it, and take the layer or function out of it, checked by form."""
-        what = f"{slot.kind} {self.name} of {self.repo_id}"
+        return implementation_of(self.found(slot), slot, original, self._what(slot))
+
+    def found(self, slot: Slot) -> object:
+        """The layer or function as it is in the repo, unchecked.
+
+        Raises:
+            SourceError: it cannot be had.
+        """
         module = import_build(self.repo_id, self._build())
-        return implementation_of(find_in(module, self.name, slot, what), slot, original, what)
+        return find_in(module, self.name, slot, self._what(slot))
+
+    def _what(self, slot: Slot) -> str:
+        return f"{slot.kind} {self.name} of {self.repo_id}"
 
     def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
         """Digest of the repo's name, the layer's, and the build's files as they are on the disk now."""
@@ -100,6 +110,8 @@ class HubSource:
         return found
 
     def _find(self) -> Build:
+        if unfit := unfit_client():
+            raise SourceError(f"{self.repo_id}: {unfit}")
         local = local_build(self.repo_id)
         if local is not None:
             return local

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twinkle_tune.environment import package_version
 from twinkle_tune.errors import SourceError, in_a_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+SUPPORTED = ">=0.17.2,<0.18"
+"""The versions of the ``kernels`` package that Hub kernels are loaded with."""
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -32,6 +35,19 @@ def says_yes(variable: str) -> bool:
 def repo_folder(repo_id: str, cache: Path) -> Path:
     """Where the cache has a kernel repo, as the Hub's client lays it out."""
     return cache / ("kernels--" + repo_id.replace("/", "--"))
+
+
+def unfit_client() -> str:
+    """Why the ``kernels`` package that is installed cannot be used; "" if it can."""
+    from packaging.specifiers import SpecifierSet
+
+    found = package_version("kernels")
+    if not found or found in SpecifierSet(SUPPORTED):
+        return ""
+    return (
+        f"got kernels {found}, expected {SUPPORTED}; pip install 'kernels{SUPPORTED}', and 'transformers<5.23', which "
+        "goes with it"
+    )
 
 
 @contextmanager
