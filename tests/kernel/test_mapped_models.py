@@ -21,7 +21,9 @@ from kernels import (
     use_kernelized_func,
 )
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaMLP
 
+from tests.coexistence.tiny import tiny_llama
 from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel import (
     Registry,
@@ -255,6 +257,20 @@ def test_a_layer_that_nobody_named_is_no_error() -> None:
     with use_kernel_mapping({"Scale": {"cpu": Adds(1)}}):
         kernelize_model(model, mode="inference", use_fallback=False)
     assert len(kernelize_report(model).bound) == 1
+
+
+def test_layers_that_transformers_names() -> None:
+    """Names that transformers gave, for its own switch, count only where a kernel is registered or mapped under one."""
+    model = tiny_llama()
+    register_layer_kernel("MLP", layer_impl=lambda self, x: type(self).forward(self, x), device="cpu")
+    register_external_layer(LlamaMLP, "MLP")
+    kernelize_model(model, mode="inference", use_fallback=False)
+    assert {binding.slot for binding in kernelize_report(model).bound} == {"MLP"}
+    assert kernelize_report(model).kept == ()
+    mapping: dict[Any, Any] = {"RMSNorm": {"xpu": Adds(1)}, "SiLU": {"cpu": {}}}
+    refusal = pytest.raises(RegistrationError, match="SiLU: the kernel mapping says that it has none on cpu")
+    with use_kernel_mapping(mapping), refusal:
+        kernelize_model(model, mode="inference", use_fallback=False)
 
 
 def test_the_narrowest_capability_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,14 @@ def _name(module: nn.Module, registry: Registry) -> str | None:
     recognised = layer_name(module) if registry.free_layers else None
     if recognised in registry.free_layers:
         return recognised
-    return named if named is not None and may_take_kernels(module) else None
+    if named is None or _of_transformers(target_of(type(module))) or not may_take_kernels(module):
+        return None
+    return named
+
+
+def _of_transformers(target: str) -> bool:
+    """Whether transformers named it: for its own switch, so that a name without a kernel is nobody's mistake here."""
+    return target.startswith("transformers.")
 
 
 def _load_layer(slot: Slot, module: nn.Module, asked: Asked) -> tuple[str, Implementation] | str | Kept:
@@ -141,6 +148,8 @@ def _plan_functions(model: nn.Module | None, asked: Asked, found: _Found) -> tup
     chosen = choose_functions(asked.registry, None, asked.device, asked.mode, problems, asked.needs)
     found.stale |= dict.fromkeys(map(str, problems))
     for name, slot in () if model is None else named_functions(model):
+        if not is_mapped(name) and (slot is None or _of_transformers(slot.target)):
+            continue
         if slot is None:
             found.kept[Kept(slot=name, reason="the file of its class has no name for the function")] = None
         elif slot not in chosen and not asked.registry.function(*slot.target.split(":")):
