@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         register_function_kernel,
         register_kernels,
         register_layer_kernel,
+        register_pattern_kernel,
         replace_pattern,
         restore_model,
     )
@@ -41,6 +42,7 @@ _HOMES = {
     "register_function_kernel": "twinkle_tune.kernel",
     "register_kernels": "twinkle_tune.kernel",
     "register_layer_kernel": "twinkle_tune.kernel",
+    "register_pattern_kernel": "twinkle_tune.kernel",
     "replace_pattern": "twinkle_tune.kernel",
     "restore_model": "twinkle_tune.kernel",
     "load_profile": "twinkle_tune.profile.io",
@@ -70,6 +72,7 @@ __all__ = [
     "register_function_kernel",
     "register_kernels",
     "register_layer_kernel",
+    "register_pattern_kernel",
     "replace_pattern",
     "restore_model",
     "tune_model",

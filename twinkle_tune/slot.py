@@ -30,6 +30,13 @@ class SlotKind(StrEnum):
     """The forward of instances of a module class; bound per instance."""
     FUNCTION = "function"
     """A function of a module, or a method of a class; patched for the whole process."""
+    PATTERN = "pattern"
+    """A piece of a block's graph, with the block's own children in it; bound with the block's forward."""
+
+    @property
+    def takes_module(self) -> bool:
+        """Whether a candidate takes a module first: the layer, or the piece."""
+        return self is not SlotKind.FUNCTION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +45,8 @@ class Slot:
 
     Attributes:
         name: the kernel name of a layer ("RMSNorm"), or "module.function".
-        kind: layer or function.
-        target: "module:qualified.name" of the class or function that is replaced.
+        kind: layer, function or pattern.
+        target: "module:qualified.name" of the class or function that is replaced, or of the piece's class.
     """
 
     name: str

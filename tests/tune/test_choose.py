@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from twinkle_tune.objective import Aim, Objective
 from twinkle_tune.outcome import Measurement, Selection, Trial
 from twinkle_tune.profile.schema import Contest, Seen, StepResult
@@ -20,7 +22,7 @@ from twinkle_tune.tune.choose import (
 )
 from twinkle_tune.tune.gain import gained
 from twinkle_tune.tune.verdict import verdict_of
-from twinkle_tune.workload import Context, TensorSpec, Workload
+from twinkle_tune.workload import Context, Named, TensorSpec, Workload
 
 
 def contest(
@@ -196,3 +198,20 @@ def test_by_memory_reasons_and_verdict_say_both_figures() -> None:
     )
     assert verdict_of([back], [], TIGHT).endswith("became smaller within 1.1x the time and stayed right.")
     assert verdict_of([contest("A", original_us=10)], [], MEMORY).endswith("that is right and clearly smaller.")
+
+
+@pytest.mark.parametrize(("piece_us", "stays"), [(30.0, True), (10.0, False)])
+def test_a_piece_is_held_against_the_norm_in_it(piece_us: float, stays: bool) -> None:
+    """The norm's winner stays for the norms elsewhere; the piece's stays where it saves more in a call."""
+    piece = contest("AddNorm", original_us=100, ratio=1 - piece_us / 100, paths=("a:norm",))
+    inside = (("norm.class", Named(kind="name", name="pkg.RMSNorm")),)
+    piece = replace(
+        piece,
+        slot=replace(piece.slot, kind=SlotKind.PATTERN),
+        workload=replace(piece.workload, settings=inside),
+    )
+    norm = contest("RMSNorm", original_us=50, ratio=0.6, calls=9, paths=("a.norm", "b.norm"))
+    chosen = choose_nested([Placed(contest=piece, inside=()), Placed(contest=norm, inside=("a:norm",))])
+    assert chosen[1].selection.winner == "fast"
+    assert (chosen[0].selection.winner == "fast") is stays
+    assert stays or "(RMSNorm) save more" in chosen[0].selection.reason

@@ -7,7 +7,6 @@ time them: writing down (copies of arguments) would otherwise count into the tim
 from __future__ import annotations
 
 import functools
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-import torch
 from torch import nn
 
 from twinkle_tune.call.arguments import Call, snapshot
 from twinkle_tune.capture.below import autocast_below
 from twinkle_tune.capture.block import Block, BlockLog, Calls
-from twinkle_tune.capture.sites import Site, replaced, sites_of
+from twinkle_tune.capture.hosts import NONE, Hosts
+from twinkle_tune.capture.sites import Site, eagerly, replaced, sites_of
 from twinkle_tune.capture.step import Step
 from twinkle_tune.capture.taken import taken
 from twinkle_tune.capture.timer import Key, Pass, Timer, repeated_us, run, run_timed, share
@@ -32,7 +31,7 @@ from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.profile.schema import Contest, Found, Seen
-from twinkle_tune.slot import OF_THE_MODEL, Slot, SlotKind
+from twinkle_tune.slot import OF_THE_MODEL, Slot
 from twinkle_tune.workload import Workload, observe
 
 
@@ -108,7 +107,13 @@ class Capture:
 
 
 def capture(
-    model: nn.Module, steps: Sequence[Step], occurrences: Sequence[Occurrence], device: str, *, blocks: bool = False
+    model: nn.Module,
+    steps: Sequence[Step],
+    occurrences: Sequence[Occurrence],
+    device: str,
+    *,
+    blocks: bool = False,
+    hosts: Hosts = NONE,
 ) -> Capture:
     """Run each step and write down every call of the slots. Model and functions are left as they were.
 
@@ -122,6 +127,7 @@ def capture(
         device: a device name, to wait for before a clock is read.
         blocks: whether the part of the model that repeats around each call is wanted. Calls of a layer slot that lie
             in different classes of such parts, or in none, are then different observations.
+        hosts: whose pieces are slots, too: they stand in them while calls are observed.
 
     Raises:
         DeviceError: an unknown device name.
@@ -129,7 +135,7 @@ def capture(
         RegistrationError: a function slot's target cannot be found.
     """
     device_type = torch_type(parse_device(device))
-    sites = sites_of(occurrences)
+    sites = sites_of((*occurrences, *hosts.occurrences))
     log = _Log(blocks=BlockLog(model) if blocks else None)
     alone_us: list[tuple[str, tuple[float, ...]]] = []
     with autocast_below(sites, device_type) as below:
@@ -137,7 +143,7 @@ def capture(
     for step in steps:
         alone_us.append((step.label, repeated_us(functools.partial(run_timed, step, model, device_type))))
         recorder = _Recorder(log=log, step=step.label, below=below)
-        with _eagerly(), _blocks_recorded(log, step.label), replaced(sites, recorder.wrap):
+        with eagerly(), hosts.standing(), _blocks_recorded(log, step.label), replaced(sites, recorder.wrap):
             run(step, model)
         timer = Timer(device_type=device_type, keys=recorder.keys)
         passes: list[Pass] = []
@@ -146,7 +152,7 @@ def capture(
             passes.append(timer.one_pass(step, model))
             return passes[-1].whole_us
 
-        with _eagerly(), replaced(sites, timer.wrap):
+        with eagerly(), hosts.standing(), replaced(sites, timer.wrap):
             repeated_us(one_pass)
         log.passes[step.label] = passes
         log.trains |= step.trains
@@ -222,7 +228,7 @@ class _Recorder:
         workload = observe(site.target, args, kwargs, site.module)
         if site in self.below:
             workload = replace(workload, context=replace(workload.context, autocast=self.below[site]))
-        blocks, is_layer = self.log.blocks, site.slot.kind is SlotKind.LAYER
+        blocks, is_layer = self.log.blocks, site.slot.kind.takes_module
         visit = None if blocks is None else blocks.around(site)
         # A function has one dispatcher for the whole process: its calls are told apart by nothing but themselves.
         key = (site.slot, workload.key, blocks.kind_of(visit) if blocks is not None and is_layer else "")
@@ -291,14 +297,5 @@ def _keep_blocks(log: _Log, steps: Sequence[Step], model: nn.Module) -> None:
     for step in steps:
         here = {visit for visit in wanted if visit[0] == step.label}
         if here:
-            with _eagerly(), replaced(log.blocks.sites, log.blocks.keeper(step.label, here)):
+            with eagerly(), replaced(log.blocks.sites, log.blocks.keeper(step.label, here)):
                 run(step, model)
-
-
-def _eagerly() -> AbstractContextManager[object]:
-    # Compiled code would neither call the stand-ins nor compile them well. Where dynamo was never imported
-    # nothing is compiled, and importing it takes a second.
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
-    return stance

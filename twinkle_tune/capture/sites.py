@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from twinkle_tune.kernel.place import find_place
@@ -117,3 +119,13 @@ def _named_like(raw: Callable[..., Any], stand_in: Callable[..., Any]) -> Callab
     # Of an nn.Module that is used as a function the attributes must not be taken over: they are its state.
     updated = () if isinstance(raw, nn.Module) else functools.WRAPPER_UPDATES
     return functools.update_wrapper(stand_in, raw, updated=updated)
+
+
+def eagerly() -> AbstractContextManager[object]:
+    """While this is open nothing runs compiled."""
+    # Compiled code would neither call the stand-ins nor compile them well. Where dynamo was never imported
+    # nothing is compiled, and importing it takes a second.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from twinkle_tune.catalog import loose, loss, rotary
+from twinkle_tune.catalog import add_norm, loose, loss, rotary
+from twinkle_tune.catalog.add_norm import ADD_NORM
 from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.catalog.functions import parameters_of
 from twinkle_tune.catalog.recognise import flavour_of
@@ -34,6 +35,17 @@ def layer_contestants(name: str, module: nn.Module, device: str) -> tuple[Candid
         return (COMPILE,)
     kind, flavour = found
     return (*kind.contestants(flavour, module, device), COMPILE)
+
+
+def pattern_contestants(name: str, piece: nn.Module, device: str) -> tuple[Candidate, ...]:
+    """Candidates for a piece of a block's graph, without the original.
+
+    Args:
+        name: the pattern's; one that the catalog does not know has ``compile`` alone.
+        piece: what computes it.
+        device: the name of the device it will run on ("cpu", "cuda").
+    """
+    return (*(add_norm.contestants(piece, device) if name == ADD_NORM else ()), COMPILE)
 
 
 def function_contestants(slot: Slot, function: Callable[..., Any], device: str) -> tuple[Candidate, ...]:

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from twinkle_tune.catalog import liger, op_calls, triton
 from twinkle_tune.catalog.norm import HALVES, NormFlavour, given_dtype, norm_flavour, sample
+from twinkle_tune.catalog.norm_node import How, rms_normed
 from twinkle_tune.catalog.probe import adds_nothing
+from twinkle_tune.catalog.recompute import is_bare
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.direct import ImplSource
 
@@ -35,6 +37,8 @@ def contestants(flavour: NormFlavour, module: nn.Module, device: str) -> list[Ca
     ]
     if not adds_nothing(module, fused, x):
         found.insert(0, Candidate(name="torch.rms_norm", source=ImplSource(kind="torch", impl=fused)))
+    source = ImplSource(kind="torch", impl=as_node(flavour))
+    found.append(Candidate(name="torch.node", source=source))
     # Liger takes eps as a number.
     if liger.offered(device) and isinstance(getattr(module, flavour.eps), float):
         casting = "gemma" if flavour.casts_last else "llama"
@@ -79,6 +83,18 @@ def fused_rms_norm(
             exact = torch.promote_types(dtype, torch.float32)
             normed = F.rms_norm(x.to(exact), scale.shape, scale.to(exact) + offset, getattr(self, eps))
             return normed.to(given_dtype(x.dtype, scale.dtype, casts_last, to_weight))
+
+    return forward
+
+
+def as_node(flavour: NormFlavour) -> Callable[..., Any]:
+    """A forward that is one node of autograd (:mod:`twinkle_tune.catalog.norm_node`)."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        scale = self._parameters[flavour.weight] if flavour.weight else None
+        if not is_bare(x, scale):
+            return type(self).forward(self, x)
+        return rms_normed(x, scale, How.of(flavour, getattr(self, flavour.eps), x.dtype))
 
     return forward
 

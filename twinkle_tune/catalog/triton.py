@@ -106,6 +106,28 @@ def rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool, to_w
     return make
 
 
+def add_rms_norm(weight: str | None, eps: str, offset: float, casts_last: bool, to_weight: bool = False) -> Maker:
+    """A residual sum and the RMSNorm of these attributes that follows, the piece's child ``norm``."""
+
+    def make(config: Config | None) -> Callable[..., Any]:
+        apply = _op("fused_add_rms_norm", "fused_add_rms_norm", offset=offset, casts_last=casts_last)
+
+        def forward(self: Any, x: Tensor, residual: Tensor) -> Any:
+            parts = self._modules
+            x = parts["dropout"](x) if "dropout" in parts else x
+            norm = parts["norm"]
+            small = getattr(norm, eps)
+            small = torch.finfo(x.dtype).eps if small is None else small
+            scale = getattr(norm, weight) if weight else None
+            normed, total = apply(x, residual, scale, eps=small, config=config)
+            normed = _as_weight(normed, scale, to_weight)
+            return (total, normed) if self.gives_sum else normed
+
+        return forward
+
+    return make
+
+
 def layer_norm(
     weight: str | None, bias: str | None, eps: str, offset: float, casts_last: bool, to_weight: bool = False
 ) -> Maker:

@@ -110,7 +110,8 @@ def _choice(profile: Profile, name_of: Callable[[Slot], str], *, with_liger: boo
         if contest.slot.kind is SlotKind.LAYER or contest.slot in of_liger:
             groups.setdefault(name_of(contest.slot), []).append(contest)
         elif contest.selection.winner != ORIGINAL:
-            left_out.append(_left_out(contest, "it replaces a function, and the mapping names layers"))
+            what = "a function" if contest.slot.kind is SlotKind.FUNCTION else "a piece of a block's graph"
+            left_out.append(_left_out(contest, f"it replaces {what}, and the mapping names layers"))
     entries = []
     for name, contests in sorted(groups.items()):
         kernel, refused = _agreed(contests, with_liger=with_liger)

@@ -138,10 +138,14 @@ class Place:
         """The name of the last result, which is unique in its graph."""
         return self.match.outputs[-1].name
 
-    def piece(self, host: nn.Module) -> nn.Module:
-        """What computes the pattern, with the children of one host."""
-        children = {own: host.get_submodule(path) for own, path in self.match.modules.items()}
-        return piece(self.prototype, children)
+    def piece(self, host: nn.Module, form: Form) -> nn.Module:
+        """What computes the pattern in calls of one form, with the children of one host.
+
+        The form is among its settings: by them a profile tells for which calls it was measured.
+        """
+        made = piece(self.prototype, {own: host.get_submodule(path) for own, path in self.match.modules.items()})
+        made.__dict__.update(training=form.training, graph_form=form.text)
+        return made
 
 
 class FunctionPiece(nn.Module):

@@ -86,7 +86,8 @@ def compiled(traced: Traced, places: Sequence[Match]) -> Callable[..., Any]:
     first = next(iter(graph.nodes))
     with graph.inserting_before(first):
         pieces = graph.placeholder("_pieces")
-    for index, match in enumerate(places):
+    # From the last one on: what is put in the place of an earlier one is then what a later one reads.
+    for index, match in reversed(list(enumerate(places))):
 
         def insert(graph: fx.Graph, match: Match, index: int = index) -> Sequence[fx.Node]:
             piece = graph.call_function(operator.getitem, (pieces, index))

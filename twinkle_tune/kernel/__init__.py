@@ -18,7 +18,7 @@ from twinkle_tune.kernel.kernelize import (
     restore_model,
 )
 from twinkle_tune.kernel.layer import register_external_layer, register_layer_kernel
-from twinkle_tune.kernel.pattern import graph_report, replace_pattern
+from twinkle_tune.kernel.pattern import graph_report, register_pattern_kernel, replace_pattern
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.kernel.repository import LayerRepository
 
@@ -58,6 +58,7 @@ __all__ = [
     "register_function_kernel",
     "register_kernels",
     "register_layer_kernel",
+    "register_pattern_kernel",
     "replace_pattern",
     "restore_model",
 ]

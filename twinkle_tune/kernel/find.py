@@ -6,7 +6,7 @@ from torch import nn
 
 from twinkle_tune.catalog.attention import attention_contestants, attention_place
 from twinkle_tune.catalog.block import BLOCK, blocks_of
-from twinkle_tune.catalog.contestants import function_contestants, layer_contestants
+from twinkle_tune.catalog.contestants import function_contestants, layer_contestants, pattern_contestants
 from twinkle_tune.catalog.experts import EXPERTS, experts_contestants, is_experts
 from twinkle_tune.catalog.head import head_contestants, head_place
 from twinkle_tune.catalog.recognise import functions_of, layer_name
@@ -93,7 +93,9 @@ def contestants(
     """
     slot, module, registry = occurrence.slot, occurrence.module, registry or default_registry
     found, kernel_name = [_ORIGINAL], None
-    if module is not None and slot.name == ATTENTION:
+    if module is not None and slot.kind is SlotKind.PATTERN:
+        found += (*pattern_contestants(slot.name, module, device), *registry.pattern(slot.name))
+    elif module is not None and slot.name == ATTENTION:
         found += attention_contestants(module, device)
     elif module is not None and slot.name == HEAD:
         found += head_contestants(module, device)

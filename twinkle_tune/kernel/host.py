@@ -73,7 +73,7 @@ class Variant:
         for place, kernel, kinds in zip(self.places, self.kernels, self.kinds, strict=True):
             if any(type(host.get_submodule(path)) is not kind for _, path, kind in kinds):
                 return None
-            piece = place.piece(host)
+            piece = place.piece(host, self.form)
             if kernel is not None:
                 bind_forward(piece, *kernel)
             made.append(piece)
@@ -99,6 +99,10 @@ class Host:
                     if pieces is not None:
                         return variant.forward(module, pieces, *args, **kwargs)
         return type(module).forward(module, *args, **kwargs)
+
+    def hold(self, module: nn.Module, pieces: Sequence[Pieces]) -> None:
+        """Let these be a host's pieces, for each variant, as long as its children stay."""
+        self._made[module] = list(pieces)
 
     def why_not(self, module: nn.Module) -> str:
         """Why no call of the module runs a piece any more; "" where one may."""

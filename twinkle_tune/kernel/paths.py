@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from twinkle_tune.profile.schema import Contest
 
@@ -11,7 +11,9 @@ _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.|$)")
 
 
-def contests_at(path: str, contests: Sequence[Contest]) -> list[Contest]:
+def contests_at(
+    path: str, contests: Sequence[Contest], place: Callable[[str], str] = lambda instance: instance
+) -> list[Contest]:
     """The contests of an instance, out of those of its class.
 
     Those that name its path; else those that name it with other numbers, since a profile of a stack that was
@@ -22,12 +24,13 @@ def contests_at(path: str, contests: Sequence[Contest]) -> list[Contest]:
     Args:
         path: "model.layers.3.mlp".
         contests: of the instance's class.
+        place: of a contest's instance the path that counts.
     """
     plain = _plain(path)
-    named = [c for c in contests if any(_plain(instance) == plain for instance in c.instances)]
+    named = [c for c in contests if any(_plain(place(instance)) == plain for instance in c.instances)]
     pattern = _NUMBER.sub("*", plain)
-    numbered = named or [c for c in contests if any(_pattern(instance) == pattern for instance in c.instances)]
-    return numbered or [c for c in contests if any(_ends_alike(_pattern(i), pattern) for i in c.instances)]
+    numbered = named or [c for c in contests if any(_pattern(place(instance)) == pattern for instance in c.instances)]
+    return numbered or [c for c in contests if any(_ends_alike(_pattern(place(i)), pattern) for i in c.instances)]
 
 
 def _plain(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from twinkle_tune.kernel.host import Host, Variant
 from twinkle_tune.kernel.kernelize import bind_plan
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.record import Binding, record_of
+from twinkle_tune.kernel.registry import Registry, default_registry, make_candidate
+from twinkle_tune.source.direct import ImplSource
 
 Called = tuple[str, nn.Module, Form]
 """Path, module and form of the calls of what may be a graph."""
@@ -72,6 +75,47 @@ def replace_pattern(
             raise
         warnings.warn(f"nothing is replaced: {error}", stacklevel=2)
         return ()
+
+
+def register_pattern_kernel(
+    name: str,
+    pattern: type[nn.Module] | nn.Module,
+    replacement: type[nn.Module] | nn.Module | Callable[..., Any],
+    *,
+    device: str | None = "cuda",
+    mode: object = None,
+    registry: Registry | None = None,
+) -> None:
+    """Let a replacement compete wherever a pattern stands in a model's repeated blocks. Nothing is run now.
+
+    In a profiling run each place of the pattern is a slot: the pattern's own forward, with the model's children in the
+    places of the pattern's, is the original, and the replacement's forward, which takes the same module first, a
+    candidate. It is judged and timed as any kernel, and what wins is bound by :func:`kernelize_model` with the profile.
+    Without a profile nothing is bound; :func:`replace_pattern` does that.
+
+    Args:
+        name: the slot's name. Several replacements of one pattern are registered under one name.
+        pattern: a module, or its class, as of :func:`replace_pattern`. Where it stands in the place of one that the
+            catalog knows (a residual sum and its norm), it is contested in its place.
+        replacement: a module, its class, or a function that takes the module first.
+        device: the device that it is for; None for every device.
+        mode: "train", "inference", or a ``kernels.Mode``; None for both. Under torch.compile patterns do not compete.
+        registry: where to register; the default registry if not given.
+
+    Raises:
+        GraphError: the pattern is no module, cannot be one graph, or has other inputs than the replacement.
+        RegistrationError: another pattern has the name.
+        DeviceError, ModeError: an unknown device or mode.
+    """
+    if instance(pattern, "pattern") is None:
+        raise GraphError(
+            f"pattern {name!r}: got the function {_name(pattern)}, expected a module or its class; give it a "
+            "class with this forward, or use replace_pattern, which takes functions"
+        )
+    known = replace(read(pattern, "pattern"), name=name)
+    check_fits(known, replacement)
+    made = make_candidate(ImplSource(impl=_kernel(known, replacement)), device=device, mode=mode)
+    (registry or default_registry).add_pattern(known, made)
 
 
 def graph_report(module: nn.Module, example_inputs: object = None) -> str:

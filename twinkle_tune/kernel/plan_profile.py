@@ -32,6 +32,7 @@ from twinkle_tune.kernel.measured import Measured, State
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.paths import contests_at
 from twinkle_tune.kernel.plan import Kept, Plan, with_ways
+from twinkle_tune.kernel.plan_patterns import beside_pieces, plan_patterns
 from twinkle_tune.kernel.reasons import reasons_text
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.kernel.resolve import Resolver
@@ -55,10 +56,12 @@ def plan_profile(model: nn.Module, profile: Profile, device: str, mode: Mode, re
         return Plan(stale=whole)
     resolver = Resolver(device, mode, registry)
     layers, kept = _plan_layers(model, profile, resolver)
+    pieces, kept_pieces = plan_patterns(model, profile, resolver, _layer_entry)
+    layers, lost = beside_pieces(layers, pieces)
     functions, kept_functions = _plan_functions(model, profile, resolver)
     ways, why = _plan_setups(model, profile, layers=bool(layers), functions=bool(functions))
     stale = (*map(str, resolver.stale), *([why] if why else []))
-    kernels = Plan(layers, functions, (*kept, *kept_functions), stale, tuple(resolver.stale))
+    kernels = Plan(layers, functions, (*kept, *kept_pieces, *lost, *kept_functions), stale, tuple(resolver.stale))
     return with_ways(kernels, ways) if ways else kernels
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from twinkle_tune.device import parse_registered_device
 from twinkle_tune.errors import RegistrationError
+from twinkle_tune.graph.pattern import Pattern
 from twinkle_tune.kernel.repository import LayerRepository
 from twinkle_tune.mode import parse_registered_mode, serves_alone
 from twinkle_tune.slot import ORIGINAL, Candidate, Source
@@ -41,6 +42,31 @@ class Registry:
         self._layers: dict[str, list[Candidate]] = {}
         self._functions: dict[tuple[str, str], list[Candidate]] = {}
         self._external: dict[type[nn.Module], str] = {}
+        self._patterns: dict[str, Pattern] = {}
+        self._pattern_kernels: dict[str, list[Candidate]] = {}
+
+    def add_pattern(self, pattern: Pattern, candidate: Candidate) -> None:
+        """Add a candidate for the places of a pattern, by its name.
+
+        Raises:
+            RegistrationError: another pattern has that name.
+        """
+        known = self._patterns.setdefault(pattern.name, pattern)
+        if type(known.traced.module) is not type(pattern.traced.module):
+            raise RegistrationError(
+                f"pattern {pattern.name!r}: it is {type(known.traced.module).__qualname__} already, got "
+                f"{type(pattern.traced.module).__qualname__}; give the second one another name"
+            )
+        _add(self._pattern_kernels.setdefault(pattern.name, []), candidate)
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """What was registered with kernels of its own, in that order."""
+        return tuple(self._patterns.values())
+
+    def pattern(self, name: str) -> tuple[Candidate, ...]:
+        """Candidates of a pattern, in the order of registration."""
+        return tuple(self._pattern_kernels.get(name, ()))
 
     def add_layer(self, kernel_name: str, candidate: Candidate) -> None:
         """Add a candidate for the layers named ``kernel_name``."""
@@ -110,7 +136,8 @@ class Registry:
                 delattr(layer_class, _MARK)
             else:
                 setattr(layer_class, _MARK, before)
-        for table in (self._layers, self._functions, self._external, self._before):
+        tables = (self._layers, self._functions, self._external, self._before, self._patterns, self._pattern_kernels)
+        for table in tables:
             table.clear()
 
 

@@ -36,7 +36,7 @@ class Resolver:
     def __init__(self, device: str, mode: Mode, registry: Registry) -> None:
         self.stale: list[Stale] = []
         self.device = device
-        self._mode, self._registry = mode, registry
+        self._mode, self.registry = mode, registry
         self.registered_functions = {f"{module}:{function}" for module, function in registry.functions}
         self._notes: dict[int, str] = {}
         self._loaded: dict[int, Implementation | None] = {}
@@ -66,7 +66,7 @@ class Resolver:
 
     def _load(self, contest: Contest, occurrence: Occurrence) -> Implementation | None:
         slot, original = occurrence.slot, occurrence.original
-        competing = {c.name: c for c in contestants(occurrence, self.device, self._mode, self._registry)}
+        competing = {c.name: c for c in contestants(occurrence, self.device, self._mode, self.registry)}
         tried = {trial.candidate: trial for trial in contest.trials}
         sources = {name: as_tried(c.source, tried.get(name)) for name, c in competing.items()}
         for name in (ORIGINAL, contest.selection.winner):

@@ -13,7 +13,7 @@ from twinkle_tune.kernel.dispatch import KEPT, Choice, Rule, family_of, rules_of
 from twinkle_tune.kernel.switch import size_rules, sizes_text
 from twinkle_tune.outcome import Measurement, Status
 from twinkle_tune.profile.schema import Contest, Profile, Seen
-from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Slot, SlotKind
+from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Slot
 
 Fate = Status
 """What became of a contest. The original stays in all but the first."""
@@ -146,7 +146,7 @@ def dispatch(contests: Sequence[Contest]) -> tuple[Rule, ...]:
     """Which winner is bound for which row counts, by the rules of :mod:`twinkle_tune.kernel.dispatch`."""
     points = [(contest.workload.rows, _bound(contest)) for contest in contests]
     first = points[0][1]
-    if contests[0].slot.kind is SlotKind.LAYER and first.rows is None and {choice for _, choice in points} == {first}:
+    if contests[0].slot.kind.takes_module and first.rows is None and {choice for _, choice in points} == {first}:
         # One winner for all that was measured is bound as it is, for every row count.
         return () if first == KEPT else (Rule(low=0, high=sys.maxsize, winner=first),)
     return rules_of(points)
@@ -176,7 +176,7 @@ def _same_place(one: Contest, other: Contest, device: str) -> bool:
         return False
     if one.slot.name in OF_THE_MODEL:
         return True
-    if one.slot.kind is SlotKind.LAYER:
+    if one.slot.kind.takes_module:
         mine, its, tensors = one.workload, other.workload, one.workload.tensors
         return (
             bool(tensors)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from twinkle_tune.errors import SignatureError
-from twinkle_tune.slot import Implementation, Slot, SlotKind
+from twinkle_tune.slot import Implementation, Slot
 from twinkle_tune.source.named import named_as
 
 _FLAGS = {"has_backward", "can_torch_compile"}
@@ -28,10 +28,10 @@ def implementation_of(loaded: object, slot: Slot, original: Callable[..., Any], 
     Raises:
         SignatureError: it cannot take the original's place.
     """
-    call = _forward_of(loaded, what) if slot.kind is SlotKind.LAYER else _function_of(loaded, what)
+    call = _forward_of(loaded, what) if slot.kind.takes_module else _function_of(loaded, what)
     _check_signature(call, original, slot, what)
     # A method's object comes by position, too.
-    is_bound_later = slot.kind is SlotKind.LAYER or "." in slot.target.partition(":")[2]
+    is_bound_later = slot.kind.takes_module or "." in slot.target.partition(":")[2]
     return Implementation(
         call=named_as(call, original, skip=int(is_bound_later)),
         has_backward=bool(getattr(loaded, "has_backward", True)),

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from twinkle_tune.errors import SourceError
-from twinkle_tune.slot import Implementation, Slot, SlotKind
+from twinkle_tune.slot import Implementation, Slot
 from twinkle_tune.source.digest import digest_folder
 from twinkle_tune.source.fit import implementation_of
 from twinkle_tune.source.fresh import PREFIX, FromSource, find_inside
@@ -119,7 +119,7 @@ def find_in(package: ModuleType, name: str, slot: Slot, what: str) -> object:
     if layers is None and getattr(package, "__path__", None) and importlib.util.find_spec(f"{package.__name__}.layers"):
         layers = _import_layers(package)
     places = [place for place in (layers, package) if isinstance(place, ModuleType)]
-    if slot.kind is not SlotKind.LAYER:
+    if not slot.kind.takes_module:
         places.reverse()
     for place in places:
         found = getattr(place, name, None)

@@ -9,8 +9,9 @@ from statistics import median
 from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import Measurement, Selection, Status
 from twinkle_tune.profile.schema import Contest, StepResult
-from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.slot import ORIGINAL, SlotKind
 from twinkle_tune.tune.gain import figures, gained, least
+from twinkle_tune.workload import Named
 
 _TAKEN_BACK = "taken back"
 
@@ -39,6 +40,9 @@ def choose_nested(placed: Sequence[Placed], aim: Aim = BY_TIME) -> tuple[Contest
         ]
         if not inner or not _won(contests[outer_index]):
             continue
+        if outer.contest.slot.kind is SlotKind.PATTERN:
+            contests[outer_index] = _or_the_parts(contests[outer_index], [contests[index] for index in inner])
+            continue
         outer_saves = saved([contests[outer_index]], aim)
         if outer_saves >= saved([contests[index] for index in inner], aim):
             for index in inner:
@@ -49,6 +53,33 @@ def choose_nested(placed: Sequence[Placed], aim: Aim = BY_TIME) -> tuple[Contest
             names = ", ".join(dict.fromkeys(contests[index].slot.name for index in inner))
             contests[outer_index] = keep_original(contests[outer_index], f"the winners inside it ({names}) save more")
     return tuple(contests)
+
+
+def _or_the_parts(piece: Contest, inner: Sequence[Contest]) -> Contest:
+    """A piece's winner, if it saves more in a call than the winners of the layers in it.
+
+    In its place these do not run; elsewhere they do, so both stay: which one runs where was measured.
+    """
+    inside_us = sum(per_call_us(contest) * _holds(piece, contest) for contest in inner)
+    if per_call_us(piece) >= inside_us:
+        return piece
+    names = ", ".join(dict.fromkeys(contest.slot.name for contest in inner))
+    return keep_original(piece, f"the winners inside it ({names}) save more")
+
+
+def _holds(piece: Contest, inner: Contest) -> int:
+    """How many of a piece's children are of the class of another contest's layers; at least one."""
+    target = inner.slot.target.replace(":", ".")
+    children = [node for name, node in piece.workload.settings if name.endswith(".class") and name.count(".") == 1]
+    return max(1, sum(isinstance(node, Named) and node.name == target for node in children))
+
+
+def per_call_us(contest: Contest) -> float:
+    """Microseconds that the winner saves in one call; 0 where that is not known."""
+    original = contest.trial(ORIGINAL).outcome
+    if not isinstance(original, Measurement):
+        return 0.0
+    return (1 - contest.selection.ratio) * median(original.times_us)
 
 
 def saved(contests: Sequence[Contest], aim: Aim) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 
 from twinkle_tune.capture.capture import capture
 from twinkle_tune.capture.held_out import Tried, tried_steps
+from twinkle_tune.capture.hosts import NONE, find_hosts
 from twinkle_tune.capture.optimizer import OptimizerFactory
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.catalog.block import BLOCK
@@ -187,7 +188,8 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     mode, device = run.terms.mode, run.terms.device
     environment = current_environment(device)
     occurrences = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
-    seen = capture(run.model, steps, occurrences, device, blocks=mode.compiles)
+    hosts = NONE if mode.compiles else find_hosts(run.model, steps, run.registry)
+    seen = capture(run.model, steps, occurrences, device, blocks=mode.compiles, hosts=hosts)
     steps, asks = seen.steps, asking(run, environment)
     release_optimizers(steps)
     captured = seen
@@ -195,7 +197,8 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     everyone = {id(o): contestants(o.occurrence, device, mode, run.registry) for o in seen.observations}
     if run.wanted is not None:
         # A name of a slot that no step calls is no mistake: it has no contest.
-        in_model = (contestants(each, device, mode, run.registry) for each in occurrences)
+        every = (*occurrences, *hosts.occurrences)
+        in_model = (contestants(each, device, mode, run.registry) for each in every)
         check_wanted(run.wanted, [*itertools.chain(*everyone.values(), *in_model)], device, mode)
     entrants = {key: only_wanted(found, run.wanted) for key, found in everyone.items()}
     # A block that nobody competes for is but the layers inside it, which are slots themselves.

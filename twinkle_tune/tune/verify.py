@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from twinkle_tune.capture.capture import Observation, capture
+from twinkle_tune.capture.hosts import NONE, find_hosts
 from twinkle_tune.capture.step import make_steps
 from twinkle_tune.contest.selected import INCONCLUSIVE
 from twinkle_tune.environment import changes, current_environment
@@ -24,7 +25,7 @@ from twinkle_tune.measure.statistics import Ratio, paired_ratio
 from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate
+from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate, SlotKind
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Listener, nobody
@@ -139,7 +140,9 @@ def verify_profile(
         steps = make_steps(model, example_inputs, profile.mode, profile.device)
         won = {contest.slot.name for contest in profile.winners}
         occurrences = find_slots(model, registry, attention=ATTENTION in won, head=HEAD in won)
-        seen = capture(model, steps, occurrences, profile.device, blocks=profile.mode.compiles)
+        with_pieces = any(contest.slot.kind is SlotKind.PATTERN for contest in profile.winners)
+        hosts = find_hosts(model, steps, registry) if with_pieces else NONE
+        seen = capture(model, steps, occurrences, profile.device, blocks=profile.mode.compiles, hosts=hosts)
         by_key = {(o.slot, o.workload.key): o for o in seen.observations}
         # Of those that only the block around them tells apart, the one that the profile's contest was held on.
         by_block = {(o.slot, o.workload.key, "" if o.block is None else o.block.name): o for o in seen.observations}

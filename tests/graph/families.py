@@ -1,0 +1,56 @@
+"""Tiny models of the families in which sums and norms stand in a block's graph, each of another form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from tests.capture.tiny_models import _SIZES as SIZES
+from tests.capture.tiny_models import FAMILIES as FIRST
+
+_HEADS = {"head_dim": 8}
+_PLAIN = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
+
+
+def _gpt2() -> Any:
+    sizes = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
+
+
+def _vit() -> Any:
+    sizes = {k: _PLAIN[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=8, patch_size=4))
+
+
+FAMILIES: dict[str, Callable[[], Any]] = {
+    **{name: FIRST[name] for name in ("llama", "qwen2", "qwen3", "gemma3", "mistral")},
+    "gemma2": lambda: transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**SIZES, **_HEADS)),
+    "olmo2": lambda: transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**SIZES)),
+    "glm4": lambda: transformers.Glm4ForCausalLM(transformers.Glm4Config(**SIZES, **_HEADS)),
+    "gpt2": _gpt2,
+    "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**{**_PLAIN, "pad_token_id": 0})),
+    "vit": _vit,
+}
+PLACES = {"gemma2": 4, "gemma3": 4, "olmo2": 4, "glm4": 4, "bert": 4}
+"""Places in two layers, where there is more than one a layer."""
+
+
+def model_of(family: str) -> nn.Module:
+    """The model, the same weights at each call, evaluating."""
+    torch.manual_seed(0)
+    model: nn.Module = FAMILIES[family]()
+    return model.eval()
+
+
+def inputs_of(family: str, *, trains: bool) -> dict[str, Tensor]:
+    """Two sequences of 6 tokens or two pictures, with labels where it trains."""
+    source = torch.Generator().manual_seed(1)
+    if family == "vit":
+        given = {"pixel_values": torch.randn(2, 3, 8, 8, generator=source)}
+        return {**given, "labels": torch.tensor([0, 1])} if trains else given
+    ids = torch.randint(0, 64, (2, 6), generator=source)
+    return {"input_ids": ids, "labels": ids} if trains else {"input_ids": ids}
