@@ -39,9 +39,10 @@ def half(handler: Any, path: str) -> bool:
     """Send half of what is promised, then close the connection; only for files."""
     if handler.command == "HEAD" or "/resolve/" not in path:
         return False
-    repo_id, _, rest = path.removeprefix("/kernels/").partition("/resolve/")
+    kind, _, named = path.removeprefix("/").partition("/")
+    repo_id, _, rest = named.partition("/resolve/")
     revision, _, file = rest.partition("/")
-    repo = handler.local_hub.repos[repo_id]
+    repo = {"kernels": handler.local_hub.repos, "datasets": handler.local_hub.datasets}[kind][repo_id]
     data = repo.commits[repo.commit_of(revision)][file]
     handler.close_connection = True
     handler.send_response(200)

@@ -1,4 +1,5 @@
-"""A Hub on this machine: plain HTTP on loopback, with what the real client asks for when it loads a kernel."""
+"""A Hub on this machine: plain HTTP on loopback, with what the real client asks for when it loads a kernel or a
+profile, and when it pushes one (a commit to a repo of the type dataset)."""
 
 from __future__ import annotations
 
@@ -7,11 +8,13 @@ import hashlib
 import json
 import socket
 import threading
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 Files = Mapping[str, bytes]
@@ -37,7 +40,8 @@ class LocalHub:
     """A Hub in a thread of this process, on a free port, for the length of a ``with`` block.
 
     Attributes:
-        repos: by "organisation/name".
+        repos: of kernels, by "organisation/name".
+        datasets: of data, likewise.
         trusted: the organisations that are trusted publishers; others are known but not trusted.
         asked: "GET /path" of every request, in order.
         fault: what goes wrong, if anything.
@@ -45,6 +49,7 @@ class LocalHub:
 
     def __init__(self, trusted: tuple[str, ...] = ("kernels-community",)) -> None:
         self.repos: dict[str, Repo] = {}
+        self.datasets: dict[str, Repo] = {}
         self.trusted = set(trusted)
         self.asked: list[str] = []
         self.fault: Fault | None = None
@@ -79,8 +84,15 @@ class LocalHub:
     def push(
         self, repo_id: str, files: Files, *, branches: tuple[str, ...] = ("main",), tags: tuple[str, ...] = ()
     ) -> str:
-        """Commit files to a repo (made if it is not there), let branches and tags point to it; the commit."""
-        repo = self.repos.setdefault(repo_id, Repo())
+        """Commit files to a kernel repo (made if it is not there), let branches and tags point to it; the commit."""
+        return self._commit(self.repos.setdefault(repo_id, Repo()), repo_id, files, branches, tags)
+
+    def push_data(self, repo_id: str, files: Files, branch: str = "main") -> str:
+        """The same for a repo of data."""
+        return self._commit(self.datasets.setdefault(repo_id, Repo()), repo_id, files, (branch,), ())
+
+    @staticmethod
+    def _commit(repo: Repo, repo_id: str, files: Files, branches: tuple[str, ...], tags: tuple[str, ...]) -> str:
         whole = hashlib.sha1(repo_id.encode(), usedforsecurity=False)
         for path, content in sorted(files.items()):
             whole.update(path.encode() + b"\0" + content + b"\0")
@@ -125,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
     def log_message(self, format: str, *args: object) -> None:
         """Be quiet: tests read ``asked``."""
 
@@ -140,12 +155,52 @@ class _Handler(BaseHTTPRequestHandler):
             case ["api", "kernels", org, name, *rest]:
                 self._answer_about(f"{org}/{name}", rest)
             case ["kernels", org, name, "resolve", revision, *parts]:
-                self._answer_file(f"{org}/{name}", revision, "/".join(parts))
+                self._answer_file(self.local_hub.repos.get(f"{org}/{name}"), revision, "/".join(parts))
+            case ["datasets", org, name, "resolve", revision, *parts]:
+                self._answer_file(self.local_hub.datasets.get(f"{org}/{name}"), revision, "/".join(parts))
+            case ["api", "validate-yaml"]:  # of a README, before it is pushed
+                self._body()
+                self.send_json({"errors": [], "warnings": []})
+            case ["api", "repos", "create"]:
+                self._create(json.loads(self._body()))
+            case ["api", "datasets", org, name, "preupload", _]:
+                files = json.loads(self._body())["files"]
+                modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]
+                self.send_json({"files": modes})
+            case ["api", "datasets", org, name, "commit", branch]:
+                self._commit(f"{org}/{name}", branch, [json.loads(line) for line in self._body().splitlines()])
+            case ["api", "datasets", org, name, *rest]:
+                self._answer_about(f"{org}/{name}", rest, self.local_hub.datasets)
             case _:
                 self.send_error_code(404, "RepoNotFound")
 
-    def _answer_about(self, repo_id: str, what: list[str]) -> None:
-        repo = self.local_hub.repos.get(repo_id)
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def _create(self, asked: Mapping[str, str]) -> None:
+        repo_id = f"{asked['organization']}/{asked['name']}"
+        if asked["type"] != "dataset":
+            self.send_error_code(400, "")
+            return
+        is_new = repo_id not in self.local_hub.datasets
+        if is_new:
+            self.local_hub.push_data(repo_id, {".gitattributes": b""})
+        url = json.dumps({"url": f"{self.local_hub.endpoint}/datasets/{repo_id}"})
+        self.send_bytes(url.encode(), {"Content-Type": "application/json"}, 200 if is_new else 409)
+
+    def _commit(self, repo_id: str, branch: str, lines: list[Mapping[str, Any]]) -> None:
+        repo = self.local_hub.datasets[repo_id]
+        (header,) = (line["value"] for line in lines if line["key"] == "header")
+        if header["parentCommit"] != repo.branches[branch]:
+            self.send_error_code(412, "")
+            return
+        added = {line["value"]["path"]: b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"}
+        commit = self.local_hub.push_data(repo_id, {**repo.commits[repo.branches[branch]], **added}, branch)
+        url = f"{self.local_hub.endpoint}/datasets/{repo_id}/commit/{commit}"
+        self.send_json({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
+
+    def _answer_about(self, repo_id: str, what: list[str], repos: Mapping[str, Repo] | None = None) -> None:
+        repo = (self.local_hub.repos if repos is None else repos).get(repo_id)
         if repo is None:
             # As the Hub: who is not signed in is not told whether a repo is private or not there.
             self.send_error_code(401, "RepoNotFound")
@@ -175,8 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
         tree += [{"type": "directory", "path": path, "size": 0, "oid": _oid(path.encode())} for path in sorted(folders)]
         self.send_json(tree)
 
-    def _answer_file(self, repo_id: str, revision: str, path: str) -> None:
-        repo = self.local_hub.repos.get(repo_id)
+    def _answer_file(self, repo: Repo | None, revision: str, path: str) -> None:
         commit = None if repo is None else repo.commit_of(revision)
         if repo is None or commit is None:
             self.send_error_code(404, "RepoNotFound" if repo is None else "RevisionNotFound")

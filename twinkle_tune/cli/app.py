@@ -18,6 +18,7 @@ from twinkle_tune.cli.profile import profile
 from twinkle_tune.cli.report import report
 from twinkle_tune.cli.run import run as run_script
 from twinkle_tune.cli.say import PipeClosedError, flush, give_up_stdout, results_apart, say, tell
+from twinkle_tune.cli.share import index, pull, push
 from twinkle_tune.cli.stop import Stops, stoppable
 from twinkle_tune.cli.store import store
 from twinkle_tune.cli.tune import tune
@@ -49,6 +50,9 @@ app.command()(verify)
 app.command()(diff)
 app.command()(tune)
 app.command()(export)
+app.command()(push)
+app.command()(pull)
+app.command()(index)
 app.command()(env)
 app.add_typer(store)
 

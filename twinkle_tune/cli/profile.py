@@ -24,7 +24,7 @@ from twinkle_tune.cli.options import (
 )
 from twinkle_tune.cli.past import locked, open_store
 from twinkle_tune.cli.register import register_files
-from twinkle_tune.cli.running import executor_of, listener
+from twinkle_tune.cli.running import executor_of, listener, neighbour_of
 from twinkle_tune.cli.say import say, show_json_text, tell
 from twinkle_tune.cli.typed import command_line
 from twinkle_tune.cli.write import check_writable, write_report
@@ -78,6 +78,10 @@ def profile(
     dynamic: Annotated[
         bool | None,
         typer.Option("--dynamic/--no-dynamic", help="In compile modes: torch.compile's dynamic=.  [default: torch's]"),
+    ] = None,
+    from_hub: Annotated[
+        str | None,
+        typer.Option("--from-hub", metavar="REPO", help="Try only what won on the nearest machine of a collection."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the profile goes.  [default: profiles/<device>/<model>-<mode>.json]")
@@ -166,7 +170,10 @@ def profile(
                     slowdown=aim.slowdown,
                     optimizer=not no_optimizer,
                     dynamic=dynamic,
+                    neighbour=None if from_hub is None else neighbour_of(from_hub, loaded.model, parsed, kind),
                 )
+            if made.run is not None and made.run.started_from:
+                tell(made.run.started_from)
             made = replace(made, command=command_line())
             at, path = place_of(made, at, path, force=force)
             _save(made, at, journal)

@@ -17,7 +17,7 @@ from twinkle_tune.device import is_available, parse_device
 from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError
 from twinkle_tune.kernel.asked import Asked, needs_of, wanted
 from twinkle_tune.kernel.functions import bind_functions, unbind_functions, why_function_not_running
-from twinkle_tune.kernel.match import another_model, nothing_to_bind
+from twinkle_tune.kernel.match import nothing_to_bind
 from twinkle_tune.kernel.owner import owner_of, telling_parts
 from twinkle_tune.kernel.patch import (
     Binding,
@@ -29,11 +29,10 @@ from twinkle_tune.kernel.patch import (
     why_not_running,
 )
 from twinkle_tune.kernel.plan import Kept, Plan
-from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.plan_registered import plan_registered
 from twinkle_tune.kernel.record import record_of
 from twinkle_tune.kernel.registry import Registry, default_registry
-from twinkle_tune.profile.io import load_profile
+from twinkle_tune.kernel.shared import opened, plan_of
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.slot import MODEL
 
@@ -99,7 +98,8 @@ def kernelize_model(
         use_fallback: whether a slot whose kernel is missing, stale or unfit keeps its original, with a warning;
             if not, that is an error, and so is a layer that is named for kernels (by a decorator of ``kernels``, or
             :func:`register_external_layer`) and gets none.
-        profile: a profile or the path of one.
+        profile: a profile, the path of one, or "hub:owner/name": a collection on the Hub, whose profile of this model
+            and mode is bound if it was made on a machine like this one (:mod:`twinkle_tune.profile.collection`).
         needs_backward: whether kernels without a backward (``has_backward = False``) are left out. By default they are
             in a mode that trains, and for a model in training mode if ``mode`` is not given. One that is bound all
             the same steps aside, with a warning, once the model is put into training, unless this is False.
@@ -109,15 +109,16 @@ def kernelize_model(
     Raises:
         DeviceError, ModeError: unknown, or (without fallback) a device that is not there; a profile is for inference
             and ``needs_backward`` is True, or for no compile mode and ``needs_torch_compile`` is.
-        ProfileError: the profile cannot be read.
+        ProfileError: the profile cannot be read, or its name on the Hub is none.
         StaleProfileError: without fallback, an entry that does not hold any more.
         RegistrationError: without fallback, a registered kernel that cannot be had.
         BindError: binding failed; nothing is bound.
     """
     registry = registry or default_registry
-    loaded = load_profile(profile) if isinstance(profile, (str, Path)) else profile
-    wanted_mode = wanted(mode, None if loaded is None else loaded.mode, needs_backward, needs_torch_compile)
-    wanted_device = parse_device(device) if device is not None else loaded.device if loaded else device_of(model)
+    loaded = opened(profile)
+    made = loaded if isinstance(loaded, Profile) else None
+    wanted_mode = wanted(mode, None if made is None else made.mode, needs_backward, needs_torch_compile)
+    wanted_device = parse_device(device) if device is not None else made.device if made else device_of(model)
     if os.environ.get(USE_VARIABLE, "YES").strip().upper() not in ("YES", "TRUE", "1", "ON"):
         return model
     if _run_by_transformers(model):
@@ -135,12 +136,9 @@ def kernelize_model(
             raise DeviceError(problem)
         warnings.warn(problem, stacklevel=2)
         return model
+    whose = ""
     if loaded is not None:
-        if model is None:
-            raise BindError("profile: got model=None, expected the model that was profiled; pass the model")
-        plan = plan_profile(model, loaded, wanted_device, wanted_mode, registry)
-        if not plan.layers and not plan.functions and (why := another_model(model, loaded)):
-            plan = Plan(stale=(why,))
+        plan, whose = plan_of(model, loaded, wanted_device, wanted_mode, registry)
     else:
         trains = model is not None and model.training
         needs = needs_of(wanted_mode, needs_backward, needs_torch_compile, in_training=trains and mode is None)
@@ -162,7 +160,8 @@ def kernelize_model(
         warnings.warn(f"original kept: {reason}", stacklevel=2)
     bind_plan(model, plan)
     if model is not None and loaded is not None:
-        model.__dict__[_REPORT] = replace(model.__dict__[_REPORT], where=" ".join(wanted_mode.where))
+        where = " ".join((*wanted_mode.where, *([whose] if whose else [])))
+        model.__dict__[_REPORT] = replace(model.__dict__[_REPORT], where=where)
     return model
 
 

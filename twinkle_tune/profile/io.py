@@ -19,6 +19,7 @@ from twinkle_tune.profile.upgrade import upgraded
 
 _MOST_BYTES = 256 << 20
 _ADVICE = "profile the model again"
+_UNREADABLE = "{}: cannot be read as a profile ({}); expected a JSON file written by 'twinkle-tune profile'"
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -30,11 +31,18 @@ def load_profile(path: str | Path) -> Profile:
     """
     path = Path(path)
     try:
-        text = read_file(path, _MOST_BYTES).decode()
-    except (OSError, ValueError) as error:  # a UnicodeDecodeError is a ValueError, as is a NUL in the path
-        raise ProfileError(
-            f"{path}: cannot be read as a profile ({error}); expected a JSON file written by 'twinkle-tune profile'"
-        ) from error
+        content = read_file(path, _MOST_BYTES)
+    except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
+        raise ProfileError(_UNREADABLE.format(path, error)) from error
+    return read_profile(content, str(path))
+
+
+def read_profile(content: bytes, path: str) -> Profile:
+    """As :func:`load_profile`, of what is in the file; ``path`` names it in messages."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise ProfileError(_UNREADABLE.format(path, error)) from error
     try:
         parts = apart(text, "contests")
         schema = top_of(parts, "schema")
@@ -45,7 +53,7 @@ def load_profile(path: str | Path) -> Profile:
         ) from error
     rest, items = parts.rest, parts.items
     del text, parts  # the text goes with the last of its items
-    return _profile(schema, rest, items, str(path))
+    return _profile(schema, rest, items, path)
 
 
 def _profile(found: object, rest: str, items: Iterator[str], where: str) -> Profile:

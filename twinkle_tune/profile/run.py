@@ -51,6 +51,7 @@ class RunFacts:
         calls: how often each step will be run, for which ways of running the model were chosen; None for no limit.
         recalled_whole: how many answers of the whole model it took from there: whether the winners gain in it, how ways
             of running it fare in a step (each step is one), whether both together gain; None as for ``recalled``.
+        started_from: of a run that started from another machine's profile: whose, and what of it was confirmed.
     """
 
     took_s: float
@@ -62,3 +63,4 @@ class RunFacts:
     calls: int | None = None
     recalled_whole: int | None = None
     spans: tuple[RunSpan, ...] = ()
+    started_from: str = ""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 SUPPORTED = ">=0.17.2,<0.18"
 """The versions of the ``kernels`` package that Hub kernels are loaded with."""
+_HAS = {
+    "kernel repo": "expected build/<variant>/ with metadata.json",
+    "collection of profiles": "expected what 'twinkle-tune push' writes",
+}
 _ONE_AT_A_TIME = threading.RLock()
 
 
@@ -51,13 +55,14 @@ def unfit_client() -> str:
 
 
 @contextmanager
-def asking(what: str) -> Iterator[HfApi]:
+def asking(what: str, kind: str = "kernel repo") -> Iterator[HfApi]:
     """The Hub's client, whose requests may wait no longer for the next byte than HF_HUB_DOWNLOAD_TIMEOUT says.
 
     By itself the client asks for some things without any limit, and for others with one of a minute, several times.
 
     Raises:
-        SourceError: whatever the client, or a library below it, raised; ``what`` begins the message.
+        SourceError: whatever the client, or a library below it, raised; ``what`` begins the message, and ``kind`` is
+            what the repo should be.
     """
     from huggingface_hub import HfApi, constants, get_session
 
@@ -77,7 +82,7 @@ def asking(what: str) -> Iterator[HfApi]:
         except SourceError:
             raise
         except Exception as error:
-            raise SourceError(f"{what}: {_told(error)}") from error
+            raise SourceError(f"{what}: {_told(error, kind)}") from error
         finally:
             hooks.remove(limit)
 
@@ -89,7 +94,7 @@ def is_missing(error: BaseException | None) -> bool:
     return isinstance(error, HfHubHTTPError) and error.response.status_code == 404
 
 
-def _told(error: Exception) -> str:
+def _told(error: Exception, wanted: str) -> str:
     """What went wrong and what to do about it."""
     from huggingface_hub import constants, errors
 
@@ -97,11 +102,11 @@ def _told(error: Exception) -> str:
         (errors.GatedRepoError, "its owner must let you in", "ask there, and sign in with HF_TOKEN"),
         (
             errors.RepositoryNotFoundError,
-            "the Hub has no such kernel repo, or it is private",
+            f"the Hub has no such {wanted}, or it is private",
             "check the name, or sign in with HF_TOKEN",
         ),
         (errors.RevisionNotFoundError, "the repo has no such revision", "check it"),
-        (errors.RemoteEntryNotFoundError, "the repo is no kernel repo", "expected build/<variant>/ with metadata.json"),
+        (errors.RemoteEntryNotFoundError, f"the repo is no {wanted}", _HAS.get(wanted, "check the name")),
     )
     cause: BaseException | None = error
     while cause is not None:

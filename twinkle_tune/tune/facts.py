@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from torch import nn
 
 from twinkle_tune.kernel.registry import Registry
+from twinkle_tune.kernel.shared import main_dtype
 from twinkle_tune.kernel.unlooked import unlooked
 from twinkle_tune.profile.schema import ModelFacts
 from twinkle_tune.workload import target_of
@@ -18,13 +17,6 @@ def model_facts(model: nn.Module, name: str, registry: Registry) -> ModelFacts:
         name=name,
         target=target_of(type(model)),
         parameters=sum(p.numel() for p in model.parameters()),
-        dtype=_main_dtype(model),
+        dtype=main_dtype(model),
         unlooked=unlooked(model, registry),
     )
-
-
-def _main_dtype(model: nn.Module) -> str:
-    counts: Counter[str] = Counter()
-    for parameter in model.parameters():
-        counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
-    return counts.most_common(1)[0][0] if counts else ""

@@ -24,6 +24,7 @@ from twinkle_tune.tune.events import ContestAdded, ContestFinished, ContestStart
 from twinkle_tune.tune.left_out import is_left_out
 from twinkle_tune.tune.little import Little
 from twinkle_tune.tune.memory import Memory, question_of
+from twinkle_tune.tune.neighbour import Neighbour
 from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.spans import Spans
@@ -54,6 +55,7 @@ class Run:
     head: bool = False
     ways: bool = False
     calls: int | None = None
+    neighbour: Neighbour | None = None
     little: Little = field(default_factory=Little)
     tasks: dict[tuple[str, str, tuple[str, ...]], Task] = field(default_factory=dict)
 

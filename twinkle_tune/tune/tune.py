@@ -43,6 +43,7 @@ from twinkle_tune.tune.journal import Journal, header_of
 from twinkle_tune.tune.left_out import is_left_out, left_out_notes
 from twinkle_tune.tune.little import little_of
 from twinkle_tune.tune.memory import Memory
+from twinkle_tune.tune.neighbour import Neighbour
 from twinkle_tune.tune.order import bounds_of, by_savings
 from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.progress import is_watched, printed
@@ -79,6 +80,7 @@ def tune_model(
     slowdown: float | None = None,
     optimizer: OptimizerFactory | bool = True,
     dynamic: bool | None = None,
+    neighbour: Neighbour | None = None,
 ) -> Profile:
     """Find out which kernels are right and faster, or smaller, on a model, and say so in a profile.
 
@@ -128,6 +130,8 @@ def tune_model(
             of parameters; True for ``torch.optim.AdamW``, False for none. It works on copies of the parameters. Where
             its state does not fit the memory, or it raises, the step is timed without it, and the profile says so.
         dynamic: in the compile modes torch.compile's argument of that name, as the model will run.
+        neighbour: a profile of this model from another machine: for each call that it decided, only its winner competes
+            with the original, so that the run has fewer contests.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
@@ -165,6 +169,7 @@ def tune_model(
         head=_competes_unasked(model, terms, attention=attention) if head is None else head,
         ways=ways,
         calls=_checked_calls(calls, ways=ways),
+        neighbour=neighbour,
     )
     check_memory_is_told(terms.aim, terms.device)
     check_search_is_possible(terms.device)
@@ -201,6 +206,8 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
         in_model = (contestants(each, device, mode, run.registry) for each in every)
         check_wanted(run.wanted, [*itertools.chain(*everyone.values(), *in_model)], device, mode)
     entrants = {key: only_wanted(found, run.wanted) for key, found in everyone.items()}
+    if run.neighbour is not None:
+        entrants |= {id(o): run.neighbour.only(o, entrants[id(o)]) for o in seen.observations}
     # A block that nobody competes for is but the layers inside it, which are slots themselves.
     seen = replace(
         seen, observations=tuple(o for o in seen.observations if o.slot.name != BLOCK or len(entrants[id(o)]) > 1)

@@ -1,0 +1,64 @@
+"""Starting from a neighbour's profile: who competes, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.report import fabricate
+from twinkle_tune.outcome import Untimed
+from twinkle_tune.profile.schema import Contest
+from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.source.direct import OriginalSource
+from twinkle_tune.tune.neighbour import Neighbour
+
+
+def entrants(*names: str) -> tuple[Candidate, ...]:
+    """Candidates of these names, the original first."""
+    return tuple(Candidate(name=name, source=OriginalSource()) for name in (ORIGINAL, *names))
+
+
+def names(contest: Contest, offered: tuple[Candidate, ...], held: Contest | None = None) -> list[str]:
+    """Who competes for a contest's call where the neighbour had ``held`` this one (or the same)."""
+    neighbour = Neighbour(profile=fabricate.profile(contest if held is None else held), whose="x")
+    observation: Any = SimpleNamespace(slot=contest.slot, workload=contest.workload)
+    return [candidate.name for candidate in neighbour.only(observation, offered)]
+
+
+def test_only_the_winner_competes() -> None:
+    """Of a call that the neighbour decided its winner competes alone; of one that its original won, nobody."""
+    won, kept = fabricate.won(), fabricate.kept()
+    offered = entrants(won.selection.winner, "another")
+    assert names(won, offered) == [ORIGINAL, won.selection.winner]
+    assert names(kept, offered) == [ORIGINAL]
+
+
+@pytest.mark.parametrize("why", ["another call", "undecided", "cut short", "not to be had"])
+def test_everybody_competes(why: str) -> None:
+    """Of a call that it did not see or did not finish, or whose winner is not to be had here, everybody does."""
+    won = fabricate.won()
+    offered = entrants(won.selection.winner, "another")
+    held = won
+    if why == "another call":
+        held = replace(won, workload=fabricate.kept().workload)
+    elif why == "undecided":
+        held = replace(won, selection=replace(won.selection, status="not tried", winner=ORIGINAL))
+    elif why == "cut short":
+        left = replace(won.trials[-1], candidate="late", outcome=Untimed(cause="budget", right=True, reason="no time"))
+        held = replace(won, trials=(*won.trials, left))
+    else:
+        offered = entrants("another", "one more")
+    assert names(won, offered, held) == [candidate.name for candidate in offered]
+
+
+def test_what_was_confirmed() -> None:
+    """It is told how many of its winners were tried here, and how many won here too."""
+    won, kept = fabricate.won(), fabricate.kept()
+    neighbour = Neighbour(profile=fabricate.profile(won, kept), whose="a/b at commit 0")
+    assert neighbour.told([won, kept]) == "a/b at commit 0: 1 of its 1 winners tried here, 1 confirmed"
+    lost = replace(won, selection=replace(won.selection, winner=ORIGINAL))
+    assert neighbour.told([lost]) == "a/b at commit 0: 1 of its 1 winners tried here, 0 confirmed"
+    assert neighbour.told([]) == "a/b at commit 0: 0 of its 1 winners tried here, 0 confirmed"

@@ -1,0 +1,40 @@
+"""A run that starts from another machine's profile: only what won there competes here. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from twinkle_tune.capture.capture import Observation
+from twinkle_tune.outcome import UNDECIDED
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.slot import ORIGINAL, Candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A profile of the same model from elsewhere, and whose it is ("friends/profiles at commit 0123456789ab")."""
+
+    profile: Profile
+    whose: str
+
+    def only(self, observation: Observation, entrants: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        """The original and what won there; everybody for a call that was not decided there."""
+        held = self._held(observation.slot.target, observation.workload.key)
+        if held is None or held.status in UNDECIDED or not held.is_whole:
+            return tuple(entrants)
+        names = {ORIGINAL, held.selection.winner}
+        found = tuple(candidate for candidate in entrants if candidate.name in names)
+        # A winner that nobody has here (not registered, not installed) leaves its place to all others.
+        return found if len(found) == len(names) else tuple(entrants)
+
+    def told(self, contests: Sequence[Contest]) -> str:
+        """What was taken over, and what of it was confirmed by contests that were held here."""
+        won = {(c.slot.target, c.workload.key): c.selection.winner for c in self.profile.winners}
+        tried = [c for c in contests if (c.slot.target, c.workload.key) in won]
+        same = [c for c in tried if c.selection.winner == won[c.slot.target, c.workload.key]]
+        return f"{self.whose}: {len(tried)} of its {len(won)} winners tried here, {len(same)} confirmed"
+
+    def _held(self, target: str, key: str) -> Contest | None:
+        found = (c for c in self.profile.contests if (c.slot.target, c.workload.key) == (target, key))
+        return next(found, None)
