@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from tests.report.fabricate import normal
@@ -124,6 +125,21 @@ def test_dynamic_shapes_reach_the_tuner(tuner: Tuner, option: str, *, expected: 
     assert tuner.given["dynamic"] is expected
     assert profile("--mode", "compile", "--out", "p.json") == 0
     assert tuner.given["dynamic"] is None
+
+
+@pytest.mark.parametrize("text", ["bf16", "bfloat16"])
+def test_autocast_is_on_while_it_is_tuned(tuner: Tuner, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """And off again afterwards; the profile has a name of its own."""
+    seen: list[bool] = []
+    monkeypatch.setattr(
+        Tuner, "__call__", lambda *args, **kw: seen.append(torch.is_autocast_enabled("cpu")) or normal()
+    )
+    assert profile("--autocast", text) == 0
+    assert seen == [True]
+    assert not torch.is_autocast_enabled("cpu")
+    (path,) = Path("profiles").rglob("*.json")
+    assert path.name == "llama-tiny-inference-bfloat16.json"
+    assert profile("--autocast", "half") == 2
 
 
 def test_profiles_are_filed_by_device(tuner: Tuner) -> None:

@@ -95,6 +95,21 @@ def parse_budget(text: str | None) -> float | None:
     return seconds
 
 
+def parse_autocast(text: str | None) -> str:
+    """The dtype that autocast is to cast to: "bfloat16" of "bf16"; "" for no text.
+
+    Raises:
+        TuneError: it is none that autocast casts to.
+    """
+    if text is None:
+        return ""
+    known = {"bf16": "bfloat16", "bfloat16": "bfloat16", "fp16": "float16", "float16": "float16"}
+    found = known.get(text.strip().lower())
+    if found is None:
+        raise TuneError(f"--autocast: got {text!r:.80}, expected bf16 or fp16")
+    return found
+
+
 def parse_age(option: str, text: str | None) -> float | None:
     """Seconds of "90m", "12h" or "30d"; None for no text.
 
@@ -128,9 +143,9 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", plain).strip("-.") or "unnamed"
 
 
-def profile_path(device_name: str, model: str, mode: str, objective: str = "time") -> Path:
-    """Where a profile goes when ``--out`` is not given; one by memory never over one by time."""
-    named = "" if objective == "time" else f"-{slug(objective)}"
+def profile_path(device_name: str, model: str, mode: str, objective: str = "time", autocast: str = "") -> Path:
+    """Where a profile goes when ``--out`` is not given; one by memory or under autocast never over another one."""
+    named = "".join(f"-{slug(each)}" for each in (autocast, "" if objective == "time" else objective) if each)
     name = slug(model)
     if len(name) > _LONGEST_NAME:
         name = f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -14,6 +14,7 @@ from twinkle_tune.cli.device import device_name, use_device
 from twinkle_tune.cli.options import (
     IN_PROCESS_HELP,
     MODEL_HELP,
+    parse_autocast,
     parse_budget,
     parse_count,
     parse_names,
@@ -41,6 +42,9 @@ def profile(
     mode: Annotated[str, typer.Option(help="inference, train, compile or train+compile.")] = "inference",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...  [default: cuda if present]")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, ...  [default: by the device]")] = None,
+    autocast: Annotated[
+        str | None, typer.Option(metavar="bf16", help="Run the model under autocast: bf16 or fp16.  [default: off]")
+    ] = None,
     batch: Annotated[str | None, typer.Option(metavar="1,8", help="Batch sizes.")] = None,
     seq_len: Annotated[str | None, typer.Option(metavar="128,2048", help="Tokens in a sequence.")] = None,
     layers: Annotated[str | None, typer.Option(metavar="N", help="Keep only the first N layers.")] = None,
@@ -105,6 +109,7 @@ def profile(
     """
     batches, seq_lens = parse_sizes("--batch", batch), parse_sizes("--seq-len", seq_len)
     depth, budget_s = parse_count("--layers", layers), parse_budget(budget)
+    cast = parse_autocast(autocast)
     names, most = parse_names("--candidates", candidates), parse_slowdown(slowdown)
 
     from twinkle_tune.mode import parse_mode
@@ -124,7 +129,7 @@ def profile(
     from twinkle_tune.tune.journal import Journal, journal_path
 
     place, kind = use_device(device)
-    path = out or profile_path(device_name(kind), model, parsed, aim.objective)
+    path = out or profile_path(device_name(kind), model, parsed, aim.objective, cast)
     reports = [report_path(target, path) for target in report or []]
     check_writable([path, *(file for file, _ in reports)])
     # What is relative is so to the folder in which the command was started, wherever the user's code goes.
@@ -147,9 +152,14 @@ def profile(
             with without_bars():
                 loaded = load_model(model, place, dtype, depth, batches, seq_lens, parsed)
 
+            from twinkle_tune.tune.autocast import autocast_to
             from twinkle_tune.tune.tune import tune_model
 
-            with listener(quiet=as_json) as listen, executor_of(in_process=in_process) as executor:
+            with (
+                listener(quiet=as_json) as listen,
+                executor_of(in_process=in_process) as executor,
+                autocast_to(cast, kind),
+            ):
                 made = tune_model(
                     loaded.model,
                     loaded.inputs,

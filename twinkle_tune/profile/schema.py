@@ -246,6 +246,13 @@ class Profile:
         return Terms(mode=self.mode, device=self.device, aim=self.aim, dynamic=self.dynamic)
 
     @property
+    def autocasts(self) -> tuple[str, ...]:
+        """What autocast cast to in the calls that it is about, "" for off: more than one where calls differ."""
+        calls = [call.workload for setup in self.setups for call in setup.calls]
+        contexts = (workload.context for workload in (*(contest.workload for contest in self.contests), *calls))
+        return tuple(sorted({context.autocast for context in contexts}))
+
+    @property
     def winners(self) -> tuple[Contest, ...]:
         """The contests that something other than the original won."""
         return tuple(contest for contest in self.contests if contest.selection.winner != "original")

@@ -173,8 +173,14 @@ def line(profile: Profile) -> str:
     """Model, mode, device and date in one line."""
     model, here = profile.model, profile.environment
     device = f"{here.device_name} ({profile.device})"
-    mode = f"{profile.mode}{by(profile)}"
+    mode = f"{profile.mode}{under(profile)}{by(profile)}"
     return " · ".join((model.name, model.dtype, mode, device, profile.created[:10]))
+
+
+def under(profile: Profile) -> str:
+    """Autocast as the end of a title; nothing where it was off."""
+    told = [one_line(dtype, _NAME_LIMIT) for dtype in profile.autocasts if dtype]
+    return f", autocast {' and '.join(told)}" if told else ""
 
 
 def by(profile: Profile) -> str:
@@ -187,6 +193,7 @@ def facts(profile: Profile) -> Iterable[tuple[str, str]]:
     model, here = profile.model, profile.environment
     yield "Model", f"{model.name} ({model.target}), {_count(model.parameters)} parameters, {model.dtype}"
     yield "Mode", str(profile.mode)
+    yield "Autocast", under(profile).removeprefix(", autocast ")
     yield "Objective", str(profile.aim)
     yield "Training step", _training(profile)
     yield "Dynamic shapes", "" if profile.dynamic is None else "on" if profile.dynamic else "off"
@@ -229,7 +236,12 @@ def again(profile: Profile) -> str:
     if profile.slowdown is not None:
         call += f", slowdown={profile.slowdown:g}"
     call += "" if profile.dynamic is None else f", dynamic={profile.dynamic}"
-    return f"from twinkle_tune import tune_model\n\nprofile = tune_model(model, example_inputs, {call})"
+    made = f"profile = tune_model(model, example_inputs, {call})"
+    casts = [dtype for dtype in profile.autocasts if dtype]
+    if not casts:
+        return f"from twinkle_tune import tune_model\n\n{made}"
+    opened = f"with torch.autocast({one_line(profile.device)!r}, dtype=torch.{one_line(casts[0])}):"
+    return f"import torch\nfrom twinkle_tune import tune_model\n\n{opened}\n    {made}"
 
 
 def code(profile: Profile, path: str) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import nn
 
-from twinkle_tune.device import torch_type
 from twinkle_tune.kernel.setups import digest_of_model
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.script.made import examples_of, plain_device
 from twinkle_tune.script.recording import ModelSeen
+from twinkle_tune.tune.autocast import autocast_to
 from twinkle_tune.tune.tune import tune_model
 
 
@@ -41,10 +40,7 @@ def tuned(model: nn.Module, seen: ModelSeen, optimizer: Callable[..., Any] | boo
 def autocast_as(seen: ModelSeen) -> AbstractContextManager[Any]:
     """The autocast that the script opens around a model's calls; what is opened inside of the model opens again."""
     calls = max(seen.of_its_mode, key=lambda each: each.count, default=None)
-    dtype = "" if calls is None else calls.workload.context.autocast
-    if not dtype:
-        return nullcontext()
-    return torch.autocast(torch_type(seen.device), dtype=getattr(torch, dtype))
+    return autocast_to("" if calls is None else calls.workload.context.autocast, seen.device)
 
 
 def is_still(model: nn.Module, seen: ModelSeen) -> bool:

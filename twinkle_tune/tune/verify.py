@@ -28,6 +28,7 @@ from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.slot import ATTENTION, HEAD, ORIGINAL, Candidate, SlotKind
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.terms import Terms
+from twinkle_tune.tune.autocast import autocast_to
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Listener, nobody
 from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.in_process import InProcess
@@ -111,7 +112,8 @@ def verify_profile(
     By the profile's own objective: a winner by memory need not be faster, but must be smaller.
 
     A winner is judged by the parity rule and raced against the original alone, on calls of the model as it is
-    now; also where the environment is another than that of the profile. The model is left as it was.
+    now, under the profile's autocast; also where the environment is another than that of the profile. The model is
+    left as it was.
 
     Args:
         profile: what to check.
@@ -131,7 +133,8 @@ def verify_profile(
     terms = replace(profile.terms, settings=settings or SETTINGS, seed=seed)
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
-    with without_trace(model, profile.mode):
+    cast = max(profile.autocasts, default="")
+    with autocast_to(cast, profile.device), without_trace(model, profile.mode):
         whole = changes(profile.environment, current_environment(profile.device))
         plan = plan_profile(model, profile, profile.device, profile.mode, registry)
         setups = tuple(check_setups(profile, plan, model, example_inputs, tell, seed=seed))
