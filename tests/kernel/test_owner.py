@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.kernel.toys import function_contest, function_registry, profile
 from twinkle_tune import kernelize_model, kernelize_report, restore_model
+from twinkle_tune.catalog.functions import parameters_of
 from twinkle_tune.kernel.functions import original_function
 
 NAME = "my_pkg_owned"
@@ -225,4 +226,13 @@ def test_compiled_models_do_not_mix() -> None:
         bound = model(X)
         assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(X), bound)
         assert torch.equal(torch.compile(other, backend="eager", fullgraph=True)(X), before)
+    restore_model(model)
+
+
+def test_a_bound_function_is_recognised_by_the_next_model() -> None:
+    """What stands in a function's place has its parameters, by which slots are found: a second model is bound, too."""
+    model = Alone()
+    _bind(model)
+    there = sys.modules[NAME].scale
+    assert [each.name for each in parameters_of(there)] == ["x", "by"]
     restore_model(model)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from twinkle_tune.kernel.dispatch import Call, Family
-from twinkle_tune.kernel.forward import note
+from twinkle_tune.kernel.forward import note, signature_of_forward
 from twinkle_tune.kernel.measured import casts_to
 from twinkle_tune.kernel.owner import Owner, is_recomputed, running, traced
 
@@ -52,6 +52,10 @@ def function_dispatcher(
     lines.append("    return fallback(*args, **kwargs)")
     exec(compile("\n".join(lines), "<twinkle_tune dispatcher>", "exec"), names)
     dispatch: Call = names["dispatch"]
+    # By their parameters functions are recognised: another model's slot is this place as well.
+    signature = signature_of_forward(fallback.forward if isinstance(fallback, torch.nn.Module) else fallback)
+    if signature is not None:
+        dispatch.__signature__ = signature  # type: ignore[attr-defined]
     return dispatch
 
 
