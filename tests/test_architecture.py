@@ -72,6 +72,7 @@ HEAVY = {
     "triton": {"ops"},
     "kernels": {"source", "kernel"},
     "liger_kernel": {"source", "catalog"},
+    "lightning": {"integrations"},
     "transformers": {"catalog", "capture", "models", "integrations"},
 }
 

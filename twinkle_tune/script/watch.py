@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from twinkle_tune.call.arguments import Call, snapshot
 from twinkle_tune.capture.given import repeatable
@@ -129,7 +129,7 @@ class Watch:
 
     def begin(self) -> None:
         """Watch from now on: calls, steps of optimizers, and whether new weights come up."""
-        self._handles = [register_optimizer_step_pre_hook(self._stepped)]
+        self._handles = [register_optimizer_step_post_hook(self._stepped)]
         expect_weights(self._expects)
         self._listen()
 
