@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> NoReturn:
                 calls=options.calls,
                 keep_inputs=options.keep_inputs,
                 record=options.record,
-                script=program.text,
+                script=(program.name, *program.arguments),
             )
         )
         session.begin()

@@ -131,9 +131,12 @@ def test_dynamic_shapes_reach_the_tuner(tuner: Tuner, option: str, *, expected: 
 def test_autocast_is_on_while_it_is_tuned(tuner: Tuner, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """And off again afterwards; the profile has a name of its own."""
     seen: list[bool] = []
-    monkeypatch.setattr(
-        Tuner, "__call__", lambda *args, **kw: seen.append(torch.is_autocast_enabled("cpu")) or normal()
-    )
+
+    def noted(*args: Any, **options: Any) -> Profile:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return normal()
+
+    monkeypatch.setattr(Tuner, "__call__", noted)
     assert profile("--autocast", text) == 0
     assert seen == [True]
     assert not torch.is_autocast_enabled("cpu")

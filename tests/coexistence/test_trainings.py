@@ -38,7 +38,7 @@ def test_trainer_with_the_callback(tuning: QuickTuning, tmp_path: Path) -> None:
     """The first run tunes on its first step, the second one applies what was kept: losses and files are the same."""
     from twinkle_tune.integrations.transformers import TwinkleCallback
 
-    settings = {"bf16": True, "gradient_accumulation_steps": 2, "max_steps": 4}
+    settings: dict[str, Any] = {"bf16": True, "gradient_accumulation_steps": 2, "max_steps": 4}
     plain, first, second = (
         train(tmp_path / str(index), callbacks, lora=False, **settings)
         for index, callbacks in enumerate(([], [TwinkleCallback()], [TwinkleCallback()]))
@@ -55,7 +55,7 @@ def test_trainer_under_torch_compile(tuning: QuickTuning, tmp_path: Path) -> Non
     from twinkle_tune.integrations.transformers import TwinkleCallback
 
     train(tmp_path / "first", [TwinkleCallback()], lora=False, max_steps=2)
-    settings = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 3}
+    settings: dict[str, Any] = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 3}
     torch._dynamo.reset()
     plain = train(tmp_path / "plain", lora=False, **settings)
     torch._dynamo.reset()
@@ -138,7 +138,8 @@ def test_lightning(tuning: QuickTuning, tmp_path: Path) -> None:
     class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
-            self.model, self.losses = small(), []
+            self.model = small()
+            self.losses: list[float] = []
 
         def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
             loss: Tensor = self.model(input_ids=batch["input_ids"], labels=batch["labels"]).loss

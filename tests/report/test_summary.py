@@ -39,6 +39,20 @@ class _Tags(HTMLParser):
         self.seen.add(tag)
 
 
+def test_a_notebook_shows_a_row_for_each_contest() -> None:
+    """Slot, call, who won, by how much and of what share; those that save most come first."""
+    html = fabricate.normal()._repr_html_()
+    _, _, table = html.rpartition("<tbody>")
+    first, second = table.partition("</tbody>")[0].split("</tr>")[:2]
+    assert "RMSNorm" in first
+    assert "fused 0.80 (2 refused)" in first
+    assert "41.2%" in first
+    assert "original" in second
+    made = replace(fabricate.normal(), contests=fabricate.normal().contests * 8)
+    assert made._repr_html_().count("<tr>") < made._repr_html_().count("</th>") + 14
+    assert "4 more contests" in made._repr_html_()
+
+
 @pytest.mark.parametrize("name", fabricate.ALL)
 def test_a_notebook_shows_the_head_and_no_code_of_others(name: str) -> None:
     """Names are escaped: no tag but our own."""

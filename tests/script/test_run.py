@@ -138,7 +138,24 @@ def test_a_model_built_twice_and_two_models(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(session, "tuned", noted)
     done = run_here("--then", "profile", "--budget", "10s", script(tmp_path, text))
     assert done.code == 0
-    assert [(name, seconds) for _, name, seconds in asked] == [("Linear", 5.0), ("Sequential", 5.0)]
+    assert [(name, seconds) for _, name, seconds in asked] == [("Sequential", 5.0), ("Linear", 5.0)]
+    many = "kept = [nn.Linear(4, width) for width in range(3, 11)]\nfor each in kept: each(torch.ones(3, 4))\n"
+    asked.clear()
+    done = run_here("--then", "profile", script(tmp_path, many))
+    assert [model.out_features for model, *_ in asked] == [10, 9, 8, 7]
+    assert "5 more were called less" in done.told[-1]
+
+
+def test_ctrl_c_while_it_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends the tuning; the script had its exit code already."""
+
+    def stopped(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "tuned", stopped)
+    done = run_here("--then", "profile", script(tmp_path, "sys.exit(0)"))
+    assert done.code == 0
+    assert "interrupted: Linear is not tuned" in done.told[-1]
 
 
 def test_tuned_after_it_and_applied_next_time(tmp_path: Path) -> None:
@@ -186,6 +203,28 @@ if __name__ == "__main__":
     assert done.told == []
     found = recorded()
     assert (found["ended"], found["models"][0]["total"]) == ("", 1)
+
+
+def test_of_several_ranks_one_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others apply what is kept, and say, write and tune nothing."""
+    path = script(tmp_path, "")
+    keep_winners(path)
+    monkeypatch.setenv("RANK", "1")
+    done = run_here("--then", "profile", path)
+    assert (done.code, done.err) == (0, "")
+    assert not (tmp_path / "cache" / "recordings").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert len(run_here(path).told) == 1
+
+
+def test_arguments_are_no_part_of_a_recording(tmp_path: Path) -> None:
+    """They may be secret; runs with others have files of their own all the same."""
+    path = script(tmp_path, "")
+    for secret in ("hunter2", "hunter3"):
+        run_here(path, "--token", secret)
+    files = list((tmp_path / "cache" / "recordings").glob("train-*.json"))
+    assert len(files) == 2
+    assert not any("hunter" in file.read_text() for file in files)
 
 
 def test_torch_is_the_scripts_to_import(tmp_path: Path) -> None:

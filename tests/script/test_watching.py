@@ -63,6 +63,8 @@ def test_forms_counts_and_states() -> None:
         (1, False, "bfloat16"),
     ]
     assert model.called == 4
+    assert "float32[3,4], autocast bfloat16" in str(watched)
+    assert watched.recording._repr_html_().count("<tr>") == 4
     made = watched._watch.pairs()[0][2]
     assert made is not None
     assert made(model.parameters()).defaults["momentum"] == 0.5

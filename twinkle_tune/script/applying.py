@@ -25,11 +25,13 @@ class _Outcome:
     Attributes:
         bound: how many places run something else than their originals; 0 for none.
         mode: for which mode that is; None where nothing is kept for it.
+        is_whole: whether the run that made its profile was not stopped.
         notes: what went wrong.
     """
 
     bound: int = 0
     mode: Mode | None = None
+    is_whole: bool = True
     notes: dict[str, None] = field(default_factory=dict)
 
 
@@ -63,6 +65,7 @@ class Applying:
             return
         if profile is not None:
             outcome.mode, outcome.bound = mode, len(kernelize_report(model).bound)
+            outcome.is_whole = profile.complete
             if trains:
                 self._trains.add(model)
 
@@ -78,6 +81,12 @@ class Applying:
 def _told(outcome: _Outcome) -> str:
     if outcome.mode is None:
         return "no profile is kept for it here: 'twinkle-tune run --then profile' makes one"
+    stopped = "" if outcome.is_whole else "; its run was stopped: --then profile with more --budget may find more"
     if not outcome.bound:
-        return f"its profile ({outcome.mode}) keeps the originals"
-    return f"its profile ({outcome.mode}) is applied: {outcome.bound} places do not run their originals"
+        return f"its profile ({outcome.mode}) keeps the originals{stopped}"
+    places = (
+        "1 place does not run its original"
+        if outcome.bound == 1
+        else f"{outcome.bound} places do not run their originals"
+    )
+    return f"its profile ({outcome.mode}) is applied: {places}{stopped}"

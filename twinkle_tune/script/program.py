@@ -30,11 +30,6 @@ class Program:
     is_module: bool
     arguments: tuple[str, ...]
 
-    @property
-    def text(self) -> str:
-        """As it was written: "train.py --lr 1"."""
-        return " ".join((*(["-m"] if self.is_module else []), self.name, *self.arguments))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:

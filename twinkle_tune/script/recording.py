@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 from twinkle_tune.call.arguments import Call
@@ -110,6 +111,14 @@ class Recording:
     def data(self) -> dict[str, Any]:
         """It as plain data for JSON, without the kept arguments."""
         return {"models": [to_data(model) for model in _without_kept(self.models)]}
+
+    def _repr_html_(self) -> str:
+        """A row for each form of each model's calls, for notebooks."""
+        rows = [(model, each) for model in self.models for each in model.calls]
+        cells = [(m.path or m.name, each.text, each.count, _told(each).strip(" ()")) for m, each in rows]
+        body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in cells)
+        heads = "".join(f"<th>{name}</th>" for name in ("Model", "Call", "Count", ""))
+        return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
     def __str__(self) -> str:
         lines = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from twinkle_tune.errors import in_a_line
@@ -22,12 +22,12 @@ class Written:
         path: the file; "" where none can be written, which a line said.
     """
 
-    def __init__(self, path: Path | None, script: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, path: Path | None, script: Sequence[str], tell: Callable[[str], None]) -> None:
         """Nothing is written yet.
 
         Args:
             path: the file; None for one in the cache folder.
-            script: what is run, in words.
+            script: what is run: a file or a module, and its arguments. Those are told to nobody: they may be secret.
             tell: is given a line where it cannot be written.
         """
         self.path = "" if path is None else str(path.absolute())
@@ -43,7 +43,7 @@ class Written:
         """
         if self._failed:
             return
-        data = {"tool": TOOL, "script": self._script, "ended": ended} | recording.data()
+        data = {"tool": TOOL, "script": self._script[0], "ended": ended} | recording.data()
         try:
             if self._in_cache and not self.path:
                 self.path = str(self._own_path())
@@ -55,5 +55,5 @@ class Written:
     def _own_path(self) -> Path:
         folder = usable_folder(self._tell) / "recordings"
         make_private(folder)
-        name = Path(self._script.split(" ")[0]).stem or "script"
-        return folder / f"{name[:60]}-{digest_of([os.getcwd(), self._script])}.json"
+        name = Path(self._script[0]).name.removesuffix(".py") or "script"
+        return folder / f"{name[:60]}-{digest_of([os.getcwd(), *self._script])}.json"

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from twinkle_tune.errors import in_a_line, one_line
+from twinkle_tune.errors import TuneError, in_a_line, one_line
+from twinkle_tune.profile.folders import usable_folder
+from twinkle_tune.profile.store import STORE_VARIABLE, Store, store_path
 from twinkle_tune.script.applying import Applying
 from twinkle_tune.script.recording import ModelSeen, Recording
 from twinkle_tune.script.saved import Written
@@ -22,6 +24,8 @@ from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.kept import keep, place_of
 
 Then = Literal["apply", "profile"]
+MOST_MODELS = 4
+"""That are tuned after a script: those with most parameters and calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,7 @@ class Asked:
         calls: that are recorded after a new model came up.
         keep_inputs: whether tuning is on copies of real inputs, not on made ones.
         record: where the recording goes; None for the cache folder.
-        script: what is run, in words.
+        script: what is run: a file or a module, and its arguments.
     """
 
     then: Then = "apply"
@@ -42,11 +46,14 @@ class Asked:
     calls: int = CALLS
     keep_inputs: bool = False
     record: Path | None = None
-    script: str = field(default_factory=lambda: " ".join(sys.argv) or "python")
+    script: tuple[str, ...] = field(default_factory=lambda: tuple(sys.argv) or ("",))
 
 
 class Session:
-    """A script's run. Whatever goes wrong in here is a line on stderr: the script does not notice."""
+    """A script's run. Whatever goes wrong in here is a line on stderr: the script does not notice.
+
+    Of several ranks (RANK in the environment) the first one alone tells, writes down and tunes; all apply what is kept.
+    """
 
     def __init__(self, asked: Asked) -> None:
         """Nothing is watched yet.
@@ -58,13 +65,14 @@ class Session:
         self._seconds = seconds_of(asked.budget)
         self._pid = os.getpid()
         self._applying = Applying() if asked.then == "apply" else None
+        self._speaks = os.environ.get("RANK", "0") == "0"
         self._written = Written(asked.record, asked.script, tell)
         self._watch = Watch(
             calls=asked.calls,
             keep_inputs=asked.keep_inputs,
             holds=asked.then == "profile",
             found=None if self._applying is None else self._applying.found,
-            grown=lambda: self._written.write(self._watch.recording),
+            grown=(lambda: self._written.write(self._watch.recording)) if self._speaks else None,
         )
 
     def begin(self) -> None:
@@ -81,11 +89,12 @@ class Session:
         if os.getpid() != self._pid:
             return
         self._watch.end()
+        if not self._speaks:
+            return
         if self._watch.problem is not None:
             tell(f"watching stopped early: {in_a_line(self._watch.problem, 200)}")
         recording = self._watch.recording
         if not recording.models:
-            tell("no model was called")
             return
         self._written.write(recording, ended=how)
         if self._applying is not None:
@@ -97,15 +106,19 @@ class Session:
             tell(f"nothing is tuned, since the script ended with {how}; recorded: {self._written.path}")
 
     def _tune(self, recording: Recording) -> None:
-        found = self._watch.pairs()
+        found = sorted(self._watch.pairs(), key=lambda each: -each[1].total * each[1].parameters)[:MOST_MODELS]
+        left = len({model.digest for model in recording.models}) - len(found)
         seconds = None if self._seconds is None else self._seconds / max(1, len(found))
-        if len(found) < len(recording.models):
-            tell(f"{len(recording.models) - len(found)} of the models are gone; the others are tuned")
         for model, seen, optimizer in found:
             try:
                 self._tune_one(model, seen, optimizer, seconds)
+            except KeyboardInterrupt:
+                tell(f"interrupted: {seen.name} is not tuned, nor what would come after it")
+                return
             except Exception as error:  # of the user's model, the compiler, the disk
                 tell(f"{seen.name} is not tuned: {in_a_line(error, 400)}")
+        if left:
+            tell(f"{left} more were called less, or are smaller: not tuned; watch a part of the script for those")
 
     def _tune_one(self, model: nn.Module, seen: ModelSeen, optimizer: Any, seconds: float | None) -> None:
         if not is_still(model, seen):
@@ -115,12 +128,24 @@ class Session:
         path = place_of(model, seen.mode, seen.device, tell, seen.autocast)
         began_s = time.monotonic()
         with Isolated(ahead=True) as executor:
-            profile = tuned(model, seen, optimizer, budget_s=seconds, ways=True, executor=executor)
+            profile = tuned(
+                model, seen, optimizer, budget_s=seconds, ways=True, executor=executor, store=_past_outcomes()
+            )
         keep(profile, path, tell)
         for line in str(profile).splitlines():
             tell(line)
         took = time.monotonic() - began_s
         tell(f"took {took:.0f} s; kept for the next run: {path} ('twinkle-tune report' shows it)")
+
+
+def _past_outcomes() -> Store | None:
+    """The store of past outcomes, so that a run goes on where one before it was stopped; None where there is none."""
+    try:
+        path = store_path() if os.environ.get(STORE_VARIABLE) else store_path(usable_folder(tell))
+        return None if path is None else Store(path)
+    except TuneError as error:
+        tell(f"no store: {in_a_line(error, 200)}")
+        return None
 
 
 def tell(text: str) -> None:
