@@ -131,7 +131,7 @@ def _run_commands(text: str) -> None:
     for line in text.splitlines():
         words = shlex.split(line[2:], comments=True) if line.startswith("$ twinkle-tune ") else []
         if words[1:2] == ["run"]:  # it becomes the script, so not in this process
-            fast = ["--budget", "3s"]
+            fast = ["--budget", "3s"]  # its own minutes are for a real script
             command = [sys.executable, "-m", "twinkle_tune.cli", "run", *fast, *words[2:]]
             subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
         elif words and _runs_here(words):

@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def _parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, Program]:
     parser = argparse.ArgumentParser(prog=_PROGRAM, description="Run a script as it is, and watch its models.")
-    parser.add_argument("--then", choices=("apply", "profile"), default="apply")
+    parser.add_argument("--then", choices=("apply", "profile", "online"), default="apply")
     parser.add_argument("--budget", default="5m")
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--keep-inputs", action="store_true")

@@ -278,6 +278,7 @@ def test_options_are_checked_before_the_script_runs(capsys: pytest.CaptureFixtur
     """A wrong option is one line and exit code 2."""
     for words, told in (
         (["--then", "sing", "a.py"], "--then: got 'sing', expected apply or profile"),
+        (["--online", "--then", "profile", "a.py"], "--online and --then profile: got both"),
         (["--budget", "soon", "a.py"], "--budget: got 'soon'"),
         (["--calls", "0", "a.py"], "--calls: got '0'"),
     ):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-from tests.script.scripted import STRANGERS, Done, keep_winners, recorded, run_here, run_plain
+from tests.script.scripted import STRANGERS, Done, keep_winners, quick_winners, recorded, run_here, run_plain
+from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.kernel.plan_profile import plan_profile
+from twinkle_tune.kernel.registry import default_registry
+from twinkle_tune.script import session
+from twinkle_tune.script.recording import ModelSeen
 
 SCRIPTS = ("plain_loop", "trainer_lora", "generation", "classifier", "two_models")
 FORMS = {
@@ -41,6 +48,27 @@ def test_recorded(name: str, tmp_path: Path) -> None:
     assert plain.code == watched.code == 0
     assert [line.partition(";")[0] for line in watched.told] == FORMS[name]
     assert recorded()["ended"] == "exit code 0"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_online(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raced inside of its own steps it says what it says, and draws as many random numbers."""
+    if name == "trainer_lora":
+        pytest.importorskip("peft")
+    judged: list[str] = []
+
+    def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mapping[str, Plan]:
+        profile = quick_winners(model, seen)
+        judged.append(seen.name)
+        plan = plan_profile(model, profile, profile.device, profile.mode, default_registry)
+        return {"all": plan} if plan.layers or plan.functions else {}
+
+    monkeypatch.setattr(session, "rivals_of", rivals_of)
+    script = STRANGERS / f"{name}.py"
+    plain, raced = run_plain(script, tmp_path), run_here("--then", "online", script, tmp_path)
+    assert_same_results(plain, raced)
+    assert bool(judged) is (name != "generation")  # whose two prompts are too few
+    assert any(", online: " in line for line in raced.told)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

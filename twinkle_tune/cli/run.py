@@ -29,7 +29,10 @@ def run(
         str,
         typer.Option(help="apply: use the profiles that are kept; profile: tune the models after it, and keep that."),
     ] = "apply",
-    budget: Annotated[str, typer.Option(metavar="5m", help="With --then profile: stop tuning after this time.")] = "5m",
+    online: Annotated[
+        bool, typer.Option("--online", help="Where nothing is kept, race inside of the script's own steps.")
+    ] = False,
+    budget: Annotated[str, typer.Option(metavar="5m", help="Stop tuning (online: judging) after this time.")] = "5m",
     calls: Annotated[
         str, typer.Option(metavar="N", help="Describe the first N calls after a new model came up.")
     ] = "100",
@@ -47,9 +50,11 @@ def run(
     """
     if then not in ("apply", "profile"):
         raise TuneError(f"--then: got {then!r:.80}, expected apply or profile")
+    if online and then == "profile":
+        raise TuneError("--online and --then profile: got both, expected one: race in the script's steps, or after it")
     parse_budget(budget)
     parse_count("--calls", calls)
-    options = ["--then", then, "--budget", budget, "--calls", calls]
+    options = ["--then", "online" if online else then, "--budget", budget, "--calls", calls]
     if keep_inputs:
         options.append("--keep-inputs")
     if record is not None:

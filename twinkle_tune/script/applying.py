@@ -45,6 +45,7 @@ class Applying:
     def __init__(self) -> None:
         self._outcomes: dict[str, _Outcome] = {}
         self._trains: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._applied: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def found(self, model: nn.Module, seen: ModelSeen, *, trains: bool, autocast: str) -> None:
         """A model is about to be called, for the first time so."""
@@ -66,8 +67,13 @@ class Applying:
         if profile is not None:
             outcome.mode, outcome.bound = mode, len(kernelize_report(model).bound)
             outcome.is_whole = profile.complete
+            self._applied.add(model)
             if trains:
                 self._trains.add(model)
+
+    def is_applied(self, model: nn.Module) -> bool:
+        """Whether a kept profile is applied to a model."""
+        return model in self._applied
 
     def lines(self, recording: Recording) -> Iterator[str]:
         """What became of each model, a line each, and the notes."""

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from twinkle_tune.errors import TuneError, in_a_line, one_line
+from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.profile.folders import usable_folder
 from twinkle_tune.profile.store import STORE_VARIABLE, Store, store_path
 from twinkle_tune.script.applying import Applying
+from twinkle_tune.script.online import Online, Rivals
 from twinkle_tune.script.recording import ModelSeen, Recording
+from twinkle_tune.script.rivals import rivals_of
 from twinkle_tune.script.saved import Written
 from twinkle_tune.script.tuning import is_still, tuned
 from twinkle_tune.script.watch import CALLS, Watch
@@ -23,7 +29,7 @@ from twinkle_tune.tune.budget import seconds_of
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.kept import keep, place_of
 
-Then = Literal["apply", "profile"]
+Then = Literal["apply", "profile", "online"]
 MOST_MODELS = 4
 """That are tuned after a script: those with most parameters and calls."""
 
@@ -33,7 +39,8 @@ class Asked:
     """What is to be done with a script's models.
 
     Attributes:
-        then: "apply" what is kept for them, while the script runs; "profile": tune them after it, and keep that.
+        then: "apply" what is kept for them, while the script runs; "profile": tune them after it, and keep that;
+            "online": where nothing is kept, race inside of the script's own steps.
         budget: seconds that tuning all of them may take, or a text such as "5m"; None for no limit.
         calls: that are recorded after a new model came up.
         keep_inputs: whether tuning is on copies of real inputs, not on made ones.
@@ -64,14 +71,15 @@ class Session:
         self.asked = asked
         self._seconds = seconds_of(asked.budget)
         self._pid = os.getpid()
-        self._applying = Applying() if asked.then == "apply" else None
+        self._applying = Applying() if asked.then != "profile" else None
+        self._races: list[Online] = []
         self._speaks = os.environ.get("RANK", "0") == "0"
         self._written = Written(asked.record, asked.script, tell)
         self._watch = Watch(
             calls=asked.calls,
-            keep_inputs=asked.keep_inputs,
+            keep_inputs=asked.keep_inputs or asked.then == "online",
             holds=asked.then == "profile",
-            found=None if self._applying is None else self._applying.found,
+            found=None if self._applying is None else self._found,
             grown=(lambda: self._written.write(self._watch.recording)) if self._speaks else None,
         )
 
@@ -89,6 +97,8 @@ class Session:
         if os.getpid() != self._pid:
             return
         self._watch.end()
+        for race in self._races:
+            race.end()
         if not self._speaks:
             return
         if self._watch.problem is not None:
@@ -104,6 +114,30 @@ class Session:
             self._tune(recording)
         else:
             tell(f"nothing is tuned, since the script ended with {how}; recorded: {self._written.path}")
+
+    def _found(self, model: nn.Module, seen: ModelSeen, *, trains: bool, autocast: str) -> None:
+        assert self._applying is not None
+        self._applying.found(model, seen, trains=trains, autocast=autocast)
+        before = next((race for race in reversed(self._races) if race.model is model), None)
+        is_applied = self._applying.is_applied(model)
+        if before is not None and is_applied:
+            before.cancel()
+        if self.asked.then != "online" or is_applied or (before is not None and (before.trains or not trains)):
+            return
+        if before is not None:  # it was evaluated first, and is trained now
+            before.end("the model is trained")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            tell(f"{seen.name} is not raced: ranks would wait for each other; what is kept is applied")
+            return
+        self._races.append(Online(model, self._rivals(weakref.ref(model)), tell, trains=trains))
+        self._races[-1].begin()
+
+    def _rivals(self, ref: weakref.ref[nn.Module]) -> Rivals:
+        def judged() -> Mapping[str, Plan]:
+            found = [(core, seen) for core, seen, _ in self._watch.pairs() if core is ref()]
+            return rivals_of(*found[0], self._seconds) if found else {}
+
+        return judged
 
     def _tune(self, recording: Recording) -> None:
         found = sorted(self._watch.pairs(), key=lambda each: -each[1].total * each[1].parameters)[:MOST_MODELS]

@@ -1,0 +1,70 @@
+"""Who may run in a script's own steps: kernels that are right on the script's own calls, and in the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from twinkle_tune.capture.step import make_steps
+from twinkle_tune.contest.agree import disagreement
+from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.kernel.plan_profile import plan_profile
+from twinkle_tune.kernel.registry import default_registry
+from twinkle_tune.measure.settings import RaceSettings
+from twinkle_tune.outcome import Measurement
+from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.script.made import examples_of, plain_device
+from twinkle_tune.script.recording import ModelSeen
+from twinkle_tune.script.tuning import autocast_as, tuned
+from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.testing import with_winner
+from twinkle_tune.tune.flags import without_trace
+from twinkle_tune.tune.isolated import Isolated
+
+ALL = "all kernels"
+"""The rival that is all the others together."""
+MOST = 3
+"""Slots whose kernels race by themselves: those that can save most."""
+GATE = RaceSettings(max_rounds=9, min_gain=0.9)
+"""Few rounds, and nobody is ten times as fast: who is right is asked, not who is faster."""
+
+
+def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mapping[str, Plan]:
+    """What may take the originals' places, by name: each right by the parity rule, alone and in the whole model.
+
+    Args:
+        model: with its originals.
+        seen: its calls, with one kept of each form.
+        seconds: that judging may take; None for no limit.
+
+    Raises:
+        TuneError: as of :func:`twinkle_tune.tune_model`.
+    """
+    with Isolated() as executor:
+        judged = tuned(model, seen, optimizer=False, settings=GATE, budget_s=seconds, executor=executor, progress=False)
+    slots = sorted({c.slot.name for c in judged.contests if _has_rival(c)}, key=lambda name: -_share(judged, name))
+    profiles = {name: with_winner(judged, slot=name) for name in slots[:MOST]}
+    if len(slots) > 1:
+        profiles[ALL] = with_winner(judged)
+    plans = {n: plan_profile(model, p, p.device, p.mode, default_registry) for n, p in profiles.items()}
+    agrees = _agreement(model, seen)
+    return {name: plan for name, plan in plans.items() if (plan.layers or plan.functions) and agrees(plan)}
+
+
+def _agreement(model: nn.Module, seen: ModelSeen) -> Callable[[Plan], bool]:
+    def agrees(plan: Plan) -> bool:
+        with autocast_as(seen), without_trace(model, seen.mode):
+            steps = make_steps(model, examples_of(seen, plain_device(model)), seen.mode, seen.device)
+            return not any(disagreement(model, step, plan, 0) for step in steps)
+
+    return agrees
+
+
+def _has_rival(contest: Contest) -> bool:
+    return any(t.candidate != ORIGINAL and isinstance(t.outcome, Measurement) for t in contest.trials)
+
+
+def _share(profile: Profile, slot: str) -> float:
+    contests = [contest for contest in profile.contests if contest.slot.name == slot]
+    return sum(max((seen.share for seen in contest.seen), default=0.0) for contest in contests)
