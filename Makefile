@@ -6,8 +6,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    := out
-# The torch that constraints.txt names, so that the version stands in one place.
-TORCH  := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+# Another file for `make oldest`, where these versions cannot be had.
+OLDEST := oldest.txt
+# The versions that are installed into VENV, and of them torch, so that its version stands in one place.
+PINS   := constraints.txt
+TORCH  := $(shell sed -n 's/^torch==/torch==/p' $(PINS))
 
 # Of the GPU targets: a profile's and a bench's limits, and the folder below which everything is written.
 BUDGET  ?= 10m
@@ -17,7 +20,7 @@ GPU_OUT ?= $(OUT)/gpu
 ON_GPU  := HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help profile test slow lint type format check docs bench aa regret reports families zoo gpu gpu-first gpu-second gpu-profile gpu-models gpu-races gpu-ops gpu-ready clean
+.PHONY: help profile test slow oldest lint type format check docs bench aa regret reports families zoo gpu gpu-first gpu-second gpu-profile gpu-models gpu-races gpu-ops gpu-ready clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -31,6 +34,9 @@ test: $(READY) ## Run the tests (all but those marked slow, which `make slow` ru
 
 slow: $(READY) ## Run the tests that take minutes: 20 seeds of the zoo, runs killed at 50 moments
 	$(BIN)/python -m pytest -m slow
+
+oldest: ## Run the tests with the oldest versions that are supported (oldest.txt), in .venv-oldest
+	$(MAKE) test VENV=.venv-oldest PINS=$(OLDEST)
 
 lint: $(READY) ## Look for mistakes and for unformatted code
 	$(BIN)/ruff check .
@@ -102,12 +108,12 @@ clean: ## Remove build products, caches and out/ (the environment stays; remove 
 	find twinkle_tune tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and alone, so that nothing that is installed after it draws in another build.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(PINS)
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit( \
 	'make: $(PYTHON) is Python ' + sys.version.split()[0] + ', expected 3.11 or newer; name another: make PYTHON=python3.12')"
 	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing $(TORCH)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(TORCH)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(PINS) $(TORCH)
 	@echo "Installing twinkle_tune and its tools"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[transformers,liger,dev,docs]"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c $(PINS) -e ".[transformers,liger,dev,docs]"
 	@touch $@

@@ -10,6 +10,7 @@ from kernels import use_kernel_mapping
 from torch import nn
 
 from tests.coexistence.tiny import bind, kernelized_logits, known, logits, profile, tiny_llama
+from tests.versions import NEEDS_MARKED_CLASSES
 from twinkle_tune.errors import BindError
 from twinkle_tune.kernel import kernelize_model, kernelize_report, restore_model
 
@@ -35,6 +36,7 @@ class Repo:
 MAPPING = {"RMSNorm": {"cpu": Repo()}}
 
 
+@NEEDS_MARKED_CLASSES
 def test_use_kernels_before_us() -> None:
     """A model that transformers kernelized is left to transformers: refused, or with fallback left alone."""
     model = tiny_llama()
@@ -51,6 +53,7 @@ def test_use_kernels_before_us() -> None:
     assert not torch.equal(theirs, logits(tiny_llama()))
 
 
+@NEEDS_MARKED_CLASSES
 @pytest.mark.parametrize("mapping", [MAPPING, {}])
 def test_use_kernels_after_us(mapping: dict[str, dict[str, object]]) -> None:
     """transformers replaces what was bound, and the report says that it does not run any more."""
@@ -65,6 +68,7 @@ def test_use_kernels_after_us(mapping: dict[str, dict[str, object]]) -> None:
         assert len(report.kept) == 5
 
 
+@NEEDS_MARKED_CLASSES
 @pytest.mark.filterwarnings("ignore:.*its forward was replaced by somebody else")
 def test_restoring_what_transformers_replaced() -> None:
     """Restoring takes nothing away from transformers."""

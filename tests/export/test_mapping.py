@@ -13,6 +13,7 @@ from kernels import CUDAProperties, Device, LayerRepository, Mode
 
 from tests.export.made import COMMIT, REPO, hub, mlps, norms, on_h100, profile
 from tests.report import fabricate
+from tests.versions import NEEDS_MARKED_CLASSES
 from twinkle_tune.export.form import Form
 from twinkle_tune.export.mapping import Exported, export
 from twinkle_tune.mode import parse_mode
@@ -113,6 +114,7 @@ def test_functions_are_listed() -> None:
     assert not found.choice.entries
 
 
+@NEEDS_MARKED_CLASSES
 def test_the_name_is_the_class_s() -> None:
     """A class that carries another kernel name than its slot is mapped by its own."""
     contest = norms(hub())
