@@ -85,6 +85,13 @@ def test_every_test_for_a_device_is_in_a_part() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@functools.cache
+def help_of(*command: str) -> str:
+    """What a command says of itself."""
+    done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    return done.stdout
+
+
 def is_marked(path: Path) -> bool:
     """Whether a test of the file carries the mark."""
     mark = re.compile(r"^(@|pytestmark = \[?)pytest\.mark\.gpu", re.MULTILINE)
@@ -135,6 +142,8 @@ def test_all_figures_of_a_device_have_limits_and_one_folder(tmp_path: Path) -> N
     for line in long:
         assert "--budget 90s" in line or "--minutes 3" in line, line
         assert f"--out {tmp_path}/gpu" in line, line
+    told = help_of(sys.executable, "-m", "tests.bench.models")
+    assert {"--budget", "--out"} <= set(re.findall(r"--[a-z]+", told))
 
 
 def test_without_a_device_nothing_else_is_tried(tmp_path: Path) -> None:
@@ -159,11 +168,6 @@ def test_the_runs_fit_their_time() -> None:
 
 def test_the_parts_are_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every option of a part is one that its command has: a renamed one would fail on the device first."""
-
-    @functools.cache
-    def help_of(*command: str) -> str:
-        done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
-        return done.stdout
 
     for each in (*first_parts(Path("out")), *second_parts(Path("out"))):
         module = each.command[2]
