@@ -105,13 +105,15 @@ class Untimed:
     """A candidate that was not refused and has no time: nothing is known of its speed.
 
     Attributes:
-        cause: "budget": the time ran out. "interpreter": it runs in Triton's interpreter, whose speed says nothing.
+        cause: "budget": the time ran out. "cut off": it took more of what a time budget left than one of them may have;
+            nobody knows whether it would have ended. "interpreter": it runs in Triton's interpreter, whose speed says
+            nothing.
         right: whether it passed the numerical check; False where it was not looked at.
         reason: the same in words.
     """
 
     kind: Literal["untimed"] = "untimed"
-    cause: Literal["budget", "interpreter"]
+    cause: Literal["budget", "cut off", "interpreter"]
     right: bool
     reason: str
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,15 +24,17 @@ from tests.tune import hostile
 from tests.tune.toy import QUICK, Norm, Two, norm
 from twinkle_tune import tune_model
 from twinkle_tune.contest.events import RoundTimed, TrialRefused
+from twinkle_tune.contest.selected import cut_off, with_cut_off
 from twinkle_tune.errors import TuneError, TuneInterrupted
 from twinkle_tune.kernel import Registry, register_external_layer, register_function_kernel, register_layer_kernel
 from twinkle_tune.measure.race import RaceSettings
-from twinkle_tune.outcome import Measurement, Outcome, Rejection, Trial
+from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.allowance import device_allowance
 from twinkle_tune.tune.events import ContestFinished, Event, OriginalFailed
-from twinkle_tune.tune.isolated import Isolated, _Job, _Once
+from twinkle_tune.tune.isolated import Isolated
+from twinkle_tune.tune.job import Job, Once
 from twinkle_tune.tune.limits import Limits
 
 UNWON = RaceSettings(max_rounds=9, min_gain=0.99)
@@ -267,7 +271,7 @@ def test_no_worker_is_started_to_find_the_guilty_one_when_time_is_up(monkeypatch
     task: Any = SimpleNamespace(candidates=names, deadline_s=None)
     header: Any = None
     events: list[Event] = []
-    job = _Job(task=task, header=header, told=_Once(events.append))
+    job = Job(task=task, header=header, told=Once(events.append))
     with Isolated() as executor:
         assert executor._guilty(job, "raised RuntimeError") == []
         assert len(attempts) == 3
@@ -479,6 +483,48 @@ def test_what_a_candidate_started_ends_with_the_worker(tmp_path: Path, monkeypat
     assert worker is not None
     assert is_gone(worker)
     assert is_gone(int(note.read_text(encoding="ascii")))
+
+
+def test_who_hangs_takes_a_share_of_the_budget_alone() -> None:
+    """It is cut off, which is no refusal, and not begun again; others have their turn in the process that is ready."""
+    with Isolated(Limits(of_left=0.01), ahead=True) as executor:  # of ten minutes
+        profile = tuned(registry_of(hostile.brood, hostile.fine), model=Two(), executor=executor, budget_s=600.0)
+    narrow, wide = (outcomes(contest) for contest in profile.contests if contest.slot.name == "Norm")
+    for found in (narrow, wide):
+        late = found["brood"]
+        assert isinstance(late, Untimed)
+        assert (late.cause, late.right) == ("cut off", False)
+        assert isinstance(found["fine"], Measurement)
+    assert narrow["brood"] == wide["brood"]
+    assert re.fullmatch(
+        r"not tried to its end: it did not finish its first call within \S+ s, which is what the time budget left it",
+        getattr(narrow["brood"], "reason", ""),
+    )
+    assert not profile.complete
+    assert "0 of 2 contests finished, impl:brood cut off. So far: " in profile.verdict
+    assert profile.verdict.endswith("What would be enough is not known: who was cut off may hang.")
+
+
+def test_that_nobody_was_faster_is_not_said_where_somebody_was_cut_off() -> None:
+    """The original stays, and the status says that the budget ended it; what won or was open before stays as it was."""
+    cut = Trial(candidate="late", source="impl", digest="", outcome=cut_off("first call", "did not finish"))
+    plain = Selection(winner="original", reason="no other candidate", status="nothing to gain")
+    told = with_cut_off(plain, [cut])
+    assert (told.status, told.reason) == ("not tried", cut.outcome.reason)  # type: ignore[union-attr]
+    timed = replace(cut, outcome=cut_off("timing", "did not finish"))
+    assert with_cut_off(plain, [timed]).status == "cut short"
+    won = replace(plain, winner="other", status="won")
+    assert with_cut_off(won, [cut]) == won
+    assert with_cut_off(plain, []) == plain
+
+
+def test_a_budget_shortens_every_limit_but_the_last_second() -> None:
+    """By its share of what is left; without a budget each stage has its own."""
+    limits = Limits(first_call_s=300.0, of_left=0.5)
+    assert [limits.stage_s("first call", 0.0, left_s) for left_s in (None, 900.0, 90.0, 0.0)] == [300, 300, 45, 1]
+    assert [limits.is_by_budget("first call", limit_s) for limit_s in (45.0, 300.0)] == [True, False]
+    with pytest.raises(TuneError, match=r"of_left: got 1\.5, expected a share over 0 and at most 1"):
+        Limits(of_left=1.5)
 
 
 def test_limits_must_be_positive() -> None:

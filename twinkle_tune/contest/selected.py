@@ -11,7 +11,17 @@ from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
 from twinkle_tune.measure.visible import visible_gain
 from twinkle_tune.objective import BY_TIME, Aim
-from twinkle_tune.outcome import Measurement, ParityFigure, Rejection, Selection, Status, Trial, Untimed
+from twinkle_tune.outcome import (
+    UNDECIDED,
+    Measurement,
+    ParityFigure,
+    Phase,
+    Rejection,
+    Selection,
+    Status,
+    Trial,
+    Untimed,
+)
 from twinkle_tune.slot import ORIGINAL
 
 NOT_TRIED = "not tried: the time budget was used up"
@@ -36,6 +46,25 @@ def not_timed(name: str, decision: Decision) -> Rejection | Untimed:
 def not_tried(why: str = NOT_TRIED) -> Untimed:
     """The outcome of a candidate for which the time budget left no time."""
     return Untimed(cause="budget", right=False, reason=why)
+
+
+def cut_off(stage: Phase, why: str) -> Untimed:
+    """The outcome of a candidate that was ended in a stage since the budget left it no more time; ``why`` says how."""
+    reason = f"not tried to its end: it {why}, which is what the time budget left it"
+    return Untimed(cause="cut off", right=stage == "timing", reason=reason)
+
+
+def with_cut_off(selection: Selection, trials: Sequence[Trial]) -> Selection:
+    """A selection that was made without those who were cut off, once they are among the trials.
+
+    That nobody was faster is not known then.
+    """
+    rivals = [trial.outcome for trial in trials if trial.candidate != ORIGINAL]
+    late = [outcome for outcome in rivals if isinstance(outcome, Untimed) and outcome.cause == "cut off"]
+    if not late or selection.winner != ORIGINAL or selection.status in UNDECIDED:
+        return selection
+    tried = any(isinstance(outcome, Measurement) for outcome in rivals) or any(outcome.right for outcome in late)
+    return replace(selection, status="cut short" if tried else "not tried", reason=late[0].reason)
 
 
 def interpreted() -> Untimed:

@@ -180,8 +180,12 @@ class Contest:
     @property
     def is_whole(self) -> bool:
         """Whether the time budget left nothing of it undone: every candidate had its turn."""
-        untimed = (trial.outcome for trial in self.trials if isinstance(trial.outcome, Untimed))
-        return self.status not in UNDECIDED and not any(outcome.cause == "budget" for outcome in untimed)
+        return self.status not in UNDECIDED and not self.untimed("budget") and not self.untimed("cut off")
+
+    def untimed(self, cause: str) -> list[str]:
+        """The candidates that were neither refused nor timed for this cause."""
+        outcomes = ((trial.candidate, trial.outcome) for trial in self.trials)
+        return [name for name, outcome in outcomes if isinstance(outcome, Untimed) and outcome.cause == cause]
 
     def trial(self, candidate: str) -> Trial:
         """The trial of the named candidate; KeyError if it was not tried."""

@@ -47,7 +47,7 @@ def run_facts(
     facts = RunFacts(
         took_s=round(took_s, 1), budget_s=budget_s, stopped=stopped, recalled=len(contests) - len(own)
     )  # fmt: skip
-    if stopped != "budget" or not done:
+    if stopped != "budget" or not done or any(contest.untimed("cut off") for contest in contests):
         return facts
 
     def needed_s(all_s: float) -> float:

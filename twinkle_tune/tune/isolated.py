@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from twinkle_tune.cause import Cause
 from twinkle_tune.contest.call import digest_of
 from twinkle_tune.contest.events import TrialRefused, TrialStarted
-from twinkle_tune.contest.selected import ALL_REFUSED
+from twinkle_tune.contest.selected import ALL_REFUSED, cut_off, with_cut_off
 from twinkle_tune.errors import TuneError
-from twinkle_tune.outcome import Phase, Rejection, Trial
+from twinkle_tune.outcome import Rejection, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Found
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
 from twinkle_tune.tune.events import Listener, OriginalFailed, nobody
 from twinkle_tune.tune.held import Held
 from twinkle_tune.tune.in_process import InProcess
+from twinkle_tune.tune.job import Job, Once, Refused, answered
 from twinkle_tune.tune.limits import Limits
 from twinkle_tune.tune.mark import NOBODY
-from twinkle_tune.tune.package import Header, Unportable, modules_of, pack
+from twinkle_tune.tune.package import Unportable, modules_of, pack
 from twinkle_tune.tune.process import WorkerError, WorkerLost, WorkerProcess
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.wire import event_of, result_of
@@ -48,7 +47,7 @@ class Isolated:
         self._held = Held()
         self._ahead = ahead
         self._lock = threading.Lock()
-        self._unloadable: list[tuple[Slot, Candidate, Rejection]] = []
+        self._hopeless: list[tuple[Slot, Candidate, Rejection | Untimed]] = []
         self._second: Isolated | None = None
         self._finalizer = weakref.finalize(self, Held.close, self._held)
 
@@ -106,7 +105,7 @@ class Isolated:
         except OSError as error:
             full = f"the call cannot be written to a temporary file ({error}); make room, or point TMPDIR elsewhere"
             return _here(task, listener, full)
-        job = _Job(task=task, header=header, told=_Once(listener))
+        job = Job(task=task, header=header, told=Once(listener))
         job.refused.update(self._known(job))
         tries, killed = 0, set[str]()
         while True:
@@ -115,8 +114,8 @@ class Isolated:
             except Unportable as why:
                 self._held.stop()
                 return _here(task, listener, str(why))
-            except _Refused as lost:
-                self._held.stop()
+            except Refused as lost:
+                job = self._replaced(job)
                 if lost.killed and lost.candidate not in killed:
                     killed.add(lost.candidate)  # the system may have chosen it for what others took; not twice
                     continue
@@ -139,15 +138,33 @@ class Isolated:
                 continue
             return _merged(task, found, job.refused)
 
-    def _refuse(self, job: _Job, lost: _Refused) -> None:
-        rejection = Rejection(stage=lost.stage, reason=lost.reason, cause=lost.cause)
-        job.refused[lost.candidate] = rejection
-        if lost.stage == "load":
+    def _replaced(self, job: Job) -> Job:
+        """The job, after its worker process was lost: for the one of second races, where that stands ready.
+
+        Second races then have a new one, so that nobody's first race was run there.
+        """
+        self._held.stop()
+        second = self._second
+        if second is None or second._held.worker is None or not second._held.worker.is_alive:
+            return job
+        self._held, second._held = second._held, self._held
+        try:
+            return replace(job, header=pack(job.task, self._held.file))
+        except (Unportable, OSError):
+            self._held, second._held = second._held, self._held
+            return job
+
+    def _refuse(self, job: Job, lost: Refused) -> None:
+        outcome: Rejection | Untimed = Rejection(stage=lost.stage, reason=lost.reason, cause=lost.cause)
+        if lost.by_budget:
+            outcome = cut_off(lost.stage, lost.reason)
+        job.refused[lost.candidate] = outcome
+        if lost.stage == "load" or lost.by_budget:
             candidate = next(c for c in job.task.candidates if c.name == lost.candidate)
-            self._unloadable.append((job.task.observation.slot, candidate, rejection))
+            self._hopeless.append((job.task.observation.slot, candidate, outcome))
         job.told(TrialRefused(candidate=lost.candidate, stage=lost.stage, reason=lost.reason, cause=lost.cause))
 
-    def _guilty(self, job: _Job, failure: str) -> list[_Refused] | None:
+    def _guilty(self, job: Job, failure: str) -> list[Refused] | None:
         """Candidates beside which, alone in a new process, the original fails; None if it fails by itself.
 
         Raises:
@@ -155,7 +172,7 @@ class Isolated:
         """
         names = [c.name for c in job.task.candidates if c.name != ORIGINAL and c.name not in job.refused]
         job.told(OriginalFailed(reason=failure, processes=1 + len(names)))
-        quiet = replace(job, told=_Once(nobody))
+        quiet = replace(job, told=Once(nobody))
         guilty = []
         for name in (None, *names):
             without = tuple(other for other in (*names, *job.refused) if other != name)
@@ -167,29 +184,31 @@ class Isolated:
                 )
             try:
                 self._attempt(quiet, without)
-            except _Refused as lost:
+            except Refused as lost:
                 if name is None:
                     return None
                 own = lost.candidate == name
                 reason = lost.reason if own else f"with it in the process the original {lost.reason}"
-                guilty.append(_Refused(name, lost.stage, reason, lost.cause if own else "meddled"))
+                guilty.append(Refused(name, lost.stage, reason, lost.cause if own else "meddled"))
             finally:
                 self._held.stop()
         return guilty
 
-    def _known(self, job: _Job) -> dict[str, Rejection]:
-        """Those that could not be loaded in an earlier contest: loading is the same for all, hanging takes long."""
+    def _known(self, job: Job) -> dict[str, Rejection | Untimed]:
+        """Those of whom an earlier contest knows that there is no hope: loading is the same for all, and takes long.
+
+        So do those that a budget cut off, of which less is left now.
+        """
         known = {
-            candidate.name: rejection
+            candidate.name: outcome
             for candidate in job.task.candidates
-            for slot, other, rejection in self._unloadable
+            for slot, other, outcome in self._hopeless
             if slot == job.task.observation.slot and other == candidate
         }
-        for name, rejection in known.items():
+        for name, outcome in known.items():
             job.told(TrialStarted(candidate=name))
-            job.told(
-                TrialRefused(candidate=name, stage=rejection.stage, reason=rejection.reason, cause=rejection.cause)
-            )
+            stage, cause = (outcome.stage, outcome.cause) if isinstance(outcome, Rejection) else ("load", "timeout")
+            job.told(TrialRefused(candidate=name, stage=stage, reason=outcome.reason, cause=cause))
         return known
 
     def _worker(self, task: Task) -> WorkerProcess:
@@ -201,7 +220,7 @@ class Isolated:
             self._second._held.ready(*start)
         return self._held.ready(*start)
 
-    def _attempt(self, job: _Job, without: tuple[str, ...]) -> Found:
+    def _attempt(self, job: Job, without: tuple[str, ...]) -> Found:
         worker, header, told = self._worker(job.task), job.header, job.told
         told.last = ORIGINAL
         names = tuple(c.name for c in job.task.candidates if c.name not in without)
@@ -219,7 +238,7 @@ class Isolated:
                 try:
                     if answer["is"] == "result":
                         return result_of(answer)
-                    found = _answered(answer, names)
+                    found = answered(answer, names)
                     event = event_of(answer["event"]) if found is None else None
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
                     raise WorkerLost(
@@ -236,73 +255,11 @@ class Isolated:
             name = names[at.candidate] if 0 <= at.candidate < len(names) else ORIGINAL
             if at.candidate == NOBODY:
                 name = told.last if told.last in names else ORIGINAL
-            raise _Refused(name, at.stage, lost.reason, lost.cause, killed=lost.killed) from lost
+            by_budget = name != ORIGINAL and lost.cause == "timeout" and self.limits.is_by_budget(at.stage, at.limit_s)
+            raise Refused(name, at.stage, lost.reason, lost.cause, killed=lost.killed, by_budget=by_budget) from lost
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """A contest on its way: what is sent, who hears of it, and who was refused so far."""
-
-    task: Task
-    header: Header
-    told: _Once
-    refused: dict[str, Rejection] = field(default_factory=dict)
-    began_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds of the task's time that are left."""
-        deadline_s = self.task.deadline_s
-        return None if deadline_s is None else max(0.0, deadline_s - (time.monotonic() - self.began_s))
-
-
-class _Refused(Exception):
-    """A candidate, or the original, after which the worker process is to be replaced."""
-
-    def __init__(
-        self, candidate: str, stage: Phase, reason: str, cause: Cause, *, raised: bool = False, killed: bool = False
-    ) -> None:
-        """``raised``: it raised an error, after which the process still stood; ``killed``: by SIGKILL."""
-        super().__init__(reason)
-        self.candidate, self.stage, self.reason, self.cause = candidate, stage, reason, cause
-        self.raised, self.killed = raised, killed
-
-
-class _Once:
-    """A listener to which what a repeated contest says again is not told again."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._told: set[tuple[type, str]] = set()
-        self.last = ORIGINAL
-
-    def __call__(self, event: Any) -> None:
-        name = getattr(event, "candidate", None)
-        self.last = name or ORIGINAL  # in the race it is everybody's turn
-        if name is not None:
-            if (type(event), name) in self._told:
-                return
-            self._told.add((type(event), name))
-        self._listener(event)
-
-
-def _answered(answer: dict[str, Any], names: tuple[str, ...]) -> Exception | None:
-    """What an answer that is no result comes to; None for an event."""
-    match answer["is"]:
-        case "event":
-            return None
-        case "fault":
-            told = event_of(answer["event"])
-            if isinstance(told, TrialRefused) and told.candidate in names:
-                return _Refused(told.candidate, told.stage, told.reason, told.cause)
-        case "unportable":
-            return Unportable(str(answer["reason"]))
-        case "error":
-            return _Refused(ORIGINAL, "first call", str(answer["reason"]), "raised", raised=bool(answer["raised"]))
-    raise ValueError(f"no such answer: {answer!r:.80}")
-
-
-def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
+def _merged(task: Task, found: Found, refused: dict[str, Rejection | Untimed]) -> Contest:
     """The worker's contest, with the trials of those that it was run without."""
     there = {trial.candidate: trial for trial in found.trials}
     selection = found.selection
@@ -321,6 +278,7 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection]) -> Contest:
     is_told = selection.status == "inconclusive"  # of those that the worker did try
     if refused and not is_told and all(isinstance(t.outcome, Rejection) for t in everyone if t.candidate != ORIGINAL):
         selection = replace(selection, reason=ALL_REFUSED, status="all refused")
+    selection = with_cut_off(selection, everyone)
     return task.observation.contest(replace(found, trials=everyone, selection=selection))
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from twinkle_tune.errors import TuneError
 from twinkle_tune.outcome import Phase
 
+_LEAST_S = 1.0
+"""Whatever is left of a budget: who began within it may take so long."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -21,6 +24,8 @@ class Limits:
             for other inputs, has as much again.
         call_s: seconds of a burst of timed calls, and of judging after compilation.
         slower: instead of each of these, so many times what the original took for the same, where that is more.
+        of_left: of what a time budget leaves the contest, this share, where that is less: who hangs leaves as much to
+            the others.
         setup_s: seconds of what is done before the first candidate: starting the process, reading the task, calling
             the original, and computing what the others are compared with.
         host_bytes: bytes of private memory that the worker process may take, torch's own included; None for nine
@@ -33,6 +38,7 @@ class Limits:
     first_call_s: float = 300.0
     call_s: float = 60.0
     slower: float = 20.0
+    of_left: float = 0.5
     setup_s: float = 1800.0
     host_bytes: int | None = None
     device_bytes: int | None = None
@@ -42,13 +48,26 @@ class Limits:
             value = getattr(self, name)
             if not value > 0:
                 raise TuneError(f"{name}: got {value!r}, expected a positive number; leave it out for the default")
+        if not 0 < self.of_left <= 1:
+            raise TuneError(f"of_left: got {self.of_left!r}, expected a share over 0 and at most 1")
         for name in ("host_bytes", "device_bytes"):
             most = getattr(self, name)
             if most is not None and most <= 0:
                 raise TuneError(f"{name}: got {most!r}, expected a positive number of bytes, or None")
 
-    def stage_s(self, stage: Phase, original_s: float) -> float:
-        """Seconds that a candidate may be in a stage for which the original took ``original_s``."""
+    def stage_s(self, stage: Phase, original_s: float, left_s: float | None = None) -> float:
+        """Seconds that a candidate may be in a stage for which the original took ``original_s``.
+
+        ``left_s`` is what a time budget leaves the contest; None for no budget.
+        """
+        own_s = self._own_s(stage, original_s)
+        return own_s if left_s is None else min(own_s, max(_LEAST_S, self.of_left * left_s))
+
+    def is_by_budget(self, stage: Phase, limit_s: float) -> bool:
+        """Whether a limit that a candidate ran into was as short as this because of a time budget."""
+        return limit_s < self._own_s(stage, 0.0)
+
+    def _own_s(self, stage: Phase, original_s: float) -> float:
         match stage:
             case "first call":
                 least_s = self.first_call_s

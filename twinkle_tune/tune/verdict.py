@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from twinkle_tune.objective import BY_TIME, Aim, Objective
-from twinkle_tune.outcome import UNDECIDED, Status, Untimed
+from twinkle_tune.outcome import UNDECIDED, Status
 from twinkle_tune.profile.fuller import finished
 from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.schema import Contest, StepResult
@@ -34,7 +34,7 @@ def verdict_of(
     """
     if run is not None and run.stopped == "budget":
         found = f"So far: {_found(contests, steps, aim)}" if _won(contests) else "No conclusion yet."
-        return f"{stopped_text(contests, run)} {found} {more_text(run)}"
+        return f"{stopped_text(contests, run)} {found} {more_text(contests, run)}"
     return _found(contests, steps, aim)
 
 
@@ -48,16 +48,20 @@ def tally_text(contests: Sequence[Contest]) -> str:
     """The one count of what a budget sufficed for: "1 of 12 contests finished, 1 cut short, 10 not tried"."""
     parts = [f"{finished(contests)} of {len(contests)} contests finished"]
     partly = [contest for contest in contests if not contest.is_whole and contest.status not in UNDECIDED]
-    names = sorted({name for contest in partly for name in _untried(contest)})
-    parts += [f"{len(partly)} without a turn for {', '.join(names)}"] if partly else []
+    names = sorted({name for contest in partly for name in contest.untimed("budget")})
+    parts += [f"{len(partly)} without a turn for {', '.join(names)}"] if names else []
+    cut = sorted({name for contest in contests for name in contest.untimed("cut off")})
+    parts += [f"{', '.join(cut)} cut off"] if cut else []
     for status in UNDECIDED:
         count = sum(contest.status == status for contest in contests)
         parts += [f"{count} {status}"] if count else []
     return ", ".join(parts)
 
 
-def more_text(run: RunFacts) -> str:
+def more_text(contests: Sequence[Contest], run: RunFacts) -> str:
     """What would be enough: "About 4 min would be enough."."""
+    if run.needs_s is None and any(contest.untimed("cut off") for contest in contests):
+        return "What would be enough is not known: who was cut off may hang."
     enough = "A larger --budget" if run.needs_s is None else f"About {span(round_up_s(run.needs_s))}"
     return f"{enough} would be enough."
 
@@ -167,15 +171,6 @@ def _none(contests: Sequence[Contest], aim: Aim) -> str:
     known = bool(visible) and len(visible) == len(unclear)
     seen = f" (this run could have seen gains from {max(visible):.0%})" if known else ""
     return f"{told}; {len(unclear)} {'was' if len(unclear) == 1 else 'were'} too noisy to tell{seen}."
-
-
-def _untried(contest: Contest) -> list[str]:
-    """Candidates of a contest that had no turn, since the budget was used up."""
-    return [
-        trial.candidate
-        for trial in contest.trials
-        if isinstance(trial.outcome, Untimed) and trial.outcome.cause == "budget"
-    ]
 
 
 def _better(aim: Aim) -> str:
