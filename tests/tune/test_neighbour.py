@@ -10,7 +10,9 @@ import pytest
 
 from tests.report import fabricate
 from twinkle_tune.outcome import Untimed
+from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.schema import Contest
+from twinkle_tune.report.render import pieces
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.source.direct import OriginalSource
 from twinkle_tune.tune.neighbour import Neighbour
@@ -62,3 +64,13 @@ def test_what_was_confirmed() -> None:
     lost = replace(won, selection=replace(won.selection, winner=ORIGINAL))
     assert neighbour.told([lost]) == "a/b at commit 0: 1 of its 1 winners tried here, 0 confirmed"
     assert neighbour.told([]) == "a/b at commit 0: 0 of its 1 winners tried here, 0 confirmed"
+
+
+def test_reports_say_so() -> None:
+    """A report, and the profile as text, say from whose profile the run started and what of it was confirmed."""
+    made = fabricate.profile(fabricate.won())
+    run = RunFacts(took_s=1.0, started_from="a/b at commit 0: 2 of its 2 winners tried here, 1 confirmed")
+    shown = replace(made, run=run)
+    for text in (str(shown), "".join(pieces(shown, "md", "p.json"))):
+        assert run.started_from in text
+    assert "Started from" not in "".join(pieces(made, "md", "p.json"))

@@ -208,6 +208,8 @@ def facts(profile: Profile) -> Iterable[tuple[str, str]]:
     yield "Environment", here.fingerprint
     yield "Date", profile.created
     yield "Run", run_text(profile)
+    if profile.run is not None and profile.run.started_from:
+        yield "Started from", profile.run.started_from
     yield "Made by", profile.tool
 
 

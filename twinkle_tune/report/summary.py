@@ -92,6 +92,8 @@ def _parts(profile: Profile) -> Iterator[str]:
     if profile.run is not None:
         budget = "" if profile.run.budget_s is None else f" (budget {span(profile.run.budget_s)})"
         yield f"took {span(profile.run.took_s)}{budget}"
+        if profile.run.started_from:
+            yield f"started from {profile.run.started_from}"
 
 
 def _text(value: object) -> str:
