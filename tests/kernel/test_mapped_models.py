@@ -189,6 +189,18 @@ def test_registered_for_an_external_layer() -> None:
     assert not hasattr(Plain, "kernel_layer_name")
 
 
+def test_a_kernel_may_derive_from_a_named_class() -> None:
+    """A kernel that is a subclass of the layer that it replaces is no other for the name that the layer was given."""
+
+    class Doubled(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 2
+
+    register_external_layer(Plain, "Plain")
+    register_layer_kernel("Plain", layer_impl=Doubled, device="cpu")
+    assert shown(kernelize_model(nn.Sequential(Plain()), mode="inference", use_fallback=False)) == 2
+
+
 def test_a_mark_that_somebody_changed_stays() -> None:
     """A class that was named otherwise after register_external_layer keeps that name."""
 

@@ -12,7 +12,8 @@ from twinkle_tune.errors import SignatureError
 from twinkle_tune.slot import Implementation, Slot
 from twinkle_tune.source.named import named_as
 
-_FLAGS = {"has_backward", "can_torch_compile"}
+_FLAGS = {"has_backward", "can_torch_compile", "kernel_layer_name", "kernel_condition"}
+"""Members that a layer may have: what it says of itself, and what a parent that is named for kernels carries."""
 
 
 def implementation_of(loaded: object, slot: Slot, original: Callable[..., Any], what: str) -> Implementation:
