@@ -1,20 +1,24 @@
 """``python -m twinkle_tune.run train.py …``: a script as it is, watched.
 
 Torch is not imported before the script imports it: what a script sets before that (threads, visible devices) counts.
+The rest of this package is imported at the first call of a module: a script that has none pays nothing for it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twinkle_tune.script.late import once_imported
-from twinkle_tune.script.program import Program, run_program
+from twinkle_tune.script.program import Ended, Program, run_program
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from twinkle_tune.script.session import Session
 
 _PROGRAM = "python -m twinkle_tune.run"
@@ -23,11 +27,49 @@ _PROGRAM = "python -m twinkle_tune.run"
 def main(argv: Sequence[str]) -> NoReturn:
     """Run a script and end the process with its exit code. What is done for its models never changes that."""
     options, program = _parsed(argv)
-    sessions: list[Session] = []
+    start = _Start(options, program)
+    once_imported("torch", start.listen)
+    ended = run_program(program)
+    start.end(ended)
+    sys.exit(ended.code)
 
-    def begin() -> None:
-        from twinkle_tune.script.session import Asked, Session
 
+class _Start:
+    """Begins a session at the first call of a module."""
+
+    def __init__(self, options: argparse.Namespace, program: Program) -> None:
+        self._options, self._program, self._pid = options, program, os.getpid()
+        self._session: Session | None = None
+        self._unlisten: Callable[[], None] = lambda: None
+
+    def listen(self) -> None:
+        """Torch is there. Whoever imports it may be half of this package, so no more of it is imported now."""
+        from twinkle_tune.script import outermost
+
+        self._unlisten = lambda: outermost.unlisten(self)
+        outermost.listen(self)
+
+    def called(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], None] | None:
+        """As of :class:`~twinkle_tune.script.outermost.Listens`."""
+        self._unlisten()
+        if os.getpid() != self._pid:
+            return None
+        try:
+            self._session = self._begun()
+            return self._session.called(module, args, kwargs)
+        except Exception as error:  # of an installation that is not whole: the script is not to know
+            sys.stderr.write(f"twinkle-tune: nothing is watched: {type(error).__name__}: {error}\n")
+            return None
+
+    def _begun(self) -> Session:
+        import torch
+
+        with torch.inference_mode(False):
+            from twinkle_tune.call.drawn import random_kept
+
+            with random_kept():
+                from twinkle_tune.script.session import Asked, Session
+        options, program = self._options, self._program
         session = Session(
             Asked(
                 then=options.then,
@@ -39,13 +81,13 @@ def main(argv: Sequence[str]) -> NoReturn:
             )
         )
         session.begin()
-        sessions.append(session)
+        return session
 
-    once_imported("torch", begin)
-    ended = run_program(program)
-    for session in sessions:
-        session.end(ended.how, is_fine=ended.is_fine)
-    sys.exit(ended.code)
+    def end(self, ended: Ended) -> None:
+        """The script has ended."""
+        self._unlisten()
+        if self._session is not None:
+            self._session.end(ended.how, is_fine=ended.is_fine)
 
 
 def _parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, Program]:

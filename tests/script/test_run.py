@@ -241,6 +241,12 @@ def test_one_line_in_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (done.code, done.out) == (0, "fine\n"), done.err
     (line,) = done.told
     assert line.startswith("Linear (train): 1 call in 1 form; no profile is kept")
+    path.write_text(path.read_text().replace("import twinkle_tune.auto", "from twinkle_tune import tune_model"))
+    inside = apart(path)
+    assert (inside.code, inside.told) == (0, [line]), inside.err
+    path.write_text(path.read_text().replace("from twinkle_tune import tune_model", "import twinkle_tune.auto"))
+    both = apart(path)
+    assert (both.code, both.told) == (0, [line])
 
 
 @pytest.mark.parametrize(

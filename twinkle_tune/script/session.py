@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,8 @@ from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.kept import keep, place_of
 
 Then = Literal["apply", "profile", "online"]
+_pids: list[int] = []
+"""The process that a session watches: one that was forked may have a session of its own."""
 MOST_MODELS = 4
 """That are tuned after a script: those with most parameters and calls."""
 
@@ -70,7 +72,7 @@ class Session:
         """
         self.asked = asked
         self._seconds = seconds_of(asked.budget)
-        self._pid = os.getpid()
+        self._pid, self._is_begun = os.getpid(), False
         self._applying = Applying() if asked.then != "profile" else None
         self._races: list[Online] = []
         self._speaks = os.environ.get("RANK", "0") == "0"
@@ -84,8 +86,15 @@ class Session:
         )
 
     def begin(self) -> None:
-        """Watch the process."""
-        self._watch.begin()
+        """Watch the process, unless another session does."""
+        if not _pids or _pids[-1] != self._pid:
+            _pids.append(self._pid)
+            self._is_begun = True
+            self._watch.begin()
+
+    def called(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], None] | None:
+        """A call that began before the session did: as of :class:`~twinkle_tune.script.outermost.Listens`."""
+        return self._watch.called(module, args, kwargs) if self._is_begun else None
 
     def end(self, how: str, *, is_fine: bool) -> None:
         """The script has ended: write down what was seen, say what became of it, and tune if that was asked for.
@@ -96,6 +105,7 @@ class Session:
         """
         if os.getpid() != self._pid:
             return
+        _pids[:] = [pid for pid in _pids if pid != self._pid]
         self._watch.end()
         for race in self._races:
             race.end()
