@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.capture.tiny_models import tiny
 from tests.zoo.quick import SETTINGS, Quick
@@ -139,6 +141,40 @@ def test_wrappers_and_compiled_models() -> None:
     fast(torch.randn(2, 4))
     assert compiled <= 2
     torch._dynamo.reset()
+
+
+def test_what_is_no_call_of_a_script() -> None:
+    """Tracing, exporting, counting op by op and running for shapes alone are none, and get what they got."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.randn(2, 4)
+    plain = str(torch.fx.symbolic_trace(model).graph)
+    with watching(model) as watched:
+        assert str(torch.fx.symbolic_trace(model).graph) == plain
+        torch.export.export(model, (x,))
+        torch.jit.trace(model, x, check_trace=False)  # type: ignore[no-untyped-call]
+        torch.func.vmap(model)(x)
+        with FlopCounterMode(display=False) as counter:
+            model(x)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model(torch.empty(2, 4))
+    assert watched.recording.models == ()
+    assert counter.get_total_flops() == 2 * (2 * 4 * 4 + 2 * 4 * 2)
+
+
+def test_behind_ddp_is_the_model(tmp_path: Path) -> None:
+    """A model that DDP wraps is recorded as itself."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)  # type: ignore[attr-defined]
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.Linear(4, 2)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        with watching(model) as watched:
+            wrapped(torch.randn(2, 4)).sum().backward()
+        ((core, seen, _),) = watched._watch.pairs()
+        assert core is model
+        assert (seen.name, seen.total, seen.mode) == ("Linear", 1, Mode.TRAIN)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_growing_cache_is_one_prompt() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.fx import Proxy
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
@@ -89,7 +90,7 @@ def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             looks, _inside.looks = _inside.looks, None
             looks()
         return _plain(module, *args, **kwargs)
-    if not _listeners or is_apart(module):
+    if not _listeners or is_apart(module, args, kwargs):
         return _plain(module, *args, **kwargs)
     _inside.is_so = True
     try:
@@ -108,7 +109,7 @@ def _all_of(looks: list[Callable[[], None]]) -> Callable[[], None] | None:
     return all_look if looks else None
 
 
-def is_apart(module: nn.Module) -> bool:
+def is_apart(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call is none of a script's own: a backward runs a part again, something is traced, transformed or
     counted op by op, or the module is a copy that DataParallel made for one call.
     """
@@ -119,4 +120,5 @@ def is_apart(module: nn.Module) -> bool:
         or any(not isinstance(mode, DeviceContext) for mode in _function_modes())
         or torch._C._functorch.peek_interpreter_stack() is not None
         or getattr(module, "_is_replica", False)
+        or any(isinstance(value, Proxy) for value in (*args, *kwargs.values()))
     )
