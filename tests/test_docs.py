@@ -133,7 +133,10 @@ def _run_commands(text: str) -> None:
         if words[1:2] == ["run"]:  # it becomes the script, so not in this process
             fast = ["--budget", "3s"]  # its own minutes are for a real script
             command = [sys.executable, "-m", "twinkle_tune.cli", "run", *fast, *words[2:]]
-            subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+            # "python" is the one that runs this.
+            path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+            env = os.environ | {"PYTHONPATH": str(ROOT), "PATH": path}
+            subprocess.run(command, check=True, capture_output=True, env=env)
         elif words and _runs_here(words):
             # A process for each profile's candidates is tests/tune/test_isolated's, and takes seconds to start.
             apart = ["--in-process"] if words[1] in ("profile", "verify") else []

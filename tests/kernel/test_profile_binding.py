@@ -400,7 +400,7 @@ def test_candidate_for_another_mode() -> None:
     model, known = Model(), _known()
     made = profile(_contests(model, known, (NARROW, 4, ONE)))
     with pytest.warns(UserWarning, match=rf"no candidate '{ONE}' is registered for it here"):
-        kernelize_model(model, profile=made, registry=registry(plus_one, mode=Mode.TRAIN))
+        kernelize_model(model, profile=made, registry=registry(plus_one, mode=Mode.COMPILE))
     assert set(_shows(model).values()) == {0.0}
 
 

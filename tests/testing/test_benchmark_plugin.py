@@ -45,7 +45,9 @@ def _pytest(
     # The checkout's plugin by name, whether or not some version of the package is installed.
     load = ["-p", "twinkle_tune.testing.plugin", "-p", "no:cacheprovider"]
     load += ["-p", "pytest_benchmark.plugin"] if benchmarks else []
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    # A run of its own, which is nobody's worker: else pytest-benchmark times nothing.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    env = {**own, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-q", *load, *options]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 

@@ -54,3 +54,11 @@ def _inside(node: Node) -> Iterator[Node] | Iterable[Node]:
             return (value for _, value in node.entries)
         case _:
             return ()
+
+
+def composites(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Path and module of all that has children of its own and a forward: what may be one graph."""
+    for path, part in module.named_modules():
+        plain = (nn.ModuleList, nn.ModuleDict, nn.Sequential, nn.ParameterList)
+        if part._modules and not isinstance(part, plain) and type(part).forward is not nn.Module.forward:
+            yield path, part

@@ -43,7 +43,7 @@ def run(
         Path | None, typer.Option(metavar="FILE", help="Where the recording goes.  [default: the cache folder]")
     ] = None,
 ) -> None:
-    """Run a Python script as it is, once, and find its models by watching which ones it calls.
+    """Run a Python script as it is, and find its models by watching.
 
     The script's output, exit code and traceback are its own; what is said of its models goes to stderr. A model whose
     profile is kept (of an earlier run with --then profile, or of optimize_model) runs with that.

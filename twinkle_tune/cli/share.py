@@ -25,10 +25,11 @@ def push(
     profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="Written by 'twinkle-tune profile'.")],
     repo: Annotated[str | None, typer.Argument(metavar="[REPO]", help=_REPO_HELP)] = None,
 ) -> None:
-    """Add a profile to a collection on the Hub, for others with the same model and machine.
+    """Add a profile to a collection on the Hub.
 
-    The repo is made if there is none, as a repo of data. A profile of the same model on the same machine is replaced.
-    Everything in the file becomes public if the repo is: the command line and the machine's names too.
+    It is for others with the same model and machine. The repo is made if there is none, as a repo of data. A profile of
+    the same model on the same machine is replaced. Everything in the file becomes public if the repo is: the command
+    line and the machine's names too.
     """
     from twinkle_tune.profile.hub import parse_place
     from twinkle_tune.profile.hub import push as pushed
@@ -51,7 +52,9 @@ def pull(
         Path | None, typer.Option(help="Where the profile goes.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
 ) -> None:
-    """Take the profile of MODEL from a collection on the Hub, if one was made on such a machine.
+    """Take the profile of MODEL from a collection on the Hub.
+
+    It is taken if it was made on such a machine as this one.
 
     If the nearest one was made elsewhere, the exit code is 1 and it is said what differs: 'profile --from-hub' tries
     its winners here.
@@ -86,7 +89,10 @@ def index(
     repo: Annotated[str | None, typer.Argument(metavar="[REPO]", help=_REPO_HELP)] = None,
     to_hub: Annotated[bool, typer.Option("--push", help="Make it the README of the collection.")] = False,
 ) -> None:
-    """Print a page of a collection: which model gains what on which device, as Markdown."""
+    """Print a page of a collection, as Markdown.
+
+    It says which model gains what on which device.
+    """
     from twinkle_tune.profile.hub import open_shelf, parse_place, push_page
     from twinkle_tune.report.collection import page
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from twinkle_tune.errors import GraphError, in_a_line
@@ -205,11 +204,3 @@ def _where(error: Exception) -> str:
     ours = [f for f in frames if f.filename != __file__]
     place = f" (line {ours[-1].lineno} of {ours[-1].filename.rpartition('/')[2]}: {ours[-1].line})" if ours else ""
     return f"{in_a_line(error, 160)}{place}"
-
-
-def composites(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of all that has children of its own and a forward: what may be one graph."""
-    for path, part in module.named_modules():
-        plain = (nn.ModuleList, nn.ModuleDict, nn.Sequential, torch.nn.ParameterList)
-        if part._modules and not isinstance(part, plain) and type(part).forward is not nn.Module.forward:
-            yield path, part

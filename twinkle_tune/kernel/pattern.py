@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from twinkle_tune.catalog.block import blocks_of
+from twinkle_tune.catalog.block import blocks_of, composites
 from twinkle_tune.errors import GraphError
 from twinkle_tune.graph.form import Form
 from twinkle_tune.graph.pattern import Pattern, Written, check_fits, instance, places, read
 from twinkle_tune.graph.rewrite import inlined, put
 from twinkle_tune.graph.table import table
-from twinkle_tune.graph.trace import Traced, composites, trace
+from twinkle_tune.graph.trace import Traced, trace
 from twinkle_tune.kernel.host import Host, Variant
 from twinkle_tune.kernel.kernelize import bind_plan
 from twinkle_tune.kernel.plan import Plan

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from twinkle_tune.catalog import add_norm
-from twinkle_tune.catalog.block import blocks_of
+from twinkle_tune.catalog.block import blocks_of, composites
 from twinkle_tune.errors import GraphError
 from twinkle_tune.graph.form import Form
 from twinkle_tune.graph.pattern import Place, places
-from twinkle_tune.graph.trace import Traced, composites, trace
+from twinkle_tune.graph.trace import Traced, trace
 from twinkle_tune.kernel.host import Host, Variant
 from twinkle_tune.kernel.record import replaced_by_another
 from twinkle_tune.kernel.registry import Registry
