@@ -11,19 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from tests.coexistence.tiny import bind, known, profile, tiny_llama, tokens
-from tests.integrations.trainings import SETTINGS, Numbers, QuickTuning, small, train
+from tests.integrations.trainings import SETTINGS, Numbers, QuickTuning, quick_tuning, small, train
 from twinkle_tune import kernelize_model, kernelize_report, restore_model, watching
 from twinkle_tune.mode import Mode
-from twinkle_tune.script import training
 
 
 @pytest.fixture
 def tuning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> QuickTuning:
     """A quick tuning, and a cache folder of the test's own."""
-    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path / "cache"))
-    stand_in = QuickTuning()
-    monkeypatch.setattr(training, "tuned", stand_in)
-    return stand_in
+    return quick_tuning(monkeypatch, tmp_path)
 
 
 def near(one: list[float], other: list[float]) -> bool:

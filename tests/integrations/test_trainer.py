@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from tests.integrations.trainings import QuickTuning, small, train
+from tests.integrations.trainings import QuickTuning, quick_tuning, small, train
 from twinkle_tune import kernelize_report, load_profile
 from twinkle_tune.errors import TuneError
 from twinkle_tune.integrations.transformers import KEY, TwinkleCallback
@@ -26,10 +26,7 @@ WHOLE: dict[str, Any] = {
 @pytest.fixture
 def tuning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> QuickTuning:
     """A quick tuning, and a cache folder of the test's own."""
-    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path / "cache"))
-    stand_in = QuickTuning()
-    monkeypatch.setattr(training, "tuned", stand_in)
-    return stand_in
+    return quick_tuning(monkeypatch, tmp_path)
 
 
 def assert_losses_near(one: list[float], other: list[float]) -> None:

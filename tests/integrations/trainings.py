@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -14,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 from tests.script.scripted import quick_winners
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.script import training
 from twinkle_tune.script.recording import ModelSeen
 
 SETTINGS: dict[str, Any] = {
@@ -93,3 +95,11 @@ class QuickTuning:
         """A profile in which every right rival won."""
         self.seen.append(seen)
         return quick_winners(model, seen)
+
+
+def quick_tuning(monkeypatch: pytest.MonkeyPatch, folder: Path) -> QuickTuning:
+    """What stands in for tuning from now on; profiles are kept below the folder."""
+    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(folder / "cache"))
+    stand_in = QuickTuning()
+    monkeypatch.setattr(training, "tuned", stand_in)
+    return stand_in

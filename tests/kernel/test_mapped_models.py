@@ -16,14 +16,13 @@ from kernels import (
     Mode,
     register_kernel_mapping,
     replace_kernel_forward_from_hub,
-    use_kernel_forward_from_hub,
     use_kernel_mapping,
-    use_kernelized_func,
 )
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from tests.coexistence.tiny import tiny_llama
+from tests.kernel.named import Adds, Scale, Shifted, shown
 from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel import (
     Registry,
@@ -39,15 +38,6 @@ from twinkle_tune.mode import Mode as OurMode
 from twinkle_tune.slot import closest
 
 
-@use_kernel_forward_from_hub("Scale")
-class Scale(nn.Module):
-    """A layer that its author named for kernels."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x as it is."""
-        return x
-
-
 class Plain(nn.Module):
     """A layer that nobody named."""
 
@@ -56,46 +46,10 @@ class Plain(nn.Module):
         return x
 
 
-@use_kernel_forward_from_hub("shift")  # type: ignore[untyped-decorator]
-def shift(x: torch.Tensor) -> torch.Tensor:
-    """x as it is."""
-    return x
-
-
-@use_kernelized_func(shift)
-class Shifted(nn.Module):
-    """A layer that calls a function that is named for kernels."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x as it is."""
-        shifted: torch.Tensor = shift(x)
-        return shifted
-
-
-class Adds:
-    """A repository object whose layer adds a number."""
-
-    def __init__(self, number: float, **members: Any) -> None:
-        def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
-            return x + number
-
-        self.cls = type(f"Adds{number:g}", (nn.Module,), {"forward": forward, **members})
-
-    def load(self) -> type[nn.Module]:
-        """The layer."""
-        return self.cls
-
-
 @pytest.fixture(autouse=True)
 def _own_mapping() -> Iterator[None]:
     with use_kernel_mapping({}, inherit_mapping=False):
         yield
-
-
-def shown(model: nn.Module) -> float:
-    """What a model adds to a zero."""
-    with torch.no_grad():
-        return float(model(torch.zeros(1)))
 
 
 def adds(number: float) -> Any:
@@ -220,7 +174,7 @@ def test_a_mapped_function_runs_for_its_model() -> None:
         with use_kernel_mapping({"shift": {"cpu": Adds(number)}}):
             kernelize_model(model, mode="inference", device="cpu", use_fallback=False)
         assert (shown(model), shown(other)) == (number, 0)
-    register_function_kernel("shift", __name__, func_impl=lambda x: x + 3, device="cpu")
+    register_function_kernel("shift", Shifted.__module__, func_impl=lambda x: x + 3, device="cpu")
     with use_kernel_mapping({"shift": {"cpu": Adds(4)}}):
         kernelize_model(model, mode="inference", device="cpu", use_fallback=False)
     assert shown(model) == 3

@@ -10,10 +10,10 @@ from typing import Any
 import kernels
 import pytest
 import torch
-from kernels import Mode, use_kernel_forward_from_hub, use_kernel_mapping, use_kernelized_func
+from kernels import Mode, use_kernel_mapping
 from torch import nn
 
-from tests.kernel.test_mapped_models import Adds
+from tests.kernel.named import Adds, Scale, Shifted, shown
 from twinkle_tune.errors import ModeError, RegistrationError
 from twinkle_tune.kernel import (
     Registry,
@@ -35,41 +35,10 @@ REGISTERED = (*ASKED, Mode.FALLBACK)
 ABLE = {"can_torch_compile": True}
 
 
-@use_kernel_forward_from_hub("Scale")
-class Scale(nn.Module):
-    """A layer that its author named for kernels."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x as it is."""
-        return x
-
-
-@use_kernel_forward_from_hub("shift")  # type: ignore[untyped-decorator]
-def shift(x: torch.Tensor) -> torch.Tensor:
-    """x as it is."""
-    return x
-
-
-@use_kernelized_func(shift)
-class Shifted(nn.Module):
-    """A layer that calls a function that is named for kernels."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x as it is."""
-        shifted: torch.Tensor = shift(x)
-        return shifted
-
-
 @pytest.fixture(autouse=True)
 def _own_mapping() -> Iterator[None]:
     with use_kernel_mapping({}, inherit_mapping=False):
         yield
-
-
-def shown(model: nn.Module) -> float:
-    """What a model adds to a zero."""
-    with torch.no_grad():
-        return float(model(torch.zeros(1)))
 
 
 def run_here(mode: Mode, registry: Registry | None = None) -> float:

@@ -89,14 +89,14 @@ class Asked:
 
     def state(self) -> tuple[object, ...]:
         """What is another after a call that has written into its cache or a tensor that it was given."""
-        return cached_tokens(self.given), *self._versions()
+        return self._state(cached_tokens(self.given))
 
     def now(self) -> tuple[object, ...]:
         """The :meth:`state` at once after it was asked, when the cache holds what it was asked with."""
-        return self.cached, *self._versions()
+        return self._state(self.cached)
 
-    def _versions(self) -> list[int]:
-        return [v._version for v in self.given.values() if isinstance(v, Tensor) and not v.is_inference()]
+    def _state(self, cached: int | None) -> tuple[object, ...]:
+        return cached, *(v._version for v in self.given.values() if isinstance(v, Tensor) and not v.is_inference())
 
 
 def _within(shape: Sequence[int], bounds: Sequence[tuple[int, int]]) -> bool:

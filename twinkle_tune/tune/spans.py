@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.profile.run import Phase, RunSpan
@@ -95,4 +96,4 @@ class Spans:
 
 
 def _until(span: RunSpan, end_s: float) -> RunSpan:
-    return RunSpan(phase=span.phase, name=span.name, begin_s=span.begin_s, took_s=round(end_s - span.begin_s, 1))
+    return replace(span, took_s=round(end_s - span.begin_s, 1))
