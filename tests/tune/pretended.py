@@ -36,6 +36,7 @@ tune_module: Any = importlib.import_module("twinkle_tune.tune.tune")
 settle_module: Any = importlib.import_module("twinkle_tune.tune.settle")
 WIDTHS = (8, 16, 24, 32, 40, 48)
 _TIMES_US = 8
+_PAUSE_S = 0.004
 
 
 class Quick(Norm):
@@ -171,12 +172,18 @@ def selections(profile: Profile) -> list[tuple[str, Selection]]:
 
 def _run(path: Path) -> None:
     journal = Journal(journal_path(path), resume=True)
-    pretended_profile(Pretended(pause_s=0.004), journal).save(path)
+    pretended_profile(Pretended(pause_s=_PAUSE_S), journal).save(path)
     journal.remove()
 
 
-def _forked(path: Path, after_s: float | None) -> int:
-    """A run in a process of its own, which is killed after a time; its exit status (negative: the signal)."""
+def _forked(path: Path, kill_at: tuple[int, float] | None = None) -> int:
+    """A run in a process of its own; its exit status (negative: the signal).
+
+    It is killed so many seconds after so many more lines stand in its journal, if it has not ended by then: a moment
+    told by the clock alone comes before every contest where the machine is slow to start it.
+    """
+    journal = journal_path(path)
+    expected_lines = _lines(journal) + kill_at[0] if kill_at is not None else 0
     child = os.fork()
     if child == 0:
         try:
@@ -185,10 +192,25 @@ def _forked(path: Path, after_s: float | None) -> int:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             os._exit(1)
         os._exit(0)
-    if after_s is not None:
-        time.sleep(after_s)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    ended, status = 0, 0
+    if kill_at is not None:
+        while not ended and _lines(journal) < expected_lines:
+            time.sleep(0.0005)
+            ended, status = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            time.sleep(kill_at[1])
+            os.kill(child, signal.SIGKILL)
+    if not ended:
+        status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status)
+
+
+def _lines(path: Path) -> int:
+    """How many whole lines a file has; none where there is no file."""
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
 
 
 def _problems(path: Path) -> list[str]:
@@ -207,9 +229,7 @@ def _main(folder: Path, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     _run(folder / "first.json")  # here, so that what it imports is there in every fork
     load_profile(folder / "first.json")
-    began_s = time.monotonic()
-    _forked(folder / "whole.json", None)
-    whole_s = time.monotonic() - began_s
+    _forked(folder / "whole.json")
     expected = selections(load_profile(folder / "whole.json"))
     chance = random.Random(seed)
     told: dict[str, Any] = {"killed": 0, "resumed": 0, "problems": [], "different": 0, "left": []}
@@ -219,11 +239,12 @@ def _main(folder: Path, kills: int, seed: int) -> None:
         path = folder / str(number) / "p.json"
         path.parent.mkdir()
         for _ in range(1 + chance.randrange(2)):
-            told["killed"] += _forked(path, chance.uniform(0.0, whole_s)) == -signal.SIGKILL
+            moment = (chance.randrange(len(WIDTHS)), chance.uniform(0.0, 2 * _PAUSE_S))
+            told["killed"] += _forked(path, moment) == -signal.SIGKILL
             told["problems"] += _problems(path)
             kept = read_journal(journal_path(path))
             told["resumed"] += bool(kept is not None and kept.contests)
-        if _forked(path, None) != 0:
+        if _forked(path) != 0:
             told["problems"].append(f"run {number} could not go on")
             continue
         told["different"] += selections(load_profile(path)) != expected
