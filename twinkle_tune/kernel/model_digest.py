@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 
 from twinkle_tune.environment import package_version
-from twinkle_tune.kernel.setups import digest_of_model, has_hooks
+from twinkle_tune.kernel.setups import digest_of_model
+from twinkle_tune.kernel.watched import has_hooks
 from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.workload import describe, digest_of, module_settings
 

@@ -14,7 +14,7 @@ from twinkle_tune.kernel.measured import Accepts, State, accepts_of
 from twinkle_tune.profile.setup import ModelCall
 from twinkle_tune.workload import Node, TensorSpec, observe, target_of
 
-_CACHE = "past_key_values"
+CACHE = "past_key_values"
 _CACHES = ("self_attention_cache", "cross_attention_cache")
 _undivided: set[type] = set()
 """Kinds of arguments that were seen to have nothing inside that counts by itself: every call of a model asks."""
@@ -52,20 +52,28 @@ class Form:
     def fits(self, model: nn.Module, asked: Asked) -> bool:
         """Whether a call is of this form; what is soonest told comes first, since every call of the model is asked."""
         given, cached = asked.given, asked.cached
-        if model.training is not self.training or asked.names != self.accepts.keys():
+        if cached is not None and self.cached is not None and not self.cached[0] <= cached <= self.cached[1]:
             return False
-        if cached is None or self.cached is None:
-            if cached is not None or self.cached is not None:
-                return False
-        elif not self.cached[0] <= cached <= self.cached[1]:
+        if not self._accepts(model, asked):
             return False
-        for name, accepts in self.accepts.items():
-            if not accepts(given[name]):
-                return False
         for name, (firsts, others) in self.sizes.items():
             shape = given[name].shape
-            if shape and (shape[0] not in firsts or not _within(shape[1:], others)):
+            if shape and (shape[0] not in firsts or not is_within(shape[1:], others)):
                 return False
+        return self._is_now(model, given)
+
+    def is_alike(self, model: nn.Module, asked: Asked) -> bool:
+        """Whether a call is of this form but for its sizes, and for how much its cache holds."""
+        return self._accepts(model, asked) and self._is_now(model, asked.given)
+
+    def _accepts(self, model: nn.Module, asked: Asked) -> bool:
+        if model.training is not self.training or asked.names != self.accepts.keys():
+            return False
+        if (asked.cached is None) is not (self.cached is None):
+            return False
+        return all(accepts(asked.given[name]) for name, accepts in self.accepts.items())
+
+    def _is_now(self, model: nn.Module, given: Mapping[str, Any]) -> bool:
         tensors = [value for value in given.values() if isinstance(value, Tensor)]
         device = tensors[0].device.type if tensors else "cpu"
         return device != "meta" and self.state.is_now(model, tensors, device)
@@ -99,7 +107,7 @@ class Asked:
         return cached, *(v._version for v in self.given.values() if isinstance(v, Tensor) and not v.is_inference())
 
 
-def _within(shape: Sequence[int], bounds: Sequence[tuple[int, int]]) -> bool:
+def is_within(shape: Sequence[int], bounds: Sequence[tuple[int, int]]) -> bool:
     return all(low <= size <= high for size, (low, high) in zip(shape, bounds, strict=True))
 
 
@@ -190,25 +198,29 @@ def are_rows(given: Mapping[str, Any], rows: int | None) -> bool:
     """Whether indices on a CPU are within an embedding: from compiled code one beyond it ends the process."""
     if rows is None:
         return True
-    names = [name for name in _IDS if name in given] if "input_ids" in given else list(given)
-    indices = {name: t for name in names if isinstance(t := given[name], Tensor) and t.numel()}
-    return all(
-        t.device.type != "cpu"
-        or t.dtype not in (torch.int64, torch.int32)
-        or _are_between(t, -100 if name == "labels" else 0, rows)
-        for name, t in indices.items()
-    )
+    return all(are_between(given[name], least, rows) for name, least in indices_of(given))
 
 
-def _are_between(indices: Tensor, low: int, end: int) -> bool:
+def indices_of(given: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Names of the arguments of a call that are indices of an embedding on a CPU, and the least index that is right."""
+    for name in [name for name in _IDS if name in given] if "input_ids" in given else given:
+        value = given[name]
+        if isinstance(value, Tensor) and value.device.type == "cpu" and value.dtype in (torch.int64, torch.int32):
+            yield name, -100 if name == "labels" else 0
+
+
+def are_between(indices: Tensor, low: int, end: int) -> bool:
+    """Whether all indices are at least ``low`` and below ``end``."""
     if indices.numel() == 1:
         return low <= int(indices) < end
+    if not indices.numel():
+        return True
     least, most = indices.aminmax()
     return low <= int(least) and int(most) < end
 
 
 def cached_tokens(given: Mapping[str, Any]) -> int | None:
     """Tokens in the cache of a call; None where it has none that tells."""
-    cache = given.get(_CACHE)
+    cache = given.get(CACHE)
     length = getattr(cache, "get_seq_length", None)
     return None if length is None else int(length())

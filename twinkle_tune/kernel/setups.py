@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd import forward_ad
-from torch.utils.hooks import RemovableHandle
 
 from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.catalog.attention import other_attentions
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.aside import with_attention, with_originals
-from twinkle_tune.kernel.capturing import all_idle
+from twinkle_tune.kernel.going import Case, Going, going_of
 from twinkle_tune.kernel.owner import originals_inside, with_kernels
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
-from twinkle_tune.kernel.setup_calls import Asked, Form, are_rows, forms_of, names_of, rows_of
+from twinkle_tune.kernel.setup_calls import Asked, are_rows, forms_of, names_of, rows_of
+from twinkle_tune.kernel.watched import Watched, has_hooks
 from twinkle_tune.profile.setup import Setup, way_name
 from twinkle_tune.slot import MODEL
 from twinkle_tune.strategy import STRATEGIES, Strategy
@@ -130,13 +130,13 @@ def setup_layers(
 
 def way_layers(model: nn.Module, ways: Sequence[WayIn]) -> Layers:
     """The forwards by which a model runs in ways, each for the calls of its setups."""
-    cases: list[_Case] = []
+    cases: list[Case] = []
     layers: list[tuple[nn.Module, Call, Binding]] = []
     for way in ways:
         running = way.strategy.running(model, way.backend, way.traced)
         rows = "all" if way.setups is None else ", ".join(setup.label for setup in way.setups)
         made = [None] if way.setups is None else [form for setup in way.setups for form in forms_of(setup.calls)]
-        cases += [_Case(call=running.root, way=way.name, steps_aside=way.steps_aside, form=form) for form in made]
+        cases += [Case(call=running.root, way=way.name, steps_aside=way.steps_aside, form=form) for form in made]
         for path, module, call in running.parts:
             layers.append((module, call, Binding(slot=MODEL, path=path, candidate=way.name, rows=rows)))
     names = ", ".join(way.name for way in ways)
@@ -157,21 +157,26 @@ class Root:
         broken: what was the matter, by the way's name.
     """
 
-    def __init__(self, model: nn.Module, cases: Sequence[_Case], *, falls_back: bool) -> None:
+    def __init__(self, model: nn.Module, cases: Sequence[Case], *, falls_back: bool) -> None:
         """Of a model as it is now; a copy of it is watched from its first call on."""
         self._names, self._rows = names_of(model), rows_of(model)
         self._cases, self._falls_back = cases, falls_back
-        self._watched = weakref.WeakKeyDictionary({model: _Watched(model)})
+        self._watched = weakref.WeakKeyDictionary({model: Watched(model)})
+        self._going: Going | None = None
         self.broken: dict[str, str] = {}
 
     def __call__(self, model: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return type(model).forward(model, *args, **kwargs)
-        asked = Asked(self._names, args, kwargs)
-        case = self._case(model, asked)
-        if case is None:
-            return type(model).forward(model, *args, **kwargs)
-        before = asked.now()
+        going = self._going
+        before = None if going is None or args else going.goes_on(model, kwargs)
+        if going is not None and before is not None and going.case.way not in self.broken:
+            case = going.case
+        else:
+            found = self._asked(model, args, kwargs)
+            if found is None:
+                return type(model).forward(model, *args, **kwargs)
+            case, before = found
         try:
             if case.steps_aside:
                 with originals_inside():
@@ -181,7 +186,7 @@ class Root:
             why = self._why_again(error)
             if not why:
                 raise
-            if asked.state() != before:
+            if Asked(self._names, args, kwargs).state() != before:
                 # What was begun and has written into the cache, or into an input, cannot be begun again.
                 self.broken[case.way] = why
                 raise
@@ -216,109 +221,32 @@ class Root:
             )
         return ""
 
-    def _case(self, model: nn.Module, asked: Asked) -> _Case | None:
-        found = [case for case in self._cases if case.fits(model, asked) and case.way not in self.broken]
+    def _asked(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Case, tuple[object, ...]] | None:
+        """The way in which a call runs, and its state before; None for none. Every form is asked."""
+        asked = Asked(self._names, args, kwargs)
+        cases = [case for case in self._cases if case.way not in self.broken]
+        found = [case for case in cases if case.fits(model, asked)]
         # Where two ways won calls on both sides of this one, nobody knows.
         if not found or (len(found) > 1 and len({case.way for case in found}) > 1):
             return None
         if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
             return None  # compiled code has no forward-mode derivative, and takes no tensors of a transform
-        if not self._watch(model).is_as_it_was():
+        watched = self._watch(model)
+        if not watched.is_as_it_was():
             return None
-        return found[0] if found[0].form is None or are_rows(asked.given, self._rows) else None
+        if found[0].form is not None:
+            if not are_rows(asked.given, self._rows):
+                return None
+            self._going = going_of(model, watched, cases, found[0], asked, kwargs, self._rows)
+        return found[0], asked.now()
 
-    def _watch(self, model: nn.Module) -> _Watched:
+    def _watch(self, model: nn.Module) -> Watched:
         watched = self._watched.get(model)
         if watched is None:
-            watched = self._watched[model] = _Watched(model)
+            watched = self._watched[model] = Watched(model)
         return watched
-
-
-class _Watched:
-    """A model's modules as they are: compiled code would not see what is exchanged later."""
-
-    def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
-        self._hooks = [hooks for module in modules for hooks in _hooks_of(module)]
-        self._hooked, self._registered = True, -1
-        self._parents = [weakref.ref(module) for module in modules if module._modules]
-        self._children = self._ids()
-        kinds: set[Any] = set(map(type, modules))
-        self._forwards = [(kind, kind.forward) for kind in kinds]
-        first = next(((m, n) for m in modules for n, p in m._parameters.items() if p is not None), None)
-        self._config = getattr(model, "config", None)
-        self._attention = _attention_of(self._config)
-        self._weight = None
-        if first is not None:
-            self._weight = weakref.ref(first[0]), first[1], _kind(first[0]._parameters[first[1]])
-
-    def is_as_it_was(self) -> bool:
-        if self._has_hooks() or _has_global_hooks():
-            return False
-        if self._weight is not None:
-            module, name, kind = self._weight[0](), *self._weight[1:]
-            if module is None or _kind(module._parameters.get(name)) != kind:
-                return False
-        if self._attention is not None and _attention_of(self._config) != self._attention:
-            return False
-        for kind, forward in self._forwards:
-            if kind.forward is not forward:
-                return False
-        return self._ids() == self._children
-
-    def _has_hooks(self) -> bool:
-        # torch counts the hooks that were ever registered: where no new one was, those without stay without.
-        registered = RemovableHandle.next_id
-        if registered != self._registered:
-            self._hooked, self._registered = any(self._hooks), registered
-        return self._hooked and any(self._hooks) and not all_idle(self._hooks)
-
-    def _ids(self) -> list[int]:
-        found: list[int] = []
-        for parent in self._parents:
-            module = parent()
-            found.extend(() if module is None else map(id, module._modules.values()))
-        return found
-
-
-_has_global_hooks: Callable[[], bool] = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: False)
-
-
-def _attention_of(config: object) -> object:
-    """What the switch of a transformers model's attention is set to; None where there is none."""
-    return getattr(config, "__dict__", {}).get("_attn_implementation_internal")
-
-
-def _kind(parameter: Any) -> tuple[object, ...]:
-    return type(parameter), getattr(parameter, "dtype", None), getattr(parameter, "device", None)
-
-
-def _hooks_of(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
-    return (
-        module._forward_pre_hooks,
-        module._forward_hooks,
-        module._backward_pre_hooks,
-        module._backward_hooks,
-    )
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks that do something when it is called."""
-    hooks = _hooks_of(module)
-    return (any(hooks) and not all_idle(hooks)) or "_hf_hook" in vars(module)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """A way, and the form of the calls for which it runs; None for every call."""
-
-    call: Call
-    way: str
-    steps_aside: bool
-    form: Form | None
-
-    def fits(self, model: nn.Module, asked: Asked) -> bool:
-        return self.form is None or self.form.fits(model, asked)
 
 
 def _is_of_the_compiler(error: BaseException) -> bool:
