@@ -30,7 +30,7 @@ profile: $(READY) ## Profile a tiny Qwen3 on this machine's CPU; write a profile
 	$(BIN)/twinkle-tune profile qwen3-tiny --device cpu --ways --candidates torch --out $(OUT)/qwen3-tiny-cpu.json --report $(OUT)/qwen3-tiny-cpu.html
 
 test: $(READY) ## Run the tests (all but those marked slow, which `make slow` runs)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(READY) ## Run the tests that take minutes: 20 seeds of the zoo, runs killed at 50 moments
 	$(BIN)/python -m pytest -m slow

@@ -27,6 +27,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_LONG = ("kernel/test_generation.py", "test_families.py", "tune/test_planted_ways.py", "tune/test_isolated.py")
+"""Files of few tests that take long: begun last, one would be waited for alone."""
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Locks and past outcomes are those of the test, not of the user who runs it."""
@@ -92,8 +96,10 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``gpu`` where torch finds no CUDA device."""
+    """Files that take long come first; tests marked ``gpu`` are skipped where torch finds no CUDA device."""
     import torch
+
+    items.sort(key=lambda item: not str(item.path).endswith(_LONG))
 
     if torch.cuda.is_available():
         return

@@ -61,7 +61,7 @@ def test_the_oldest_versions_run_the_same_tests() -> None:
     commands = [line for line in done.stdout.splitlines() if "pytest" in line or "pip install" in line]
     assert all(".venv-oldest/bin/python" in line for line in commands)
     assert [line for line in commands if "pytest" in line] == [
-        '.venv-oldest/bin/python -m pytest -m "not slow" -n 2 --dist loadfile'
+        '.venv-oldest/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder'
     ]
     assert all("-c oldest.txt" in line for line in commands if "pip install" in line)
 

@@ -10,7 +10,18 @@ from tests.under_load import command, failed_in
 
 def test_it_runs_what_make_test_runs() -> None:
     """The Makefile's command, with this Python in the place of its own."""
-    assert command() == [sys.executable, "-m", "pytest", "-m", "not slow", "-n", "2", "--dist", "loadfile"]
+    assert command() == [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "not slow",
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        "--no-loadscope-reorder",
+    ]
 
 
 def test_failures_and_errors_are_named(tmp_path: Path) -> None:

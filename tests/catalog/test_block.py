@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from transformers import DynamicCache, MixtralConfig, MixtralForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
 from tests.coexistence.tiny import tiny_llama, tokens
-from tests.tune.toy import QUICK, spin
+from tests.told import Told, told_clock
+from tests.tune.toy import QUICK
 from tests.zoo.quick import SETTINGS, Quick
 from twinkle_tune import kernelize_model, kernelize_report, restore_model, tune_model
 from twinkle_tune.capture.capture import capture
@@ -29,6 +31,7 @@ from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import observe
 
 mlp_forward = LlamaMLP.forward
+clock = Told()
 
 
 def test_decoder_layers_are_blocks() -> None:
@@ -60,20 +63,20 @@ def test_a_call_with_a_cache_cannot_be_repeated() -> None:
 
 
 def _slow_mlp(self: Any, x: torch.Tensor) -> Any:
-    spin(4_000)
+    clock.us += 400
     return mlp_forward(self, x)
 
 
 class LessSlowMLP(nn.Module):
-    """The MLP with half of the spinning."""
+    """The MLP in a fourth of the time."""
 
     def forward(self, x: torch.Tensor) -> Any:
-        spin(2_000)
+        clock.us += 100
         return mlp_forward(self, x)
 
 
 class FusedBlock(nn.Module):
-    """A decoder layer whose MLP does not spin."""
+    """A decoder layer whose MLP takes no time."""
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         held: Any = self
@@ -88,6 +91,7 @@ class FusedBlock(nn.Module):
 def test_the_better_total_of_a_block_and_its_parts(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In training the block's kernel, which saves more, stands in for the MLP's; with a cache blocks do not compete."""
     monkeypatch.setattr(LlamaMLP, "forward", _slow_mlp)
+    monkeypatch.setattr(sys.modules[__name__], "clock", told_clock(monkeypatch))
     registry = Registry()
     register_layer_kernel(BLOCK, layer_impl=FusedBlock, device="cpu", registry=registry)
     register_layer_kernel("GatedMLP", layer_impl=LessSlowMLP, device="cpu", registry=registry)

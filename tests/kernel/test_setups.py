@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tests.catalog.catalog_families import tiny
 from tests.report import fabricate
 from tests.strategy.planted import Layer, Layers, compiled_by
+from tests.today import of_today
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import StaleProfileError
@@ -235,7 +236,7 @@ def test_a_model_that_cannot_be_compiled_runs_its_original(monkeypatch: pytest.M
     assert "no compiler found): the original runs" in str(report)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", of_today(WAYS, 3))
 def test_a_backward_may_do_what_the_originals_may(way: str) -> None:
     """Twice over a retained graph, and to be differentiated itself: as the original does, from real compiled code."""
     model, twin = Layers(), Layers()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.strategy.planted import compiled_by
+from tests.today import of_today
 from tests.tune.test_setups import Long, twice
 from twinkle_tune import kernelize_report, load_profile, optimize_model, restore_model
 from twinkle_tune.contest import model as model_stage
@@ -121,7 +122,7 @@ def test_a_failure_at_each_stage_is_one_warning(stage: str, monkeypatch: pytest.
     assert re.search(told, text)
 
 
-@pytest.mark.parametrize("damage", ["{", "{}", "truncated", "other"])
+@pytest.mark.parametrize("damage", of_today(["{", "{}", "truncated", "other"], 4))
 def test_a_damaged_profile_is_tuned_anew(damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One warning says so, and the next script finds a whole one."""
     compiled_by(monkeypatch, lambda graph: twice)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.told import Told, told_clock
 from tests.tune.test_confirm import always_fast
-from tests.tune.toy import QUICK, Norm, norm, spin
+from tests.tune.toy import QUICK, Norm, norm
 from twinkle_tune import tune_model
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.profile.schema import Profile
@@ -21,20 +22,20 @@ from twinkle_tune.tune import settle, whole
 from twinkle_tune.tune.events import Event, StepStarted
 
 NORM_US, OPTIMIZER_US = 600.0, 1_500.0
-"""Long against all the rest: the fastest of a few rounds tells which had them. Yet short against the 4 ms after which a
-busy system lets others run: a wait that is longer than that is then over with and without a norm in it."""
+"""What the clock is told that a norm takes, and an optimizer's step; a call of anything takes 100 µs."""
 
-
-LAST = 50
-"""Some calls that no round times, and two rounds of at most 14; six are the fewest."""
+LAST = 20
+"""Some calls that no round times, and a few of the rounds, which are 28 steps in all where none fails."""
 
 
 class Long(Norm):
     """A norm that takes :data:`NORM_US`."""
 
+    clock = Told()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., width) to (..., width)."""
-        spin(NORM_US)
+        Long.clock.us += NORM_US
         return norm(self, x)
 
 
@@ -42,8 +43,8 @@ class Slow(torch.optim.SGD):
     """An optimizer whose step takes :data:`OPTIMIZER_US`."""
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Spins first."""
-        spin(OPTIMIZER_US)
+        """Tells the clock first."""
+        Long.clock.us += OPTIMIZER_US
         super().step(closure)
 
 
@@ -57,7 +58,7 @@ class Failing(torch.optim.SGD):
         Failing.steps += 1
         if Failing.steps > LAST:
             raise RuntimeError("lost its state")
-        spin(OPTIMIZER_US)
+        Long.clock.us += OPTIMIZER_US
 
 
 def tuned(model: nn.Module, optimizer: Any = True, mode: str = "train", **options: Any) -> Profile:
@@ -72,8 +73,8 @@ def tuned(model: nn.Module, optimizer: Any = True, mode: str = "train", **option
 
 
 @pytest.fixture(autouse=True)
-def _short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settle, "SECONDS", 0.3)
+def _told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Long, "clock", told_clock(monkeypatch))
 
 
 def test_the_optimizers_step_is_in_the_time_of_both_sides() -> None:
