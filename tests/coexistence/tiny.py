@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.functional import linear, silu
@@ -15,6 +16,10 @@ from tests.kernel.toys import profile as profile_of
 from twinkle_tune.kernel import Registry, kernelize_model, register_external_layer, register_layer_kernel
 from twinkle_tune.profile.schema import Profile
 
+transformers_names_layers = pytest.mark.skipif(
+    not hasattr(LlamaRMSNorm, "kernel_layer_name"),
+    reason="transformers names no layers for kernels beside a version of kernels that is not of its range",
+)
 NORM, MLP = "impl:shifted_norm", "impl:fused_mlp"
 
 

@@ -21,7 +21,7 @@ from kernels import (
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from tests.coexistence.tiny import tiny_llama
+from tests.coexistence.tiny import tiny_llama, transformers_names_layers
 from tests.kernel.named import Adds, Scale, Shifted, shown
 from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel import (
@@ -225,6 +225,7 @@ def test_a_layer_that_nobody_named_is_no_error() -> None:
     assert len(kernelize_report(model).bound) == 1
 
 
+@transformers_names_layers
 def test_layers_that_transformers_names() -> None:
     """Names that transformers gave, for its own switch, count only where a kernel is registered or mapped under one."""
     model = tiny_llama()

@@ -11,7 +11,7 @@ import torch
 from kernels import LayerRepository, use_kernel_forward_from_hub, use_kernel_mapping
 from torch import nn
 
-from tests.coexistence.tiny import tiny_llama, tokens
+from tests.coexistence.tiny import tiny_llama, tokens, transformers_names_layers
 from tests.hub.client import use
 from tests.hub.repos import ACTIVATION, build
 from tests.hub.server import LocalHub
@@ -81,6 +81,7 @@ def test_a_wrong_mapped_kernel_is_refused() -> None:
     assert isinstance(contest.trials[1].outcome, Rejection)
 
 
+@transformers_names_layers
 @pytest.mark.usefixtures("commit")
 def test_a_mapped_kernel_of_a_transformers_class() -> None:
     """The norms of a transformers model are contested by what is mapped for their kernel name, without use_kernels."""

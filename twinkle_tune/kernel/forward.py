@@ -142,13 +142,16 @@ def _with_parameter(forward: Any, name: str) -> Call:
 
 
 def _for_any(call: Call, parts: Parts, measured: Measured | None) -> Call:
+    fits = None if measured is None else measured.fits()
+    grad = measured is not None and measured.state.grad
+
     def forward(held: Any, /, *args: Any, **kwargs: Any) -> Any:
         self = held.module() if held.__class__ is Record else _still_bound(held)
         if (
             self is None
             or (parts and not unchanged(self, parts))
-            or (measured is not None and not measured.fits(self, args, kwargs))
-            or (measured is not None and measured.state.grad and is_run_again())
+            or (fits is not None and not fits(self, args, kwargs))
+            or (grad and is_run_again())
         ):
             return run_original(held, *args, **kwargs)
         try:
@@ -202,11 +205,13 @@ def note(error: Exception, slot: str, candidate: str) -> None:
 
 
 def _for_several(entries: tuple[tuple[Call, Measured], ...], parts: Parts) -> Call:
+    fitting = tuple((call, measured.fits()) for call, measured in entries)
+
     def forward(held: Any, /, *args: Any, **kwargs: Any) -> Any:
         self = held.module() if held.__class__ is Record else _still_bound(held)
         if self is not None and (not parts or unchanged(self, parts)):
-            for call, measured in entries:
-                if measured.fits(self, args, kwargs):
+            for call, fits in fitting:
+                if fits(self, args, kwargs):
                     try:
                         return call(self, *args, **kwargs)
                     except Exception as error:

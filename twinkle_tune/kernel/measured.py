@@ -30,9 +30,13 @@ class State:
 
     def is_now(self, module: nn.Module, tensors: Iterable[Any], device: str) -> bool:
         """Whether the process is in this state, as far as a call of the module on some tensors can tell."""
-        if torch.is_grad_enabled() is not self.grad and (self.grad or wants_gradients(module, tensors)):
-            return False
-        return casts_to(device) == self.autocast
+        return _is_in(self.grad, self.autocast, module, tensors, device)
+
+
+def _is_in(grad: bool, autocast: str, module: nn.Module, tensors: Iterable[Any], device: str) -> bool:
+    if torch.is_grad_enabled() is not grad and (grad or wants_gradients(module, tensors)):
+        return False
+    return casts_to(device) == autocast
 
 
 def wants_gradients(module: nn.Module, tensors: Iterable[Any]) -> bool:
@@ -62,14 +66,8 @@ class Form:
         accepts = accepts_of if len(workload.tensors) > 1 else functools.partial(accepts_of, any_dimensions=True)
         return cls(args=tuple(map(accepts, workload.args)), kwargs={n: accepts(node) for n, node in workload.kwargs})
 
-    def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call has this form."""
-        return (
-            len(args) == len(self.args)
-            and kwargs.keys() == self.kwargs.keys()
-            and all(accepts(value) for accepts, value in zip(self.args, args, strict=True))
-            and all(self.kwargs[name](value) for name, value in kwargs.items())
-        )
+
+_Fits = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,17 +106,27 @@ class Measured:
             weight_dtype=weight_dtype,
         )
 
-    def fits(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """Whether a call, now, is as those that were measured."""
-        if self.weight:
-            weight = module._parameters.get(self.weight)
-            if weight is None or weight.dtype is not self.weight_dtype:
+    def fits(self) -> _Fits:
+        """Says of a module and the arguments of a call, now, whether they are as those that were measured.
+
+        A function that holds plain values and functions alone: torch.compile, which meets it as what a function holds,
+        takes no object of ours there before torch 2.13.
+        """
+        weight_name, weight_dtype, grad, autocast = self.weight, self.weight_dtype, self.state.grad, self.state.autocast
+        forms = tuple((form.args, dict(form.kwargs)) for form in self.forms)
+
+        def fits(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+            if weight_name:
+                weight = module._parameters.get(weight_name)
+                if weight is None or weight.dtype is not weight_dtype:
+                    return False
+            if not any(_has_form(by_position, by_name, args, kwargs) for by_position, by_name in forms):
                 return False
-        if not any(form.fits(args, kwargs) for form in self.forms):
-            return False
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        device = tensors[0].device.type if tensors else "cpu"
-        return self.state.is_now(module, tensors, device)
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+            device = tensors[0].device.type if tensors else "cpu"
+            return _is_in(grad, autocast, module, tensors, device)
+
+        return fits
 
     def why_not(self, module: nn.Module) -> str:
         """Why no call of the module is as measured, whatever it is given; "" where one may be."""
@@ -129,6 +137,17 @@ class Measured:
                 "kernelize again"
             )
         return ""
+
+
+def _has_form(
+    by_position: tuple[Accepts, ...], by_name: Mapping[str, Accepts], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    return (
+        len(args) == len(by_position)
+        and kwargs.keys() == by_name.keys()
+        and all(accepts(value) for accepts, value in zip(by_position, args, strict=True))
+        and all(by_name[name](value) for name, value in kwargs.items())
+    )
 
 
 def _only_dtype(workloads: Sequence[Workload]) -> torch.dtype | None:
