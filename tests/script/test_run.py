@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -234,19 +235,30 @@ def test_torch_is_the_scripts_to_import(tmp_path: Path) -> None:
 
 
 def test_one_line_in_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``import twinkle_tune.auto`` applies what is kept, and says so when the script ends."""
+    """``import twinkle_tune.auto`` applies what is kept, or races in the steps, and says so when the script ends."""
+    monkeypatch.setenv("TWINKLE_TUNE_THEN", "online")
     path = script(tmp_path, "print('fine')", head="import twinkle_tune.auto\nimport sys, torch\nfrom torch import nn\n"
                   "model = nn.Linear(4, 2)\nmodel(torch.ones(3, 4))\n")  # fmt: skip
     done = apart(path, python=())
     assert (done.code, done.out) == (0, "fine\n"), done.err
-    (line,) = done.told
+    race, line = done.told
+    assert race == "Linear, online: the originals run: 0 steps were too few, of 4 at least"
     assert line.startswith("Linear (train): 1 call in 1 form; no profile is kept")
+    monkeypatch.delenv("TWINKLE_TUNE_THEN")
     path.write_text(path.read_text().replace("import twinkle_tune.auto", "from twinkle_tune import tune_model"))
     inside = apart(path)
     assert (inside.code, inside.told) == (0, [line]), inside.err
     path.write_text(path.read_text().replace("from twinkle_tune import tune_model", "import twinkle_tune.auto"))
     both = apart(path)
     assert (both.code, both.told) == (0, [line])
+
+
+def test_what_the_one_line_does_not_know(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another word in its variable is told, and the script runs as it is."""
+    monkeypatch.setenv("TWINKLE_TUNE_THEN", "soon")
+    assert runpy.run_path(str(ROOT / "twinkle_tune" / "auto.py"))["session"] is None
+    told = "twinkle-tune: TWINKLE_TUNE_THEN: got 'soon', expected apply, profile, online; nothing is done\n"
+    assert capsys.readouterr().err == told
 
 
 @pytest.mark.parametrize(

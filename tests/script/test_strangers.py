@@ -9,11 +9,11 @@ import pytest
 from torch import nn
 
 from tests.script.scripted import STRANGERS, Done, keep_winners, quick_winners, recorded, run_here, run_plain
-from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.script import session
 from twinkle_tune.script.recording import ModelSeen
+from twinkle_tune.script.rivals import Rival
 
 SCRIPTS = ("plain_loop", "trainer_lora", "generation", "classifier", "two_models")
 FORMS = {
@@ -57,11 +57,11 @@ def test_online(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         pytest.importorskip("peft")
     judged: list[str] = []
 
-    def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mapping[str, Plan]:
+    def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mapping[str, Rival]:
         profile = quick_winners(model, seen)
         judged.append(seen.name)
         plan = plan_profile(model, profile, profile.device, profile.mode, default_registry)
-        return {"all": plan} if plan.layers or plan.functions else {}
+        return {"all": Rival(plan=plan, profile=profile)} if plan.layers or plan.functions else {}
 
     monkeypatch.setattr(session, "rivals_of", rivals_of)
     script = STRANGERS / f"{name}.py"

@@ -26,12 +26,14 @@ class _Outcome:
         bound: how many places run something else than their originals; 0 for none.
         mode: for which mode that is; None where nothing is kept for it.
         is_whole: whether the run that made its profile was not stopped.
+        is_kept: whether this run keeps one for the next.
         notes: what went wrong.
     """
 
     bound: int = 0
     mode: Mode | None = None
     is_whole: bool = True
+    is_kept: bool = False
     notes: dict[str, None] = field(default_factory=dict)
 
 
@@ -75,6 +77,10 @@ class Applying:
         """Whether a kept profile is applied to a model."""
         return model in self._applied
 
+    def kept(self, digest: str) -> None:
+        """A model of this form has a profile from now on, which won in its own steps."""
+        self._outcomes[digest].is_kept = True
+
     def lines(self, recording: Recording) -> Iterator[str]:
         """What became of each model, a line each, and the notes."""
         for digest in dict.fromkeys(model.digest for model in recording.models):
@@ -85,6 +91,8 @@ class Applying:
 
 
 def _told(outcome: _Outcome) -> str:
+    if outcome.is_kept:
+        return "what won in its steps is kept for the next run"
     if outcome.mode is None:
         return "no profile is kept for it here: 'twinkle-tune run --then profile' makes one"
     stopped = "" if outcome.is_whole else "; its run was stopped: --then profile with more --budget may find more"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -16,7 +17,9 @@ from twinkle_tune.capture.given import repeatable
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.measure.paired import Decision
 from twinkle_tune.script.outermost import listen, unlisten
+from twinkle_tune.script.raced import Won
 from twinkle_tune.script.turns import Turns
 from twinkle_tune.script.watch import inner_of
 from twinkle_tune.slot import ORIGINAL
@@ -69,7 +72,9 @@ class Online:
     """The race of one model. A step goes from a call of the model to the next one that begins a step.
 
     In a training that is the first call after a step of the optimizer, else every call that goes on with no cache. Each
-    step runs as a whole with one rival, or with the originals. Whatever goes wrong is a line, and the originals run.
+    step runs as a whole with one rival, or with the originals. A step with more or fewer calls of the model than is
+    usual is not timed, and whose turn it was has the next one: the model was evaluated in it, or GradScaler left out a
+    step of the optimizer. Whatever goes wrong is a line, and the originals run.
 
     Attributes:
         trains: whether its steps are those of a training.
@@ -83,6 +88,7 @@ class Online:
         tell: Callable[[str], None],
         *,
         trains: bool,
+        won: Callable[[Won], None] | None = None,
         clock: StepClock | None = None,
         seed: int = 0,
     ) -> None:
@@ -93,14 +99,16 @@ class Online:
             rivals: judges who may take part.
             tell: is given a line at the end.
             trains: whether its steps are those of a training.
+            won: is given the rival that stays, if one does.
             clock: of the model's device; None for the right one.
             seed: of the order of the turns.
         """
         self._ref, self._rivals, self._tell = weakref.ref(model), rivals, tell
-        self._name, self.trains, self._seed = type(model).__name__, trains, seed
+        self._name, self.trains, self._seed, self._won = type(model).__name__, trains, seed, won
         device = next((parameter.device.type for parameter in model.parameters()), "cpu")
         self._clock: StepClock = clock or (CudaClock() if device == "cuda" else HostClock())
         self._steps, self._stepped = 0, True
+        self._calls, self._usual = 0, Counter[int]()
         self._turns: Turns | None = None
         self._plans: Mapping[str, Plan] = {}
         self._began: Any = None
@@ -133,7 +141,10 @@ class Online:
     def called(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """As of :class:`~twinkle_tune.script.outermost.Listens`."""
         model = inner_of(module)
-        if self.told or self._ref() is not model or not self._begins_a_step(model, args, kwargs):
+        if self.told or self._ref() is not model:
+            return
+        if not self._begins_a_step(model, args, kwargs):
+            self._calls += 1
             return
         try:
             with torch.inference_mode(False):
@@ -148,6 +159,7 @@ class Online:
 
     def _step(self, model: nn.Module, *, is_compiled: bool) -> None:
         end = self._clock.mark() if self._began is not None else None
+        is_usual = self._step_is_usual()
         self._steps += 1
         self._stepped = False
         if self._turns is None:
@@ -159,7 +171,7 @@ class Online:
             with random_kept():
                 self._plans = dict(self._rivals())
             self._turns = Turns(tuple(self._plans), seed=self._seed)
-        elif end is not None:
+        elif end is not None and is_usual:
             self._turns.took(self._clock.between_us(self._began, end))
         if self._turns.decision is not None:
             self._settle()
@@ -168,6 +180,13 @@ class Online:
         if turn != before:
             self._put(model, turn)
         self._began = self._clock.mark()
+
+    def _step_is_usual(self) -> bool:
+        """Whether the step that ends now had as many calls as most; the next one has begun with one."""
+        self._usual[self._calls] += self._steps > 0
+        is_usual = self._usual[self._calls] == max(self._usual.values())
+        self._calls = 1
+        return is_usual
 
     def _put(self, model: nn.Module, turn: str) -> None:
         if turn == ORIGINAL:
@@ -183,7 +202,14 @@ class Online:
             return
         if model is not None:
             self._put(model, decision.winner)
+        self._keep(decision)
         self._finish(f"{decision.winner} stays: {decision.reason}")
+
+    def _keep(self, decision: Decision) -> None:
+        assert self._turns is not None
+        found = Won.of(decision.winner, decision.reason, self._turns.times_us)
+        if found is not None and self._won is not None:
+            self._won(found)
 
     def _give_up(self, why: str) -> None:
         model = self._ref()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -30,7 +31,20 @@ GATE = RaceSettings(max_rounds=9, min_gain=0.9)
 """Few rounds, and nobody is ten times as fast: who is right is asked, not who is faster."""
 
 
-def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mapping[str, Plan]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """Who takes turns with the originals.
+
+    Attributes:
+        plan: what is bound in its turns.
+        profile: in which its kernels have won: what is kept if it stays.
+    """
+
+    plan: Plan
+    profile: Profile
+
+
+def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mapping[str, Rival]:
     """What may take the originals' places, by name: each right by the parity rule, alone and in the whole model.
 
     Args:
@@ -49,7 +63,11 @@ def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mappi
         profiles[ALL] = with_winner(judged)
     plans = {n: plan_profile(model, p, p.device, p.mode, default_registry) for n, p in profiles.items()}
     agrees = _agreement(model, seen)
-    return {name: plan for name, plan in plans.items() if (plan.layers or plan.functions) and agrees(plan)}
+    return {
+        name: Rival(plan=plan, profile=profiles[name])
+        for name, plan in plans.items()
+        if (plan.layers or plan.functions) and agrees(plan)
+    }
 
 
 def _agreement(model: nn.Module, seen: ModelSeen) -> Callable[[Plan], bool]:

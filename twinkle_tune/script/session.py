@@ -17,9 +17,11 @@ from torch import nn
 from twinkle_tune.errors import TuneError, in_a_line, one_line
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.profile.folders import usable_folder
+from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.store import STORE_VARIABLE, Store, store_path
 from twinkle_tune.script.applying import Applying
 from twinkle_tune.script.online import Online, Rivals
+from twinkle_tune.script.raced import Won, raced_profile
 from twinkle_tune.script.recording import ModelSeen, Recording
 from twinkle_tune.script.rivals import rivals_of
 from twinkle_tune.script.saved import Written
@@ -139,15 +141,31 @@ class Session:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             tell(f"{seen.name} is not raced: ranks would wait for each other; what is kept is applied")
             return
-        self._races.append(Online(model, self._rivals(weakref.ref(model)), tell, trains=trains))
+        rivals, won = self._raced(weakref.ref(model), seen.digest)
+        self._races.append(Online(model, rivals, tell, trains=trains, won=won))
         self._races[-1].begin()
 
-    def _rivals(self, ref: weakref.ref[nn.Module]) -> Rivals:
+    def _raced(self, ref: weakref.ref[nn.Module], digest: str) -> tuple[Rivals, Callable[[Won], None]]:
+        """What judges the rivals of a model, and what keeps the profile of the one that stays."""
+        profiles: dict[str, Profile] = {}
+
         def judged() -> Mapping[str, Plan]:
             found = [(core, seen) for core, seen, _ in self._watch.pairs() if core is ref()]
-            return rivals_of(*found[0], self._seconds) if found else {}
+            rivals = rivals_of(*found[0], self._seconds) if found else {}
+            profiles.update({name: rival.profile for name, rival in rivals.items()})
+            return {name: rival.plan for name, rival in rivals.items()}
 
-        return judged
+        def keep_winner(won: Won) -> None:
+            found = [(core, seen) for core, seen, _ in self._watch.pairs() if core is ref()]
+            if not found or not self._speaks:
+                return
+            core, seen = found[0]
+            profile, autocast = raced_profile(profiles[won.name], won), seen.autocast
+            keep(profile, place_of(core, seen.mode, seen.device, tell, autocast), tell)
+            assert self._applying is not None
+            self._applying.kept(digest)
+
+        return judged, keep_winner
 
     def _tune(self, recording: Recording) -> None:
         found = sorted(self._watch.pairs(), key=lambda each: -each[1].total * each[1].parameters)[:MOST_MODELS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from twinkle_tune.measure.paired import Decision
 from twinkle_tune.measure.race import Race
@@ -38,6 +38,11 @@ class Turns:
     def turn(self) -> str:
         """Who runs in the step that goes on; "" before the first."""
         return self._turn
+
+    @property
+    def times_us(self) -> Mapping[str, tuple[float, ...]]:
+        """Microseconds of the counted steps by name; they pair by position."""
+        return self._race.times_us
 
     def next(self) -> str:
         """Who runs in the step that begins; the winner, once there is a decision."""

@@ -1,0 +1,147 @@
+"""A race of a real rival in a script's steps, from its judging to the next run, which applies what won."""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.script.scripted import Done, run_here
+from tests.zoo.quick import Quick
+from twinkle_tune import load_profile, register_layer_kernel
+from twinkle_tune.kernel.registry import default_registry
+from twinkle_tune.profile.folders import cache_folder
+from twinkle_tune.script import rivals, session
+from twinkle_tune.script.online import Online
+from twinkle_tune.script.raced import STEP, Won
+from twinkle_tune.script.tuning import tuned
+from twinkle_tune.slot import ORIGINAL
+
+SCRIPT = """
+import sys
+import torch
+from torch import nn
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = 1e-6
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(8, 16), RMSNorm(16), nn.ReLU(), nn.Linear(16, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+scaler = torch.amp.GradScaler("cpu", enabled=sys.argv[1] == "float16", init_scale=2.0**20, growth_interval=20)
+for step in range(int(sys.argv[2])):
+    for part in range(2):
+        with torch.autocast("cpu", dtype=torch.float16, enabled=scaler.is_enabled()):
+            loss = model(torch.randn(4, 8)).float().pow(2).mean() / 2
+        scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    print(f"loss {loss.item():.6f} {scaler.get_scale():.0f}")
+    if step % 10 == 9:
+        model.eval()
+        with torch.no_grad():
+            print(f"epoch {model(torch.ones(4, 8)).mean().item():.4f}")
+        model.train()
+print("random", torch.rand(1).item())
+"""
+
+
+class Told:
+    """A clock by which the originals' step takes 100 µs, of which a layer's share is told, with noise of 3%."""
+
+    def __init__(self, saves: float, seed: int) -> None:
+        self.saves, self.chance, self.race = saves, random.Random(seed), Online.__new__(Online)
+
+    def mark(self) -> int:
+        """Nothing."""
+        return 0
+
+    def between_us(self, begin: int, end: int) -> float:
+        """The originals' time, or what is left of it."""
+        assert self.race._turns is not None
+        left = 1.0 if self.race._turns.turn == ORIGINAL else 1 - self.saves
+        return 100 * left * self.chance.lognormvariate(0, 0.03)
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A kernel that is right, for the norm; it says when it was called. Judging is quick."""
+    monkeypatch.setattr(rivals, "Isolated", lambda: nullcontext(Quick()))
+    monkeypatch.setattr(rivals, "tuned", partial(tuned, candidates=["impl"]))
+    ran: list[str] = []
+
+    def right(self: Any, x: Tensor) -> Tensor:
+        ran.append("right")
+        out: Tensor = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+        return out
+
+    register_layer_kernel("RMSNorm", layer_impl=right, device="cpu", mode="train")
+    yield ran
+    default_registry.clear()
+
+
+def raced(monkeypatch: pytest.MonkeyPatch, saves: float, seed: int, *words: object) -> Done:
+    """The script under ``--online``, in which the planted kernel saves such a share of a step."""
+
+    def online(*args: Any, **options: Any) -> Online:
+        clock = Told(saves, seed)
+        clock.race = Online(*args, **options, clock=clock, seed=seed)
+        return clock.race
+
+    monkeypatch.setattr(session, "Online", online)
+    return run_here("--then", "online", *words)
+
+
+def assert_near(one: list[str], other: list[str], dtype: str) -> None:
+    """Losses are apart by roundings, the scales of GradScaler not at all."""
+    for mine, its in zip(one, other, strict=True):
+        expected = [float(word) for word in mine.split()[1:]]
+        close = pytest.approx(expected, rel=2e-3 if dtype == "float16" else 1e-5, abs=1e-4)
+        assert [float(word) for word in its.split()[1:]] == close, (mine, its)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_raced_kept_and_applied(
+    dtype: str, planted: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A kernel that takes 20% less in a layer that is half of a step stays within 60 steps, and runs from the first
+    step on in the next run; with float16 autocast GradScaler leaves out the same steps as without it.
+    """
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    plain = run_here(script, dtype, 60)
+    first = raced(monkeypatch, 0.2 * 0.5, 0, script, dtype, 60)
+    assert len(first.results) == len(plain.results) == 67
+    assert_near(plain.results, first.results, dtype)
+    scales = [float(line.split()[2]) for line in plain.results if line.startswith("loss")]
+    assert (scales[0] > scales[5]) is (dtype == "float16")  # it has left out steps, in the race too
+    assert any("RMSNorm stays" in line for line in first.told), first.told
+    assert any("is kept for the next run" in line for line in first.told), first.told
+    (kept,) = (cache_folder() / "models").glob("*.json")
+    profile = load_profile(kept)
+    assert profile.verdict.startswith(f"Raced in {STEP}, over ")
+    assert profile.steps[0].ratio == pytest.approx(0.9, abs=0.03)
+    assert profile.autocasts == ("" if dtype == "float32" else dtype,)
+    planted.clear()
+    second = run_here(script, dtype, 5)
+    assert_near(plain.results[:5], second.results[:5], dtype)
+    assert len(planted) == 10
+    assert "its profile (train) is applied: 1 place" in second.told[0]
+
+
+def test_the_originals_are_no_winner() -> None:
+    """Where they stay there is nothing to keep."""
+    assert Won.of(ORIGINAL, "nobody was faster", {ORIGINAL: (1.0, 2.0)}) is None
