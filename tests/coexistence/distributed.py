@@ -13,16 +13,23 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.coexistence.tiny import bind, tiny_llama, tokens
+from tests.coexistence.tiny import bind, known, profile, tiny_llama, tokens
 from twinkle_tune.kernel import kernelize_report, restore_model
+from twinkle_tune.kernel.registry import default_registry
+from twinkle_tune.mode import Mode
+from twinkle_tune.script.training import InTraining
+from twinkle_tune.tune.kept import keep, place_of
 
 WORLD = 2
 Result = dict[str, float | int]
+_folder = [""]
+"""Of this process's files."""
 
 
 def run_all(rank: int, folder: str) -> None:
     """Run every scenario in one of two processes; the first one writes the results."""
     os.environ.update(GLOO_SOCKET_IFNAME="lo")
+    _folder[:] = [folder]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     try:
@@ -77,6 +84,35 @@ def _norms_alone() -> Result:
     return _step(bind(tiny_llama()))
 
 
+def _callback_ddp() -> Result:
+    return _step(_begun(DistributedDataParallel(tiny_llama())))
+
+
+def _callback_fsdp() -> Result:
+    return _step(_begun(_sharded(tiny_llama())))
+
+
+def _callback_fsdp_new() -> Result:
+    told: list[str] = []
+    model = _begun(_sharded(tiny_llama()), told.append, kept=False)
+    return _step(model) | {"told": len([line for line in told if "nothing is tuned in a run of several" in line])}
+
+
+def _begun(model: nn.Module, tell: Callable[[str], None] = print, *, kept: bool = True) -> nn.Module:
+    """As a callback leaves a training's model after its first step, with a profile of the plain model, or none."""
+    os.environ["TWINKLE_TUNE_CACHE"] = os.path.join(_folder[0], f"{kept}-{dist.get_rank()}")
+    known(mlp=True, registry=default_registry)
+    if kept:
+        keep(profile(mlp=True), place_of(tiny_llama(), Mode.TRAIN, "cpu", print), print)
+    run = InTraining("auto", "5m", tell)
+    run.begin(model.train(), "", may_tune=False)
+    _step(model)
+    run.step_ended()
+    run.end()
+    model.zero_grad()
+    return model
+
+
 SCENARIOS: dict[str, Callable[[], Result]] = {
     scenario.__name__.removeprefix("_"): scenario
     for scenario in (
@@ -90,6 +126,9 @@ SCENARIOS: dict[str, Callable[[], Result]] = {
         _fsdp_of_a_bound_layer,
         _fsdp_of_a_submodule,
         _norms_alone,
+        _callback_ddp,
+        _callback_fsdp,
+        _callback_fsdp_new,
     )
 }
 

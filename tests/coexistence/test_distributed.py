@@ -45,3 +45,14 @@ def test_fsdp2_restored(results: dict[str, Result]) -> None:
 def test_fsdp2_of_a_submodule(results: dict[str, Result]) -> None:
     """A bound layer whose submodules are sharded by themselves runs its original, and the report says so."""
     assert results["fsdp_of_a_submodule"] == results["norms_alone"]
+
+
+@pytest.mark.parametrize("name", ["callback_ddp", "callback_fsdp"])
+def test_callback_of_several_processes(results: dict[str, Result], name: str) -> None:
+    """What is kept for the plain model is bound to the wrapped or sharded one."""
+    assert results[name] == results["bound"] | {"bound": results[name]["bound"]}
+
+
+def test_callback_of_several_processes_tunes_nothing(results: dict[str, Result]) -> None:
+    """Where nothing is kept, the sharded model stays as it is, and it is said."""
+    assert results["callback_fsdp_new"] == results["plain"] | {"told": 1}

@@ -74,9 +74,9 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-def known(*, mlp: bool = False) -> Registry:
-    """A registry with the norm's kernel and, if asked for, the MLP's."""
-    registry = Registry()
+def known(*, mlp: bool = False, registry: Registry | None = None) -> Registry:
+    """A registry (None for a new one) with the norm's kernel and, if asked for, the MLP's."""
+    registry = Registry() if registry is None else registry
     register_external_layer(LlamaRMSNorm, "RMSNorm", registry=registry)
     register_layer_kernel("RMSNorm", layer_impl=shifted_norm, device="cpu", registry=registry)
     if mlp:
