@@ -46,6 +46,35 @@ def test_trainer_with_the_callback(tuning: QuickTuning, tmp_path: Path) -> None:
     assert plain.files == second.files
 
 
+def test_seq2seq_trainer(tuning: QuickTuning, tmp_path: Path) -> None:
+    """An encoder and decoder is tuned on its first step; losses, and what is generated to evaluate it, are the same."""
+    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, T5Config, T5ForConditionalGeneration
+
+    from twinkle_tune.integrations.transformers import TwinkleCallback
+
+    def trained(callbacks: list[Any]) -> tuple[list[float], list[list[int]], Any]:
+        torch.manual_seed(0)
+        config = T5Config(
+            vocab_size=64, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+        )
+        model = T5ForConditionalGeneration(config)
+        arguments = Seq2SeqTrainingArguments(
+            output_dir=str(tmp_path), max_steps=4, predict_with_generate=True, generation_max_length=6, **SETTINGS
+        )
+        rows = [{name: row[name] for name in ("input_ids", "labels")} for row in map(Numbers().__getitem__, range(16))]
+        trainer = Seq2SeqTrainer(model=model, args=arguments, train_dataset=rows, callbacks=callbacks)
+        trainer.train()
+        losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+        return losses, trainer.predict(rows[:4]).predictions.tolist(), model
+
+    plain, first, second = trained([]), trained([TwinkleCallback()]), trained([TwinkleCallback()])
+    assert len(tuning.seen) == 1
+    for losses, generated, model in (first, second):
+        assert kernelize_report(model).bound
+        assert near(plain[0], losses)
+        assert generated == plain[1]
+
+
 def test_trainer_under_torch_compile(tuning: QuickTuning, tmp_path: Path) -> None:
     """With ``torch_compile=True`` what is kept is bound before the model is compiled."""
     from twinkle_tune.integrations.transformers import TwinkleCallback
