@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
+import sys
 import threading
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -200,6 +202,31 @@ def test_recording_stops_and_begins_again_with_a_new_model() -> None:
         Counted()
         assert nn.Module.__call__ is not PLAIN_CALL
     assert watched.recording.models[0].total == 3
+
+
+def test_a_step_after_the_recorded_ones() -> None:
+    """It runs one function of ours: the one that is told of each step of an optimizer."""
+    model = Counted()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step() -> None:
+        model(torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+
+    def looks(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and f"twinkle_tune{os.sep}script" in frame.f_code.co_filename:
+            ours.append(frame.f_code.co_name)
+
+    counted: list[list[str]] = []
+    with watching(model, calls=2):
+        for _ in range(4):
+            ours: list[str] = []
+            sys.setprofile(looks)
+            step()
+            sys.setprofile(None)
+            counted.append([name for name in ours if name != "<genexpr>"])
+    assert len(counted[0]) > 10
+    assert counted[2] == counted[3] == ["_stepped"]
 
 
 def test_threads_and_errors() -> None:
