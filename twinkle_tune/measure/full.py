@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import median
 
 from twinkle_tune.measure.race import Race
 from twinkle_tune.measure.smallest import FEWEST_ROUNDS
@@ -12,7 +13,7 @@ from twinkle_tune.slot import ORIGINAL
 
 _FIRST_CLEAR = 12
 _FASTER, _SLOWER = 100, 20
-"""E-values at which the one challenger is known for faster, or slower: to run the original in vain costs but speed."""
+"""E-values at which one is known for faster than another, or slower: to run the original in vain costs but speed."""
 _ALIKE = 0.005
 """Within this of each other two are alike; of a gain an interval of half of it is near enough, or of twice this."""
 
@@ -20,9 +21,9 @@ _ALIKE = 0.005
 class FullRace(Race):
     """A :class:`Race` that nobody leaves and that ends when its rounds or its time are over, which is no stop.
 
-    With one challenger alone it ends, too, as soon as its ratio is told: it is slower; or faster, by how much is known
-    to a half; or within half a percent of the original. Between several the last round may tell who is the fastest.
-    Who wins is decided as in any race.
+    It ends, too, as soon as each challenger's ratio is told: it is slower; or faster, by how much is known to a half;
+    or within half a percent of the original. Of several that are faster the fastest must be told from each other in the
+    same way. Who wins is decided as in any race.
     """
 
     fewest = FEWEST_ROUNDS
@@ -42,14 +43,20 @@ class FullRace(Race):
             self._end()
 
     def _is_told(self) -> bool:
-        if len(self._entered) != 1 or self.rounds < _FIRST_CLEAR:
+        if self.rounds < _FIRST_CLEAR or not all(self._is_known(name, ORIGINAL) for name in self._alive):
             return False
-        (name,) = self._entered
-        logs = self._logs[name]
-        if sign_e_value(sum(log > 0 for log in logs), self.rounds) >= _SLOWER:
+        ratios = {name: median(self._logs[name]) for name in self._alive}
+        best = min(ratios, key=ratios.__getitem__)
+        # Of who is no faster than the original nobody asks who is the fastest.
+        return all(self._is_known(best, name) for name, ratio in ratios.items() if name != best and ratio < 0)
+
+    def _is_known(self, one: str, other: str) -> bool:
+        """Whether the ratio of the times of two is told."""
+        mine, its = self._times_us[one], self._times_us[other]
+        if sign_e_value(sum(a > b for a, b in zip(mine, its, strict=True)), self.rounds) >= _SLOWER:
             return True
-        figure = paired_ratio(self._times_us[name], self._times_us[ORIGINAL])
-        if sign_e_value(sum(log < 0 for log in logs), self.rounds) >= _FASTER:
+        figure = paired_ratio(mine, its)
+        if sign_e_value(sum(a < b for a, b in zip(mine, its, strict=True)), self.rounds) >= _FASTER:
             return figure.high < 1 and figure.high - figure.low <= max(2 * _ALIKE, (1 - figure.ratio) / 2)
         return figure.low >= 1 - _ALIKE and figure.high <= 1 + _ALIKE
 
