@@ -175,6 +175,7 @@ def test_who_is_wrong_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judged on the script's own calls, a wrong kernel takes no part, and right ones do: each step is as it was."""
     monkeypatch.setattr(rivals, "Isolated", lambda: nullcontext(Quick()))
     monkeypatch.setattr(rivals, "tuned", partial(tuned, candidates=["torch", "impl"]))
+    monkeypatch.setattr(rivals, "right_ways", lambda *_: {})  # tests/script/test_raced_kept.py has them
 
     def wrong(self: Any, hidden_states: Tensor) -> Tensor:
         ran.append(1)

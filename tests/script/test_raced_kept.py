@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import random
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.script.scripted import Done, run_here
 from tests.zoo.quick import Quick
 from twinkle_tune import load_profile, register_layer_kernel
+from twinkle_tune.kernel import setups
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.profile.folders import cache_folder
-from twinkle_tune.script import rivals, session
+from twinkle_tune.script import rival_ways, rivals, session
 from twinkle_tune.script.online import Online
 from twinkle_tune.script.raced import STEP, Won
 from twinkle_tune.script.tuning import tuned
 from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.strategy import Running
 
 SCRIPT = """
 import sys
@@ -89,6 +92,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Any:
         return out
 
     register_layer_kernel("RMSNorm", layer_impl=right, device="cpu", mode="train")
+    monkeypatch.setattr(rivals, "right_ways", lambda *_: {})
     yield ran
     default_registry.clear()
 
@@ -132,7 +136,8 @@ def test_raced_kept_and_applied(
     assert any("is kept for the next run" in line for line in first.told), first.told
     (kept,) = (cache_folder() / "models").glob("*.json")
     profile = load_profile(kept)
-    assert profile.verdict.startswith(f"Raced in {STEP}, over ")
+    assert profile.verdict.startswith("Raced in the script's own steps, over ")
+    assert profile.steps[0].label == STEP
     assert profile.steps[0].ratio == pytest.approx(0.9, abs=0.03)
     assert profile.autocasts == ("" if dtype == "float32" else dtype,)
     planted.clear()
@@ -140,6 +145,56 @@ def test_raced_kept_and_applied(
     assert_near(plain.results[:5], second.results[:5], dtype)
     assert len(planted) == 10
     assert "its profile (train) is applied: 1 place" in second.told[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planted:
+    """A way of running a model that is its forward, or something wrong, or raises."""
+
+    how: str
+    name: str = "planted"
+    instead_of: str = ""
+    traces_all: bool = True
+
+    def why_not(self, model: nn.Module) -> str:
+        """Any model."""
+        return ""
+
+    def running(self, model: nn.Module, backend: Any, traced: Any) -> Running:
+        """The model's forward, at best."""
+
+        def forward(self: Any, *args: Any) -> Any:
+            if how == "raises":
+                raise ValueError("no")
+            out = type(self).forward(self, *args)
+            return out if how == "right" else out * 1.01
+
+        how = self.how
+        return Running(root=forward)
+
+
+@pytest.mark.parametrize("how", ["right", "wrong", "raises"])
+def test_ways_of_running_the_model_race(how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A way takes turns where it computes the same, and stays where it is faster; else no step has it."""
+    monkeypatch.setattr(rivals, "Isolated", lambda: nullcontext(Quick()))
+    monkeypatch.setattr(rivals, "tuned", partial(tuned, candidates=["original"]))
+    for place in (rival_ways, setups):
+        monkeypatch.setattr(place, "STRATEGIES", (Planted(how=how),))
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    plain = run_here(script, "float32", 50)
+    first = raced(monkeypatch, 0.2, 0, script, "float32", 50)
+    assert plain.results == first.results
+    found = list((cache_folder() / "models").glob("*.json"))
+    assert len(found) == (how == "right"), first.told
+    if found:
+        profile = load_profile(found[0])
+        assert [(setup.way, setup.label) for setup in profile.setups] == [("planted", STEP)]
+        assert profile.compiled[0].ratio == pytest.approx(0.8, abs=0.03)
+        assert "planted stays" in first.told[0]
+        second = run_here(script, "float32", 5)
+        assert plain.results[:5] == second.results[:5]
+        assert "its profile (train) is applied: 1 place" in second.told[0]
 
 
 def test_the_originals_are_no_winner() -> None:

@@ -13,7 +13,7 @@ from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.script import session
 from twinkle_tune.script.recording import ModelSeen
-from twinkle_tune.script.rivals import Rival
+from twinkle_tune.script.rival_ways import Rival
 
 SCRIPTS = ("plain_loop", "trainer_lora", "generation", "classifier", "two_models")
 FORMS = {

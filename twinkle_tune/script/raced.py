@@ -10,8 +10,8 @@ from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.gain import time_words
 
-STEP = "the script's own steps"
-"""Label of what was raced in."""
+STEP = "script"
+"""Label of what was raced in: the script's own steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def raced_profile(profile: Profile, won: Won) -> Profile:
         ratio=found.ratio,
         low=found.low,
         high=found.high,
-        note=f"raced inside of the script, a step each: {won.reason}",
+        note=f"in its own steps, in turn with the originals: {won.reason}",
     )
     contests = tuple(
         contest
@@ -60,19 +60,30 @@ def raced_profile(profile: Profile, won: Won) -> Profile:
             contest,
             selection=replace(
                 contest.selection,
-                reason=f"right in its contest; it won in {STEP}, over {found.rounds} rounds",
+                reason=f"right in its contest; it won in the script's own steps, over {found.rounds} rounds",
                 status="won",
             ),
         )
         for contest in profile.contests
     )
-    reason = f"right in its contest; it won in {STEP}, over {found.rounds} rounds"
+    reason = f"right in its contest; it won in the script's own steps, over {found.rounds} rounds"
     contests = tuple(
         contest
         if contest.selection.winner == ORIGINAL
         else replace(contest, selection=replace(contest.selection, reason=reason, status="won"))
         for contest in profile.contests
     )
+    compiled = tuple(
+        replace(
+            way,
+            original_us=step.original_us,
+            compiled_us=step.tuned_us,
+            ratio=step.ratio,
+            low=step.low,
+            high=step.high,
+        )
+        for way in profile.compiled
+    )
     gain = time_words(found.ratio, found.low, found.high)
-    verdict = f"Raced in {STEP}, over {found.rounds} rounds: {won.name}, {gain}."
-    return replace(profile, verdict=verdict, steps=(step, *profile.steps), contests=contests)
+    verdict = f"Raced in the script's own steps, over {found.rounds} rounds: {won.name}, {gain}."
+    return replace(profile, verdict=verdict, steps=(step, *profile.steps), contests=contests, compiled=compiled)

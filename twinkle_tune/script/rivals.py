@@ -1,9 +1,10 @@
-"""Who may run in a script's own steps: kernels that are right on the script's own calls, and in the whole model."""
+"""Who may run in a script's own steps: kernels and ways of running the whole model that are right on its own calls."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from torch import nn
 
@@ -17,6 +18,7 @@ from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.script.made import examples_of, plain_device
 from twinkle_tune.script.recording import ModelSeen
+from twinkle_tune.script.rival_ways import Rival, right_ways
 from twinkle_tune.script.tuning import autocast_as, tuned
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.testing import with_winner
@@ -31,43 +33,35 @@ GATE = RaceSettings(max_rounds=9, min_gain=0.9)
 """Few rounds, and nobody is ten times as fast: who is right is asked, not who is faster."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rival:
-    """Who takes turns with the originals.
-
-    Attributes:
-        plan: what is bound in its turns.
-        profile: in which its kernels have won: what is kept if it stays.
-    """
-
-    plan: Plan
-    profile: Profile
-
-
 def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mapping[str, Rival]:
     """What may take the originals' places, by name: each right by the parity rule, alone and in the whole model.
 
     Args:
         model: with its originals.
         seen: its calls, with one kept of each form.
-        seconds: that judging may take; None for no limit.
+        seconds: that judging may take, half of it for kernels; None for no limit. A way that is being compiled when
+            they are over is waited for.
 
     Raises:
         TuneError: as of :func:`twinkle_tune.tune_model`.
     """
+    began_s = time.monotonic()
+    half = None if seconds is None else seconds / 2
     with Isolated() as executor:
-        judged = tuned(model, seen, optimizer=False, settings=GATE, budget_s=seconds, executor=executor, progress=False)
+        judged = tuned(model, seen, optimizer=False, settings=GATE, budget_s=half, executor=executor, progress=False)
     slots = sorted({c.slot.name for c in judged.contests if _has_rival(c)}, key=lambda name: -_share(judged, name))
     profiles = {name: with_winner(judged, slot=name) for name in slots[:MOST]}
     if len(slots) > 1:
         profiles[ALL] = with_winner(judged)
     plans = {n: plan_profile(model, p, p.device, p.mode, default_registry) for n, p in profiles.items()}
     agrees = _agreement(model, seen)
-    return {
+    rivals = {
         name: Rival(plan=plan, profile=profiles[name])
         for name, plan in plans.items()
         if (plan.layers or plan.functions) and agrees(plan)
     }
+    ends_s = math.inf if seconds is None else began_s + seconds
+    return rivals | right_ways(model, seen, judged, ends_s)
 
 
 def _agreement(model: nn.Module, seen: ModelSeen) -> Callable[[Plan], bool]:
