@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,19 @@ def random_kept() -> Iterator[None]:
             device.set_rng_state_all(devices)
         if numpy is not None:
             numpy.random.set_state(arrays)
+
+
+def draws(run: Callable[[], object]) -> bool:
+    """Whether a run draws random numbers of torch, on the host or on devices. The generators are put back."""
+    device = _device_module()
+
+    def now() -> list[Tensor]:
+        return [torch.get_rng_state(), *([] if device is None else device.get_rng_state_all())]
+
+    with random_kept():
+        before = now()
+        run()
+        return not all(torch.equal(one, other) for one, other in zip(before, now(), strict=True))
 
 
 def _device_module() -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
+from twinkle_tune.call.drawn import draws
 from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.contest.agree import Agreement
 from twinkle_tune.kernel.plan import Plan, with_ways
@@ -40,8 +42,8 @@ class Rival:
 def right_ways(model: nn.Module, seen: ModelSeen, judged: Profile, ends_s: float) -> dict[str, Rival]:
     """The ways of running a model that compute what it computes in the script's calls, compiled by now.
 
-    A way that would draw other random numbers than the original, as compiled code does, is not among them: the script
-    would not be what it was.
+    A model that draws random numbers (dropout) has none: compiled code draws others, and the script would not be what
+    it was.
 
     Args:
         model: with its originals.
@@ -52,6 +54,8 @@ def right_ways(model: nn.Module, seen: ModelSeen, judged: Profile, ends_s: float
     found: dict[str, Rival] = {}
     with autocast_as(seen), without_trace(model, seen.mode):
         steps = make_steps(model, examples_of(seen, plain_device(model)), seen.mode, seen.device)
+        if any(draws(partial(step.run, model)) for step in steps):
+            return {}
         calls = tuple(dict.fromkeys(call for step in steps for call in calls_of(model, step)))
         for strategy in STRATEGIES:
             if strategy.instead_of or strategy.why_not(model) or time.monotonic() >= ends_s:
