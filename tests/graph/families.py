@@ -1,4 +1,4 @@
-"""Tiny models of the families in which sums and norms stand in a block's graph, each of another form."""
+"""Tiny models of the families in which pieces stand in a block's graph, each of another form."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from tests.capture.tiny_models import _SIZES as SIZES
 from tests.capture.tiny_models import FAMILIES as FIRST
+from tests.zoo.build import Built, build
+from tests.zoo.inputs import with_labels
+from tests.zoo.names import kind_of
 
 _HEADS = {"head_dim": 8}
 _PLAIN = {k: v for k, v in SIZES.items() if k != "num_key_value_heads"}
@@ -35,22 +38,39 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**{**_PLAIN, "pad_token_id": 0})),
     "vit": _vit,
 }
-PLACES = {"gemma2": 4, "gemma3": 4, "olmo2": 4, "glm4": 4, "bert": 4}
-"""Places in two layers, where there is more than one a layer."""
+_BUILT = ("opt", "bart", "whisper", "bloom", "mpt", "xglm", "marian", "xlnet")
+"""Those that the zoo builds, with Linears and activations that are no layer."""
+PLACES: dict[str, dict[str, int]] = {
+    **{name: {"AddNorm": 2} for name in FAMILIES},
+    **{name: {"AddNorm": 4} for name in ("gemma2", "gemma3", "olmo2", "glm4", "bert")},
+    **{name: {"AddNorm": 2, "LinearAct": 2} for name in ("whisper", "mpt", "xglm", "xlnet")},
+    **{name: {"AddNorm": 4, "LinearAct": 2} for name in ("bart", "marian")},
+    **{name: {"LinearAct": 2} for name in ("opt", "bloom")},
+}
+"""Places in two layers by the slot's name."""
 
 
 def model_of(family: str) -> nn.Module:
     """The model, the same weights at each call, evaluating."""
+    if family in _BUILT:
+        return _built(family).model
     torch.manual_seed(0)
     model: nn.Module = FAMILIES[family]()
     return model.eval()
 
 
 def inputs_of(family: str, *, trains: bool) -> dict[str, Tensor]:
-    """Two sequences of 6 tokens or two pictures, with labels where it trains."""
+    """Two sequences of some tokens or two pictures, with labels where it trains."""
+    if family in _BUILT:
+        made = _built(family)
+        return with_labels(made.model, made.inputs) if trains else made.inputs
     source = torch.Generator().manual_seed(1)
     if family == "vit":
         given = {"pixel_values": torch.randn(2, 3, 8, 8, generator=source)}
         return {**given, "labels": torch.tensor([0, 1])} if trains else given
     ids = torch.randint(0, 64, (2, 6), generator=source)
     return {"input_ids": ids, "labels": ids} if trains else {"input_ids": ids}
+
+
+def _built(family: str) -> Built:
+    return build(kind_of(family))

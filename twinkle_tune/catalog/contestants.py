@@ -11,6 +11,7 @@ from twinkle_tune.catalog import add_norm, loose, loss, rotary
 from twinkle_tune.catalog.add_norm import ADD_NORM
 from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.catalog.functions import parameters_of
+from twinkle_tune.catalog.linear_act import LINEAR_ACT
 from twinkle_tune.catalog.recognise import flavour_of
 from twinkle_tune.mode import Mode
 from twinkle_tune.slot import Candidate, Slot
@@ -45,6 +46,8 @@ def pattern_contestants(name: str, piece: nn.Module, device: str) -> tuple[Candi
         piece: what computes it.
         device: the name of the device it will run on ("cpu", "cuda").
     """
+    if name == LINEAR_ACT:
+        return layer_contestants(name, piece, device)  # such a layer's
     return (*(add_norm.contestants(piece, device) if name == ADD_NORM else ()), COMPILE)
 
 

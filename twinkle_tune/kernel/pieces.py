@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from twinkle_tune.catalog import add_norm
+from twinkle_tune.catalog import add_norm, linear_act
 from twinkle_tune.catalog.block import blocks_of, composites
 from twinkle_tune.errors import GraphError
 from twinkle_tune.graph.form import Form
@@ -19,6 +19,9 @@ from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.workload import target_of
+
+_CATALOG = (add_norm, linear_act)
+"""What the catalog looks for in graphs, each with ``find`` and ``may_hold``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,7 +50,9 @@ def hosts_of(model: nn.Module, registry: Registry) -> tuple[tuple[str, nn.Module
     return tuple(
         (path, part)
         for path, part in composites(model)
-        if id(part) in inside and not replaced_by_another(part) and (add_norm.may_hold(part) or registry.patterns)
+        if id(part) in inside
+        and not replaced_by_another(part)
+        and (registry.patterns or any(each.may_hold(part) for each in _CATALOG))
     )
 
 
@@ -55,7 +60,7 @@ def places_in(traced: Traced, registry: Registry) -> tuple[Place, ...]:
     """The places of registered patterns in a graph, then those of the catalog's, of which none overlap."""
     found: list[Place] = []
     taken: set[fx.Node] = set()
-    for place in (*_registered(traced, registry), *add_norm.find(traced)):
+    for place in (*_registered(traced, registry), *(p for each in _CATALOG for p in each.find(traced))):
         if not taken & set(place.match.nodes):
             taken |= set(place.match.nodes)
             found.append(place)
