@@ -47,7 +47,8 @@ def rounded_as_on_devices() -> Iterator[None]:
     """Inside the block Triton's interpreter rounds float32 to the nearest bfloat16 (ties to even), as GPUs do.
 
     By itself it cuts the last bits off (3.6 to 3.9), which doubles the error of each number that a kernel stores: a
-    right kernel would be refused for it. Where the interpreter was neither asked for nor imported nothing is done.
+    right kernel would be refused for it. And of two bfloat16 matrices it multiplies the bits, read as integers: here
+    the numbers. Where the interpreter was neither asked for nor imported nothing is done.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
         # A kernel that is imported inside the block would bring the interpreter too late.
@@ -58,11 +59,16 @@ def rounded_as_on_devices() -> Iterator[None]:
     if cut_off is None:
         yield
         return
-    interpreter._convert_float = _rounding(interpreter, cut_off)
+    builder = interpreter.InterpreterBuilder
+    multiply = builder.create_dot
+    interpreter._convert_float, builder.create_dot = (
+        _rounding(interpreter, cut_off),
+        _multiplying(interpreter, multiply),
+    )
     try:
         yield
     finally:
-        interpreter._convert_float = cut_off
+        interpreter._convert_float, builder.create_dot = cut_off, multiply
 
 
 def _rounding(interpreter: Any, cut_off: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,3 +83,18 @@ def _rounding(interpreter: Any, cut_off: Callable[..., Any]) -> Callable[..., An
         return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
 
     return convert
+
+
+def _multiplying(interpreter: Any, multiply: Callable[..., Any]) -> Callable[..., Any]:
+    np, tl = interpreter.np, interpreter.tl
+
+    def as_numbers(handle: Any) -> Any:
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        numbers = (handle.data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        return interpreter.TensorHandle(numbers, tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return multiply(self, as_numbers(a), as_numbers(b), *rest)
+
+    return create_dot

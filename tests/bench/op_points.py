@@ -61,6 +61,10 @@ _LAST_LAYERS = _widths(
     ),
     names=("Mistral-7B", "Llama-3.2-1B", "Qwen3-0.6B", "Gemma-3-1B"),
 )
+_RAISING = _widths(
+    *({"width": width, "out": 4 * width} for width in (768, 1024, 2048, 4096)),
+    names=("BERT-base", "GPT-2-medium", "Pythia-1B", "OPT-6.7B"),
+)
 
 WIDTHS: Mapping[str, tuple[Width, ...]] = {
     "rms_norm": _HIDDEN,
@@ -71,6 +75,7 @@ WIDTHS: Mapping[str, tuple[Width, ...]] = {
     "rope": _HEADS,
     "cross_entropy": _VOCABULARIES,
     "fused_linear_cross_entropy": _LAST_LAYERS,
+    "linear_act": _RAISING,
 }
 
 

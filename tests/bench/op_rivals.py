@@ -99,6 +99,8 @@ def _liger(op: Op, device: str) -> Rival | str:
         return "runs on a GPU alone"
     if missing():
         return missing()
+    if op.name not in _LIGER:
+        return "has no such kernel"
     file, name, rest, writes_over = _LIGER[op.name]
     try:
         apply = getattr(importlib.import_module(f"liger_kernel.ops.{file}"), name).apply

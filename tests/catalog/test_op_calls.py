@@ -86,7 +86,7 @@ def test_a_layer_s_workload_tells_what_its_op_is_called_with(family: str, monkey
         made = call.op.inputs(call.dims, call.dtype, "cpu", 0, call.variant)
         assert [isinstance(x, Tensor) for x in made] == [isinstance(x, Tensor) for x in args]
         compared.add(call.op.name)
-    assert len(compared) == (1 if family == "phi" else 2)  # the MLP of phi is not gated
+    assert len(compared) == 2
 
 
 def turn(seen: list[tuple[Tensor, ...]], *args: Tensor, **settings: Any) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.testing import assert_parity
 from twinkle_tune.workload import target_of
 
-EXPECTED = {family: {"RMSNorm", "GatedMLP"} if family != "phi" else {"LayerNorm"} for family in FAMILIES}
+EXPECTED = {family: {"RMSNorm", "GatedMLP"} if family != "phi" else {"LayerNorm", "MLP"} for family in FAMILIES}
 """The slots of each family that our kernels compete for."""
 DTYPES = (torch.bfloat16, torch.float32, torch.bfloat16)
 

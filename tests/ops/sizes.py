@@ -90,6 +90,22 @@ SIZES: Mapping[str, Sizes] = {
             ({"rows": 9, "classes": 1100}, {"block": 512, "splits": 1, "back_block": 512}),
         ),
     ),
+    "linear_act": Sizes(
+        usual={"rows": 8, "width": 24, "out": 40},
+        odd=(
+            {"rows": 1, "width": 100, "out": 33},
+            {"rows": 37, "width": 7, "out": 5},
+            {"rows": 70, "width": 130, "out": 150},
+        ),
+        far={"rows": 4, "width": 40, "out": 24},
+        changed=(
+            (
+                {"rows": 70, "width": 40, "out": 100},
+                {"block_m": 16, "block_n": 32, "block_k": 32, "group": 4, "back_rows": 4, "back_programs": 2},
+            ),
+            ({"rows": 70, "width": 90, "out": 70}, {"block_m": 32, "block_n": 64, "group": 1, "back_block": 64}),
+        ),
+    ),
     "fused_linear_cross_entropy": Sizes(
         batched=False,
         # Eight of ten rows count: with label smoothing every element holds a constant, which is rounded before it is

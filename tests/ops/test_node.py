@@ -12,6 +12,7 @@ from twinkle_tune.ops import launch
 from twinkle_tune.ops.act_and_mul.op import gelu_and_mul, silu_and_mul
 from twinkle_tune.ops.fused_add_rms_norm.op import fused_add_rms_norm
 from twinkle_tune.ops.layer_norm.op import layer_norm
+from twinkle_tune.ops.linear_act.op import linear_act
 from twinkle_tune.ops.rms_norm.op import reference, rms_norm
 
 X, W = torch.randn(4, 8), torch.randn(8)
@@ -34,6 +35,13 @@ def test_on_a_cpu_the_formula_runs_and_no_op_of_torch(monkeypatch: pytest.Monkey
         (lambda: fused_add_rms_norm(X, X[:2]), r"residual \[2, 8\], expected x and residual alike"),
         (lambda: silu_and_mul(X, X[:2]), r"got gate \[4, 8\] and up \[2, 8\], expected equal shapes"),
         (lambda: gelu_and_mul(X[:, :7]), r"expected an even last dimension"),
+        (lambda: linear_act(X, X[:, :7]), r"weight \[4, 7\].*expected x \(\.\.\., in\), a weight \(out, in\)"),
+        (
+            lambda: linear_act(X, X, transposed=True),
+            r"weight \[4, 8\].*expected x \(\.\.\., in\), a weight \(in, out\)",
+        ),
+        (lambda: linear_act(X, X, W), r"bias \[8\].*and a bias \(out\)"),
+        (lambda: linear_act(X, X.half()), r"torch.float16, expected .* in one dtype; cast them"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_before_a_kernel_reads_beyond_them(call: Any, said: str) -> None:
@@ -44,6 +52,23 @@ def test_shapes_that_do_not_fit_are_refused_before_a_kernel_reads_beyond_them(ca
 def test_unknown_approximations_are_refused() -> None:
     with pytest.raises(ValueError, match="got 'erf', expected 'none' or 'tanh'"):
         gelu_and_mul(X, X, approximate="erf")
+
+
+def test_unknown_activations_are_refused() -> None:
+    with pytest.raises(ConfigError, match="got function='tanh', expected one of gelu, gelu_tanh, relu, silu"):
+        linear_act(X, X, function="tanh")
+
+
+def test_under_autocast_a_linear_is_taken_in_its_dtype() -> None:
+    """As torch's own layer: input, weight and bias are cast, the result is of that dtype, gradients are the leaves'."""
+    x, weight, bias = (t.clone().requires_grad_() for t in (X, torch.randn(6, 8), torch.randn(6)))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = linear_act(x, weight, bias, function="relu")
+        theirs = torch.relu(torch.nn.functional.linear(x, weight, bias))
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    assert torch.equal(ours, theirs)
+    found, expected = (torch.autograd.grad(y.sum(), (x, weight, bias)) for y in (ours, theirs))
+    torch.testing.assert_close(found, expected)
 
 
 def test_configs_of_another_length_are_refused() -> None:

@@ -39,6 +39,11 @@ OF_AN_OP: dict[str, tuple[Dims, ...]] = {
         for tokens in (1, 2048)
         for width, turned in ((64, 64), (128, 64), (128, 128), (256, 256))
     ),
+    "linear_act": tuple(
+        {"rows": rows, "width": width, "out": out}
+        for rows in (1, 32, 2048)
+        for width, out in ((768, 3072), (1024, 4096), (4096, 14336))
+    ),
 }
 """The same for ops whose dimensions hang together or mean something else."""
 SMALL = {"rows": 64, "width": 2048}

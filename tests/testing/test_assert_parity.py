@@ -305,14 +305,49 @@ print("passed; outside the check", "rounded" if torch.equal(launched(x), origina
 """
 
 
+_PRODUCT = """
+import torch
+import triton
+import triton.language as tl
+from twinkle_tune.testing import assert_parity
+
+
+@triton.jit
+def product(A, B, C, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
+    tl.store(C + at, tl.dot(tl.load(A + at), tl.load(B + at)).to(C.dtype.element_ty))
+
+
+def launched(a, b):
+    c = torch.empty_like(a)
+    product[(1,)](a, b, c, a.shape[0])
+    return c
+
+
+assert_parity(launched, torch.mm, *(torch.randn(32, 32).to(torch.bfloat16) for _ in range(2)))
+print("passed")
+"""
+
+
+def test_a_product_in_bfloat16_passes_in_the_interpreter(tmp_path: Path) -> None:
+    """By itself the interpreter multiplies the bits of bfloat16 as integers; inside the check, the numbers."""
+    pytest.importorskip("triton")
+    assert _interpreted(tmp_path, _PRODUCT) == "passed\n"
+
+
 def test_a_right_kernel_in_bfloat16_passes_in_the_interpreter(tmp_path: Path) -> None:
     """The interpreter cuts bits off where devices round; inside the check it rounds, so a right kernel is right."""
     pytest.importorskip("triton")
-    script = tmp_path / "script.py"  # Triton reads the source of a kernel from its file
-    script.write_text(_BFLOAT16, encoding="utf-8")
+    assert _interpreted(tmp_path, _BFLOAT16) == "passed; outside the check cut off\n"
+
+
+def _interpreted(folder: Path, code: str) -> str:
+    """What a script prints under TRITON_INTERPRET=1."""
+    script = folder / "script.py"  # Triton reads the source of a kernel from its file
+    script.write_text(code, encoding="utf-8")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout == "passed; outside the check cut off\n"
+    return done.stdout

@@ -171,6 +171,9 @@ def mlp_contestants(flavour: MLPFlavour, module: nn.Module, device: str) -> list
             found.append(_torch("recompute", mlp_on_less_memory(raising, lowering), Mode.TRAIN))
         elif lowering.down is None and flavour.plain:
             found.append(_torch("recompute", activation_on_less_memory(raising, lowering), Mode.TRAIN))
+    if flavour.plain and triton.offered(device) and triton.has_linear_act(function):
+        make, call_of = triton.linear_act(raising, lowering), triton.linear_act_call(raising)
+        found.append(triton.candidate(make, "linear_act", "act_and_mul", call_of=call_of))
     return found
 
 

@@ -53,6 +53,20 @@ def of_gated(op: str, variant: str, down: str) -> CallOf:
     return call_of
 
 
+def of_linear_act(variant: str, first: str, weight: str, transposed: bool) -> CallOf:
+    """A Linear, the child ``first`` with the parameter ``weight``, and its activation."""
+
+    def call_of(workload: Workload) -> OpCall | None:
+        x = workload.tensors[0] if workload.tensors else None
+        matrix = dict(workload.settings).get(f"{first}.{weight}")
+        if x is None or not isinstance(matrix, TensorSpec) or len(matrix.shape) != 2:
+            return None
+        width, out = matrix.shape if transposed else matrix.shape[::-1]
+        return _call("linear_act", workload.context.autocast or x.dtype, variant, rows=x.rows, width=width, out=out)
+
+    return call_of
+
+
 def of_rope(interleaved: bool) -> CallOf:
     """A rotary function of (q, k, cos, sin), with heads at dimension ``unsqueeze_dim``."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from twinkle_tune.catalog import op_calls
-from twinkle_tune.catalog.mlp_forms import Lowering, lowered
+from twinkle_tune.catalog.mlp_forms import Lowering, Raising, lowered
 from twinkle_tune.catalog.norm import HALVES
 from twinkle_tune.catalog.op_calls import CallOf
 from twinkle_tune.errors import SourceError
@@ -181,6 +181,39 @@ def gated(function: str, gate: str, up: str | None, gate_first: bool, lowering: 
             left = getattr(self, gate)(x)
             right = getattr(self, up)(x) if up else None
             return lowered(self, apply(left, right, config=config), lowering)
+
+        return forward
+
+    return make
+
+
+_LINEAR_ACTS = {"gelu": "", "gelu_tanh": "tanh", "relu": "relu", "silu": "silu_no_bias"}
+"""The activations that follow a product in one kernel, and the op's variant that is nearest."""
+
+
+def has_linear_act(function: str) -> bool:
+    """Whether there is a kernel for a Linear with this activation."""
+    return function in _LINEAR_ACTS
+
+
+def linear_act_call(raising: Raising) -> CallOf:
+    """The op's call inside :func:`linear_act`."""
+    variant = "transposed_tanh" if raising.transposed else _LINEAR_ACTS[raising.function]
+    return op_calls.of_linear_act(variant, raising.first, raising.weight, raising.transposed)
+
+
+def linear_act(raising: Raising, lowering: Lowering) -> Maker:
+    """A Linear and its activation of a module with these children, and what follows."""
+    first, weight, bias = raising.first, raising.weight, raising.bias
+    function, transposed = raising.function, raising.transposed
+
+    def make(config: Config | None) -> Callable[..., Any]:
+        apply = _op("linear_act", "linear_act", function=function, transposed=transposed)
+
+        def forward(self: Any, x: Tensor) -> Any:
+            linear = getattr(self, first)
+            shift = None if bias is None else getattr(linear, bias)
+            return lowered(self, apply(x, getattr(linear, weight), shift, config=config), lowering)
 
         return forward
 

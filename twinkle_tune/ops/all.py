@@ -17,6 +17,7 @@ _FOLDERS = {
     "rope": "rope",
     "cross_entropy": "cross_entropy",
     "fused_linear_cross_entropy": "fused_linear_cross_entropy",
+    "linear_act": "linear_act",
 }
 
 

@@ -9,6 +9,7 @@ B rows, M middle width.
     silu       f = g s                              f' = s (1 + g (1 - s))            s = 1 / (1 + exp(-g))
     gelu       f = g p      p = (1 + erf(g/sqrt 2))/2    f' = p + g exp(-g^2/2) / sqrt(2 pi)
     gelu_tanh  f = g s(2 v) v = c (g + a g^3)       f' = s + 2 g s (1 - s) c (1 + 3 a g^2)
+    relu       f = max(g, 0)                        f' = 1 where g > 0, else 0
 
 Of gelu_tanh (1 + tanh v)/2 is written as s(2 v), the same and without a difference of two numbers near one.
 Everything is computed in float32 and rounded once. Programs: (block of rows, block of columns).
@@ -19,7 +20,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _act(g, FUNCTION: tl.constexpr):
+def act(g, FUNCTION: tl.constexpr):
     """f and f' of the gate."""
     if FUNCTION == "silu":
         s = tl.sigmoid(g)
@@ -29,6 +30,9 @@ def _act(g, FUNCTION: tl.constexpr):
         p = 0.5 * (1 + tl.erf(g * 0.7071067811865476))
         f = g * p
         slope = p + g * 0.3989422804014327 * tl.exp(-0.5 * g * g)
+    elif FUNCTION == "relu":
+        f = tl.maximum(g, 0.0)
+        slope = tl.where(g > 0, 1.0, 0.0)
     else:
         tl.static_assert(FUNCTION == "gelu_tanh")
         s = tl.sigmoid(2 * 0.7978845608028654 * (g + 0.044715 * g * g * g))
@@ -53,7 +57,7 @@ def forward(
     row, col, mask = _tile(B, M, ROWS, BLOCK)
     g = tl.load(G + row * g_row + col, mask=mask, other=0.0).to(tl.float32)
     u = tl.load(U + row * u_row + col, mask=mask, other=0.0).to(tl.float32)
-    f, _ = _act(g, FUNCTION)
+    f, _ = act(g, FUNCTION)
     tl.store(Y + row * M + col, (f * u).to(Y.dtype.element_ty), mask=mask)
 
 
@@ -66,6 +70,6 @@ def backward(
     dy = tl.load(DY + row * dy_row + col, mask=mask, other=0.0).to(tl.float32)
     g = tl.load(G + row * g_row + col, mask=mask, other=0.0).to(tl.float32)
     u = tl.load(U + row * u_row + col, mask=mask, other=0.0).to(tl.float32)
-    f, slope = _act(g, FUNCTION)
+    f, slope = act(g, FUNCTION)
     tl.store(DG + row * dg_row + col, (dy * u * slope).to(DG.dtype.element_ty), mask=mask)
     tl.store(DU + row * du_row + col, (dy * f).to(DU.dtype.element_ty), mask=mask)

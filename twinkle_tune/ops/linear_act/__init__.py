@@ -1,0 +1,1 @@
+"""A Linear layer and the activation after it."""
