@@ -123,7 +123,7 @@ def test_figures_of_other_sizes_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--model", "GPT-1"], "got 'GPT-1', expected one of Gemma"),
+        (["--model", "GPT-1"], "got 'GPT-1', expected one of BERT-base"),
         (["--rows", "32,few"], "got '32,few', expected"),
     ],
 )
