@@ -79,7 +79,7 @@ HEAVY = {
 MAX_LINES = 330
 
 MAX_PARAMETERS = 8
-MOST_ABOVE = 36
+MOST_ABOVE = 16
 """Functions with more parameters than that: kernels in Triton, what the public surface promises, and few others."""
 
 
@@ -180,10 +180,14 @@ def test_files_stay_short(module: str) -> None:
 
 
 def test_few_functions_have_many_parameters() -> None:
-    """Values travel together: no function more than there are takes over eight parameters, ``self`` not counted."""
+    """Values travel together: no function more than there are takes over eight parameters, ``self`` not counted.
+
+    Kernels written in Triton are left out: each tensor comes with its sizes and strides, and nothing can carry them.
+    """
     above = [
         f"{module}.{node.name}"
         for module, path in FILES.items()
+        if not (room(module) == "ops" and path.name == "kernel.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and _parameters(node.args) > MAX_PARAMETERS
     ]
