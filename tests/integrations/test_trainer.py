@@ -59,6 +59,16 @@ def test_tuned_in_the_first_run_applied_in_the_second_and_resumed(tuning: QuickT
     assert nn.Module.__call__ is _plain
 
 
+def test_float16_on_a_cpu(tuning: QuickTuning, tmp_path: Path) -> None:
+    """With ``fp16=True`` accelerate opens no autocast on a CPU: what is tuned so is kept and found as such."""
+    plain = train(tmp_path / "plain", lora=False, fp16=True, max_steps=2)
+    for folder in ("first", "second"):
+        other = train(tmp_path / folder, [TwinkleCallback()], lora=False, fp16=True, max_steps=2)
+        assert kernelize_report(other.trainer.model).bound
+        assert_losses_near(plain.losses, other.losses)
+        assert [seen.autocast for seen in tuning.seen] == [""]
+
+
 def test_a_profile_by_its_path(tuning: QuickTuning, tmp_path: Path) -> None:
     """What is given is applied, and nothing is tuned; evaluation and prediction alone change nothing."""
     first = train(tmp_path / "first", [TwinkleCallback()], lora=False, max_steps=2)

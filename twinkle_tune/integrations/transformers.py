@@ -54,7 +54,8 @@ class TwinkleCallback(TrainerCallback):  # type: ignore[misc]
         """Everything is prepared: apply, or look at the first step."""
         del state, control, others
         if model is not None:
-            autocast = "bfloat16" if args.bf16 else "float16" if args.fp16 else ""
+            casts_to_half = args.fp16 and args.device.type != "cpu"  # where accelerate opens no autocast to float16
+            autocast = "bfloat16" if args.bf16 else "float16" if casts_to_half else ""
             self._run.begin(model, autocast, may_tune=args.world_size <= 1)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
