@@ -65,6 +65,12 @@ _RAISING = _widths(
     *({"width": width, "out": 4 * width} for width in (768, 1024, 2048, 4096)),
     names=("BERT-base", "GPT-2-medium", "Pythia-1B", "OPT-6.7B"),
 )
+_ATTENTIONS = _widths(
+    *(
+        {"keys": 2048, "batch": 1, "heads": heads, "kv_heads": 8, "width": width}
+        for heads, width in ((16, 128), (32, 64), (32, 128), (64, 128))
+    )
+)
 
 WIDTHS: Mapping[str, tuple[Width, ...]] = {
     "rms_norm": _HIDDEN,
@@ -76,6 +82,7 @@ WIDTHS: Mapping[str, tuple[Width, ...]] = {
     "cross_entropy": _VOCABULARIES,
     "fused_linear_cross_entropy": _LAST_LAYERS,
     "linear_act": _RAISING,
+    "attention": _ATTENTIONS,
 }
 
 

@@ -53,6 +53,7 @@ _AS_MODELS_DO: Mapping[str, Function] = {
     "silu_and_mul": lambda gate, up: F.silu(gate) * up,
     "gelu_and_mul": lambda gate, up: F.gelu(gate, approximate="tanh") * up,
     "rope": _rope,
+    "attention": lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
 }
 
 # File and class in liger_kernel.ops; what it takes behind the tensors, as its own layers pass it; whether it writes

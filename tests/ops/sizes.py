@@ -90,6 +90,20 @@ SIZES: Mapping[str, Sizes] = {
             ({"rows": 9, "classes": 1100}, {"block": 512, "splits": 1, "back_block": 512}),
         ),
     ),
+    "attention": Sizes(
+        batched=False,
+        usual={"batch": 1, "heads": 2, "kv_heads": 1, "queries": 9, "keys": 12, "width": 16},
+        odd=(
+            {"batch": 2, "heads": 2, "kv_heads": 2, "queries": 1, "keys": 20, "width": 24},
+            {"batch": 1, "heads": 3, "kv_heads": 1, "queries": 35, "keys": 35, "width": 40},
+        ),
+        changed=(
+            (
+                {"batch": 1, "heads": 2, "kv_heads": 1, "queries": 40, "keys": 70, "width": 16},
+                {"block_m": 16, "block_n": 32, "back_m": 16, "back_n": 32},
+            ),
+        ),
+    ),
     "linear_act": Sizes(
         usual={"rows": 8, "width": 24, "out": 40},
         odd=(

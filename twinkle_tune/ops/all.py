@@ -18,6 +18,7 @@ _FOLDERS = {
     "cross_entropy": "cross_entropy",
     "fused_linear_cross_entropy": "fused_linear_cross_entropy",
     "linear_act": "linear_act",
+    "attention": "attention",
 }
 
 

@@ -1,0 +1,1 @@
+"""Attention that never holds all of its scores."""
