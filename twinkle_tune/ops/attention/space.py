@@ -44,11 +44,11 @@ def default(dims: Dims, architecture: int) -> Config:
     return {
         "block_m": block_m,
         "block_n": 64 if width <= 128 else 32,
-        "warps": 8 if block_m * width > 64 * 128 else 4,
+        "warps": 8 if block_m * width >= 64 * 128 else 4,
         "stages": 2 if width <= 128 else 1,
         "back_m": 32 if width <= 128 else 16,
-        "back_n": 64 if width <= 64 else 32,
-        "back_warps": 8,
+        "back_n": 64 if width == 128 else 32,
+        "back_warps": 4 if width <= 64 else 8,
         "back_stages": 1,
     }
 
