@@ -76,6 +76,18 @@ def test_without_inputs_the_first_call_is_the_example(monkeypatch: pytest.Monkey
     assert not model._forward_pre_hooks
 
 
+def test_under_inference_mode_and_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Kernl's users call a model: what is found in the first call is compiled at the next."""
+    graphs = compiled_by(monkeypatch, lambda graph: twice)
+    model = optimize_model(Long().eval(), candidates="original")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model(X), X * 2.0)
+        assert bound(model)
+        before = len(graphs)
+        torch.testing.assert_close(model(X), X * 2.0)
+    assert len(graphs) == before + 1
+
+
 def test_what_waits_for_the_first_call_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is pickled, copied and compiled as before, is freed at once, and asked twice it waits once."""
     compiled_by(monkeypatch)
