@@ -26,7 +26,8 @@ class Decoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(ROWS, 4)
-        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        own = type("Own", (nn.Linear,), {})  # whose forward a test may exchange
+        self.layers = nn.ModuleList(own(4, 4) for _ in range(3))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed
@@ -107,6 +108,8 @@ NEXT: dict[str, Callable[[DynamicCache | None], dict[str, Any]]] = {
     "an index below it": lambda cache: step(9, cache, input_ids=ids(1, 1, value=-1)),
     "the last index": lambda cache: step(9, cache, input_ids=ids(1, 1, value=ROWS - 1)),
     "another argument": lambda cache: step(9, cache, logits_to_keep=1),
+    "none where a tensor was": lambda cache: step(9, cache, attention_mask=None),
+    "no indices at all": lambda cache: step(9, cache, input_ids=None),
     "one argument less": lambda cache: {n: v for n, v in step(9, cache).items() if n != "attention_mask"},
     "in another order": lambda cache: dict(reversed(step(9, cache).items())),
 }
@@ -147,9 +150,14 @@ def _exchange(model: Decoder) -> None:
     model.layers[1] = nn.Identity()
 
 
+def _another_forward(model: Decoder) -> None:
+    type(model.layers[2]).forward = lambda self, x: x
+
+
 CHANGES: dict[str, Callable[[Decoder], object]] = {
     "training": lambda model: model.train(),
     "a hook": _hook,
+    "a class's forward": _another_forward,
     "weights of another dtype": lambda model: model.double(),
     "weights on another device": lambda model: model.to("meta"),
     "a block was exchanged": _exchange,
@@ -160,7 +168,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "forward-mode derivatives": torch.autograd.forward_ad.dual_level,
     "autocast": lambda: torch.autocast("cpu"),
 }
-IN_THE_MIDDLE = ("training", "a hook", "gradients", "forward-mode derivatives")
+IN_THE_MIDDLE = ("training", "a hook", "a class's forward", "gradients", "forward-mode derivatives")
 """What is seen between two steps of one generation; compiled code's own guards see the rest."""
 
 

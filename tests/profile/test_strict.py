@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twinkle_tune.profile.strict import apart, json_value, top_of
@@ -27,6 +27,7 @@ def _is_read(text: str) -> bool:
     return True
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # which a busy machine alone brings about
 @given(table=_TABLES, items=st.lists(_VALUES, max_size=5), indent=st.sampled_from([None, 0, 2]))
 def test_the_parts_are_the_whole(table: dict[str, Any], items: list[Any], indent: int | None) -> None:
     """The items, put back into the empty place in the rest, are what the whole text stands for."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.hub.client import use
+from tests.hub.marks import torch_for_the_cpu
 from tests.hub.repos import ACTIVATION, build, scaled
 from tests.hub.server import LocalHub
 from tests.source.repos import FUNCTION_SLOT, LAYER_SLOT, Identity, identity, write_kernel_repo
@@ -175,6 +176,7 @@ def test_local_kernels(local_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.
             source(repo_id="a/b", revision="main").commit()
 
 
+@torch_for_the_cpu
 def test_no_build_fits(local_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repo without a build for this machine: the error lists its builds, why none fits, and what this machine is."""
     commit = local_hub.push(REPO, build(ACTIVATION, ("torch-cuda", "torch27-cxx11-cu126-aarch64-linux")))

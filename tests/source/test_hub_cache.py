@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hub.client import use
+from tests.hub.marks import torch_for_the_cpu
 from tests.hub.repos import ACTIVATION, build, scaled
 from tests.hub.server import LocalHub
 from tests.source.repos import FUNCTION_SLOT, identity
@@ -30,6 +31,7 @@ def build_folder(cache: Path, commit: str) -> Path:
     return folder
 
 
+@torch_for_the_cpu
 def test_names_serve_offline(local_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each name that was resolved online means the same commit offline; one that was not is an error that says so."""
     files = scaled(2) | {f"build/torch-cuda/{name}": b"" for name in ("__init__.py", "metadata.json")}

@@ -112,16 +112,17 @@ def test_compiling_anew_is_counted_and_without_end_refused() -> None:
         count.append(1)
         return torch.mul(x, self.weight) + 0.0 * len(count)
 
-    registry = registry_of(twice)
-    contest = run(task_of(inside(observed(Stack(), X, registry)), registry))
-    few = outcome_of(contest, "twice")
+    def found(kernel: Any, name: str) -> Any:
+        registry = registry_of(kernel)
+        task = task_of(inside(observed(Stack(), X, registry)), registry)
+        # On a busy machine it would be given up as hopelessly slow before it has been called often enough.
+        patient = replace(SHORT, hopeless=1e6)
+        return outcome_of(run(replace(task, terms=replace(task.terms, settings=patient))), name)
+
+    few = found(twice, "twice")
     assert isinstance(few, Measurement)
     assert 0 < few.recompilations <= MOST_AGAIN
-    registry = registry_of(always)
-    # On a busy machine it would be given up as hopelessly slow before it has been called often enough.
-    patient = replace(SHORT, hopeless=1e6)
-    task = task_of(inside(observed(Stack(), X, registry)), registry)
-    never = outcome_of(run(replace(task, terms=replace(task.terms, settings=patient))), "always")
+    never = found(always, "always")
     assert isinstance(never, Rejection)
     assert f"compiled anew {MOST_AGAIN} times" in never.reason
 

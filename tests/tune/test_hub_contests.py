@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.hub import faults
 from tests.hub.client import use
+from tests.hub.marks import torch_for_the_cpu
 from tests.hub.repos import ACTIVATION, IDENT, build, marked
 from tests.hub.server import LocalHub
 from tests.tune.toy import QUICK, spin
@@ -83,6 +84,7 @@ def refusals(contest: Contest) -> dict[str, tuple[str, str]]:
     }
 
 
+@torch_for_the_cpu
 def test_contest(local_hub: LocalHub, tmp_path: Path) -> None:
     """The right layer wins and is pinned; each other one is refused for its own reason, a stranger's before it runs."""
     commit = local_hub.push(REPO, build(ACTIVATION))

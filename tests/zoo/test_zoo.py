@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from tests.today import AGAIN, of_today
 from tests.zoo.__main__ import read, sampled
@@ -63,9 +64,13 @@ def test_todays_sample_holds(number: int, capsys: pytest.CaptureFixture[str]) ->
     """A model type that held before holds today: in inference, every right rival bound, compared and restored."""
     name = _names(SEED)[number]
     again = f"ZOO_SEED={SEED} python -m pytest 'tests/zoo/test_zoo.py::test_todays_sample_holds[{number}]'"
+    try:
+        kind = kind_of(name)
+    except KeyError:
+        pytest.skip(f"transformers {transformers.__version__} has no model type {name}")
     with capsys.disabled():
         print(f" {name}" if number else f" seed {SEED}, repeat it with ZOO_SEED={SEED}: {name}", end="", flush=True)
-    result = tried(kind_of(name), train=False)
+    result = tried(kind, train=False)
     assert result.verdict == "held", f"{name}: {result.message}{result.faults}; again: {again}"
 
 

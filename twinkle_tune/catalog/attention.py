@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from twinkle_tune.mode import Mode
 from twinkle_tune.slot import ATTENTION, Candidate
@@ -20,6 +22,11 @@ _VALUES = ("eager", "sdpa", "flex_attention")
 _BACKENDS = {"cpu": ("flash", "math"), "cuda": ("flash", "efficient", "cudnn", "math")}
 # Under torch.compile the switch would be part of what is compiled.
 _MODES = frozenset({Mode.INFERENCE, Mode.TRAIN})
+
+
+SEES_SWITCH = TorchVersion(torch.__version__) >= "2.13"
+"""Whether compiled code has the attention that was set while it was traced. In torch 2.11 a property of the
+configuration, by which models read the switch, gives what stood there before (``findings/``)."""
 
 
 def attention_place(model: nn.Module) -> tuple[str, nn.Module] | None:
@@ -53,7 +60,7 @@ def other_attentions(model: nn.Module) -> tuple[str, ...]:
 
     flex_attention is left out: it compiles by itself.
     """
-    place = attention_place(model)
+    place = attention_place(model) if SEES_SWITCH else None
     if place is None or place[0]:
         return ()
     found = attention_contestants(model, "")

@@ -2,7 +2,7 @@
 
 A generation asks once a token, beside a step that leaves the processor's caches cold, where all that forms are asked
 costs four times what it costs in a loop of its own. So where a cache that was asked about comes back, longer, no more
-is looked at than what compiled code does not look at itself. Its own guards see another module, dtype or flag and
+is looked at than what compiled code does not look at itself. Its own guards see another module, size or dtype and
 compile anew, which is right, if slow; the next generation is asked in full again.
 """
 
@@ -41,7 +41,7 @@ class Going:
         case: in which its steps run.
     """
 
-    __slots__ = ("_bounds", "_cache", "_grad", "_indices", "_model", "_names", "_rows", "_watched", "case")
+    __slots__ = ("_bounds", "_cache", "_grad", "_indices", "_model", "_names", "_rows", "_types", "_watched", "case")
 
     def __init__(
         self,
@@ -66,7 +66,8 @@ class Going:
         """
         self.case = case
         self._model, self._watched = weakref.ref(model), watched
-        self._names, self._grad = tuple(kwargs), torch.is_grad_enabled()
+        self._names, self._types = tuple(kwargs), tuple(map(type, kwargs.values()))
+        self._grad = torch.is_grad_enabled()
         self._cache, self._bounds = weakref.ref(kwargs[CACHE]), bounds
         self._indices, self._rows = [(name, kwargs[name].shape, least) for name, least in indices], rows
 
@@ -78,10 +79,12 @@ class Going:
             or cache is None
             or self._model() is not model
             or tuple(kwargs) != self._names
+            or tuple(map(type, kwargs.values())) != self._types
             or model.training
             or torch.is_grad_enabled() is not self._grad
             or forward_ad._current_level >= 0
             or self._watched.has_hooks()
+            or not self._watched.has_its_forwards()
         ):
             return None
         cached, (last, most) = int(cache.get_seq_length()), self._bounds

@@ -47,7 +47,11 @@ class Watched:
                 return False
         if self._attention is not None and _attention_of(self._config) != self._attention:
             return False
-        return list(map(_forward_of, self._kinds)) == self._forwards and self._ids() == self._children
+        return self.has_its_forwards() and self._ids() == self._children
+
+    def has_its_forwards(self) -> bool:
+        """Whether no class of the modules got another forward, which no guard of compiled code sees."""
+        return list(map(_forward_of, self._kinds)) == self._forwards
 
     def has_hooks(self) -> bool:
         """Whether a module has a hook, or all have."""

@@ -23,7 +23,7 @@ class FullRace(Race):
 
     It ends, too, as soon as each challenger's ratio is told: it is slower; or faster, by how much is known to a half;
     or within half a percent of the original. Of several that are faster the fastest must be told from each other in the
-    same way. Who wins is decided as in any race.
+    same way, and have won, or gain clearly less than is asked for. Who wins is decided as in any race.
     """
 
     fewest = FEWEST_ROUNDS
@@ -47,6 +47,10 @@ class FullRace(Race):
             return False
         ratios = {name: median(self._logs[name]) for name in self._alive}
         best = min(ratios, key=ratios.__getitem__)
+        # Who may gain what is asked for must have proven it, as at the end of any race.
+        least = 1 - self.settings.min_gain
+        if not self._accepted(best) and paired_ratio(self._times_us[best], self._times_us[ORIGINAL]).low <= least:
+            return False
         # Of who is no faster than the original nobody asks who is the fastest.
         return all(self._is_known(best, name) for name, ratio in ratios.items() if name != best and ratio < 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -142,5 +143,5 @@ def next_power_of_2(size: int) -> int:
 
 def as_rows(x: Tensor) -> Tensor:
     """(..., D) as (rows, D) whose rows are dense, each from any distance: a view where strides allow, else one copy."""
-    flat = x.reshape(-1, x.shape[-1]) if x.shape[-1] else x.reshape(x.numel(), 0)
+    flat = x.reshape(-1, x.shape[-1]) if x.shape[-1] else x.reshape(math.prod(x.shape[:-1]), 0)
     return flat if flat.stride(-1) == 1 or flat.shape[-1] == 1 else flat.contiguous()

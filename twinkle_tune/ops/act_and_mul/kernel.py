@@ -9,7 +9,7 @@ B rows, M middle width.
     silu       f = g s                              f' = s (1 + g (1 - s))            s = 1 / (1 + exp(-g))
     gelu       f = g p      p = (1 + erf(g/sqrt 2))/2    f' = p + g exp(-g^2/2) / sqrt(2 pi)
     gelu_tanh  f = g s(2 v) v = c (g + a g^3)       f' = s + 2 g s (1 - s) c (1 + 3 a g^2)
-    relu       f = max(g, 0)                        f' = 1 where g > 0, else 0
+    relu       f = max(g, 0)                        f' = 0 where g <= 0, else 1
 
 Of gelu_tanh (1 + tanh v)/2 is written as s(2 v), the same and without a difference of two numbers near one.
 Everything is computed in float32 and rounded once. Programs: (block of rows, block of columns).
@@ -31,8 +31,8 @@ def act(g, FUNCTION: tl.constexpr):
         f = g * p
         slope = p + g * 0.3989422804014327 * tl.exp(-0.5 * g * g)
     elif FUNCTION == "relu":
-        f = tl.maximum(g, 0.0)
-        slope = tl.where(g > 0, 1.0, 0.0)
+        f = tl.where(g <= 0, 0.0, g)  # which leaves what is no number
+        slope = tl.where(g <= 0, 0.0, 1.0)
     else:
         tl.static_assert(FUNCTION == "gelu_tanh")
         s = tl.sigmoid(2 * 0.7978845608028654 * (g + 0.044715 * g * g * g))

@@ -123,10 +123,11 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, settings: Settings)
         (m, k), n = rows.shape, y.shape[-1]
         chosen = launch.named(settings.config, NAMES, _default(m, k, n, launch.architecture(x.device)))
         grid = (-(-m // chosen["block_m"]) * -(-n // chosen["block_n"]),)
+        added = weight if bias is None else bias.contiguous()
         at_out, at_in = weight.stride()[::-1] if settings.transposed else weight.stride()
         with launch.on(x):
             launch.kernels("linear_act").forward[grid](
-                rows, weight, weight if bias is None else bias, y, pre, m, n, k, rows.stride(0), at_out, at_in,
+                rows, weight, added, y, pre, m, n, k, rows.stride(0), at_out, at_in,
                 FUNCTION=settings.function, BIAS=bias is not None, KEPT=settings.kept,
                 BLOCK_M=chosen["block_m"], BLOCK_N=chosen["block_n"],
                 BLOCK_K=max(16, chosen["block_k"] * 2 // x.element_size()),  # as many bytes in any dtype
