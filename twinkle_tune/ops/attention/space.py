@@ -48,7 +48,7 @@ def default(dims: Dims, architecture: int) -> Config:
         "stages": 2 if width <= 128 else 1,
         "back_m": 32 if width <= 128 else 16,
         "back_n": 64 if width == 128 else 32,
-        "back_warps": 4 if width <= 64 else 8,
+        "back_warps": 4 if width <= 32 else 8,
         "back_stages": 1,
     }
 
