@@ -21,9 +21,10 @@ _ALIKE = 0.005
 class FullRace(Race):
     """A :class:`Race` that nobody leaves and that ends when its rounds or its time are over, which is no stop.
 
-    It ends, too, as soon as each challenger's ratio is told: it is slower; or faster, by how much is known to a half;
-    or within half a percent of the original. Of several that are faster the fastest must be told from each other in the
-    same way, and have won, or gain clearly less than is asked for. Who wins is decided as in any race.
+    It ends, too, as soon as each challenger's ratio is told: it is slower; or faster, by how much is known to a half
+    (among several, which are shown side by side, to a quarter); or within half a percent of the original. Of several
+    that are faster the fastest must be told from each other in the same way, and have won, or gain clearly less than is
+    asked for. Who wins is decided as in any race.
     """
 
     fewest = FEWEST_ROUNDS
@@ -61,7 +62,8 @@ class FullRace(Race):
             return True
         figure = paired_ratio(mine, its)
         if sign_e_value(sum(a < b for a, b in zip(mine, its, strict=True)), self.rounds) >= _FASTER:
-            return figure.high < 1 and figure.high - figure.low <= max(2 * _ALIKE, (1 - figure.ratio) / 2)
+            parts = 2 if len(self._entered) == 1 else 4
+            return figure.high < 1 and figure.high - figure.low <= max(2 * _ALIKE, (1 - figure.ratio) / parts)
         return figure.low >= 1 - _ALIKE and figure.high <= 1 + _ALIKE
 
     def _end(self) -> None:
