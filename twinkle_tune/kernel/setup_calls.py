@@ -58,7 +58,7 @@ class Form:
             return False
         for name, (firsts, others) in self.sizes.items():
             shape = given[name].shape
-            if shape and (shape[0] not in firsts or not is_within(shape[1:], others)):
+            if shape and (shape[0] not in firsts or not _within(shape[1:], others)):
                 return False
         return self._is_now(model, given)
 
@@ -107,7 +107,7 @@ class Asked:
         return cached, *(v._version for v in self.given.values() if isinstance(v, Tensor) and not v.is_inference())
 
 
-def is_within(shape: Sequence[int], bounds: Sequence[tuple[int, int]]) -> bool:
+def _within(shape: Sequence[int], bounds: Sequence[tuple[int, int]]) -> bool:
     return all(low <= size <= high for size, (low, high) in zip(shape, bounds, strict=True))
 
 

@@ -57,8 +57,6 @@ class Watched:
         """Whether a module has a hook, or all have."""
         # torch counts the hooks that were ever registered: where no new one was, those without stay without.
         registered = RemovableHandle.next_id
-        if registered == self._registered and not self._hooked:
-            return False
         if registered != self._registered:
             self._hooked, self._registered = any(self._hooks) or _has_global_hooks(), registered
         return self._hooked and (_has_global_hooks() or (any(self._hooks) and not all_idle(self._hooks)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from statistics import median
 
 from twinkle_tune.measure.race import Race
 from twinkle_tune.measure.smallest import FEWEST_ROUNDS
@@ -15,7 +14,7 @@ _FIRST_CLEAR = 12
 _FASTER, _SLOWER = 100, 20
 """E-values at which one is known for faster than another, or slower: to run the original in vain costs but speed."""
 _ALIKE = 0.005
-"""Within this of each other two are alike; of a gain an interval of half of it is near enough, or of twice this."""
+"""Within this of each other two are alike; of a gain an interval of a part of it is near enough, or of twice this."""
 
 
 class FullRace(Race):
@@ -46,14 +45,13 @@ class FullRace(Race):
     def _is_told(self) -> bool:
         if self.rounds < _FIRST_CLEAR or not all(self._is_known(name, ORIGINAL) for name in self._alive):
             return False
-        ratios = {name: median(self._logs[name]) for name in self._alive}
-        best = min(ratios, key=ratios.__getitem__)
+        best = min(self._alive, key=self._median)
         # Who may gain what is asked for must have proven it, as at the end of any race.
         least = 1 - self.settings.min_gain
         if not self._accepted(best) and paired_ratio(self._times_us[best], self._times_us[ORIGINAL]).low <= least:
             return False
         # Of who is no faster than the original nobody asks who is the fastest.
-        return all(self._is_known(best, name) for name, ratio in ratios.items() if name != best and ratio < 0)
+        return all(self._is_known(best, name) for name in self._alive if name != best and self._median(name) < 0)
 
     def _is_known(self, one: str, other: str) -> bool:
         """Whether the ratio of the times of two is told."""

@@ -14,6 +14,9 @@ Config = Mapping[str, int]
 Dims = Mapping[str, int]
 """The sizes of a call by the names of its dimensions: ``{"rows": 2048, "width": 4096}``."""
 
+MOST_SHARED = 96 * 1024
+"""Bytes of the tiles that wait in shared memory: a block may have 99 KiB from sm_86 and sm_120 on."""
+
 
 def _always(config: Config) -> str:
     return ""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from twinkle_tune.call.arguments import fresh
+from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.errors import CaptureError
 from twinkle_tune.script.recording import CallsSeen, ModelSeen
 from twinkle_tune.workload import Entries, Items, Named, Node, Plain, TensorSpec
@@ -35,6 +36,15 @@ def examples_of(model: ModelSeen, device: torch.device) -> list[Any]:
             "record more calls"
         )
     return [_example(each, model, device) for each in wanted]
+
+
+def steps_of(model: torch.nn.Module, seen: ModelSeen) -> tuple[Step, ...]:
+    """The steps of a model on :func:`examples_of` its calls.
+
+    Raises:
+        CaptureError: as there.
+    """
+    return make_steps(model, examples_of(seen, plain_device(model)), seen.mode, seen.device)
 
 
 def _weight(calls: CallsSeen) -> int:

@@ -53,19 +53,6 @@ def raced_profile(profile: Profile, won: Won) -> Profile:
         high=found.high,
         note=f"in its own steps, in turn with the originals: {won.reason}",
     )
-    contests = tuple(
-        contest
-        if contest.selection.winner == ORIGINAL
-        else replace(
-            contest,
-            selection=replace(
-                contest.selection,
-                reason=f"right in its contest; it won in the script's own steps, over {found.rounds} rounds",
-                status="won",
-            ),
-        )
-        for contest in profile.contests
-    )
     reason = f"right in its contest; it won in the script's own steps, over {found.rounds} rounds"
     contests = tuple(
         contest

@@ -10,14 +10,14 @@ from functools import partial
 from torch import nn
 
 from twinkle_tune.call.drawn import draws
-from twinkle_tune.capture.step import Step, make_steps
+from twinkle_tune.capture.step import Step
 from twinkle_tune.contest.agree import Agreement
 from twinkle_tune.kernel.plan import Plan, with_ways
 from twinkle_tune.kernel.setups import Root, digest_of_model, setup_layers
 from twinkle_tune.parity.verdict import Pass
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.setup import CompiledStep, Setup
-from twinkle_tune.script.made import examples_of, plain_device
+from twinkle_tune.script.made import steps_of
 from twinkle_tune.script.raced import STEP
 from twinkle_tune.script.recording import ModelSeen
 from twinkle_tune.script.tuning import autocast_as
@@ -53,7 +53,7 @@ def right_ways(model: nn.Module, seen: ModelSeen, judged: Profile, ends_s: float
     """
     found: dict[str, Rival] = {}
     with autocast_as(seen), without_trace(model, seen.mode):
-        steps = make_steps(model, examples_of(seen, plain_device(model)), seen.mode, seen.device)
+        steps = steps_of(model, seen)
         if any(draws(partial(step.run, model)) for step in steps):
             return {}
         calls = tuple(dict.fromkeys(call for step in steps for call in calls_of(model, step)))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from twinkle_tune.capture.step import make_steps
 from twinkle_tune.contest.agree import disagreement
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.plan_profile import plan_profile
@@ -16,7 +15,7 @@ from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.measure.settings import RaceSettings
 from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.script.made import examples_of, plain_device
+from twinkle_tune.script.made import steps_of
 from twinkle_tune.script.recording import ModelSeen
 from twinkle_tune.script.rival_ways import Rival, right_ways
 from twinkle_tune.script.tuning import autocast_as, tuned
@@ -67,7 +66,7 @@ def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mappi
 def _agreement(model: nn.Module, seen: ModelSeen) -> Callable[[Plan], bool]:
     def agrees(plan: Plan) -> bool:
         with autocast_as(seen), without_trace(model, seen.mode):
-            steps = make_steps(model, examples_of(seen, plain_device(model)), seen.mode, seen.device)
+            steps = steps_of(model, seen)
             return not any(disagreement(model, step, plan, 0) for step in steps)
 
     return agrees

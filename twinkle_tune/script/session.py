@@ -149,17 +149,20 @@ class Session:
         """What judges the rivals of a model, and what keeps the profile of the one that stays."""
         profiles: dict[str, Profile] = {}
 
+        def model_seen() -> tuple[nn.Module, ModelSeen] | None:
+            return next(((core, seen) for core, seen, _ in self._watch.pairs() if core is ref()), None)
+
         def judged() -> Mapping[str, Plan]:
-            found = [(core, seen) for core, seen, _ in self._watch.pairs() if core is ref()]
-            rivals = rivals_of(*found[0], self._seconds) if found else {}
+            found = model_seen()
+            rivals = rivals_of(*found, self._seconds) if found is not None else {}
             profiles.update({name: rival.profile for name, rival in rivals.items()})
             return {name: rival.plan for name, rival in rivals.items()}
 
         def keep_winner(won: Won) -> None:
-            found = [(core, seen) for core, seen, _ in self._watch.pairs() if core is ref()]
-            if not found or not self._speaks:
+            found = model_seen()
+            if found is None or not self._speaks:
                 return
-            core, seen = found[0]
+            core, seen = found
             profile, autocast = raced_profile(profiles[won.name], won), seen.autocast
             keep(profile, place_of(core, seen.mode, seen.device, tell, autocast), tell)
             assert self._applying is not None

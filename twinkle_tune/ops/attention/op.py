@@ -94,7 +94,7 @@ def _scale(q: Tensor, scale: float | None) -> float:
     return float(q.shape[-1] ** -0.5 if scale is None else scale)
 
 
-def seen_by(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, window: int) -> Tensor:
+def _seen_by(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, window: int) -> Tensor:
     """(batch or 1, 1, queries, keys) bool: which query sees which key."""
     queries, keys = q.shape[2], k.shape[2]
     away = (torch.arange(queries, device=q.device) + keys - queries)[:, None] - torch.arange(keys, device=q.device)
@@ -112,7 +112,7 @@ def reference(
     causal: bool = False, window: int = 0, softcap: float = 0.0, scale: float | None = None,
 ) -> Tensor:  # fmt: skip
     """The formula as models write it, with all scores in memory: softmax at least in float32, all else in q's dtype."""
-    p, _ = _shares(q, k, seen_by(q, k, mask, causal, window), softcap, _scale(q, scale))
+    p, _ = _shares(q, k, _seen_by(q, k, mask, causal, window), softcap, _scale(q, scale))
     return p @ _for_each_head(v, q)
 
 
@@ -228,7 +228,7 @@ def _backward_reference(
     needs: list[bool], settings: Settings,
 ) -> tuple[Tensor, Tensor, Tensor, None]:  # fmt: skip
     causal, window, softcap, scale, _ = settings
-    p, s = _shares(q, k, seen_by(q, k, mask, causal, window), softcap, scale)
+    p, s = _shares(q, k, _seen_by(q, k, mask, causal, window), softcap, scale)
     dp = do @ _for_each_head(v, q).transpose(-1, -2)
     ds = p * (dp - (dp * p).sum(-1, keepdim=True)) * scale
     ds = ds * (1 - (s / softcap).square()) if softcap else ds
@@ -268,12 +268,6 @@ def _launch(
     settings = Settings(causal, window, softcap, _scale(q, scale), launch.values(config, NAMES))
     with torch.no_grad():
         return _node.run_kernels(q, k, v, mask, settings)
-
-
-def flops(dims: Dims, backward: bool) -> int:
-    """Multiplications and additions where every query sees every key: two products forward, nine more backward."""
-    pairs = dims["batch"] * dims["heads"] * dims["queries"] * dims["keys"]
-    return 2 * pairs * dims["width"] * (11 if backward else 2)
 
 
 def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:

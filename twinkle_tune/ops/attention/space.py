@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from twinkle_tune.ops.launch import next_power_of_2
-from twinkle_tune.ops.space import Config, Dims, Parameter, Space
+from twinkle_tune.ops.space import MOST_SHARED, Config, Dims, Parameter, Space
 
 NAMES = ("block_m", "block_n", "warps", "stages", "back_m", "back_n", "back_warps", "back_stages")
-
-_MOST_SHARED = 96 * 1024
-"""Bytes of the tiles that wait in shared memory, as bfloat16: a block may have 99 KiB from sm_86 and sm_120 on."""
 
 
 def space(dims: Dims) -> Space:
@@ -67,4 +64,4 @@ def _unfit(blocks: str, side: str, config: Config, width: int) -> str:
     if m * n < 32 * warps:
         return f"{side}threads without a score"
     shared = 2 * width * (m + 2 * n * config[f"{side}stages"])
-    return f"{shared} bytes of {side}tiles do not fit into shared memory" if shared > _MOST_SHARED else ""
+    return f"{shared} bytes of {side}tiles do not fit into shared memory" if shared > MOST_SHARED else ""

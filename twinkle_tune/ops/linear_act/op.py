@@ -31,8 +31,6 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relu": partial(torch.ops.aten.threshold_backward, threshold=0),
     "silu": torch.ops.aten.silu_backward,
 }
-FUNCTIONS = tuple(_FUNCTIONS)
-"""The activations that the kernels have."""
 
 
 class Settings(NamedTuple):
@@ -73,8 +71,8 @@ def linear_act(
     """
     is_cast = torch.is_autocast_enabled(x.device.type)
     if is_cast:
-        bias = None if bias is None else under_autocast(x, bias)[1]
         x, weight = under_autocast(x, weight)
+        bias = None if bias is None else under_autocast(x, bias)[1]
     _check(x, weight, bias, function, transposed)
     wanted = any(t is not None and t.requires_grad for t in (x, weight, bias))
     settings = Settings(function, transposed, torch.is_grad_enabled() and wanted, launch.values(config, NAMES))
@@ -86,7 +84,7 @@ def linear_act(
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, function: str, transposed: bool) -> None:
     if function not in _FUNCTIONS:
-        raise ConfigError(f"linear_act: got function={function!r}, expected one of {', '.join(FUNCTIONS)}")
+        raise ConfigError(f"linear_act: got function={function!r}, expected one of {', '.join(_FUNCTIONS)}")
     wide = weight.shape[0 if transposed else -1] if weight.dim() == 2 else None
     out = weight.shape[-1 if transposed else 0] if weight.dim() == 2 else None
     alike = weight.dtype == x.dtype and (bias is None or bias.dtype == x.dtype)
@@ -215,11 +213,6 @@ def _launch(
     settings = Settings(function, transposed, True, launch.values(config, NAMES))
     with torch.no_grad():
         return _node.run_kernels(x, weight, bias, settings)
-
-
-def flops(dims: Dims, backward: bool) -> int:
-    """Multiplications and additions of the products: one forward, two more backward."""
-    return (6 if backward else 2) * dims["rows"] * dims["width"] * dims["out"]
 
 
 def _moved_bytes(dims: Dims, itemsize: int, backward: bool) -> int:

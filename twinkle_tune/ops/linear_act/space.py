@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from twinkle_tune.ops.launch import next_power_of_2
-from twinkle_tune.ops.space import Config, Dims, Parameter, Space
+from twinkle_tune.ops.space import MOST_SHARED, Config, Dims, Parameter, Space
 
 NAMES = (
     "block_m", "block_n", "block_k", "group", "warps", "stages",
     "back_rows", "back_block", "back_warps", "back_programs",
 )  # fmt: skip
-
-_MOST_SHARED = 96 * 1024
-"""Bytes of the tiles that wait in shared memory, as bfloat16: a block may have 99 KiB from sm_86 and sm_120 on."""
 
 
 def space(dims: Dims) -> Space:
@@ -76,7 +73,7 @@ def _unfit(config: Config, dims: Dims) -> str:
     if m * n < 128 * warps:
         return f"{m * n // (32 * warps)} sums for each thread leave most of it idle"
     shared = 2 * (m + n) * k * config["stages"]
-    return f"{shared} bytes of tiles do not fit into shared memory" if shared > _MOST_SHARED else ""
+    return f"{shared} bytes of tiles do not fit into shared memory" if shared > MOST_SHARED else ""
 
 
 def _back_unfit(config: Config, dims: Dims) -> str:
