@@ -24,24 +24,32 @@ def _gpt2() -> Any:
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
 
 
+def _gpt_neox(*, side_by_side: bool) -> Any:
+    return transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(**_PLAIN, use_parallel_residual=side_by_side))
+
+
 def _vit() -> Any:
     sizes = {k: _PLAIN[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")}
     return transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=8, patch_size=4))
 
 
 FAMILIES: dict[str, Callable[[], Any]] = {
-    **{name: FIRST[name] for name in ("llama", "qwen2", "qwen3", "gemma3", "mistral")},
+    **{name: FIRST[name] for name in ("llama", "qwen2", "qwen3", "gemma3", "mistral", "phi")},
     "gemma2": lambda: transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**SIZES, **_HEADS)),
     "olmo2": lambda: transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**SIZES)),
     "glm4": lambda: transformers.Glm4ForCausalLM(transformers.Glm4Config(**SIZES, **_HEADS)),
     "gpt2": _gpt2,
+    "gpt_neox": lambda: _gpt_neox(side_by_side=True),
+    "gpt_neox in turn": lambda: _gpt_neox(side_by_side=False),
     "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**{**_PLAIN, "pad_token_id": 0})),
     "vit": _vit,
 }
-_BUILT = ("opt", "bart", "whisper", "bloom", "mpt", "xglm", "marian", "xlnet")
-"""Those that the zoo builds, with Linears and activations that are no layer."""
+SIDE_BY_SIDE = ("phi", "gpt_neox", "gptj", "codegen", "cohere", "falcon")
+"""Attention and MLP read the block's input, both: what a block adds up is its output."""
+_BUILT = ("opt", "bart", "whisper", "bloom", "mpt", "xglm", "marian", "xlnet", *SIDE_BY_SIDE[2:])
+"""Those that the zoo builds: with Linears and activations that are no layer, or side by side."""
 PLACES: dict[str, dict[str, int]] = {
-    **{name: {"AddNorm": 2} for name in FAMILIES},
+    **{name: {"AddNorm": 2} for name in FAMILIES if name not in SIDE_BY_SIDE},
     **{name: {"AddNorm": 4} for name in ("gemma2", "gemma3", "olmo2", "glm4", "bert")},
     **{name: {"AddNorm": 2, "LinearAct": 2} for name in ("whisper", "mpt", "xglm", "xlnet")},
     **{name: {"AddNorm": 4, "LinearAct": 2} for name in ("bart", "marian")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.graph.families import PLACES, inputs_of, model_of
+from tests.graph.families import PLACES, SIDE_BY_SIDE, inputs_of, model_of
 from tests.graph.toys import Added, Stack
 from tests.today import of_today
 from tests.zoo.quick import SETTINGS, Quick
@@ -25,7 +26,10 @@ from twinkle_tune import (
     tune_model,
 )
 from twinkle_tune.call.arguments import Call
+from twinkle_tune.catalog.block import outermost_blocks
 from twinkle_tune.errors import GraphError, RegistrationError
+from twinkle_tune.graph.form import Form
+from twinkle_tune.graph.trace import trace
 from twinkle_tune.kernel.pieces import usual_pieces
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.mode import Mode
@@ -62,7 +66,21 @@ def test_each_place_is_found(family: str) -> None:
     assert Counter(piece.slot.name for piece in usual_pieces(model_of(family), Registry())) == PLACES[family]
 
 
-@pytest.mark.parametrize(("family", "mode"), of_today(CASES, 19))
+@pytest.mark.parametrize("family", SIDE_BY_SIDE)
+def test_side_by_side_no_block_norms_a_sum(family: str) -> None:
+    """The block is a graph and has its sums, but nothing that follows from one is a norm: so there is no place."""
+    model = model_of(family)
+    (block,) = {type(part): part for part in outermost_blocks(model)}.values()
+    traced = trace(block, Form.usual(type(block).forward, training=False))
+    summed = {node for node in traced.graph.nodes if node.target is operator.add}
+    assert len(summed) >= 2
+    for node in traced.graph.nodes:  # in order: what follows from a sum comes after it
+        summed |= {node} if summed & set(node.all_input_nodes) else set()
+    assert {node.op for node in summed} == {"call_function", "output"}
+    assert not [piece for piece in usual_pieces(model, Registry()) if piece.slot.name == "AddNorm"]
+
+
+@pytest.mark.parametrize(("family", "mode"), of_today(CASES, 20))
 def test_a_family_is_contested_and_bound(family: str, mode: Mode) -> None:
     """Every candidate is right; outputs and gradients of the whole model pass the rule; restoring is exact."""
     _hold(family, mode)
