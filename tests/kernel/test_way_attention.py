@@ -28,7 +28,8 @@ from twinkle_tune.profile.setup import Setup
 from twinkle_tune.strategy.compile_blocks import CompileBlocks
 from twinkle_tune.strategy.compile_model import CompileModel
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune.ways import Hall, Ways, time_ways
+from twinkle_tune.tune.way_contest import Hall
+from twinkle_tune.tune.ways import Ways, time_ways
 
 pytestmark = pytest.mark.skipif(
     not SEES_SWITCH, reason=f"compiled code of torch {torch.__version__} does not see the attention that is set"
@@ -74,7 +75,7 @@ def found_by(monkeypatch: pytest.MonkeyPatch, took_us: Callable[[bool], float]) 
     model = tiny("qwen3")
     prefill, *_ = tried_steps(model, {"input_ids": IDS}, Mode.INFERENCE, "cpu")
     terms = Terms(mode=Mode.INFERENCE, device="cpu")
-    hall = Hall(model=model, kernels=Plan(), clock=clock, terms=terms, seconds=0.0)
+    hall = Hall(model=model, clock=clock, terms=terms, seconds=0.0)
     return time_ways(hall, [replace(prefill, held_out=(), between=())], lambda event: None)
 
 

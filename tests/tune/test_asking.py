@@ -204,7 +204,7 @@ def test_what_the_winners_gain_is_taken_with_the_ways(
     assert gain(second) == gain(first)
     assert [c.selection.winner for c in second.contests] == [c.selection.winner for c in first.contests]
     assert second.run is not None
-    assert second.run.recalled_whole == 3
+    assert second.run.recalled_whole == 4
 
 
 @pytest.mark.parametrize("is_resumed", [False, True])
@@ -291,11 +291,11 @@ def test_a_run_that_was_stopped_among_the_ways_goes_on(
         tuned(journal=journal, on_event=pressing(2, interrupt))
     journal.close()
     labels = list(held)
-    with pytest.raises(JournalError, match="holds 2 finished contests and 1 answer of the whole model of a run that"):
+    with pytest.raises(JournalError, match="holds 0 finished contests and 1 answer of the whole model of a run that"):
         Journal(tmp_path / "j")
     held.clear()
     journal = Journal(tmp_path / "j", resume=True)
-    assert journal.tally == "2 finished contests and 1 answer of the whole model"
+    assert journal.tally == "0 finished contests and 1 answer of the whole model"
     made = tuned(journal=journal)
     assert held[0] == labels[1]
     assert labels[0] not in held
@@ -345,7 +345,7 @@ def test_damage_is_told(damage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert len(found.answers) == whole - 1
     elif damage == "within":
         path.write_text(text.replace('"compiled": [{"label"', '"compiled": [{"mabel"', 1))
-        with pytest.raises(JournalError, match=r"line 5 is damaged .*compiled.0.label.* --fresh"):
+        with pytest.raises(JournalError, match=r"line 3 is damaged .*compiled.0.label.* --fresh"):
             Journal(path, resume=True)
     else:
         with sqlite3.connect(tmp_path / "s") as base:
@@ -560,13 +560,12 @@ def _out(cause: Cause) -> CompiledStep:
 def test_what_is_final_is_kept(found: Ways, late: bool, kept: tuple[bool, bool], asks: Asking, tmp_path: Path) -> None:
     """By the same run all that was decided, by others what would come out again; what time cut short by nobody."""
     (tried,) = tried_steps(asks.run.model, torch.randn(4, 8), Mode.INFERENCE, "cpu")
-    profile: Any = SimpleNamespace(winners=(), contests=())
-    assert asks.ways(profile, tried, 0.0 if late else 1e12, lambda: found) == found
+    assert asks.ways(tried, 0.0 if late else 1e12, lambda: found) == found
     journal = asks.run.memory.journal
     assert journal is not None
     assert (journal.finished == 1, len(Store(tmp_path / "s").rows()) == 1) == kept
     anew = Ways(compiled=(_out("crashed"),))
-    assert asks.ways(profile, tried, 1e12, lambda: anew) == (found if kept[0] else anew)
+    assert asks.ways(tried, 1e12, lambda: anew) == (found if kept[0] else anew)
 
 
 def test_without_a_memory_no_digest_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from twinkle_tune.capture.held_out import tried_steps
-from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune import ways
-from twinkle_tune.tune.ways import Hall, time_ways
+from twinkle_tune.tune.way_contest import Hall, WayContest
+from twinkle_tune.tune.ways import time_ways
 
 Figures = dict[str, tuple[float, float]]
 """Of each way its ratio and the upper end of the interval."""
@@ -68,13 +67,13 @@ def test_what_noise_left_open_is_timed_again(
             self.found.append(replace(step, compile_s=15.0 if seconds is None else 0.1))
         return {}
 
-    monkeypatch.setattr(ways._Contest, "_timed", timed)
-    monkeypatch.setattr(ways._Contest, "_is_right_again", lambda self, way: True)
-    monkeypatch.setattr(ways._Contest, "shown_for", lambda self, *args: ())
+    monkeypatch.setattr(WayContest, "_timed", timed)
+    monkeypatch.setattr(WayContest, "_is_right_again", lambda self, way: True)
+    monkeypatch.setattr(WayContest, "shown_for", lambda self, *args: ())
     model = nn.Sequential(Block(), Block())
     tried = tried_steps(model, torch.randn(4, 8), Mode.INFERENCE, "cpu")
     terms = Terms(mode=Mode.INFERENCE, device="cpu")
-    hall = Hall(model=model, kernels=Plan(), clock=clock_for("cpu"), terms=terms, seconds=9.0)
+    hall = Hall(model=model, clock=clock_for("cpu"), terms=terms, seconds=9.0)
     found = time_ways(hall, tried[:1], lambda event: None)
     looked = [(name, seconds) for name, seconds in asked if seconds is not None]
     ways_timed = {step.way for step in found.compiled}

@@ -29,10 +29,11 @@ from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import setups
-from twinkle_tune.tune.events import WaysTimed
+from twinkle_tune.tune.events import ContestStarted, WaysTimed
 from twinkle_tune.tune.setups import with_setups
 from twinkle_tune.tune.verify import verify_profile
-from twinkle_tune.tune.ways import Ways, calls_of, winner_of
+from twinkle_tune.tune.way_contest import calls_of, winner_of
+from twinkle_tune.tune.ways import Ways
 
 X = torch.randn(4, 8)
 LARGE = torch.randn(256, 512)
@@ -141,27 +142,46 @@ def test_who_keeps_an_answer_is_wrong_with_other_values(monkeypatch: pytest.Monk
 
 
 def test_who_ends_a_run_among_the_ways_keeps_all_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Contests and the steps with their winners are in the profile that the interruption carries; no way is."""
+    """Ended among the kernels inside of ways: contests, the steps with winners, and the figures of ways are there."""
+    timed: list[WaysTimed] = []
 
     def told(event: object) -> None:
         if isinstance(event, WaysTimed):
+            timed.append(event)
+        if len(timed) == 2:
             raise KeyboardInterrupt
 
     registry = Registry()
     register_external_layer(Slow, "Slow", registry=registry)
     register_layer_kernel("Slow", layer_impl=one, device="cpu", registry=registry)
-    compiled_by(monkeypatch, lambda graph: twice)
+    compiled_by(monkeypatch, lambda graph: lambda *args: (args[-1] * 4.0,))
     with pytest.raises(TuneInterrupted) as stopped:
         tune_model(Both(), X, registry=registry, settings=QUICK, ways=True, on_event=told)
     found = stopped.value.profile
     assert isinstance(found, Profile)
-    assert (found.complete, found.setups, found.compiled) == (False, (), ())
+    assert (found.complete, found.setups, found.compiled) == (False, (), timed[0].compiled)
     assert [contest.status for contest in found.contests] == ["won"]
     assert found.steps[0].tuned_us
     assert found.steps[0].alone_us
     assert found.verdict.startswith(
         "Interrupted before all ways of running the whole model were timed. 1 of 1 contests"
     )
+
+
+def test_who_ends_a_run_among_the_contests_keeps_the_figures_of_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come before; nothing is bound by them, for nobody held them against the rest."""
+
+    def told(event: object) -> None:
+        if isinstance(event, ContestStarted):
+            raise KeyboardInterrupt
+
+    with pytest.raises(TuneInterrupted) as stopped:
+        tuned(monkeypatch, twice, on_event=told)
+    found = stopped.value.profile
+    assert isinstance(found, Profile)
+    assert (found.complete, found.setups, found.contests) == (False, (), ())
+    assert found.compiled[0].high < 1
+    assert found.verdict.startswith("Interrupted after 0 of ")
 
 
 def test_by_memory_no_way_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,6 @@ from twinkle_tune.capture.step import Step, make_steps
 from twinkle_tune.contest import model as model_stage
 from twinkle_tune.errors import ProfileError, TuneError
 from twinkle_tune.kernel import Registry
-from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile
@@ -34,7 +33,8 @@ from twinkle_tune.report.terminal import SHORT_LINES, terminal_text
 from twinkle_tune.report.ways import way_lines, way_plots
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.verdict import compiled_problems, compiled_text
-from twinkle_tune.tune.ways import Hall, time_ways, winner_of
+from twinkle_tune.tune.way_contest import Hall, winner_of
+from twinkle_tune.tune.ways import time_ways
 
 WHOLE = ("compile", "compile dynamic")
 """Ways that compile the model as a whole."""
@@ -65,7 +65,7 @@ def found_by(model: nn.Module, steps: Sequence[Step], mode: Mode, seconds: float
     """How each way fared in steps without others."""
     tried = [Tried(step=step, again=None, held_out=()) for step in steps]
     terms = Terms(mode=mode, device="cpu")
-    hall = Hall(model=model, kernels=Plan(), clock=clock_for("cpu"), terms=terms, seconds=seconds)
+    hall = Hall(model=model, clock=clock_for("cpu"), terms=terms, seconds=seconds)
     return time_ways(hall, tried, nobody).compiled
 
 

@@ -23,7 +23,7 @@ from twinkle_tune.script.recording import ModelSeen
 from twinkle_tune.script.tuning import autocast_as
 from twinkle_tune.strategy import STRATEGIES
 from twinkle_tune.tune.flags import without_trace
-from twinkle_tune.tune.ways import calls_of
+from twinkle_tune.tune.way_contest import calls_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

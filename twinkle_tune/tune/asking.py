@@ -30,7 +30,8 @@ from twinkle_tune.tune.gain import gained_clearly
 from twinkle_tune.tune.run import Run
 from twinkle_tune.tune.shared import settings_to_send
 from twinkle_tune.tune.verdict import setups_text, verdict_of
-from twinkle_tune.tune.ways import LEAST_GAIN, Ways
+from twinkle_tune.tune.way_contest import LEAST_GAIN
+from twinkle_tune.tune.ways import Ways
 from twinkle_tune.version import TOOL
 from twinkle_tune.workload import digest_of, observe, target_of
 
@@ -109,16 +110,31 @@ class Asking:
             self.run.memory.keep_whole(question, answer, lasts=_is_clear(found.winners, found.steps, found.aim))
         return found
 
-    def ways(self, profile: Profile, tried: Tried, ends_s: float, hold: Callable[[], Ways]) -> Ways:
-        """What came of the ways of running the model in a step.
+    def ways(self, tried: Tried, ends_s: float, hold: Callable[[], Ways]) -> Ways:
+        """What came of the ways of running the model in a step, with its originals inside.
 
         Args:
-            profile: with the winners as the whole model settled them.
             tried: the step.
             ends_s: of the monotonic clock: what is over later was cut short.
             hold: holds their contest.
         """
-        question = self._question("ways", profile, [tried.step])
+        return self._held(self._question("ways", None, [tried.step]), tried, ends_s, hold)
+
+    def with_kernels(
+        self, profile: Profile, tried: Tried, alone: Ways, ends_s: float, hold: Callable[[], Ways]
+    ) -> Ways:  # fmt: skip
+        """What came of a step's winner with kernels.
+
+        Args:
+            profile: with the winners as the whole model settled them.
+            tried: the step.
+            alone: what came of the ways in it with the originals inside.
+            ends_s: of the monotonic clock: what is over later was cut short.
+            hold: holds the contest.
+        """
+        return self._held(self._question("kernels", profile, [tried.step], alone), tried, ends_s, hold)
+
+    def _held(self, question: WholeQuestion | None, tried: Tried, ends_s: float, hold: Callable[[], Ways]) -> Ways:
         known = None if question is None else self.run.memory.recall_whole(question)
         if known is not None:
             self.run.tell(WaysTimed(label=tried.step.label, compiled=known.compiled))
@@ -183,7 +199,7 @@ class Asking:
             return None
         contests = () if profile is None else profile.contests
         trials = ((contest, trial) for contest in contests for trial in contest.trials)
-        asks_ways = what in ("ways", "all")
+        asks_ways = what in ("ways", "kernels", "all")
         return WholeQuestion(
             what=what,
             model=self.model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from twinkle_tune.errors import TuneError
 
@@ -44,10 +44,11 @@ class Budget:
         """Seconds left for the run; None without a limit."""
         return None if self.ends_s is None else self.ends_s - time.monotonic()
 
-    def shared(self) -> Budget:
-        """The same with half of the time that is left for contests: the other half is for ways of running the model."""
+    @property
+    def ways_end_s(self) -> float | None:
+        """When ways of running the model that begin to compete now must be over: half of what is left is for slots."""
         left_s = self.contests_left_s
-        return self if left_s is None else replace(self, contests_end_s=time.monotonic() + left_s / 2)
+        return None if left_s is None else time.monotonic() + left_s / 2
 
     @property
     def is_used_up(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -11,7 +11,6 @@ from torch import nn
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.step import Step
 from twinkle_tune.errors import StaleProfileError
-from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.clock import Clock, clock_for
@@ -22,23 +21,45 @@ from twinkle_tune.tune.asking import Asking
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.gain import figures, gained
 from twinkle_tune.tune.verdict import setups_text
-from twinkle_tune.tune.ways import Hall, Ways, time_ways
+from twinkle_tune.tune.way_contest import Hall
+from twinkle_tune.tune.way_figures import by_kernels
+from twinkle_tune.tune.ways import Ways, time_ways, with_kernels
 from twinkle_tune.tune.whole import time_steps
 
 _WAYS_S = 9.0
 """A step is timed for about this long under other ways of running the model: to generate text takes a while."""
 
 
-def settled_with_ways(asks: Asking, profile: Profile, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
-    """The settled profile with the ways of running the whole model that gain more than its kernels do."""
-    run, device = asks.run, asks.run.terms.device
-    ends_s = math.inf if run.budget.contests_end_s is None else run.budget.contests_end_s
-    kernels = plan_profile(run.model, profile, device, run.terms.mode, run.registry) if profile.winners else Plan()
-    hall = Hall(
-        model=run.model, kernels=kernels, clock=clock_for(device), terms=run.terms, seconds=_WAYS_S, ends_s=ends_s,
-        calls=run.calls, known=lambda step, hold: asks.ways(profile, step, ends_s, hold),
-    )  # fmt: skip
-    ways = time_ways(hall, tried, run.tell)
+def ways_alone(asks: Asking, tried: Sequence[Tried], ends_s: float | None) -> Ways:
+    """What came of the ways of running the whole model, with its originals inside; none is begun after ``ends_s``."""
+    hall = _hall(asks, ends_s)
+    return time_ways(hall, tried, asks.run.tell, lambda each, hold: asks.ways(each, hall.ends_s, hold))
+
+
+def settled_with_ways(
+    asks: Asking, profile: Profile, steps: Sequence[Step], tried: Sequence[Tried], ways: Ways
+) -> Profile:
+    """The settled profile with the ways of running the whole model that gain more than its kernels do.
+
+    Args:
+        asks: asks the whole model.
+        profile: as the whole model settled it.
+        steps: the model's.
+        tried: those in which ways competed, with others of their sizes.
+        ways: what came of them, with the originals inside.
+    """
+    run, hall = asks.run, _hall(asks, asks.run.budget.contests_end_s)
+    inside = [each for each in tried if _calls_winners(profile, each.step.label)]
+    if inside:
+        kernels = plan_profile(run.model, profile, run.terms.device, run.terms.mode, run.registry)
+
+        def ask(each: Tried, hold: Callable[[], Ways]) -> Ways:
+            return asks.with_kernels(profile, each, ways.of(each.step.label), hall.ends_s, hold)
+
+        ways = with_kernels(hall, kernels, inside, ways, run.tell, ask)
+        rows = (by_kernels(result) for result in profile.steps if result.tuned_us and not ways.of(result.label).setups)
+        has = {(way.label, way.way) for way in ways.compiled}
+        ways = replace(ways, compiled=(*ways.compiled, *(row for row in rows if (row.label, row.way) not in has)))
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
     left_s = run.budget.left_s
@@ -50,6 +71,25 @@ def settled_with_ways(asks: Asking, profile: Profile, steps: Sequence[Step], tri
         )  # fmt: skip
 
     return asks.together(profile, ways, both, put, is_whole=seconds == _WAYS_S)
+
+
+def _hall(asks: Asking, ends_s: float | None) -> Hall:
+    run = asks.run
+    return Hall(
+        model=run.model,
+        clock=clock_for(run.terms.device),
+        terms=run.terms,
+        seconds=_WAYS_S,
+        ends_s=math.inf if ends_s is None else ends_s,
+        calls=run.calls,
+    )
+
+
+def _calls_winners(profile: Profile, label: str) -> bool:
+    """Whether a step calls kernels that won. A step that the contests did not see may."""
+    if label not in {step.label for step in profile.steps}:
+        return bool(profile.winners)
+    return any(seen.step == label for contest in profile.winners for seen in contest.seen)
 
 
 def with_setups(

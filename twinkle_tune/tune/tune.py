@@ -49,9 +49,10 @@ from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.progress import is_watched, printed
 from twinkle_tune.tune.run import Run, hold, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
-from twinkle_tune.tune.setups import settled_with_ways
+from twinkle_tune.tune.setups import settled_with_ways, ways_alone
 from twinkle_tune.tune.spans import Spans
 from twinkle_tune.tune.task import Executor
+from twinkle_tune.tune.ways import Ways
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
 
@@ -102,7 +103,7 @@ def tune_model(
             default.
         budget_s: seconds that the run may take, or a text such as "90s" or "5m". The contests that can save most come
             first; those that are left when their time is over keep the original, and the last seconds are for the
-            whole model.
+            whole model. Ways have half of it, before them.
         settings: of the race.
         seed: of made inputs and of the order of the rounds.
         on_event: told what happens while it goes on (:mod:`twinkle_tune.tune.events`).
@@ -232,14 +233,17 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
         )
     )
     placed: list[Placed] = []
-    shared = replace(run, budget=run.budget.shared()) if tried else run
-    contests_began_s, settled = time.monotonic(), None
+    ways, settled = Ways(), None
     try:
+        # They gain most, where they gain: a run that is cut short has them.
+        if tried:
+            ways = ways_alone(asks, tried, run.budget.ways_end_s)
+        contests_began_s = time.monotonic()
         for index, observation in enumerate(ordered, start=1):
-            contest = hold(shared, index, observation, entrants[id(observation)], questions[id(observation)])
+            contest = hold(run, index, observation, entrants[id(observation)], questions[id(observation)])
             placed.append(Placed(contest=contest, inside=observation.inside))
             run.tell(ContestFinished(index=index, contest=contest))
-        look_between(shared, environment, ordered, entrants, placed)
+        look_between(run, environment, ordered, entrants, placed)
         contests_s = time.monotonic() - contests_began_s
         profile = made.profile_of(run, environment, seen, choose_nested(_ordered(placed), run.terms.aim))
         whole = Whole(
@@ -256,12 +260,13 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
         with uncapped(compiles=mode.compiles):
             settled = asks.settled(profile, steps, whole.settled)
         if tried:
-            settled = settled_with_ways(asks, settled, steps, tried)
+            settled = settled_with_ways(asks, settled, steps, tried, ways)
     except KeyboardInterrupt as error:
         if settled is not None:
-            raise TuneInterrupted(made.interrupted_late(run, settled, seen)) from error
+            raise TuneInterrupted(made.interrupted_late(run, replace(settled, compiled=ways.compiled), seen)) from error
         chosen = choose_nested(_ordered(placed), run.terms.aim)
-        raise TuneInterrupted(made.interrupted(run, environment, seen, chosen) if placed else None) from error
+        profile = replace(made.interrupted(run, environment, seen, chosen), compiled=ways.compiled)
+        raise TuneInterrupted(profile if placed or ways.compiled else None) from error
     return made.with_left_out(made.ended(run, settled, seen, contests_s), seen.left_out)
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from twinkle_tune.cause import Cause
 from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.outcome import Measurement, Rejection, Trial, Untimed
-from twinkle_tune.profile.setup import CompiledStep
+from twinkle_tune.profile.schema import StepResult
+from twinkle_tune.profile.setup import KERNELS, CompiledStep
 from twinkle_tune.strategy import STRATEGIES
 from twinkle_tune.tune.whole import ratio_of, rounded_us
 
@@ -40,6 +41,21 @@ def compiled_step(label: str, original: Measurement, other: Trial, error: Except
         compile_s=round(found.first_call_us / 1e6, 1),
         original_peak_bytes=original.peak_bytes,
         compiled_peak_bytes=found.peak_bytes,
+    )
+
+
+def by_kernels(result: StepResult) -> CompiledStep:
+    """The kernels that won as a way of running a step, as they were timed in it against the original."""
+    return CompiledStep(
+        label=result.label,
+        way=KERNELS,
+        original_us=result.original_us,
+        compiled_us=result.tuned_us,
+        ratio=result.ratio,
+        low=result.low,
+        high=result.high,
+        original_peak_bytes=result.original_peak_bytes,
+        compiled_peak_bytes=result.tuned_peak_bytes,
     )
 
 

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from statistics import median
-from typing import Any
 
 import torch
-from torch import nn
 
 from twinkle_tune.capture.held_out import Tried
-from twinkle_tune.capture.step import Step
-from twinkle_tune.catalog.attention import other_attentions
 from twinkle_tune.contest.compiling import uncapped
-from twinkle_tune.contest.model import ModelStage, Way, compiles_at
 from twinkle_tune.errors import in_a_line
-from twinkle_tune.kernel.plan import Plan, with_ways
-from twinkle_tune.kernel.setup_calls import call_of
-from twinkle_tune.kernel.setups import WayIn, backend_of, digest_of_model, way_layers
-from twinkle_tune.measure.clock import Clock
-from twinkle_tune.measure.statistics import paired_ratio
-from twinkle_tune.outcome import Measurement, Rejection
-from twinkle_tune.profile.setup import KERNELS, CompiledStep, ModelCall, Setup, way_name
-from twinkle_tune.slot import ORIGINAL
-from twinkle_tune.strategy import STRATEGIES, Strategy
-from twinkle_tune.terms import Terms
+from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.kernel.setups import digest_of_model
+from twinkle_tune.profile.setup import KERNELS, CompiledStep, Setup
 from twinkle_tune.tune.events import Listener, StepStarted, WaysTimed
-from twinkle_tune.tune.way_figures import compiled_step, refused, without_figure
-from twinkle_tune.tune.whole import held, ratio_of, release_optimizers
+from twinkle_tune.tune.way_contest import Hall, WayContest, Won, calls_of
+from twinkle_tune.tune.way_figures import without_figure
+from twinkle_tune.tune.whole import release_optimizers
 
-LEAST_GAIN = 0.98
-"""Kernels inside of a way must leave at most so much of the time without: they are more that may go wrong."""
-MOST_SLOWER = 1.02
-"""At sizes that did not choose it a way may take so much of the original's time: noise, no loss."""
+_LATE = "the budget was used up before its turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,48 +35,77 @@ class Ways:
     compiled: tuple[CompiledStep, ...] = ()
     setups: tuple[Setup, ...] = ()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hall:
-    """What all contests of ways have in common.
-
-    Attributes:
-        model: with its originals, not compiled.
-        kernels: the plan of those that won their contests; an empty one where none did.
-        clock: of the device.
-        terms: of the run.
-        seconds: that a step is timed, unless the fewest rounds take longer; compiling takes what it takes.
-        ends_s: of the monotonic clock: no way is begun after it.
-        calls: how often each step will be run: compiling must take less time than it saves in them. None for no limit.
-        known: what came of the ways in a step, by what is known or by holding their contest.
-    """
-
-    model: nn.Module
-    kernels: Plan
-    clock: Clock
-    terms: Terms
-    seconds: float
-    ends_s: float = math.inf
-    calls: int | None = None
-    known: Callable[[Tried, Callable[[], Ways]], Ways] = lambda tried, hold: hold()
+    def of(self, label: str) -> Ways:
+        """What came of them in one step."""
+        return Ways(
+            compiled=tuple(way for way in self.compiled if way.label == label),
+            setups=tuple(setup for setup in self.setups if setup.label == label),
+        )
 
 
-def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener) -> Ways:
+Ask = Callable[[Tried, Callable[[], Ways]], Ways]
+"""What came of ways in a step: by what is known, or by holding their contest."""
+
+
+def time_ways(
+    hall: Hall, tried: Sequence[Tried], tell: Listener, ask: Ask = lambda each, hold: hold()
+) -> Ways:  # fmt: skip
     """Let each way of running the model compete with the original in each step, all in the same rounds.
 
-    The kernels that won are a way, too. Then the fastest way that compiles is held against itself with the kernels
-    inside, and with another attention of the model's own: each must be clearly faster, by 2%. A way that can only stand
-    in for another has a race of its own, where that other one is not clearly faster. What torch.compile kept in this
-    process is dropped before each step and after the last. A way that cannot be compiled, computes something else, or
-    would run uncompiled, has no figure, but the reason.
+    The model's originals are inside of each. The fastest is then held against itself with another attention of the
+    model's own, which must be clearly faster, by 2%. What torch.compile kept in this process is dropped before each
+    step and after the last. A way that cannot be compiled, computes something else, or would run uncompiled, has no
+    figure, but the reason.
 
     Args:
         hall: what the contests have in common.
         tried: steps, and the same of other sizes.
         tell: told of each step that is over.
+        ask: takes what is known of a step's contest, or has it held.
     """
+    return _joined(tried, lambda each: ask(each, partial(_held_in, hall, each, tell)))
+
+
+def with_kernels(
+    hall: Hall,
+    kernels: Plan,
+    tried: Sequence[Tried],
+    ways: Ways,
+    tell: Listener,
+    ask: Ask = lambda each, hold: hold(),
+) -> Ways:
+    """Let the kernels that won their contests compete, inside of the ways that won steps and without any.
+
+    A way runs with kernels inside where it is clearly faster so, by 2%; where the kernels alone are faster than both,
+    no way wins the step.
+
+    Args:
+        hall: what the contests have in common.
+        kernels: the plan of those that won.
+        tried: the steps in which kernels run; others keep what was found.
+        ways: what came of all ways in all steps, with the originals inside.
+        tell: told of each step that is over.
+        ask: takes what is known of a step's contest, or has it held.
+    """
+
+    def found(each: Tried) -> Ways:
+        alone = ways.of(each.step.label)
+        if not alone.setups:
+            return alone
+        more = ask(each, partial(_held_with_kernels, hall, kernels, each, alone, tell))
+        return Ways(compiled=(*alone.compiled, *more.compiled), setups=more.setups)
+
+    labels = {each.step.label for each in tried}
+    more = _joined(tried, found)
+    return Ways(
+        compiled=(*(way for way in ways.compiled if way.label not in labels), *more.compiled),
+        setups=(*(setup for setup in ways.setups if setup.label not in labels), *more.setups),
+    )
+
+
+def _joined(tried: Sequence[Tried], find: Callable[[Tried], Ways]) -> Ways:
     try:
-        found = [hall.known(each, partial(_held_in, hall, each, tell)) for each in tried]
+        found = [find(each) for each in tried]
     finally:
         release_optimizers([step for each in tried for step in each.all])
     return Ways(
@@ -105,8 +118,7 @@ def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
     """The contest of all ways in one step, held."""
     model, label = hall.model, tried.step.label
     if time.monotonic() >= hall.ends_s:
-        why = "the budget was used up before its turn"
-        return Ways(compiled=tuple(without_figure(model, label, why, "not timed")))
+        return Ways(compiled=tuple(without_figure(model, label, _LATE, "not timed")))
     torch.compiler.reset()
     tell(StepStarted(label=label))
     try:
@@ -116,7 +128,7 @@ def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
         return Ways(compiled=tuple(without_figure(model, label, why, "inconclusive")))
     try:
         with uncapped():
-            contest = _Contest(hall, tried.step, tried.again)
+            contest = WayContest(hall, tried.step, tried.again)
             won = contest.won()
             tell(WaysTimed(label=label, compiled=tuple(contest.found)))
             if won is None:
@@ -128,199 +140,29 @@ def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
     return Ways(compiled=tuple(contest.found), setups=(setup,))
 
 
-def winner_of(ways: Sequence[CompiledStep], calls: int | None = None) -> str | None:
-    """The fastest of those that are clearly faster than the original; None for the original.
-
-    With a number of ``calls`` it is the one that takes the least time for all of them, compiling included, if that is
-    less than the original's.
-    """
-    clear = [way for way in ways if way.is_clear]
-    if calls is None:
-        return min(clear, key=lambda way: way.ratio).way if clear else None
-    paying = {way.way: total for way in clear if (total := _total(way, calls)) < 1}
-    return min(paying, key=paying.__getitem__) if paying else None
-
-
-def _total(way: CompiledStep, calls: int) -> float:
-    """Time of so many steps, compiling included, over the original's."""
-    return way.ratio + way.compile_s * 1e6 / (calls * median(way.original_us))
-
-
-def calls_of(model: nn.Module, step: Step) -> tuple[ModelCall, ...]:
-    """The model's calls in a step; of those that are alike but for the cache the first and the last."""
-    seen: list[ModelCall] = []
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(call_of(module, args, kwargs))
-
-    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+def _held_with_kernels(hall: Hall, kernels: Plan, tried: Tried, alone: Ways, tell: Listener) -> Ways:
+    """The contest of a step's winner with the kernels, held: what is found beside its own record."""
+    label, (setup,) = tried.step.label, alone.setups
+    without = Won(way=setup.way, attention=setup.attention)
+    more = replace(without, kernels=True).name
+    if time.monotonic() >= hall.ends_s:
+        late = (CompiledStep(label=label, way=way, problem=_LATE, cause="not timed") for way in (KERNELS, more))
+        return Ways(compiled=tuple(late), setups=alone.setups)
+    torch.compiler.reset()
+    tell(StepStarted(label=label))
     try:
-        step.run(model)
+        with uncapped():
+            seen = calls_of(hall.model, tried.step)
+            contest = WayContest(hall, tried.step, tried.again)
+            compile_s = next(way.compile_s for way in alone.compiled if way.way == setup.name)
+            won = contest.with_kernels(without, kernels, compile_s)
+            found = tuple(step for step in contest.found if step.way != setup.name)
+            tell(WaysTimed(label=label, compiled=found))
+            if won == without:
+                return Ways(compiled=found, setups=alone.setups)
+            if won is None:
+                return Ways(compiled=found)
+            calls = (*seen, *contest.shown_for(won, tried.held_out, tried.between))
     finally:
-        handle.remove()
-    with_cache = [call for call in seen if call.cached]
-    return tuple(dict.fromkeys((*(call for call in seen if not call.cached), *with_cache[:1], *with_cache[-1:])))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Won:
-    """The way that won a step: its strategy's name, whether kernels run inside, and with which attention."""
-
-    way: str
-    kernels: bool = False
-    attention: str = ""
-
-    @property
-    def name(self) -> str:
-        return way_name(self.way, kernels=self.kernels, attention=self.attention)
-
-
-class _Contest:
-    """The contest of all ways in one step. What was compiled for it serves the steps that are held out.
-
-    Attributes:
-        found: how each way fared.
-    """
-
-    def __init__(self, hall: Hall, step: Step, again: Step | None) -> None:
-        """``again`` is the step with other values, where who wins must be right, too."""
-        self._hall, self._step, self._again = hall, step, again
-        self._ways = {way.name: way for way in ways_of(hall.model, hall.kernels)}
-        self.found: list[CompiledStep] = []
-
-    def won(self) -> _Won | None:
-        """The fastest way that compiles, where it is clearly faster than the original, and no kernels are as fast."""
-        later = {each.name: each.instead_of for each in STRATEGIES if each.instead_of and each.name in self._ways}
-        self._timed([name for name in self._ways if name not in later])
-        clear = {step.way for step in self.found if step.is_clear}
-        if left := [name for name, other in later.items() if other not in clear]:
-            self._timed(left)
-        self._look_again()
-        while (won := winner_of(self.found, self._hall.calls)) not in (None, KERNELS):
-            assert won is not None
-            if self._is_right_again(won):
-                return self._with_more(_Won(way=won))
-        return None
-
-    def _look_again(self) -> None:
-        """Time the way that seemed to gain most once more, with the original alone, where noise left it open.
-
-        For as long as compiling took: long steps have few rounds in the time of a contest, and noise hides much. What
-        was seen then alone counts. A way that seemed no faster than one that clearly gains is left as it is.
-        """
-        timed = [step for step in self.found if not step.problem and step.way != KERNELS]
-        most = LEAST_GAIN * min((step.ratio for step in timed if step.is_clear), default=1.0)
-        seemed = [step for step in timed if step.is_open(most)]
-        if not seemed or time.monotonic() >= self._hall.ends_s:
-            return
-        best = min(seemed, key=lambda step: step.ratio)
-        before, self.found = [step for step in self.found if step is not best], []
-        self._timed([best.way], seconds=max(self._hall.seconds, sum(step.compile_s for step in timed)))
-        self.found = [*before, *(replace(step, compile_s=best.compile_s) for step in self.found)]
-
-    def _with_more(self, won: _Won) -> _Won:
-        """The way with kernels inside, and with another attention: each where that is clearly faster than without."""
-        strategy = next(each for each in STRATEGIES if each.name == won.way)
-        if KERNELS in self._ways:
-            won = self._faster(strategy, won, replace(won, kernels=True))
-        for value in other_attentions(self._hall.model) if strategy.traces_all else ():
-            won = self._faster(strategy, won, replace(won, attention=value))
-        return won
-
-    def _faster(self, strategy: Strategy, without: _Won, more: _Won) -> _Won:
-        """``more`` where it is right and clearly faster than ``without``, by 2%; else that."""
-        hall = self._hall
-        if time.monotonic() >= hall.ends_s:
-            return without
-        self._ways[more.name] = _way(hall.model, strategy, hall.kernels if more.kernels else None, more.attention)
-        times_us = self._timed([more.name], beside=without.name)
-        if not times_us.keys() >= {more.name, without.name}:
-            return without
-        gain = paired_ratio(times_us[more.name], times_us[without.name])
-        if gain.high >= 1 or gain.ratio > LEAST_GAIN:
-            return without
-        pair = [step for step in self.found if step.way in (without.name, more.name)]
-        # Their ratios to the original are of two races: only a price that is to be paid decides by them.
-        pays = hall.calls is None or winner_of(pair, hall.calls) == more.name
-        return more if pays and self._is_right_again(more.name) else without
-
-    def _timed(
-        self, names: Sequence[str], *, beside: str = "", seconds: float | None = None
-    ) -> dict[str, tuple[float, ...]]:
-        """Time ways, and note how they fared; microseconds of those that have any.
-
-        ``beside`` is one that was noted before; ``seconds`` is as of the hall where it is None.
-        """
-        stage = self._stage(self._step, self._hall.seconds if seconds is None else seconds)
-        both = [beside, *names] if beside else names
-        original, *others = held(stage, self._against(*both), self._hall.terms, self._hall.ends_s).trials
-        assert isinstance(original.outcome, Measurement)
-        for other in others:
-            if other.candidate != beside:
-                error = stage.raised.get(other.candidate)
-                self.found.append(compiled_step(self._step.label, original.outcome, other, error))
-        return {t.candidate: t.outcome.times_us for t in others if isinstance(t.outcome, Measurement)}
-
-    def _is_right_again(self, way: str) -> bool:
-        """Whether a way is right with other values; if not, it is refused."""
-        if self._again is None:
-            return True
-        stage = self._stage(self._again, 0.0)
-        _, other = held(stage, self._against(way), self._hall.terms).trials
-        if not isinstance(other.outcome, Rejection):
-            return True
-        told = refused(self._step.label, other, stage.raised.get(way))
-        self.found = [told if step.way == way else step for step in self.found]
-        return False
-
-    def shown_for(self, won: _Won, steps: Sequence[Step], between: Sequence[Step]) -> tuple[ModelCall, ...]:
-        """The calls of the steps that are held out for which a way may run; none of one that compiles each length."""
-        found = tuple(self._held_out(won, steps))
-        return () if found and compiles_at(self._hall.model, self._ways[won.name], between) else found
-
-    def _held_out(self, won: _Won, steps: Sequence[Step]) -> Iterator[ModelCall]:
-        """The calls of the other steps in which a way is right, not slower, and compiled once at most."""
-        hall, backend = self._hall, self._ways[won.name].backend
-        for step in steps:
-            try:
-                calls = calls_of(hall.model, step)
-                stage = self._stage(step, hall.seconds / 4)
-                original, other = held(stage, self._against(won.name), hall.terms, hall.ends_s).trials
-            except Exception:  # the original's: nobody said that the model takes such inputs
-                continue
-            if isinstance(other.outcome, Measurement) and isinstance(original.outcome, Measurement):
-                figure = ratio_of(other.outcome, original.outcome)
-                is_settled = backend is not None and backend.graphs == stage.graphs[won.name]
-                if is_settled and figure.low <= 1 and figure.ratio <= MOST_SLOWER:
-                    yield from calls
-
-    def _against(self, *names: str) -> list[Way]:
-        return [Way(name=ORIGINAL, source=ORIGINAL, runner=self._hall.model), *(self._ways[name] for name in names)]
-
-    def _stage(self, step: Step, seconds: float) -> ModelStage:
-        hall = self._hall
-        return ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=seconds)
-
-
-def ways_of(model: nn.Module, kernels: Plan) -> Iterator[Way]:
-    """The kernels where there are any, and the ways of running a model that fit it, with its originals inside."""
-    if kernels.layers or kernels.functions:
-        yield Way(name=KERNELS, source=KERNELS, runner=model, plan=kernels)
-    for strategy in STRATEGIES:
-        if not strategy.why_not(model):
-            yield _way(model, strategy, None)
-
-
-def _way(model: nn.Module, strategy: Strategy, kernels: Plan | None, attention: str = "") -> Way:
-    """A strategy as a contestant, with kernels inside (None for none), and an attention ("" for the model's own)."""
-    inside, backend = kernels or Plan(), backend_of(gives_up=True, attention=attention)
-    way = WayIn(
-        strategy=strategy,
-        backend=backend,
-        kernels=kernels is not None,
-        layers=bool(inside.layers),
-        functions=bool(inside.functions),
-        attention=attention,
-    )
-    plan = with_ways(inside, way_layers(model, [way]))
-    return Way(name=way.name, source="compile", runner=model, plan=plan, backend=backend)
+        torch.compiler.reset()
+    return Ways(compiled=found, setups=(replace(setup, kernels=True, calls=calls),))

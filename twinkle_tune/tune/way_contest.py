@@ -1,0 +1,276 @@
+"""The contest of ways of running the whole model in one step: which is fastest, and for which calls that is shown."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from torch import nn
+
+from twinkle_tune.capture.step import Step
+from twinkle_tune.catalog.attention import other_attentions
+from twinkle_tune.contest.model import ModelStage, Way, compiles_at
+from twinkle_tune.kernel.plan import Plan, with_ways
+from twinkle_tune.kernel.setup_calls import call_of
+from twinkle_tune.kernel.setups import WayIn, backend_of, way_layers
+from twinkle_tune.measure.clock import Clock
+from twinkle_tune.measure.statistics import paired_ratio
+from twinkle_tune.outcome import Measurement, Rejection
+from twinkle_tune.profile.setup import KERNELS, CompiledStep, ModelCall, way_name
+from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.strategy import STRATEGIES, Strategy
+from twinkle_tune.terms import Terms
+from twinkle_tune.tune.way_figures import compiled_step, refused
+from twinkle_tune.tune.whole import held, ratio_of
+
+LEAST_GAIN = 0.98
+"""What is put into a way must leave at most so much of the time without: it is more that may go wrong."""
+MOST_SLOWER = 1.02
+"""At sizes that did not choose it a way may take so much of the original's time: noise, no loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hall:
+    """What all contests of ways have in common.
+
+    Attributes:
+        model: with its originals, not compiled.
+        clock: of the device.
+        terms: of the run.
+        seconds: that a step is timed, unless the fewest rounds take longer; compiling takes what it takes.
+        ends_s: of the monotonic clock: no way is begun after it.
+        calls: how often each step will be run: compiling must take less time than it saves in them. None for no limit.
+    """
+
+    model: nn.Module
+    clock: Clock
+    terms: Terms
+    seconds: float
+    ends_s: float = math.inf
+    calls: int | None = None
+
+
+def winner_of(ways: Sequence[CompiledStep], calls: int | None = None) -> str | None:
+    """The fastest of those that are clearly faster than the original; None for the original.
+
+    With a number of ``calls`` it is the one that takes the least time for all of them, compiling included, if that is
+    less than the original's.
+    """
+    clear = [way for way in ways if way.is_clear]
+    if calls is None:
+        return min(clear, key=lambda way: way.ratio).way if clear else None
+    paying = {way.way: total for way in clear if (total := _total(way, calls)) < 1}
+    return min(paying, key=paying.__getitem__) if paying else None
+
+
+def _total(way: CompiledStep, calls: int) -> float:
+    """Time of so many steps, compiling included, over the original's."""
+    return way.ratio + way.compile_s * 1e6 / (calls * median(way.original_us))
+
+
+def calls_of(model: nn.Module, step: Step) -> tuple[ModelCall, ...]:
+    """The model's calls in a step; of those that are alike but for the cache the first and the last."""
+    seen: list[ModelCall] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(call_of(module, args, kwargs))
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        step.run(model)
+    finally:
+        handle.remove()
+    with_cache = [call for call in seen if call.cached]
+    return tuple(dict.fromkeys((*(call for call in seen if not call.cached), *with_cache[:1], *with_cache[-1:])))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Won:
+    """The way that won a step: its strategy's name, whether kernels run inside, and with which attention."""
+
+    way: str
+    kernels: bool = False
+    attention: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a record calls it."""
+        return way_name(self.way, kernels=self.kernels, attention=self.attention)
+
+
+class WayContest:
+    """The contest of ways in one step. What was compiled for it serves the steps that are held out.
+
+    Attributes:
+        found: how each way fared.
+    """
+
+    def __init__(self, hall: Hall, step: Step, again: Step | None) -> None:
+        """``again`` is the step with other values, where who wins must be right, too."""
+        self._hall, self._step, self._again = hall, step, again
+        self._ways: dict[str, Way] = {}
+        self.found: list[CompiledStep] = []
+
+    def won(self) -> Won | None:
+        """The fastest way that is clearly faster than the original, with another attention where that is faster still.
+
+        A way that can only stand in for another has a race of its own, where that other one is not clearly faster.
+        """
+        self._ways = {way.name: way for way in ways_of(self._hall.model)}
+        later = {each.name: each.instead_of for each in STRATEGIES if each.instead_of and each.name in self._ways}
+        self._timed([name for name in self._ways if name not in later])
+        clear = {step.way for step in self.found if step.is_clear}
+        if left := [name for name, other in later.items() if other not in clear]:
+            self._timed(left)
+        self._look_again()
+        while (won := winner_of(self.found, self._hall.calls)) is not None:
+            if self._is_right_again(won):
+                return self._with_attention(Won(way=won))
+        return None
+
+    def with_kernels(self, without: Won, kernels: Plan, compile_s: float) -> Won | None:
+        """Hold a way that won against itself with kernels inside, which must be clearly faster, and the kernels alone.
+
+        Args:
+            without: the way, with the originals inside.
+            kernels: the plan of those that won their contests.
+            compile_s: what the way took to compile at first: now its code is there.
+
+        Returns:
+            Who is fastest; None for the kernels alone.
+        """
+        more = replace(without, kernels=True)
+        alone = Way(name=KERNELS, source=KERNELS, runner=self._hall.model, plan=kernels)
+        ways = (alone, *(_way(self._hall.model, won, kernels) for won in (without, more)))
+        self._ways = {way.name: way for way in ways}
+        times_us = self._timed(list(self._ways))
+        self.found = [
+            replace(step, compile_s=compile_s) if step.way == without.name else step for step in self.found
+        ]  # fmt: skip
+        best = more if self._pays(more, without, times_us) else without
+        last = [step for step in self.found if step.way in (KERNELS, best.name)]
+        return None if winner_of(last, self._hall.calls) == KERNELS else best
+
+    def _look_again(self) -> None:
+        """Time the way that seemed to gain most once more, with the original alone, where noise left it open.
+
+        For as long as compiling took: long steps have few rounds in the time of a contest, and noise hides much. What
+        was seen then alone counts. A way that seemed no faster than one that clearly gains is left as it is.
+        """
+        timed = [step for step in self.found if not step.problem]
+        most = LEAST_GAIN * min((step.ratio for step in timed if step.is_clear), default=1.0)
+        seemed = [step for step in timed if step.is_open(most)]
+        if not seemed or time.monotonic() >= self._hall.ends_s:
+            return
+        best = min(seemed, key=lambda step: step.ratio)
+        before, self.found = [step for step in self.found if step is not best], []
+        self._timed([best.way], seconds=max(self._hall.seconds, sum(step.compile_s for step in timed)))
+        self.found = [*before, *(replace(step, compile_s=best.compile_s) for step in self.found)]
+
+    def _with_attention(self, won: Won) -> Won:
+        """The way with another attention of the model's own, where that is clearly faster than without."""
+        for value in other_attentions(self._hall.model) if _strategy(won.way).traces_all else ():
+            more = replace(won, attention=value)
+            if time.monotonic() < self._hall.ends_s:
+                self._ways[more.name] = _way(self._hall.model, more)
+                won = more if self._pays(more, won, self._timed([more.name], beside=won.name)) else won
+        return won
+
+    def _pays(self, more: Won, without: Won, times_us: Mapping[str, tuple[float, ...]]) -> bool:
+        """Whether ``more`` is right and clearly faster than ``without``, by 2%, in the same rounds."""
+        if not times_us.keys() >= {more.name, without.name}:
+            return False
+        gain = paired_ratio(times_us[more.name], times_us[without.name])
+        if gain.high >= 1 or gain.ratio > LEAST_GAIN:
+            return False
+        pair = [step for step in self.found if step.way in (without.name, more.name)]
+        # Their ratios to the original may be of two races: only a price that is to be paid decides by them.
+        is_worth_its_price = self._hall.calls is None or winner_of(pair, self._hall.calls) == more.name
+        return is_worth_its_price and self._is_right_again(more.name)
+
+    def _timed(
+        self, names: Sequence[str], *, beside: str = "", seconds: float | None = None
+    ) -> dict[str, tuple[float, ...]]:
+        """Time ways, and note how they fared; microseconds of those that have any.
+
+        ``beside`` is one that was noted before; ``seconds`` is as of the hall where it is None.
+        """
+        stage = self._stage(self._step, self._hall.seconds if seconds is None else seconds)
+        both = [beside, *names] if beside else names
+        original, *others = held(stage, self._against(*both), self._hall.terms, self._hall.ends_s).trials
+        assert isinstance(original.outcome, Measurement)
+        for other in others:
+            if other.candidate != beside:
+                error = stage.raised.get(other.candidate)
+                self.found.append(compiled_step(self._step.label, original.outcome, other, error))
+        return {t.candidate: t.outcome.times_us for t in others if isinstance(t.outcome, Measurement)}
+
+    def _is_right_again(self, way: str) -> bool:
+        """Whether a way is right with other values; if not, it is refused."""
+        if self._again is None:
+            return True
+        stage = self._stage(self._again, 0.0)
+        _, other = held(stage, self._against(way), self._hall.terms).trials
+        if not isinstance(other.outcome, Rejection):
+            return True
+        told = refused(self._step.label, other, stage.raised.get(way))
+        self.found = [told if step.way == way else step for step in self.found]
+        return False
+
+    def shown_for(self, won: Won, steps: Sequence[Step], between: Sequence[Step]) -> tuple[ModelCall, ...]:
+        """The calls of the steps that are held out for which a way may run; none of one that compiles each length."""
+        found = tuple(self._held_out(won, steps))
+        return () if found and compiles_at(self._hall.model, self._ways[won.name], between) else found
+
+    def _held_out(self, won: Won, steps: Sequence[Step]) -> Iterator[ModelCall]:
+        """The calls of the other steps in which a way is right, not slower, and compiled once at most."""
+        hall, backend = self._hall, self._ways[won.name].backend
+        for step in steps:
+            try:
+                calls = calls_of(hall.model, step)
+                stage = self._stage(step, hall.seconds / 4)
+                original, other = held(stage, self._against(won.name), hall.terms, hall.ends_s).trials
+            except Exception:  # the original's: nobody said that the model takes such inputs
+                continue
+            if isinstance(other.outcome, Measurement) and isinstance(original.outcome, Measurement):
+                figure = ratio_of(other.outcome, original.outcome)
+                is_settled = backend is not None and backend.graphs == stage.graphs[won.name]
+                if is_settled and figure.low <= 1 and figure.ratio <= MOST_SLOWER:
+                    yield from calls
+
+    def _against(self, *names: str) -> list[Way]:
+        return [Way(name=ORIGINAL, source=ORIGINAL, runner=self._hall.model), *(self._ways[name] for name in names)]
+
+    def _stage(self, step: Step, seconds: float) -> ModelStage:
+        hall = self._hall
+        return ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=seconds)
+
+
+def ways_of(model: nn.Module) -> Iterator[Way]:
+    """The ways of running a model that fit it, with its originals inside."""
+    for strategy in STRATEGIES:
+        if not strategy.why_not(model):
+            yield _way(model, Won(way=strategy.name))
+
+
+def _way(model: nn.Module, won: Won, kernels: Plan | None = None) -> Way:
+    """A way as a contestant; ``kernels`` are those inside of it, where there are any."""
+    inside, backend = (kernels or Plan()) if won.kernels else Plan(), backend_of(gives_up=True, attention=won.attention)
+    way = WayIn(
+        strategy=_strategy(won.way),
+        backend=backend,
+        kernels=won.kernels,
+        layers=bool(inside.layers),
+        functions=bool(inside.functions),
+        attention=won.attention,
+    )
+    plan = with_ways(inside, way_layers(model, [way]))
+    return Way(name=way.name, source="compile", runner=model, plan=plan, backend=backend)
+
+
+def _strategy(name: str) -> Strategy:
+    return next(each for each in STRATEGIES if each.name == name)
