@@ -269,3 +269,32 @@ def test_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(SourceError, match=rf"{tmp_path}: cannot be read \(not yours\); check the path"):
         digest_folder(tmp_path)
+
+
+def test_classes_that_say_whom_they_equal_are_told_apart() -> None:
+    """A metaclass may call two classes equal, or have no hash: each has the text of its own code."""
+
+    class Equal(type):
+        def __eq__(cls, other: object) -> bool:
+            return isinstance(other, Equal)
+
+        def __hash__(cls) -> int:
+            return 0
+
+    class Unhashed(type):
+        def __eq__(cls, other: object) -> bool:
+            return cls is other
+
+        __hash__ = None  # type: ignore[assignment]
+
+    class One(metaclass=Equal):
+        value = 1
+
+    class Two(metaclass=Equal):
+        value = 2
+
+    class Three(metaclass=Unhashed):
+        value = 3
+
+    assert len({digest_code(kind) for kind in (One, Two, Three)}) == 3
+    assert digest_code(One) == digest_code(One)

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, ModuleType
+from weakref import WeakKeyDictionary
 
 from twinkle_tune.errors import SourceError
 
@@ -91,7 +92,20 @@ def _unwrap(obj: object) -> object:
     return obj
 
 
+_texts: WeakKeyDictionary[type | CodeType, str] = WeakKeyDictionary()
+"""Texts by what they are of: to find a class in its file, inspect parses all of that each time."""
+
+
 def _text_of(obj: type | FunctionType) -> str:
+    key = obj.__code__ if isinstance(obj, FunctionType) else obj
+    if isinstance(key, type) and type(key).__hash__ is not type.__hash__:
+        return _read_text_of(obj)  # its class says which others it equals
+    if key not in _texts:
+        _texts[key] = _read_text_of(obj)
+    return _texts[key]
+
+
+def _read_text_of(obj: type | FunctionType) -> str:
     code = obj.__code__ if isinstance(obj, FunctionType) else None
     try:
         # Of the code object: for a wrapper inspect would show what is wrapped.
@@ -102,9 +116,8 @@ def _text_of(obj: type | FunctionType) -> str:
         return " ".join((obj.__qualname__ if code is None else "", *map(_code_text, codes)))
 
 
-@functools.lru_cache(maxsize=4096)
 def _without_comments(source: str) -> str:
-    """Source text as its syntax tree says it. A run asks for the same few functions some eighty times."""
+    """Source text as its syntax tree says it."""
     tree = ast.parse(textwrap.dedent(source))
     _drop_docstrings(tree)
     return ast.unparse(tree)
