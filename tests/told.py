@@ -39,6 +39,6 @@ class Told:
 def told_clock(monkeypatch: pytest.MonkeyPatch) -> Told:
     """The clock of everything that ``tune_model`` times in this process from now on."""
     clock = Told()
-    for place in ("twinkle_tune.contest.call.slot_clock", "twinkle_tune.tune.tune.clock_for"):
-        monkeypatch.setattr(place, lambda device, **_: clock)
+    for place in ("contest.call.slot_clock", "tune.tune.clock_for", "tune.setups.clock_for"):
+        monkeypatch.setattr(f"twinkle_tune.{place}", lambda device, **_: clock)
     return clock

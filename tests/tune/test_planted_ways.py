@@ -291,7 +291,7 @@ class OfLength(Deep):
 
 def test_who_is_compiled_anew_at_each_length_runs_at_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths between those that were held out would each be compiled: there the original runs."""
-    monkeypatch.setattr("twinkle_tune.tune.ways.STRATEGIES", STRATEGIES[:1])
+    monkeypatch.setattr("twinkle_tune.tune.way_contest.STRATEGIES", STRATEGIES[:1])
     model = OfLength().eval()
     profile = tuned(monkeypatch, lean, model)
     assert sizes(profile) == {(2, 8)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import setups
 from twinkle_tune.tune.events import ContestStarted, WaysTimed
-from twinkle_tune.tune.setups import with_setups
+from twinkle_tune.tune.setups import may_gain, with_setups
 from twinkle_tune.tune.verify import verify_profile
 from twinkle_tune.tune.way_contest import calls_of, winner_of
 from twinkle_tune.tune.ways import Ways
@@ -326,6 +327,29 @@ def test_kernels_and_ways_together(
         torch.testing.assert_close(model(LARGE), LARGE * 4.0)
         torch.testing.assert_close(model(LARGE[:3]), LARGE[:3] * 4.0)
     restore_model(model)
+
+
+@pytest.mark.parametrize(
+    ("low", "way_ratio", "label", "expected"),
+    [
+        (0.95, 0.5, "forward", True),
+        (0.985, 0.5, "forward", True),
+        (0.995, 0.5, "forward", False),
+        (0.985, 0.9, "forward", False),
+        (0.985, 0.5, "generate", True),
+        (1.01, 0.5, "generate", False),
+    ],
+)
+def test_kernels_that_save_too_little_are_not_tried_inside_of_a_way(
+    low: float, way_ratio: float, label: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that they take away of the original must be 2% of what the way takes; generated text may gain like a step."""
+    step = StepResult(label="forward", original_us=(1.0,), tuned_us=(1.0,), ratio=low, low=low, high=1.2)
+    profile: Any = SimpleNamespace(steps=(StepResult(label="other"), step))
+    setup = Setup(label=label, way="compile", calls=(), model="")
+    way = CompiledStep(label=label, ratio=way_ratio, low=way_ratio, high=way_ratio)
+    assert may_gain(profile, Ways(compiled=(way,), setups=(setup,))) is expected
+    assert not may_gain(profile, Ways(compiled=(way,)))
 
 
 @pytest.mark.parametrize(("takes_us", "tried"), [(0.0, ["compile"]), (20_000.0, ["compile", "compile dynamic"])])

@@ -16,12 +16,12 @@ from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.clock import Clock, clock_for
 from twinkle_tune.objective import Aim
 from twinkle_tune.profile.schema import Profile, StepResult
-from twinkle_tune.profile.setup import CompiledStep, Setup
+from twinkle_tune.profile.setup import KERNELS, CompiledStep, Setup
 from twinkle_tune.tune.asking import Asking
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.gain import figures, gained
 from twinkle_tune.tune.verdict import setups_text
-from twinkle_tune.tune.way_contest import Hall
+from twinkle_tune.tune.way_contest import LEAST_GAIN, Hall
 from twinkle_tune.tune.way_figures import by_kernels
 from twinkle_tune.tune.ways import Ways, time_ways, with_kernels
 from twinkle_tune.tune.whole import time_steps
@@ -49,7 +49,7 @@ def settled_with_ways(
         ways: what came of them, with the originals inside.
     """
     run, hall = asks.run, _hall(asks, asks.run.budget.contests_end_s)
-    inside = [each for each in tried if _calls_winners(profile, each.step.label)]
+    inside = [each for each in tried if may_gain(profile, ways.of(each.step.label))]
     if inside:
         kernels = plan_profile(run.model, profile, run.terms.device, run.terms.mode, run.registry)
 
@@ -57,9 +57,9 @@ def settled_with_ways(
             return asks.with_kernels(profile, each, ways.of(each.step.label), hall.ends_s, hold)
 
         ways = with_kernels(hall, kernels, inside, ways, run.tell, ask)
-        rows = (by_kernels(result) for result in profile.steps if result.tuned_us and not ways.of(result.label).setups)
-        has = {(way.label, way.way) for way in ways.compiled}
-        ways = replace(ways, compiled=(*ways.compiled, *(row for row in rows if (row.label, row.way) not in has)))
+    has = {way.label for way in ways.compiled if way.way == KERNELS}
+    rows = (by_kernels(result) for result in profile.steps if result.tuned_us and result.label not in has)
+    ways = replace(ways, compiled=(*ways.compiled, *rows))
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
     left_s = run.budget.left_s
@@ -85,11 +85,23 @@ def _hall(asks: Asking, ends_s: float | None) -> Hall:
     )
 
 
-def _calls_winners(profile: Profile, label: str) -> bool:
-    """Whether a step calls kernels that won. A step that the contests did not see may."""
-    if label not in {step.label for step in profile.steps}:
-        return bool(profile.winners)
-    return any(seen.step == label for contest in profile.winners for seen in contest.seen)
+def may_gain(profile: Profile, ways: Ways) -> bool:
+    """Whether the kernels that won may make the way that won a step faster by 2%, which they must.
+
+    Of the way's time they can take away no more than they take away of the original's. A step that was not timed with
+    them (text that is generated) may gain as much as the one that gains most.
+
+    Args:
+        profile: as the whole model settled it, with each step's time with the kernels.
+        ways: what came of the ways in the step, with the originals inside.
+    """
+    if not ways.setups:
+        return False
+    (setup,) = ways.setups
+    (way,) = (each for each in ways.compiled if each.way == setup.name)
+    timed = [result for result in profile.steps if result.label == setup.label] or profile.steps
+    most = max((1 - result.low for result in timed if result.tuned_us), default=0.0)
+    return most >= (1 - LEAST_GAIN) * way.ratio
 
 
 def with_setups(

@@ -82,7 +82,7 @@ def with_kernels(
     Args:
         hall: what the contests have in common.
         kernels: the plan of those that won.
-        tried: the steps in which kernels run; others keep what was found.
+        tried: the steps in which kernels may gain; others keep what was found.
         ways: what came of all ways in all steps, with the originals inside.
         tell: told of each step that is over.
         ask: takes what is known of a step's contest, or has it held.
