@@ -87,6 +87,47 @@ def test_gradients_go_through() -> None:
     assert torch.equal(norm.weight.grad, expected)
 
 
+def test_bound_anew_a_compiled_model_runs_what_is_bound_now() -> None:
+    """A compiled model runs the kernel that is bound, also where one of the same code was before; each compiled once."""
+    from torch._dynamo.utils import counters
+
+    def adds(value: float) -> Any:
+        return lambda self, x: x + value
+
+    kernels = {value: registry(adds(value)) for value in (1.0, 2.0)}
+    model, x = Norm(8), inputs(3)
+    torch.compiler.reset()
+    counters.clear()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        own = model(x)
+        for _ in range(2):
+            for value, its in kernels.items():
+                kernelize_model(model, mode="inference", device="cpu", registry=its)
+                assert torch.equal(compiled(x), x + value)
+            restore_model(model)
+            assert torch.equal(compiled(x), own)
+    assert counters["stats"]["unique_graphs"] == 3
+
+
+def test_what_a_compiled_kernel_writes_stands() -> None:
+    """What a kernel appends to a list that it closes over is there after each call of the compiled model."""
+    calls: list[int] = []
+
+    def counting(self: Norm, x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return x + len(calls)
+
+    model, x = Norm(8), inputs(3)
+    kernelize_model(model, mode="inference", device="cpu", registry=registry(counting))
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for number in (1, 2, 3):
+            assert torch.equal(compiled(x), x + number)
+            assert len(calls) == number
+
+
 def test_hooks_still_run() -> None:
     """Hooks that were there, and hooks that come later, run around a bound kernel."""
     norm, calls = Norm(8), []

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.kernel.measured import Measured, wants_gradients
@@ -23,6 +24,10 @@ from twinkle_tune.kernel.record import RECORD, Parts, Record, record_of
 Call = Callable[..., Any]
 Wrap = Callable[[Call, Call], Call]
 _ABSENT = object()
+SEES_METHODS = TorchVersion(torch.__version__) >= "2.12"
+"""Whether torch.compile sees which function stands at a module as a method of another object. In torch 2.11 it does not
+(``findings/``): what is bound later would not run in code compiled before, and what a kernel writes into what it closes
+over would be lost."""
 _signatures: weakref.WeakKeyDictionary[Any, inspect.Signature | None] = weakref.WeakKeyDictionary()
 
 
@@ -43,6 +48,21 @@ def bound_forward(call: Call, original: Call, parts: Parts, measured: Measured |
     else:
         made = _for_any(call, parts, measured)
     return dressed(made, original)
+
+
+def asking(original: Call) -> Call:
+    """A forward for where torch.compile does not see methods: it asks its record at each call for the one to run."""
+
+    def of_one(held: Any, x: Any) -> Any:
+        run = held.runs if held.__class__ is Record else record_of(held).runs
+        return (run or run_original)(held, x)
+
+    def of_any(held: Any, /, *args: Any, **kwargs: Any) -> Any:
+        run = held.runs if held.__class__ is Record else record_of(held).runs
+        return (run or run_original)(held, *args, **kwargs)
+
+    only = _only_parameter(original)
+    return dressed(_with_parameter(of_one, only) if only else of_any, original)
 
 
 def dressed(made: Call, original: Call) -> Call:

@@ -12,7 +12,7 @@ from torch import nn
 from twinkle_tune.catalog.head import why_aside
 from twinkle_tune.errors import BindError
 from twinkle_tune.kernel.aside import stepping_aside
-from twinkle_tune.kernel.forward import Winner, bound_forward
+from twinkle_tune.kernel.forward import SEES_METHODS, Winner, asking, bound_forward
 from twinkle_tune.kernel.owner import Owner, telling
 from twinkle_tune.kernel.parts import parts_of, unchanged
 from twinkle_tune.kernel.record import (
@@ -20,7 +20,6 @@ from twinkle_tune.kernel.record import (
     RECORD,
     Binding,
     Record,
-    is_ours,
     place_of,
     record_of,
     replaced_by_another,
@@ -81,7 +80,7 @@ def bind_owner(module: nn.Module, owner: Owner, *, steps_aside: bool = False) ->
         return
     record, place = record_of(module), place_of(module)
     stands = module.__dict__.get(place)
-    inner = stands.__func__ if isinstance(stands, MethodType) and is_ours(stands) else None
+    inner = stands.__self__.runs if isinstance(stands, MethodType) and isinstance(stands.__self__, Record) else None
     if record.module() is not module:
         record = Record(module)
     record.owner = owner
@@ -92,8 +91,9 @@ def bind_owner(module: nn.Module, owner: Owner, *, steps_aside: bool = False) ->
 
 def _stand(module: nn.Module, record: Record, function: Callable[..., Any]) -> None:
     # Past nn.Module.__setattr__: the instance's dictionary is what __call__ looks into first.
-    record.function = function
-    module.__dict__[place_of(module)] = MethodType(function, record)
+    record.runs = function
+    record.function = function if SEES_METHODS else asking(type(module).forward)
+    module.__dict__[place_of(module)] = MethodType(record.function, record)
     module.__dict__[RECORD] = record
 
 

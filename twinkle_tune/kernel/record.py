@@ -50,17 +50,19 @@ class Record:
         binding: what is bound; None where the forward only tells whose model it is (:mod:`twinkle_tune.kernel.owner`).
         call: what was given to be bound.
         function: what stands as forward, as a method of this record.
+        runs: what that function runs: itself, unless it asks here (:func:`twinkle_tune.kernel.forward.asking`).
         parts: the submodules as they were then.
         owner: the model that its forward tells of; None where it tells of none.
     """
 
-    __slots__ = ("binding", "call", "function", "module", "owner", "parts")
+    __slots__ = ("binding", "call", "function", "module", "owner", "parts", "runs")
 
     def __init__(self, module: nn.Module | None = None) -> None:
         self.module: Callable[[], nn.Module | None] = _nobody if module is None else weakref.ref(module)
         self.binding: Binding | None = None
         self.call: Callable[..., Any] | None = None
         self.function: Callable[..., Any] | None = None
+        self.runs: Callable[..., Any] | None = None
         self.parts: Parts = ()
         self.owner: Any = None
 
@@ -76,7 +78,8 @@ class Record:
         module = self.module()
         # A module that is copied is in the memo before its attributes are; one that is not stays what is spoken of.
         twin = Record(memo.get(id(module), module))
-        twin.binding, twin.call, twin.function, twin.parts = self.binding, self.call, self.function, self.parts
+        twin.binding, twin.call, twin.parts = self.binding, self.call, self.parts
+        twin.function, twin.runs = self.function, self.runs
         if self.owner is not None:
             twin.owner = self.owner.copied(memo)
         return twin
