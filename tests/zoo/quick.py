@@ -23,7 +23,6 @@ _KINDS = ("torch", "experts")
 """Rivals that need neither a compiler nor a GPU."""
 SETTINGS = RaceSettings(max_rounds=9, min_gain=0.9)
 """Nobody is ten times as fast, so nobody wins, and no time is spent on timing winners again."""
-_BUDGET_S = 60.0
 
 
 class OneCall(CpuClock):
@@ -48,7 +47,10 @@ class Quick(InProcess):
 
 
 def quick_profile(model: nn.Module, inputs: Mapping[str, Any], mode: Mode) -> Profile:
-    """A profile in which every rival of :data:`_KINDS` was judged and, where right, timed a few times."""
+    """A profile in which every rival of :data:`_KINDS` was judged and, where right, timed a few times.
+
+    However long that takes: out of time on a busy machine, rivals would be left out.
+    """
     with patch("twinkle_tune.tune.little.LEAST", 0.0):  # also where it could save next to nothing
         return tune_model(
             model,
@@ -56,7 +58,6 @@ def quick_profile(model: nn.Module, inputs: Mapping[str, Any], mode: Mode) -> Pr
             mode=mode,
             device="cpu",
             candidates=_wanted(model, mode) or ["original"],
-            budget_s=_BUDGET_S,
             settings=SETTINGS,
             executor=Quick(),
         )
