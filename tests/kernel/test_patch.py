@@ -88,7 +88,7 @@ def test_gradients_go_through() -> None:
 
 
 def test_bound_anew_a_compiled_model_runs_what_is_bound_now() -> None:
-    """A compiled model runs the kernel that is bound, also where one of the same code was before; compiled once each."""
+    """A compiled model runs the kernel bound now, also where one of the same code was before; each compiled once."""
     from torch._dynamo.utils import counters
 
     def adds(value: float) -> Any:
