@@ -20,7 +20,7 @@ GPU_OUT ?= $(OUT)/gpu
 ON_GPU  := HF_HUB_OFFLINE=1 PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help profile test slow oldest lint type format check docs bench aa regret reports families zoo gpu gpu-first gpu-second gpu-profile gpu-models gpu-races gpu-ops gpu-ready clean
+.PHONY: help profile test slow oldest lint type format check docs bench aa regret reports families patterns zoo gpu gpu-first gpu-second gpu-profile gpu-models gpu-races gpu-ops gpu-ready clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name text; do \
@@ -70,6 +70,9 @@ reports: $(READY) ## Write the reports of the profiles under profiles/ to report
 
 families: $(READY) ## Tiny models of four families with the winners against their rivals (20 minutes); writes reports/
 	$(BIN)/python -m tests.bench.models
+
+patterns: $(READY) ## What patterns alone gain in tiny models of four families (quarter of an hour); writes reports/patterns.md
+	$(BIN)/python -m tests.bench.patterns
 
 zoo: $(READY) ## Every model type of transformers, tiny, with every right rival bound (hours; goes on where it stopped)
 	$(BIN)/python -m tests.zoo

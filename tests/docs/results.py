@@ -132,6 +132,14 @@ def _models(data: Mapping[str, Any]) -> str:
     return f"of {len(mine)} steps {faster} clearly faster than the original, {slower} clearly slower"
 
 
+def _patterns(data: Mapping[str, Any]) -> str:
+    found = {kind: means["patterns"] for kind, means in data["means"].items()}
+    return (
+        f"patterns alone take {found['prefill']:.3f} of the original's prefill and {found['train']:.3f} of its "
+        f"training step, geometric means (goal {data['goal']}, {_met(data)})"
+    )
+
+
 def _met(data: Mapping[str, Any]) -> str:
     return "met" if data["met"] else "MISSED"
 
@@ -143,6 +151,7 @@ _RESULTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "aa": _aa,
     "regret": _regret,
     "models": _models,
+    "patterns": _patterns,
 }
 
 

@@ -50,6 +50,9 @@ def test_a_report_has_its_machine_date_and_command(tmp_path: Path) -> None:
          "3 false switches in 100 contests, with 95% confidence at most 7.58% (goal 1%, MISSED)"),
         ("regret", {"figures": {"real": {"races": 40, "median": 0.001, "p95": 0.02, "cost": 0.25}}, "met": True},
          "40 races: regret 0.10% in the median, 2.00% at the 95th percentile, for 25% of the full cost (goals met)"),
+        ("patterns", {"means": {"prefill": {"patterns": 0.9876}, "train": {"patterns": 1}}, "goal": 0.93, "met": False},
+         "patterns alone take 0.988 of the original's prefill and 1.000 of its training step, geometric means (goal "
+         "0.93, MISSED)"),
         ("cpu/models", {"rows": [{"rival": "twinkle_tune", "against": {"low": 0.8, "high": 0.9}},
                                  {"rival": "twinkle_tune", "against": {"low": 1.01, "high": 1.1}},
                                  {"rival": "torch.compile", "against": {"low": 0.1, "high": 0.2}}]},
