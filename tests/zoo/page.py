@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from twinkle_tune.catalog.add_norm import ADD_NORM
+
 ROOT = Path(__file__).parents[2]
 PAGE, DATA = ROOT / "docs" / "zoo.md", ROOT / "reports" / "zoo.json"
 _VERDICTS = ("held", "fault", "too long", "own forward fails", "cannot be built")
@@ -79,7 +81,7 @@ def page(data: Mapping[str, Any]) -> str:
         f"{data['parts']} further names are parts of other models, for which transformers has no class to build. "
         f"{sum(record.get('bound', 0) for record in results)} places had a rival bound; "
         f"{sum(len(record.get('right', ())) for record in results)} rivals passed the check, "
-        f"{sum(len(record.get('refused', {})) for record in results)} were refused.",
+        f"{sum(len(record.get('refused', {})) for record in results)} were refused. {_pieces(results)}",
     ]
     tables = [
         "## Built and run",
@@ -126,6 +128,17 @@ def _name(slot: str) -> str:
 def _cell(text: str) -> str:
     plain = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[").replace("*", "\\*")
     return plain if len(plain) <= _MOST_TEXT else f"{plain[:_MOST_TEXT]} …"
+
+
+def _pieces(results: Sequence[Mapping[str, Any]]) -> str:
+    """In how many types a sum and its norm were places; that they could not be where all were tried before."""
+    found = sum(ADD_NORM in record.get("slots", {}) for record in results)
+    if found:
+        return f"Types with [sums and their norms](catalog.md#sums-and-norms-of-a-block) among their places: {found}."
+    return (
+        "[Pieces of a block's graph](catalog.md#sums-and-norms-of-a-block) are places since 2026-11-30: these types "
+        "were tried before, and have none."
+    )
 
 
 def _short(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,16 @@ def test_the_page_says_what_the_data_says() -> None:
     assert len(text.encode()) < 300_000
 
 
+def test_the_page_counts_types_with_pieces() -> None:
+    """Of types that were tried before there were pieces of graphs it says so; of others in how many they were found."""
+    data = json.loads(DATA.read_text(encoding="utf-8"))
+    (first, *rest) = [{**record, "slots": {}} for record in data["results"]]
+    assert "tried before, and have none" in page({**data, "results": [first, *rest]})
+    text = page({**data, "results": [{**first, "slots": {"AddNorm": 2}}, *rest]})
+    assert "among their places: 1." in text
+    assert "tried before" not in text
+
+
 def test_a_change_is_seen() -> None:
     """A weight, a buffer, a plain attribute, a flag or a random number that moved is named."""
     model: Any = torch.nn.Sequential(torch.nn.BatchNorm1d(4))
