@@ -54,6 +54,14 @@ def test_blocks_get_candidates_that_pass_the_parity_rule(family: str, mode: Mode
         assert isinstance(verdict, Pass), (name, verdict)
 
 
+@pytest.mark.parametrize("family", ["bart", "whisper"])
+def test_recomputing_in_a_block_competes_in_training_alone(family: str) -> None:
+    """Where nothing is kept for a backward it would be the original: there it takes nobody's time."""
+    block = block_of(family)
+    assert "torch.recompute" in dict(forwards(block, Mode.TRAIN))
+    assert not any("recompute" in name for name, _ in forwards(block, Mode.INFERENCE))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropouts_of_a_block_draw_as_the_originals(family: str) -> None:
     """With every dropout of the block on, from one seed the same elements are dropped, also between its Linears."""

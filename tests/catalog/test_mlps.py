@@ -102,6 +102,14 @@ def test_recomputing_keeps_less(family: str) -> None:
     assert kept["torch.recompute"] < 0.9 * kept["original"], kept
 
 
+@pytest.mark.parametrize("family", ["t5-gated", "vit", "bert"])
+def test_recomputing_competes_in_training_alone(family: str) -> None:
+    """Where nothing is kept for a backward it would be the original: there it takes nobody's time."""
+    module = mlp_of(family)
+    assert "torch.recompute" in dict(forwards(module, Mode.TRAIN))
+    assert not any("recompute" in name for name, _ in forwards(module, Mode.INFERENCE))
+
+
 @pytest.mark.parametrize("family", ["t5-gated", "modernbert", "gpt2", "vit", "bert"])
 def test_second_order_gradients_are_the_originals(family: str) -> None:
     """A gradient penalty through each training candidate gives the gradients that it gives through the original."""

@@ -43,7 +43,7 @@ def contestants(block: nn.Module) -> list[Candidate]:
         made.append(Candidate(name="torch.inplace", source=ImplSource(kind="torch", impl=forward), modes=modes))
     if function in SLOPES and not trains:
         source = ImplSource(kind="torch", impl=recomputing_forward(names, act, function))
-        made.append(Candidate(name="torch.recompute", source=source, modes=frozenset({Mode.TRAIN})))
+        made.append(Candidate(name="torch.recompute", source=source, modes=frozenset({Mode.TRAIN}), alone=True))
     return made
 
 

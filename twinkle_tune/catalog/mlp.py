@@ -178,7 +178,9 @@ def mlp_contestants(flavour: MLPFlavour, module: nn.Module, device: str) -> list
 
 
 def _torch(name: str, forward: Callable[..., Any], *modes: Mode) -> Candidate:
-    return Candidate(name=f"torch.{name}", source=ImplSource(kind="torch", impl=forward), modes=frozenset(modes))
+    # One for training alone gains nothing elsewhere: it runs the original there.
+    source, alone = ImplSource(kind="torch", impl=forward), Mode.INFERENCE not in modes
+    return Candidate(name=f"torch.{name}", source=source, modes=frozenset(modes), alone=alone)
 
 
 def _is_plain(module: nn.Module, name: str) -> bool:
