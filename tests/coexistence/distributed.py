@@ -84,6 +84,18 @@ def _norms_alone() -> Result:
     return _step(bind(tiny_llama()))
 
 
+def _bound_ten() -> Result:
+    return _steps(bind(tiny_llama(), mlp=True))
+
+
+def _ddp_by_group() -> Result:
+    return _steps(bind(DistributedDataParallel(tiny_llama()), mlp=True, group=dist.group.WORLD))
+
+
+def _fsdp_by_group() -> Result:
+    return _steps(bind(_sharded(tiny_llama()), mlp=True, group=dist.group.WORLD))
+
+
 def _callback_ddp() -> Result:
     return _step(_begun(DistributedDataParallel(tiny_llama())))
 
@@ -126,6 +138,9 @@ SCENARIOS: dict[str, Callable[[], Result]] = {
         _fsdp_of_a_bound_layer,
         _fsdp_of_a_submodule,
         _norms_alone,
+        _bound_ten,
+        _ddp_by_group,
+        _fsdp_by_group,
         _callback_ddp,
         _callback_fsdp,
         _callback_fsdp_new,
@@ -142,6 +157,16 @@ def _sharded(model: Any, also: tuple[str, ...] = ()) -> nn.Module:
     fully_shard(model, mesh=mesh)
     sharded: nn.Module = model
     return sharded
+
+
+def _steps(model: nn.Module) -> Result:
+    """Ten training steps, by SGD, and then one."""
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.1)
+    for _ in range(10):
+        model(input_ids=tokens(), labels=tokens()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return _step(model)
 
 
 def _step(model: nn.Module) -> Result:

@@ -37,6 +37,14 @@ def test_fsdp2(results: dict[str, Result], name: str) -> None:
     assert results[name] == results["bound"]
 
 
+@pytest.mark.parametrize("name", ["ddp_by_group", "fsdp_by_group"])
+def test_ranks_that_agree_train_alike(name: str, results: dict[str, Result]) -> None:
+    """Bound by all ranks together, eleven steps are those of one process, whose loss fell."""
+    expected = results["bound_ten"]
+    assert expected["loss"] < results["bound"]["loss"]
+    assert results[name] == pytest.approx(expected | {"bound": results[name]["bound"]}, rel=1e-5)
+
+
 def test_fsdp2_restored(results: dict[str, Result]) -> None:
     """A sharded model is restored as another."""
     assert results["fsdp_restored"] == results["plain"]

@@ -104,6 +104,7 @@ def kernelized_logits(*, mlp: bool = False) -> torch.Tensor:
     return logits(model)
 
 
-def bind(model: nn.Module, *, mlp: bool = False) -> nn.Module:
-    """The profile's winners bound to a model; a stale entry is an error."""
-    return kernelize_model(model, profile=profile(mlp=mlp), registry=known(mlp=mlp), use_fallback=False)
+def bind(model: nn.Module, *, mlp: bool = False, group: object = None) -> nn.Module:
+    """The profile's winners bound to a model, by all ranks of a group where there is one; a stale entry is an error."""
+    made, registry = profile(mlp=mlp), known(mlp=mlp)
+    return kernelize_model(model, profile=made, registry=registry, use_fallback=False, group=group)

@@ -25,7 +25,7 @@ from tests.hub.server import LocalHub
 from tests.kernel import kernels_documents as documents
 from twinkle_tune.errors import RegistrationError, SourceError
 from twinkle_tune.kernel import LayerRepository, hub, kernelize, kernelize_report, restore_model
-from twinkle_tune.kernel.kernelize import device_of
+from twinkle_tune.kernel.planned import device_of
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.source.hub import HubSource
 from twinkle_tune.source.hub_client import SUPPORTED, unfit_client

@@ -28,7 +28,7 @@ from twinkle_tune.kernel import (
     register_kernels,
     register_layer_kernel,
 )
-from twinkle_tune.kernel.kernelize import USE_VARIABLE
+from twinkle_tune.kernel.planned import USE_VARIABLE
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.mode import Mode
 from twinkle_tune.source.hub_trust import TRUST_VARIABLE

@@ -29,11 +29,12 @@ from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.terminal import terminal_text
+from twinkle_tune.terms import Terms
 from twinkle_tune.tune import setups
 from twinkle_tune.tune.events import ContestStarted, WaysTimed
 from twinkle_tune.tune.setups import may_gain, with_setups
 from twinkle_tune.tune.verify import verify_profile
-from twinkle_tune.tune.way_contest import calls_of, winner_of
+from twinkle_tune.tune.way_contest import Hall, calls_of, winner_of
 from twinkle_tune.tune.ways import Ways
 
 X = torch.randn(4, 8)
@@ -240,10 +241,9 @@ def test_bound_each_must_gain(
     monkeypatch.setattr(setups, "plan_profile", lambda *args: Plan())
     won = tuple(Setup(label=label, way="compile", calls=(), model="") for label in ratios[0] if label != "c")
     steps = tuple(CompiledStep(label=setup.label, ratio=0.8, low=0.8, high=0.8) for setup in won)
-    found = with_setups(
-        replace(profile, steps=()), Ways(compiled=steps, setups=won), Long(), (), clock_for("cpu"), Registry(),
-        lambda event: None, seed=0, seconds=0.0,
-    )  # fmt: skip
+    hall = Hall(model=Long(), clock=clock_for("cpu"), terms=Terms(mode=Mode.INFERENCE, device="cpu"), seconds=0.0)
+    ways = Ways(compiled=steps, setups=won)
+    found = with_setups(replace(profile, steps=()), ways, (), hall, Registry(), lambda event: None)
     assert tuple(setup.label for setup in found.setups) == expected
     assert next(calls, None) is None
     assert {step.label for step in found.compiled if step.taken_back} == {s.label for s in won} - set(expected)

@@ -127,17 +127,17 @@ def test_what_all_of_a_run_would_take_follows_from_what_was_done() -> None:
     held, late = _contest("kept"), _contest("not tried")
     block = replace(late, slot=replace(late.slot, name="Block"))
     facts = run_facts(
-        [held, held, *[late] * 10], lambda contest: 2, took_s=30, contests_s=20, budget_s=30, block_s=60
+        [held, held, *[late] * 10], lambda contest: 2, took_s=30, contests_s=20, budget_s=30
     )  # fmt: skip
     assert (facts.stopped, facts.needs_s) == ("budget", 130.0)
-    facts = run_facts([held, block], lambda contest: 2, took_s=30, contests_s=20, budget_s=30, block_s=60)
+    facts = run_facts([held, block], lambda contest: 2, took_s=30, contests_s=20, budget_s=30)
     assert (facts.needs_s, facts.torch_needs_s) == (110.0, None)
     facts = run_facts(
         [held, held, late], lambda contest: 5, torch=lambda contest: 1,
-        took_s=30, contests_s=20, budget_s=30, block_s=60,
+        took_s=30, contests_s=20, budget_s=30,
     )  # fmt: skip
     assert (facts.needs_s, facts.torch_needs_s) == (55.0, 40.0), "six of torch's and originals at 5 s, and 10 s beside"
-    facts = run_facts([held], lambda contest: 2, took_s=30, contests_s=20, budget_s=None, block_s=60)
+    facts = run_facts([held], lambda contest: 2, took_s=30, contests_s=20, budget_s=None)
     assert (facts.stopped, facts.needs_s, facts.recalled) == ("", None, 0)
 
 
@@ -145,12 +145,12 @@ def test_who_was_checked_and_not_timed_says_how_long_one_takes() -> None:
     """Original and rival of a contest that was cut short took 20 s together: it and another one take 40 s more."""
     facts = run_facts(
         [_contest("cut short", rival=RIGHT), _contest("not tried")], lambda contest: 2,
-        took_s=30, contests_s=20, budget_s=30, block_s=60,
+        took_s=30, contests_s=20, budget_s=30,
     )  # fmt: skip
     assert facts.needs_s == 70.0
     facts = run_facts(
         [_contest("cut short", rival=LATE), _contest("not tried")], lambda contest: 2,
-        took_s=30, contests_s=20, budget_s=30, block_s=60,
+        took_s=30, contests_s=20, budget_s=30,
     )  # fmt: skip
     assert facts.needs_s == 110.0, "who was not even checked took no time"
 
@@ -160,12 +160,12 @@ def test_what_was_known_before_says_nothing_of_the_time() -> None:
     held, late = _contest("kept"), _contest("not tried")
     known = [replace(held, instances=(name,)) for name in "ab"]
     facts = run_facts(
-        [*known, held, late], lambda contest: len(held.trials), took_s=30, contests_s=20, budget_s=30, block_s=60,
+        [*known, held, late], lambda contest: len(held.trials), took_s=30, contests_s=20, budget_s=30,
         recalled=lambda contest: contest in known,
     )  # fmt: skip
     assert (facts.needs_s, facts.recalled) == (50.0, 2)
     facts = run_facts(
-        [*known, late], lambda contest: 2, took_s=1, contests_s=0, budget_s=1, block_s=60,
+        [*known, late], lambda contest: 2, took_s=1, contests_s=0, budget_s=1,
         recalled=lambda contest: contest in known,
     )  # fmt: skip
     assert facts.needs_s is None, "nothing was done by which to tell"
@@ -175,7 +175,7 @@ def test_a_block_that_had_no_time_is_not_tried() -> None:
     """A contest that was held but for one candidate leaves the run incomplete, and names the candidate."""
     mixed = replace(fabricate.won(), trials=(*fabricate.won().trials, fabricate.trial("late", LATE)))
     assert not mixed.is_whole
-    facts = run_facts([mixed], lambda contest: 6, took_s=3, contests_s=2, budget_s=4, block_s=60)
+    facts = run_facts([mixed], lambda contest: 6, took_s=3, contests_s=2, budget_s=4)
     assert facts.stopped == "budget"
     assert "0 of 1 contests finished, 1 without a turn for late." in verdict_of([mixed], (), run=facts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
-from twinkle_tune.device import is_available, parse_device
-from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError
-from twinkle_tune.kernel.asked import Asked, needs_of, wanted
 from twinkle_tune.kernel.functions import bind_functions, unbind_functions, why_function_not_running
-from twinkle_tune.kernel.match import nothing_to_bind
 from twinkle_tune.kernel.owner import owner_of, telling_parts
 from twinkle_tune.kernel.patch import (
     Binding,
@@ -29,15 +23,13 @@ from twinkle_tune.kernel.patch import (
     why_not_running,
 )
 from twinkle_tune.kernel.plan import Kept, Plan
-from twinkle_tune.kernel.plan_registered import plan_registered
+from twinkle_tune.kernel.planned import Request, planned
+from twinkle_tune.kernel.ranks import Ranks, agreed, first_s_profile
 from twinkle_tune.kernel.record import record_of
 from twinkle_tune.kernel.registry import Registry, default_registry
-from twinkle_tune.kernel.shared import opened, plan_of
+from twinkle_tune.kernel.shared import opened
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.slot import MODEL
-
-USE_VARIABLE = "TWINKLE_USE_KERNELS"
-"""Environment variable: NO makes ``kernelize_model`` leave every model as it is. Default YES."""
 
 _REPORT = "_twinkle_tune_report"
 Model = TypeVar("Model", bound=nn.Module | None)
@@ -81,6 +73,7 @@ def kernelize_model(
     registry: Registry | None = None,
     needs_backward: bool | None = None,
     needs_torch_compile: bool | None = None,
+    group: object = None,
 ) -> Model:
     """Put kernels in the places of a model's layers and of functions, in place; returns the model.
 
@@ -105,6 +98,8 @@ def kernelize_model(
             the same steps aside, with a warning, once the model is put into training, unless this is False.
         needs_torch_compile: whether kernels that cannot be compiled (``can_torch_compile = False``) are left out; by
             default in the compile modes.
+        group: a ``torch.distributed`` process group whose ranks all make this call on the same model: all bind the
+            same, or none does and rank 0 says why. Rank 0's profile is taken; other ranks need no file.
 
     Raises:
         DeviceError, ModeError: unknown, or (without fallback) a device that is not there; a profile is for inference
@@ -112,57 +107,45 @@ def kernelize_model(
         ProfileError: the profile cannot be read, or its name on the Hub is none.
         StaleProfileError: without fallback, an entry that does not hold any more.
         RegistrationError: without fallback, a registered kernel that cannot be had.
-        BindError: binding failed; nothing is bound.
+        BindError: binding failed, or another rank met an error; nothing is bound. Of a ``group``: it is none, or,
+            without fallback, its ranks would not do the same.
     """
-    registry = registry or default_registry
-    loaded = opened(profile)
-    made = loaded if isinstance(loaded, Profile) else None
-    wanted_mode = wanted(mode, None if made is None else made.mode, needs_backward, needs_torch_compile)
-    wanted_device = parse_device(device) if device is not None else made.device if made else device_of(model)
-    if os.environ.get(USE_VARIABLE, "YES").strip().upper() not in ("YES", "TRUE", "1", "ON"):
-        return model
-    if _run_by_transformers(model):
-        problem = (
-            "transformers binds kernels of its own to this model (use_kernels=True), at each train() and eval() anew; "
-            "the model stays as it is: load it without use_kernels"
-        )
-        if not use_fallback:
-            raise BindError(problem)
-        warnings.warn(problem, stacklevel=2)
-        return model
-    if not is_available(wanted_device):
-        problem = f"device {wanted_device!r} is not available here; the originals stay: pass a device that is there"
-        if not use_fallback:
-            raise DeviceError(problem)
-        warnings.warn(problem, stacklevel=2)
-        return model
-    whose = ""
-    if loaded is not None:
-        plan, whose = plan_of(model, loaded, wanted_device, wanted_mode, registry)
+    request = Request(
+        model=model,
+        mode=mode,
+        device=device,
+        needs_backward=needs_backward,
+        needs_torch_compile=needs_torch_compile,
+        registry=registry or default_registry,
+    )
+    ranks = None if group is None else Ranks.of(group)
+    if ranks is None:
+        found = planned(request, opened(profile))
     else:
-        trains = model is not None and model.training
-        needs = needs_of(wanted_mode, needs_backward, needs_torch_compile, in_training=trains and mode is None)
-        asked = Asked(
-            device=wanted_device,
-            mode=wanted_mode,
-            needs=needs,
-            also_in_training=needs_backward is False or trains,
-            registry=registry,
-        )
-        plan = plan_registered(model, asked)
-        if use_fallback and not (plan.layers or plan.functions or plan.stale):
-            warnings.warn(nothing_to_bind(plan.kept), stacklevel=2)
-    problems = plan.stale if loaded is not None else (*plan.stale, *(f"{k.slot}: {k.reason}" for k in plan.kept))
-    if problems and not use_fallback:
-        error = StaleProfileError if loaded is not None else RegistrationError
-        raise error("; ".join(problems) + " (use_fallback=True keeps the originals instead)")
-    for reason in plan.stale:
-        warnings.warn(f"original kept: {reason}", stacklevel=2)
-    bind_plan(model, plan)
-    if model is not None and loaded is not None:
-        where = " ".join((*wanted_mode.where, *([whose] if whose else [])))
-        model.__dict__[_REPORT] = replace(model.__dict__[_REPORT], where=where)
+        loaded = first_s_profile(ranks, profile)
+        found = agreed(ranks, lambda: planned(request, loaded), strict=not use_fallback)
+    if found.error is not None and not use_fallback:
+        raise found.error
+    for told in found.warnings:
+        warnings.warn(told, stacklevel=2)
+    if found.plan is None:
+        return model
+    if ranks is None or found.plan.is_empty:  # what binds nothing cannot fail on one rank alone
+        bind_plan(model, found.plan)
+    else:
+        _bind_together(ranks, model, found.plan)
+    if model is not None and found.where:
+        model.__dict__[_REPORT] = replace(model.__dict__[_REPORT], where=found.where)
     return model
+
+
+def _bind_together(ranks: Ranks, model: nn.Module | None, plan: Plan) -> None:
+    """Bind a plan if every rank can; else every rank has its originals, and raises."""
+    try:
+        ranks.together(lambda: bind_plan(model, plan))
+    except BaseException:
+        restore_model(model)
+        raise
 
 
 def restore_model(model: nn.Module | None) -> None:
@@ -189,10 +172,11 @@ def kernelized(
     registry: Registry | None = None,
     needs_backward: bool | None = None,
     needs_torch_compile: bool | None = None,
+    group: object = None,
 ) -> Iterator[Model]:
     """As :func:`kernelize_model` within a ``with`` block; restored after it."""
     needs = {"needs_backward": needs_backward, "needs_torch_compile": needs_torch_compile}
-    kernelize_model(model, mode, device, use_fallback, profile, registry=registry, **needs)
+    kernelize_model(model, mode, device, use_fallback, profile, registry=registry, group=group, **needs)
     try:
         yield model
     finally:
@@ -276,14 +260,3 @@ def _tell_whose(model: nn.Module) -> None:
     owner, binding = owner_of(model), binding_of(model)
     for module in telling_parts(model):
         bind_owner(module, owner, steps_aside=binding is not None and binding.slot == MODEL)
-
-
-def _run_by_transformers(model: nn.Module | None) -> bool:
-    return model is not None and any(getattr(module, "_use_kernels", False) is True for module in model.modules())
-
-
-def device_of(model: nn.Module | None) -> str:
-    """The device of a model's parameters; "cpu" where it has none."""
-    parameter = next(model.parameters(), None) if model is not None else None
-    kind = "cpu" if parameter is None else parameter.device.type
-    return "rocm" if kind == "cuda" and torch.version.hip is not None else kind

@@ -38,6 +38,11 @@ class Plan:
     entries: tuple[Stale, ...] = ()
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it binds nothing."""
+        return not self.layers and not self.functions
+
+    @property
     def has_ways(self) -> bool:
         """Whether it puts ways of running the whole model in place."""
         return any(binding.slot == MODEL for _, _, binding in self.layers)

@@ -11,7 +11,8 @@ from torch import nn
 
 from twinkle_tune.device import parse_device
 from twinkle_tune.errors import RegistrationError
-from twinkle_tune.kernel.kernelize import device_of, kernelize_model
+from twinkle_tune.kernel.kernelize import kernelize_model
+from twinkle_tune.kernel.planned import device_of
 from twinkle_tune.kernel.registry import Registry, make_candidate
 from twinkle_tune.slot import Source
 from twinkle_tune.source.direct import ImplSource

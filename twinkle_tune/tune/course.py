@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from twinkle_tune.catalog.block import BLOCK
+from twinkle_tune.contest.selected import BLOCK_S
 from twinkle_tune.outcome import UNDECIDED, Untimed
 from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.schema import Contest
@@ -21,7 +22,6 @@ def run_facts(
     took_s: float,
     contests_s: float,
     budget_s: float | None,
-    block_s: float,
     whole_s: float = 0.0,
     recalled: Callable[[Contest], bool] = lambda contest: False,
 ) -> RunFacts:
@@ -33,7 +33,6 @@ def run_facts(
         torch: how many of them are torch's own.
         took_s, contests_s: seconds of the run, and of its contests alone.
         budget_s: what it was given.
-        block_s: seconds that compiling a block may take.
         whole_s: seconds that are kept for the whole model, at most.
         recalled: whether a contest was taken from the journal or the store: it took this run no time.
     """
@@ -59,7 +58,7 @@ def run_facts(
     blocks = sum(contest.slot.name == BLOCK and not contest.is_whole for contest in contests)
     return replace(
         facts,
-        needs_s=needed_s(contests_s + each_s * left + block_s * blocks),
+        needs_s=needed_s(contests_s + each_s * left + BLOCK_S * blocks),
         # With their originals, and from the beginning: another choice of candidates is another contest.
         torch_needs_s=needed_s(each_s * (fewer + len(contests))) if fewer else None,
     )

@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from twinkle_tune.capture.capture import Capture
-from twinkle_tune.contest.selected import BLOCK_S
 from twinkle_tune.environment import Environment
 from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
@@ -73,7 +72,6 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         took_s=run.budget.took_s,
         contests_s=contests_s,
         budget_s=run.budget.seconds,
-        block_s=BLOCK_S,
         whole_s=2 * SECONDS * len(profile.steps),
     )
     cut_short = run.budget.seconds is not None and any(step.cause == "not timed" for step in profile.compiled)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-
-from torch import nn
+from functools import partial
 
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.step import Step
 from twinkle_tune.errors import StaleProfileError
 from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry
-from twinkle_tune.measure.clock import Clock, clock_for
+from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.objective import Aim
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.setup import KERNELS, CompiledStep, Setup
@@ -66,9 +65,7 @@ def settled_with_ways(
     seconds = _WAYS_S if left_s is None else min(_WAYS_S, max(0.0, left_s) / len(both))
 
     def put() -> Profile:
-        return with_setups(
-            profile, ways, run.model, both, hall.clock, run.registry, run.tell, seed=run.terms.seed, seconds=seconds
-        )  # fmt: skip
+        return with_setups(profile, ways, both, replace(hall, seconds=seconds), run.registry, run.tell)
 
     return asks.together(profile, ways, both, put, is_whole=seconds == _WAYS_S)
 
@@ -107,14 +104,10 @@ def may_gain(profile: Profile, ways: Ways) -> bool:
 def with_setups(
     profile: Profile,
     ways: Ways,
-    model: nn.Module,
     steps: Sequence[Step],
-    clock: Clock,
+    hall: Hall,
     registry: Registry,
     tell: Listener,
-    *,
-    seed: int,
-    seconds: float,
 ) -> Profile:
     """The profile with the ways that won beside the kernels that won; as it was where they gain nothing.
 
@@ -126,27 +119,25 @@ def with_setups(
     Args:
         profile: with the kernels' winners, as the whole model settled them.
         ways: what came of all ways.
-        model: with its originals.
         steps: the model's, those in which ways won among them, once each.
-        clock: of the device.
+        hall: the model, and how its steps are timed.
         registry: where winners are found.
         tell: told of each step.
-        seed: of the order of rounds.
-        seconds: that a step is timed.
     """
-    profile = replace(profile, compiled=ways.compiled)
+    profile, model, seed = replace(profile, compiled=ways.compiled), hall.model, hall.terms.seed
+    timed = partial(time_steps, model, listener=tell, clock=hall.clock, seconds=hall.seconds)
     setups = () if profile.aim.is_memory else ways.setups
     while setups:
         tried = replace(profile, setups=setups)
         plan = plan_profile(model, tried, tried.device, tried.mode, registry)
         if unbound := plan.unbound(tried.winners):
             raise StaleProfileError("; ".join(unbound))
-        results = time_steps(model, steps, tried, plan, clock, tell, seed=seed, seconds=seconds)
+        results = timed(steps, tried, plan, seed=seed)
         doubted = {result.label for result in results if result.low > 1}
         if doubted:
             # One interval in twenty lies beside the truth: who is slower is so twice.
             once_more = [step for step in steps if step.label in doubted]
-            again = time_steps(model, once_more, tried, plan, clock, tell, seed=seed + 1, seconds=seconds)
+            again = timed(once_more, tried, plan, seed=seed + 1)
             results = tuple({result.label: result for result in (*results, *again)}.values())
         ratios = {result.label: result for result in results}
         # Each was clearly faster in its contest: here it must not turn out to gain nothing.
