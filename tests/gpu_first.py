@@ -89,7 +89,7 @@ def first_parts(out: Path) -> tuple[Part, ...]:
     several = ("-n", str(_workers()), "--dist", "load") if find_spec("xdist") is not None else ()
     files = gpu_tests()
     timing = tuple(file for file in files if file.startswith(("tests/measure/", "tests/tune/")))
-    profile = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh")
+    profile = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh", "--no-ways")
     return (
         Part(name="machine", limit_s=30, command=("-m", "tests.gpu_first", "--machine")),
         Part(name="parity on the device", limit_s=110,
@@ -120,7 +120,18 @@ def _workers() -> int:
 
 def second_parts(out: Path) -> tuple[Part, ...]:
     """The parts of the second run: four minutes in all at most."""
-    profile = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh", "--mode", "inference")
+    profile = (
+        "--layers",
+        "4",
+        "--dtype",
+        "bfloat16",
+        "--device",
+        "cuda",
+        "--fresh",
+        "--no-ways",
+        "--mode",
+        "inference",
+    )
     return (
         Part(name="machine", limit_s=30, command=("-m", "tests.gpu_first", "--machine")),
         Part(name="profile of inference, with times in CUDA graphs", limit_s=210,

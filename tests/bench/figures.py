@@ -139,7 +139,18 @@ def checking_cost() -> Figure:
 
     def run_s(folder: str, *options: str) -> float:
         out = str(Path(folder, "p.json"))
-        command = [sys.executable, "-c", _PROFILE, "profile", "qwen3-tiny", "--device", "cpu", "--out", out]
+        command = [
+            sys.executable,
+            "-c",
+            _PROFILE,
+            "profile",
+            "qwen3-tiny",
+            "--device",
+            "cpu",
+            "--no-ways",
+            "--out",
+            out,
+        ]
         began = time.perf_counter()
         subprocess.run([*command, "--fresh", "--json", *options], check=True, capture_output=True, env=environment)
         return time.perf_counter() - began

@@ -100,7 +100,7 @@ def turns(count: int) -> dict[str, list[tuple[Run, Run]]]:
         found: dict[str, list[tuple[Run, Run]]] = {name: [] for name in COMMANDS}
         for _ in range(count):
             for name, command in COMMANDS.items():
-                found[name].append((ran(then, command), ran(ROOT, command)))
+                found[name].append((ran(then, command), ran(ROOT, (*command, "--no-ways"))))
         return found
 
 

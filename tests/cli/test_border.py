@@ -336,7 +336,7 @@ _DEEDS = {
     "recurses": "f = lambda: f(); f()",
 }
 _FAILING = {"exits": 2, "raises": 2, "recurses": 2, "interrupts": 130}
-_QUICK = ["--candidates", "original", "--in-process", "--fresh"]
+_QUICK = ["--candidates", "original", "--in-process", "--fresh", "--no-ways"]
 _COMMANDS = {
     "list": ["list", "users_any:make", "--device", "cpu"],
     "profile": ["profile", "users_any:make", "--device", "cpu", *_QUICK, "--out", "p.json"],

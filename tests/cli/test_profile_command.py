@@ -75,6 +75,23 @@ def test_options_reach_the_tuner(tuner: Tuner) -> None:
     assert str(given["model"].dtype) == "torch.bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), True),
+        (("--mode", "train"), True),
+        (("--mode", "compile"), False),
+        (("--objective", "memory"), False),
+        (("--no-ways",), False),
+        (("--ways", "--objective", "memory"), True),
+    ],
+)
+def test_ways_compete_where_they_can_be_chosen(options: tuple[str, ...], expected: bool, tuner: Tuner) -> None:
+    """By time, in modes that do not compile anyway, unless it is said otherwise."""
+    assert profile(*options) == 0
+    assert tuner.given["ways"] is expected
+
+
 def test_the_objective_reaches_the_tuner(tuner: Tuner) -> None:
     """Objective and slowdown arrive parsed; without them it is time, and a profile by memory has its own file."""
     assert profile() == 0

@@ -19,9 +19,11 @@ from twinkle_tune.profile.io import load_profile
 from twinkle_tune.tune.journal import read_journal
 
 ROOT = Path(__file__).parents[2]
-_COMMAND = ["profile", "llama-tiny", "--device", "cpu", "--layers", "1", "--seq-len", "8", "--candidates", "torch"]
+_COMMAND = [
+    "profile", "llama-tiny", "--device", "cpu", "--layers", "1", "--seq-len", "8", "--candidates", "torch", "--no-ways"
+]  # fmt: skip
 # One norm called at so many row counts is as many contests, each over soon: its rival is hopelessly slow.
-_RUN = ["profile", "many:make", "--device", "cpu", "--candidates", "impl"]
+_RUN = ["profile", "many:make", "--device", "cpu", "--candidates", "impl", "--no-ways"]
 _MANY = """
 import time
 import torch

@@ -54,7 +54,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         patch.setenv("TWINKLE_TUNE_CACHE", str(folder / "cache"))
-        options = ["--device", "cpu", "--candidates", "impl", "--in-process", "--out", str(made)]
+        options = ["--device", "cpu", "--candidates", "impl", "--in-process", "--no-ways", "--out", str(made)]
         assert run(["profile", "verified_toy:make", *options]) == 0
         assert load_profile(made).winners
         yield made

@@ -33,6 +33,8 @@ from twinkle_tune.errors import ProfileError, TuneError
 from twinkle_tune.profile.files import descriptor_of, is_stream
 
 if TYPE_CHECKING:
+    from twinkle_tune.mode import Mode
+    from twinkle_tune.objective import Aim
     from twinkle_tune.profile.schema import Profile
     from twinkle_tune.tune.journal import Journal
 
@@ -70,11 +72,14 @@ def profile(
         ),
     ] = None,
     ways: Annotated[
-        bool, typer.Option("--ways", help="Let other ways of running the whole model compete, too.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--ways/--no-ways", help="Let other ways of running the whole model compete, too.  [default: by time]"
+        ),
+    ] = None,
     calls: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="With --ways: each step will run N times; compiling counts."),
+        typer.Option(min=1, metavar="N", help="With ways: each step will run N times; compiling counts."),
     ] = None,
     no_optimizer: Annotated[
         bool, typer.Option("--no-optimizer", help="Leave the AdamW step out of training steps.")
@@ -174,7 +179,7 @@ def profile(
                     store=store,
                     attention=attention,
                     head=head,
-                    ways=ways,
+                    ways=_competes(ways, parsed, aim, from_hub=from_hub),
                     calls=calls,
                     objective=aim.objective,
                     slowdown=aim.slowdown,
@@ -193,6 +198,11 @@ def profile(
     for file, form in reports_at:
         write_report(made, file, form, path)
     _show(made, [path, *(file for file, _ in reports)], as_json=as_json, timeline=timeline)
+
+
+def _competes(asked: bool | None, mode: Mode, aim: Aim, *, from_hub: str | None) -> bool:
+    """Whether ways of running the whole model compete: where nobody says, if one could be chosen."""
+    return not (aim.is_memory or mode.compiles or from_hub) if asked is None else asked
 
 
 def _loading(model: str) -> str:
