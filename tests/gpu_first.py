@@ -35,6 +35,8 @@ _KEPT, _SHOWN = 100_000, 6_000
 GRACE_S = 6.0
 """So long before its limit, or a fifth of it, a part is interrupted as by Ctrl-C, to write down what it has."""
 NO_DEVICE = "no device"
+# Compiling cannot be interrupted: it could end a part beyond its limit, with nothing written.
+_PROFILE = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh", "--no-ways")
 _IF_THERE_IS_ONE = ("-m", "tests.gpu_part")
 
 
@@ -89,7 +91,7 @@ def first_parts(out: Path) -> tuple[Part, ...]:
     several = ("-n", str(_workers()), "--dist", "load") if find_spec("xdist") is not None else ()
     files = gpu_tests()
     timing = tuple(file for file in files if file.startswith(("tests/measure/", "tests/tune/")))
-    profile = ("--layers", "4", "--dtype", "bfloat16", "--device", "cuda", "--fresh", "--no-ways")
+    profile = _PROFILE
     return (
         Part(name="machine", limit_s=30, command=("-m", "tests.gpu_first", "--machine")),
         Part(name="parity on the device", limit_s=110,
@@ -120,18 +122,7 @@ def _workers() -> int:
 
 def second_parts(out: Path) -> tuple[Part, ...]:
     """The parts of the second run: four minutes in all at most."""
-    profile = (
-        "--layers",
-        "4",
-        "--dtype",
-        "bfloat16",
-        "--device",
-        "cuda",
-        "--fresh",
-        "--no-ways",
-        "--mode",
-        "inference",
-    )
+    profile = (*_PROFILE, "--mode", "inference")
     return (
         Part(name="machine", limit_s=30, command=("-m", "tests.gpu_first", "--machine")),
         Part(name="profile of inference, with times in CUDA graphs", limit_s=210,

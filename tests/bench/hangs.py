@@ -142,7 +142,8 @@ def ran(where: str, budget_s: float) -> Run:
             Path(folder, name).parent.mkdir(exist_ok=True)
             Path(folder, name).write_text(text, encoding="utf-8")
         load, began_s = os.getloadavg()[0], time.monotonic()
-        options = f"--mode {mode} --device cpu --register users_kernels.py --candidates local --no-ways --budget {budget_s:g}s"
+        chosen = "--device cpu --register users_kernels.py --candidates local --no-ways"
+        options = f"--mode {mode} {chosen} --budget {budget_s:g}s"
         subprocess.run(
             [
                 sys.executable,
