@@ -537,6 +537,7 @@ def asks(tmp_path: Path) -> Iterator[Asking]:
         memory=Memory(journal, Store(tmp_path / "s")),
         budget=Budget(),
         calls=None,
+        neighbour=None,
         tell=lambda event: None,
     )
     yield Asking(run=run_of, environment="e", model="m")

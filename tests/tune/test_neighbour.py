@@ -12,6 +12,7 @@ from tests.report import fabricate
 from twinkle_tune.outcome import Untimed
 from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.schema import Contest
+from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.report.render import pieces
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.source.direct import OriginalSource
@@ -54,6 +55,37 @@ def test_everybody_competes(why: str) -> None:
     else:
         offered = entrants("another", "one more")
     assert names(won, offered, held) == [candidate.name for candidate in offered]
+
+
+CLEAR = CompiledStep(label="prefill", ratio=0.7, low=0.6, high=0.8)
+
+
+@pytest.mark.parametrize(
+    ("setups", "compiled", "expected"),
+    [
+        (("compile",), (CLEAR,), ("compile",)),
+        (("compile + attn:eager",), (CLEAR,), ("compile", "compile + attn:eager")),
+        (("compile + kernels",), (CLEAR,), ("compile",)),
+        ((), (CLEAR,), ()),
+        ((), (replace(CLEAR, label="decode"),), None),
+        ((), (), None),
+        ((), (replace(CLEAR, problem="no time", cause="not timed"),), None),
+    ],
+    ids=["it won", "with an attention", "with kernels", "none won", "another step", "none competed", "no time"],
+)
+def test_only_the_way_that_won_competes(
+    setups: tuple[str, ...], compiled: tuple[CompiledStep, ...], expected: tuple[str, ...] | None
+) -> None:
+    """Of a step in which all had their turn there; kernels are put into it by what wins here."""
+    won = tuple(
+        Setup(
+            label="prefill", way=name.partition(" ")[0], calls=(), model="", kernels="kernels" in name,
+            attention=name.partition("attn:")[2],
+        )
+        for name in setups
+    )  # fmt: skip
+    made = replace(fabricate.profile(), setups=won, compiled=compiled)
+    assert Neighbour(profile=made, whose="x").ways("prefill") == expected
 
 
 def test_what_was_confirmed() -> None:

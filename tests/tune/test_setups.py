@@ -32,6 +32,7 @@ from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune import setups
 from twinkle_tune.tune.events import ContestStarted, WaysTimed
+from twinkle_tune.tune.neighbour import Neighbour
 from twinkle_tune.tune.setups import may_gain, with_setups
 from twinkle_tune.tune.verify import verify_profile
 from twinkle_tune.tune.way_contest import Hall, calls_of, winner_of
@@ -327,6 +328,22 @@ def test_kernels_and_ways_together(
         torch.testing.assert_close(model(LARGE), LARGE * 4.0)
         torch.testing.assert_close(model(LARGE[:3]), LARGE[:3] * 4.0)
     restore_model(model)
+
+
+def test_from_a_neighbour_its_way_alone_competes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What won there is compiled, checked and timed here; in a step that its original won nothing is compiled."""
+    graphs = compiled_by(monkeypatch, lambda graph: twice)
+    there = tuned(monkeypatch, twice)
+    (setup,) = there.setups
+    graphs.clear()
+    made = tuned(monkeypatch, twice, neighbour=Neighbour(profile=there, whose="x"))
+    assert {way.way for way in made.compiled} == {setup.way}
+    assert [(each.label, each.way) for each in made.setups] == [(setup.label, setup.way)]
+    assert made.run is not None
+    assert made.run.started_from.endswith("; 1 of its 1 steps run in its way")
+    kept = replace(there, setups=())
+    made = tuned(monkeypatch, twice, neighbour=Neighbour(profile=kept, whose="x"))
+    assert (made.compiled, made.setups) == ((), ())
 
 
 @pytest.mark.parametrize(

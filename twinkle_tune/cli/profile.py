@@ -179,7 +179,7 @@ def profile(
                     store=store,
                     attention=attention,
                     head=head,
-                    ways=_competes(ways, parsed, aim, from_hub=from_hub),
+                    ways=_competes(ways, parsed, aim),
                     calls=calls,
                     objective=aim.objective,
                     slowdown=aim.slowdown,
@@ -200,9 +200,9 @@ def profile(
     _show(made, [path, *(file for file, _ in reports)], as_json=as_json, timeline=timeline)
 
 
-def _competes(asked: bool | None, mode: Mode, aim: Aim, *, from_hub: str | None) -> bool:
+def _competes(asked: bool | None, mode: Mode, aim: Aim) -> bool:
     """Whether ways of running the whole model compete: where nobody says, if one could be chosen."""
-    return not (aim.is_memory or mode.compiles or from_hub) if asked is None else asked
+    return not (aim.is_memory or mode.compiles) if asked is None else asked
 
 
 def _loading(model: str) -> str:

@@ -188,6 +188,13 @@ class Asking:
         left_s = self.run.budget.left_s
         return left_s is None or left_s >= seconds
 
+    def _ways(self, steps: Sequence[Step]) -> tuple[tuple[str, str], ...]:
+        """The ways that may compete, each with its digest, and of a run from a neighbour those of each step."""
+        neighbour = self.run.neighbour
+        only = () if neighbour is None else ((step.label, str(neighbour.ways(step.label))) for step in steps)
+        ways = (strategy for strategy in STRATEGIES if not strategy.why_not(self.run.model))
+        return (*((each.name, digest_text(digest_code(type(each)), repr(each))) for each in ways), *only)
+
     def _question(
         self, what: What, profile: Profile | None, steps: Sequence[Step], ways: Ways | None = None
     ) -> WholeQuestion | None:
@@ -209,7 +216,7 @@ class Asking:
             process=tuple(sorted((name, str(value)) for name, value in settings_to_send().items())),
             winners=winners,
             originals=tuple(sorted({(c.slot.name, t.digest) for c, t in trials if t.candidate == ORIGINAL})),
-            ways=tuple(_ways(self.run.model)) if asks_ways else (),
+            ways=self._ways(steps) if asks_ways else (),
             calls=self.run.calls if asks_ways else None,
             setups=digest_of([to_data(setup) for setup in ways.setups]) if ways is not None else "",
             tool=TOOL,
@@ -250,12 +257,6 @@ def _as_seen(seen: Capture, known: WholeAnswer) -> tuple[Capture, Bounds] | None
         step_us=tuple((label, median(times_us)) for label, times_us in alone),
     )
     return again, {id(each): dict(share.bounds) for each, share in observations}
-
-
-def _ways(model: nn.Module) -> Iterator[tuple[str, str]]:
-    for strategy in STRATEGIES:
-        if not strategy.why_not(model):
-            yield strategy.name, digest_text(digest_code(type(strategy)), repr(strategy))
 
 
 def _won(contest: Contest) -> Won:

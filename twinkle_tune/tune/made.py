@@ -81,7 +81,7 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         stopped="budget" if cut_short else facts.stopped,
         recalled_whole=run.memory.recalled_whole,
         spans=run.spans.so_far(),
-        started_from="" if run.neighbour is None else run.neighbour.told(profile.contests),
+        started_from="" if run.neighbour is None else run.neighbour.told(profile.contests, profile.setups),
     )
     found = verdict_of(profile.contests, profile.steps, profile.aim, facts)
     # Where the whole model runs another way, its verdict says so; of the contests one that was stopped tells.

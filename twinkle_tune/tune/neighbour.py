@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.profile.setup import Setup, way_name
 from twinkle_tune.slot import ORIGINAL, Candidate
+
+_LEFT_OPEN = ("not timed", "inconclusive")
+"""Causes that left a way's step undecided there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +32,27 @@ class Neighbour:
         # A winner that nobody has here (not registered, not installed) leaves its place to all others.
         return found if len(found) == len(names) else tuple(entrants)
 
-    def told(self, contests: Sequence[Contest]) -> str:
-        """What was taken over, and what of it was confirmed by contests that were held here."""
+    def ways(self, label: str) -> tuple[str, ...] | None:
+        """The way of running a step that won there, and the same with another attention; () where none did.
+
+        None for a step in which none competed there, or not all had their turn: there all do.
+        """
+        tried = [way for way in self.profile.compiled if way.label == label]
+        if not tried or any(way.cause in _LEFT_OPEN for way in tried):
+            return None
+        won = [setup for setup in self.profile.setups if setup.label == label]
+        names = ((setup.way, way_name(setup.way, kernels=False, attention=setup.attention)) for setup in won)
+        return tuple(dict.fromkeys(name for both in names for name in both))
+
+    def told(self, contests: Sequence[Contest], setups: Sequence[Setup] = ()) -> str:
+        """What was taken over, and what of it was confirmed by contests that were held here, and by ways that won."""
         won = {(c.slot.target, c.workload.key): c.selection.winner for c in self.profile.winners}
         tried = [c for c in contests if (c.slot.target, c.workload.key) in won]
         same = [c for c in tried if c.selection.winner == won[c.slot.target, c.workload.key]]
-        return f"{self.whose}: {len(tried)} of its {len(won)} winners tried here, {len(same)} confirmed"
+        told = f"{self.whose}: {len(tried)} of its {len(won)} winners tried here, {len(same)} confirmed"
+        there = {(setup.label, setup.way) for setup in self.profile.setups}
+        here = {(setup.label, setup.way) for setup in setups}
+        return f"{told}; {len(there & here)} of its {len(there)} steps run in its way" if there else told
 
     def _held(self, target: str, key: str) -> Contest | None:
         found = (c for c in self.profile.contests if (c.slot.target, c.workload.key) == (target, key))

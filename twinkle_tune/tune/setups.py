@@ -79,6 +79,7 @@ def _hall(asks: Asking, ends_s: float | None) -> Hall:
         seconds=_WAYS_S,
         ends_s=math.inf if ends_s is None else ends_s,
         calls=run.calls,
+        only=(lambda label: None) if run.neighbour is None else run.neighbour.ways,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -44,6 +44,7 @@ class Hall:
         seconds: that a step is timed, unless the fewest rounds take longer; compiling takes what it takes.
         ends_s: of the monotonic clock: no way is begun after it.
         calls: how often each step will be run: compiling must take less time than it saves in them. None for no limit.
+        only: the names of those that may compete in a step, of its label; None where all may.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class Hall:
     seconds: float
     ends_s: float = math.inf
     calls: int | None = None
+    only: Callable[[str], Collection[str] | None] = lambda label: None
 
 
 def winner_of(ways: Sequence[CompiledStep], calls: int | None = None) -> str | None:
@@ -120,7 +122,9 @@ class WayContest:
 
         A way that can only stand in for another has a race of its own, where that other one is not clearly faster.
         """
-        self._ways = {way.name: way for way in ways_of(self._hall.model)}
+        self._ways = {way.name: way for way in ways_of(self._hall.model) if self._may(way.name)}
+        if not self._ways:
+            return None
         later = {each.name: each.instead_of for each in STRATEGIES if each.instead_of and each.name in self._ways}
         self._timed([name for name in self._ways if name not in later])
         clear = {step.way for step in self.found if step.is_clear}
@@ -175,10 +179,15 @@ class WayContest:
         """The way with another attention of the model's own, where that is clearly faster than without."""
         for value in other_attentions(self._hall.model) if _strategy(won.way).traces_all else ():
             more = replace(won, attention=value)
-            if time.monotonic() < self._hall.ends_s:
+            if time.monotonic() < self._hall.ends_s and self._may(more.name):
                 self._ways[more.name] = _way(self._hall.model, more)
                 won = more if self._pays(more, won, self._timed([more.name], beside=won.name)) else won
         return won
+
+    def _may(self, name: str) -> bool:
+        """Whether a way may compete in this step."""
+        only = self._hall.only(self._step.label)
+        return only is None or name in only
 
     def _pays(self, more: Won, without: Won, times_us: Mapping[str, tuple[float, ...]]) -> bool:
         """Whether ``more`` is right and clearly faster than ``without``, by 2%, in the same rounds."""
