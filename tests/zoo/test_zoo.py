@@ -26,7 +26,7 @@ from tests.zoo.state import differences, noted
 from tests.zoo.trial import tried
 
 SEED = os.environ.get("ZOO_SEED") or datetime.now(UTC).strftime("%Y-%m-%d")
-SIZE = 25
+SIZE = 15
 DRAWS = 1000
 DEAREST = 40
 """Types that samples have seldom or never, of which ``make slow`` tries another one each day."""
@@ -51,7 +51,7 @@ def _names(seed: str) -> list[str]:
 
 
 def test_another_sample_each_day() -> None:
-    """Each has 25 types, other ones than the day before, and takes at most 0.6 of what 25 take on the average."""
+    """Each has 15 types, other ones than the day before, and takes at most 0.6 of what 15 take on the average."""
     days = [_names(f"2026-11-{day}") for day in range(20, 27)]
     assert {len(set(names)) for names in days} == {SIZE}
     assert all(set(one) != set(other) for one, other in itertools.pairwise(days))
