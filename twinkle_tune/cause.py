@@ -36,6 +36,8 @@ Cause = Literal[
 - "not timed": it could not be timed.
 - "": not written down, in a profile of schema 1 that does not tell.
 """
+LASTING: tuple[Cause, ...] = ("", "wrong", "unfit")
+"""Causes that say something of who is out, not of the moment or the machine (no compiler, no memory)."""
 OF_MEMORY: tuple[Cause, ...] = ("out of memory", "out of device memory")
 # Allocators of torch and C++ raise a plain RuntimeError: their own words are all that tells.
 _HOST_SIGNS = ("MemoryError", "can't allocate memory", "Cannot allocate memory", "bad_alloc")

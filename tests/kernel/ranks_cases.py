@@ -6,21 +6,24 @@ import json
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 
-from tests.kernel.toys import Model, added, layer_contest, norms, plus_one, plus_two, profile, registry
+from tests.kernel.toys import Model, Norm, added, layer_contest, norms, plus_one, plus_two, profile, registry
 from twinkle_tune.environment import current_environment
-from twinkle_tune.errors import BindError
+from twinkle_tune.errors import BindError, ProfileError
 from twinkle_tune.kernel import kernelize_model, kernelize_report
 from twinkle_tune.kernel.patch import bind_forward
+from twinkle_tune.profile.io import read_profile
 from twinkle_tune.profile.schema import Profile
 
 WORLD = 4
@@ -36,12 +39,14 @@ def won(winner: str) -> Profile:
     return profile([layer_contest(model, paths, 4, f"impl:{winner}", BOTH) for paths in (narrow, wide)])
 
 
-def together(model: Model, made: object = None, **options: Any) -> Told:
+def together(
+    model: Model, made: object = None, *, says: Literal["always", "error"] = "always", **options: Any
+) -> Told:  # fmt: skip
     """What comes of a call of all ranks: what its norms add, what is bound and kept, the warnings and the error."""
     chosen: Told = {"profile": won("plus_one") if made is None else made, "registry": BOTH, "group": dist.group.WORLD}
     raised = ""
     with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
+        warnings.simplefilter(says)
         try:
             kernelize_model(model, **(chosen | options))
         except Exception as error:
@@ -150,11 +155,66 @@ def not_in_it(rank: int) -> Told:
     return together(Model(), group=group)
 
 
+def missing_half() -> Profile:
+    """A profile whose winner at wide norms is not registered where only one kernel is."""
+    model = Model()
+    narrow = [path for path, norm in norms(model).items() if norm.weight.shape[0] == 8]
+    wide = [path for path in norms(model) if path not in narrow]
+    winners = ((narrow, "impl:plus_one"), (wide, "impl:plus_two"))
+    return profile([layer_contest(model, paths, 4, winner, BOTH) for paths, winner in winners])
+
+
+def warnings_are_errors(rank: int) -> Told:
+    """A kernel is missing on all of them, and what rank 0 warns of is raised."""
+    return together(Model(), missing_half(), registry=ONE, says="error")
+
+
+def warnings_are_errors_and_nothing_is_left(rank: int) -> Told:
+    """The same with a model that was bound before, where nothing can be bound."""
+    model = Model()
+    kernelize_model(model, profile=won("plus_one"), registry=BOTH)
+    return together(model, won("plus_two"), registry=ONE, says="error")
+
+
+def no_profile(rank: int) -> Told:
+    """Rank 0 is given something else."""
+    return together(Model(), BytesIO() if rank == 0 else None)
+
+
+def another_version(rank: int) -> Told:
+    """One cannot read what rank 0 reads."""
+
+    def refuses(*args: Any) -> Profile:
+        raise ProfileError("of another schema")
+
+    with patch("twinkle_tune.kernel.ranks.read_profile", refuses if rank == 2 else read_profile):
+        return together(Model())
+
+
+def other_code(rank: int) -> Told:
+    """Without a profile: a kernel of the same name, with other code on one of them."""
+    adds = 2 if rank == 3 else 1
+
+    def plus(self: Norm, x: torch.Tensor) -> torch.Tensor:
+        return Norm.forward(self, x) + adds
+
+    return together(Model(), profile=None, registry=registry(plus))
+
+
+def strict_alone_and_bound(rank: int) -> Told:
+    """An original is an error for one of them alone; the model had kernels before."""
+    model = Model()
+    kernelize_model(model, profile=won("plus_one"), registry=BOTH)
+    return together(model, won("plus_two"), registry=ONE, use_fallback=rank != 1)
+
+
 CASES: dict[str, Callable[[int], Told]] = {
     case.__name__: case
     for case in (
         alike, slower, another_file, another_torch, missing_kernel, missing_kernel_strictly, strict_alone, mistake,
         unreadable, cannot_bind, another_model, turned_off, registered, half_of_them, not_in_it,
+        warnings_are_errors, warnings_are_errors_and_nothing_is_left, no_profile, another_version, other_code,
+        strict_alone_and_bound,
     )
 }  # fmt: skip
 
@@ -182,6 +242,8 @@ def main(arguments: Sequence[str]) -> int:
             try:
                 run(rank, folder)
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)

@@ -50,7 +50,7 @@ def test_all_bind_the_same(name: str, adds: float, found: dict[str, Each]) -> No
         ("missing_kernel", "rank 3: Norm (impl:plus_two): no candidate 'impl:plus_two' is registered for it here"),
         ("another_model", "(rank 0: would bind Norm layers.1.narrow: impl:plus_one (rows: all))"),
         ("turned_off", "rank 1: its model is left as it is"),
-        ("registered", "rank 3: would bind Norm layers.0.narrow: impl:plus_two (rows: all)"),
+        ("registered", "rank 3: would bind Norm layers.0.narrow: impl:plus_two (rows: all, code "),
     ],
 )
 def test_if_one_would_do_another_thing_none_binds(name: str, why: str, found: dict[str, Each]) -> None:
@@ -102,6 +102,44 @@ def test_who_is_not_in_the_group_is_told(found: dict[str, Each]) -> None:
     assert [told["bound"] for told in found["not_in_it"]] == [4, 4, 0, 0]
     raised = found["not_in_it"][3]["raised"]
     assert raised.startswith("BindError: group: got -100, expected a torch.distributed process group that this process")
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "adds"),
+    [("warnings_are_errors", 2, [0.0, 1.0]), ("warnings_are_errors_and_nothing_is_left", 0, [0.0])],
+)
+def test_a_warning_that_is_an_error_comes_last(
+    name: str, bound: int, adds: list[float], found: dict[str, Each]
+) -> None:
+    """Rank 0 raises it when all have done the same, and nobody waits for it."""
+    for rank, told in enumerate(found[name]):
+        assert (told["bound"], told["added"]) == (bound, adds)
+        assert told["raised"].startswith("UserWarning: original kept: " if rank == 0 else "")
+        assert bool(told["raised"]) == (rank == 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "guilty", "why"),
+    [("no_profile", 0, "profile: got a BytesIO, expected a path"), ("another_version", 2, "of another schema")],
+)
+def test_a_profile_that_one_cannot_take_binds_nothing(name: str, guilty: int, why: str, found: dict[str, Each]) -> None:
+    """The others are told who it is."""
+    for rank, told in enumerate(found[name]):
+        assert (told["bound"], told["added"]) == (0, [0.0])
+        assert why in told["raised"]
+        assert (f"rank {guilty} of 4" in told["raised"]) == (rank != guilty)
+
+
+def test_other_code_of_the_same_name_is_another_kernel(found: dict[str, Each]) -> None:
+    """What is registered is told by its digest, too."""
+    assert [(told["bound"], told["added"]) for told in found["other_code"]] == [(0, [0.0])] * WORLD
+
+
+def test_who_alone_raises_has_originals_as_the_others(found: dict[str, Each]) -> None:
+    """Not the kernels that its model had before."""
+    told = found["strict_alone_and_bound"]
+    assert [(each["bound"], each["added"]) for each in told] == [(0, [0.0])] * WORLD
+    assert [bool(each["raised"]) for each in told] == [False, True, False, False]
 
 
 def test_without_torch_distributed_a_group_is_an_error() -> None:

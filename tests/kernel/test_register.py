@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,13 @@ def test_names_of_the_catalog() -> None:
     register_layer_kernel("RMSNorm", layer_impl=plus_one, device="cpu")
     kernelize_model(model, mode="inference", device="cpu")
     assert {added(module, 2) for module in norms(model).values()} == {1.0}
+
+
+def test_where_originals_may_not_stay_nothing_named_is_nothing_said() -> None:
+    """With use_fallback=False what is wrong is an error, and a model that names nothing is fine."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kernelize_model(nn.Linear(2, 2), use_fallback=False, registry=Registry())
 
 
 def test_names_of_the_catalog_that_a_class_has() -> None:

@@ -298,3 +298,25 @@ def test_classes_that_say_whom_they_equal_are_told_apart() -> None:
 
     assert len({digest_code(kind) for kind in (One, Two, Three)}) == 3
     assert digest_code(One) == digest_code(One)
+
+
+def test_what_is_kept_of_code_is_its_own(tmp_path: Path) -> None:
+    """Equal code of two files has its file's text each; a class without a file is read anew, as its methods change."""
+
+    def made(name: str, text: str) -> Any:
+        path = tmp_path / f"{name}.py"
+        path.write_text(text, encoding="utf-8")
+        space: dict[str, Any] = {"__name__": name}
+        exec(compile(text, str(path), "exec"), space)
+        return space["kernel"]
+
+    texts = [f"def kernel(x: {kind}):\n    return x\n" for kind in ("int", "str")]
+    one, two = (made(name, text) for name, text in zip("ab", texts, strict=True))
+    assert one.__code__ == two.__code__
+    assert digest_code(one) != digest_code(two)
+    space: dict[str, Any] = {"__name__": "typed"}
+    exec("class Norm:\n    def forward(self, x): return x * 2", space)
+    before = digest_code(space["Norm"])
+    exec("def other(self, x): return x * 3", space)
+    space["Norm"].forward = space["other"]
+    assert digest_code(space["Norm"]) != before

@@ -70,8 +70,22 @@ CLEAR = CompiledStep(label="prefill", ratio=0.7, low=0.6, high=0.8)
         ((), (replace(CLEAR, label="decode"),), None),
         ((), (), None),
         ((), (replace(CLEAR, problem="no time", cause="not timed"),), None),
+        ((), (replace(CLEAR, problem="no compiler", cause="raised"),), None),
+        ((), (replace(CLEAR, problem="it is off", cause="wrong"),), ()),
+        (("future",), (CLEAR,), None),
     ],
-    ids=["it won", "with an attention", "with kernels", "none won", "another step", "none competed", "no time"],
+    ids=[
+        "it won",
+        "with an attention",
+        "with kernels",
+        "none won",
+        "another step",
+        "none competed",
+        "no time",
+        "no compiler there",
+        "wrong there",
+        "nobody has it here",
+    ],
 )
 def test_only_the_way_that_won_competes(
     setups: tuple[str, ...], compiled: tuple[CompiledStep, ...], expected: tuple[str, ...] | None

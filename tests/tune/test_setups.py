@@ -33,9 +33,9 @@ from twinkle_tune.terms import Terms
 from twinkle_tune.tune import setups
 from twinkle_tune.tune.events import ContestStarted, WaysTimed
 from twinkle_tune.tune.neighbour import Neighbour
-from twinkle_tune.tune.setups import may_gain, with_setups
+from twinkle_tune.tune.setups import may_gain, with_setups, without_slower
 from twinkle_tune.tune.verify import verify_profile
-from twinkle_tune.tune.way_contest import Hall, calls_of, winner_of
+from twinkle_tune.tune.way_contest import Hall, WayContest, Won, calls_of, winner_of
 from twinkle_tune.tune.ways import Ways
 
 X = torch.randn(4, 8)
@@ -328,6 +328,39 @@ def test_kernels_and_ways_together(
         torch.testing.assert_close(model(LARGE), LARGE * 4.0)
         torch.testing.assert_close(model(LARGE[:3]), LARGE[:3] * 4.0)
     restore_model(model)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "again", "stays"),
+    [(0.5, False, False), (0.5, True, True), (0.95, False, True)],
+    ids=["kernels alone are faster", "they were raced", "they are slower"],
+)
+def test_a_way_slower_than_the_kernels_alone_does_not_run(kernels: float, again: bool, stays: bool) -> None:
+    """Where the budget left no time to race both, each one's figures beside the original decide."""
+    way = CompiledStep(label="f", way="compile", ratio=0.9, low=0.88, high=0.92)
+    rows = (way, replace(way, way="kernels", ratio=kernels, low=kernels - 0.01, high=kernels + 0.01))
+    setup = Setup(label="f", way="compile", calls=(), model="")
+    found = without_slower(Ways(compiled=rows, setups=(setup,)), () if again else ("f",))
+    assert bool(found.setups) is stays
+
+
+@pytest.mark.parametrize(("without", "stays"), [("raised", True), ("not timed", True), ("wrong", False)])
+def test_a_way_that_fails_beside_the_kernels_stays(without: Any, stays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a reason of the moment, as it won before; one that is wrong there does not."""
+    terms = Terms(mode=Mode.INFERENCE, device="cpu")
+    hall = Hall(model=Long(), clock=clock_for("cpu"), terms=terms, seconds=0.0)
+    step: Any = SimpleNamespace(label="f")
+    contest = WayContest(hall, step, None)
+
+    def timed(names: Any) -> dict[str, tuple[float, ...]]:
+        contest.found += [
+            CompiledStep(label="f", way="kernels", ratio=0.5, low=0.4, high=0.6),
+            CompiledStep(label="f", way="compile", problem="it failed", cause=without),
+        ]
+        return {"kernels": (1.0,)}
+
+    monkeypatch.setattr(contest, "_timed", timed)
+    assert contest.with_kernels(Won(way="compile"), Plan(), 1.0) == (Won(way="compile") if stays else None)
 
 
 def test_from_a_neighbour_its_way_alone_competes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from twinkle_tune.kernel.patch import (
     why_not_running,
 )
 from twinkle_tune.kernel.plan import Kept, Plan
-from twinkle_tune.kernel.planned import Request, planned
+from twinkle_tune.kernel.planned import Planned, Request, planned
 from twinkle_tune.kernel.ranks import Ranks, agreed, first_s_profile
 from twinkle_tune.kernel.record import record_of
 from twinkle_tune.kernel.registry import Registry, default_registry
@@ -116,36 +116,40 @@ def kernelize_model(
         device=device,
         needs_backward=needs_backward,
         needs_torch_compile=needs_torch_compile,
+        use_fallback=use_fallback,
         registry=registry or default_registry,
     )
     ranks = None if group is None else Ranks.of(group)
     if ranks is None:
         found = planned(request, opened(profile))
-    else:
-        loaded = first_s_profile(ranks, profile)
-        found = agreed(ranks, lambda: planned(request, loaded), strict=not use_fallback)
+        if found.error is not None and not use_fallback:
+            raise found.error
+        for told in found.warnings:
+            warnings.warn(told, stacklevel=2)
+        _bind_found(model, found)
+        return model
+    loaded = first_s_profile(ranks, profile)
+    found = agreed(ranks, lambda: planned(request, loaded), strict=not use_fallback)
+    if found.is_split or found.error is None or use_fallback:
+        try:
+            ranks.together(lambda: _bind_found(model, found))
+        except BaseException:
+            restore_model(model)
+            raise
     if found.error is not None and not use_fallback:
         raise found.error
+    # Last: a warning may be an error of this rank alone.
     for told in found.warnings:
         warnings.warn(told, stacklevel=2)
-    if found.plan is None:
-        return model
-    if ranks is None or found.plan.is_empty:  # what binds nothing cannot fail on one rank alone
-        bind_plan(model, found.plan)
-    else:
-        _bind_together(ranks, model, found.plan)
-    if model is not None and found.where:
-        model.__dict__[_REPORT] = replace(model.__dict__[_REPORT], where=found.where)
     return model
 
 
-def _bind_together(ranks: Ranks, model: nn.Module | None, plan: Plan) -> None:
-    """Bind a plan if every rank can; else every rank has its originals, and raises."""
-    try:
-        ranks.together(lambda: bind_plan(model, plan))
-    except BaseException:
-        restore_model(model)
-        raise
+def _bind_found(model: nn.Module | None, found: Planned) -> None:
+    if found.plan is None:
+        return
+    bind_plan(model, found.plan)
+    if model is not None and found.where:
+        model.__dict__[_REPORT] = replace(model.__dict__[_REPORT], where=found.where)
 
 
 def restore_model(model: nn.Module | None) -> None:

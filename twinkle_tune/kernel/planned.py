@@ -35,12 +35,14 @@ class Planned:
         where: where winners run, and whose they are, for the report; "" without a profile.
         warnings: what is said where originals may stay.
         error: what is raised where they may not; None where nothing is wrong.
+        is_split: whether the ranks of a group would not do the same, so that what was bound before goes, too.
     """
 
     plan: Plan | None = None
     where: str = ""
     warnings: tuple[str, ...] = ()
     error: TuneError | None = None
+    is_split: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class Request:
     device: object
     needs_backward: bool | None
     needs_torch_compile: bool | None
+    use_fallback: bool
     registry: Registry
 
 
@@ -103,7 +106,8 @@ def planned(request: Request, loaded: Profile | Place | None) -> Planned:
         registry=request.registry,
     )
     plan = plan_registered(model, asked)
-    nothing = () if plan.layers or plan.functions or plan.stale else (nothing_to_bind(plan.kept),)
+    is_told = request.use_fallback and plan.is_empty and not plan.stale
+    nothing = (nothing_to_bind(plan.kept),) if is_told else ()
     problems = (*plan.stale, *(f"{kept.slot}: {kept.reason}" for kept in plan.kept))
     error = RegistrationError("; ".join(problems) + _INSTEAD) if problems else None
     return Planned(plan=plan, warnings=(*nothing, *_kept(plan)), error=error)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from twinkle_tune.errors import BindError, ProfileError, TuneError, in_a_line
+from twinkle_tune.kernel.patch import Binding
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.planned import KEPT, Planned
 from twinkle_tune.kernel.shared import opened
@@ -22,6 +23,7 @@ from twinkle_tune.profile.hub import Place
 from twinkle_tune.profile.io import read_profile
 from twinkle_tune.profile.json_text import profile_text
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.source.digest import digest_code
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -57,7 +59,17 @@ class Ranks:
             raise BindError(f"group: got {group!r} without torch.distributed having been initialised, {_EXPECTED}")
         if not isinstance(group, distributed.ProcessGroup):
             raise BindError(f"group: got {group!r}, {_EXPECTED}")
-        return cls(group=group, rank=distributed.get_rank(group))
+        try:
+            return cls(group=group, rank=distributed.get_rank(group))
+        except ValueError as error:  # one that was destroyed
+            raise BindError(f"group: got {group!r} ({error}), {_EXPECTED}") from error
+
+    def from_first(self, mine: _Found) -> _Found:
+        """What rank 0 says."""
+        found: list[Any] = [mine if self.rank == 0 else None]
+        first = torch.distributed.get_global_rank(self.group, 0)
+        torch.distributed.broadcast_object_list(found, src=first, group=self.group)
+        return found[0]  # type: ignore[no-any-return]
 
     def told(self, mine: _Found) -> list[_Found]:
         """What each rank says, in their order."""
@@ -90,11 +102,19 @@ def first_s_profile(ranks: Ranks, profile: str | Path | Profile | None) -> Profi
     """
 
     def read() -> str | Place | None:
-        loaded = opened(profile) if ranks.rank == 0 else None
+        if ranks.rank != 0 or profile is None:
+            return None
+        if not isinstance(profile, (str, Path, Profile)):
+            raise ProfileError(
+                f"profile: got a {type(profile).__name__}, expected a path, 'hub:owner/name' or a Profile"
+            )
+        loaded = opened(profile)
         return profile_text(loaded) if isinstance(loaded, Profile) else loaded
 
-    first = ranks.told(ranks.together(read, ProfileError))[0]
-    return read_profile(first.encode(), "rank 0's profile") if isinstance(first, str) else first
+    first = ranks.from_first(ranks.together(read, ProfileError))
+    if not isinstance(first, str):
+        return first
+    return ranks.together(lambda: read_profile(first.encode(), "rank 0's profile"), ProfileError)
 
 
 def agreed(ranks: Ranks, find: Callable[[], Planned], *, strict: bool) -> Planned:
@@ -110,9 +130,14 @@ def agreed(ranks: Ranks, find: Callable[[], Planned], *, strict: bool) -> Planne
     Raises:
         BindError: another rank met an error; of this rank its own is raised.
     """
-    mine = ranks.together(find)
-    each = ranks.told(_Would.of(mine, strict))
-    differs = next(((rank, would) for rank, would in enumerate(each) if would != each[0]), None)
+
+    def found() -> tuple[Planned, _Would]:
+        planned = find()
+        return planned, _Would.of(planned, strict)
+
+    mine, would = ranks.together(found)
+    each = ranks.told(would)
+    differs = next(((rank, other) for rank, other in enumerate(each) if other != each[0]), None)
     if differs is None:
         return mine if ranks.rank == 0 else replace(mine, warnings=())
     rank, other = differs
@@ -126,6 +151,7 @@ def agreed(ranks: Ranks, find: Callable[[], Planned], *, strict: bool) -> Planne
         where=mine.where,
         warnings=(KEPT + why,) if ranks.rank == 0 else (),
         error=BindError(why),
+        is_split=True,
     )
 
 
@@ -141,13 +167,12 @@ class _Would:
     @classmethod
     def of(cls, found: Planned, strict: bool) -> _Would:
         plan = found.plan or Plan()
-        bindings = (binding for _, _, binding in (*plan.layers, *plan.functions))
         error = () if found.error is None else (str(found.error),)
         told = (warning.removeprefix(KEPT) for warning in found.warnings)
         return cls(
             strict=strict,
             leaves=found.plan is None,
-            binds=tuple(f"{each.slot} {each.path}: {each.candidate} (rows: {each.rows})" for each in bindings),
+            binds=tuple(_told_of(call, binding) for _, call, binding in (*plan.layers, *plan.functions)),
             problems=(*told, *error) or (("its model is left as it is",) if found.plan is None else ()),
         )
 
@@ -158,3 +183,9 @@ class _Would:
         ]
         alone += ["use_fallback=False"] if self.strict and not other.strict else []
         return f"{whose}: {alone[0]}" if alone else ""
+
+
+def _told_of(call: object, binding: Binding) -> str:
+    """What is bound where. The code of what a profile names is in it; of what is registered by name it is told."""
+    code = "" if binding.is_checked else f", code {digest_code(call)}"
+    return f"{binding.slot} {binding.path}: {binding.candidate} (rows: {binding.rows}{code})"

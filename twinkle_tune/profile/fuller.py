@@ -13,13 +13,19 @@ def finished(contests: Iterable[Contest]) -> int:
 
 
 def is_fuller(there: Profile, made: Profile) -> bool:
-    """Whether ``there`` would be lost for less: ``made`` was stopped, and ``there`` was not, or finished more contests.
+    """Whether ``there`` would be lost for less: ``made`` was stopped, and ``there`` was not, or did more.
+
+    That is finished more contests, or, with as many, found more ways of running the model.
 
     Of another model, mode or device it is lost in any case.
     """
     if made.complete:
         return False
-    return there.complete or finished(there.contests) > finished(made.contests) or _question(there) != _question(made)
+    return there.complete or _done(there) > _done(made) or _question(there) != _question(made)
+
+
+def _done(profile: Profile) -> tuple[int, int]:
+    return finished(profile.contests), len(profile.setups)
 
 
 def _question(profile: Profile) -> tuple[str, ...]:

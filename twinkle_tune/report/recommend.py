@@ -249,7 +249,9 @@ def _hidden(unclear: Sequence[Contest], step: StepResult) -> float:
 
 
 def untried_text(profile: Profile) -> str:
-    """That nobody tried to compile the model, where one may; else ""."""
+    """That nobody tried to compile the model, where one may, and no neighbour's profile said not to; else ""."""
+    if profile.run is not None and profile.run.started_from:
+        return ""
     if profile.compiled or profile.mode.compiles or profile.aim.is_memory:
         return ""
     return "Other ways of running the whole model were not tried: --ways."

@@ -11,7 +11,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, ModuleType
-from weakref import WeakKeyDictionary
+from typing import Any
+from weakref import ref
 
 from twinkle_tune.errors import SourceError
 
@@ -92,28 +93,28 @@ def _unwrap(obj: object) -> object:
     return obj
 
 
-_texts: WeakKeyDictionary[type | CodeType, str] = WeakKeyDictionary()
-"""Texts by what they are of: to find a class in its file, inspect parses all of that each time."""
+_texts: dict[int, tuple[ref[Any], str]] = {}
+"""Source texts by the id of what they are of, while that is there: to find a class inspect parses its whole file."""
 
 
 def _text_of(obj: type | FunctionType) -> str:
-    key = obj.__code__ if isinstance(obj, FunctionType) else obj
-    if isinstance(key, type) and type(key).__hash__ is not type.__hash__:
-        return _read_text_of(obj)  # its class says which others it equals
-    if key not in _texts:
-        _texts[key] = _read_text_of(obj)
-    return _texts[key]
-
-
-def _read_text_of(obj: type | FunctionType) -> str:
-    code = obj.__code__ if isinstance(obj, FunctionType) else None
+    of = obj.__code__ if isinstance(obj, FunctionType) else obj
+    known = _texts.get(id(of))
+    if known is not None and known[0]() is of:
+        return known[1]
     try:
         # Of the code object: for a wrapper inspect would show what is wrapped.
-        return _without_comments(inspect.getsource(code or obj))
+        text = _without_comments(inspect.getsource(of))
     except (OSError, TypeError, SyntaxError):
-        # A lambda inside an expression, or code without a file.
+        # A lambda inside an expression, or code without a file: its methods may be exchanged, so it is not kept.
         codes = [function.__code__ for function in _functions_of(obj)]
-        return " ".join((obj.__qualname__ if code is None else "", *map(_code_text, codes)))
+        return " ".join((obj.__qualname__ if of is obj else "", *map(_code_text, codes)))
+    _texts[id(of)] = ref(of, functools.partial(_forget, id(of))), text
+    return text
+
+
+def _forget(key: int, gone: ref[Any]) -> None:
+    _texts.pop(key, None)
 
 
 def _without_comments(source: str) -> str:

@@ -13,6 +13,7 @@ from twinkle_tune.capture.capture import Capture, Observation
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.point import Point, tensors_in
 from twinkle_tune.capture.step import Step
+from twinkle_tune.cause import LASTING
 from twinkle_tune.environment import Environment
 from twinkle_tune.kernel.model_digest import digest_as_it_stands
 from twinkle_tune.kernel.setup_calls import named
@@ -41,8 +42,6 @@ _IDS = ("input_ids", "decoder_input_ids", "labels")
 """Integers that are looked up. All others (masks, positions) say what is computed, and count by their values."""
 _UNDECIDED = ("not timed", "inconclusive")
 """Causes that leave a way's step undecided, in this run as well."""
-_LASTING = ("", "wrong", "unfit")
-"""Causes that say something of a way, not of the moment (no compiler, no memory)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,6 +311,6 @@ def _is_clear(kept: Sequence[object], steps: Sequence[StepResult], aim: Aim) -> 
 
 def _are_final(found: Ways) -> bool:
     """Whether another run would find the same: no reason of the moment, and noise left nothing open."""
-    if not all(way.cause in _LASTING for way in found.compiled):
+    if not all(way.cause in LASTING for way in found.compiled):
         return False
     return bool(found.setups) or not any(way.is_open(LEAST_GAIN) for way in found.compiled)

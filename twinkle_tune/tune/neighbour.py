@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from twinkle_tune.capture.capture import Observation
+from twinkle_tune.cause import LASTING
 from twinkle_tune.outcome import UNDECIDED
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.profile.setup import Setup, way_name
 from twinkle_tune.slot import ORIGINAL, Candidate
-
-_LEFT_OPEN = ("not timed", "inconclusive")
-"""Causes that left a way's step undecided there."""
+from twinkle_tune.strategy import STRATEGIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +34,15 @@ class Neighbour:
     def ways(self, label: str) -> tuple[str, ...] | None:
         """The way of running a step that won there, and the same with another attention; () where none did.
 
-        None for a step in which none competed there, or not all had their turn: there all do.
+        None where all compete: in a step in which none competed there, one was out for a reason of that machine or
+        moment, or one won that nobody has here.
         """
         tried = [way for way in self.profile.compiled if way.label == label]
-        if not tried or any(way.cause in _LEFT_OPEN for way in tried):
-            return None
         won = [setup for setup in self.profile.setups if setup.label == label]
+        if not tried or any(way.cause not in LASTING for way in tried):
+            return None
+        if any(setup.way not in {strategy.name for strategy in STRATEGIES} for setup in won):
+            return None
         names = ((setup.way, way_name(setup.way, kernels=False, attention=setup.attention)) for setup in won)
         return tuple(dict.fromkeys(name for both in names for name in both))
 

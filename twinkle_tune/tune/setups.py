@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,7 +20,7 @@ from twinkle_tune.tune.asking import Asking
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.gain import figures, gained
 from twinkle_tune.tune.verdict import setups_text
-from twinkle_tune.tune.way_contest import LEAST_GAIN, Hall
+from twinkle_tune.tune.way_contest import LEAST_GAIN, Hall, winner_of
 from twinkle_tune.tune.way_figures import by_kernels
 from twinkle_tune.tune.ways import Ways, time_ways, with_kernels
 from twinkle_tune.tune.whole import time_steps
@@ -57,8 +57,8 @@ def settled_with_ways(
 
         ways = with_kernels(hall, kernels, inside, ways, run.tell, ask)
     has = {way.label for way in ways.compiled if way.way == KERNELS}
-    rows = (by_kernels(result) for result in profile.steps if result.tuned_us and result.label not in has)
-    ways = replace(ways, compiled=(*ways.compiled, *rows))
+    rows = tuple(by_kernels(result) for result in profile.steps if result.tuned_us and result.label not in has)
+    ways = without_slower(Ways(compiled=(*ways.compiled, *rows), setups=ways.setups), {row.label for row in rows})
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
     left_s = run.budget.left_s
@@ -83,6 +83,19 @@ def _hall(asks: Asking, ends_s: float | None) -> Hall:
     )
 
 
+def without_slower(ways: Ways, labels: Collection[str]) -> Ways:
+    """The ways without the setups that won steps in which the kernels alone took less time.
+
+    ``labels`` are of steps in which both were held against the original, but not against each other.
+    """
+
+    def is_slower(setup: Setup) -> bool:
+        both = [way for way in ways.compiled if way.label == setup.label and way.way in (setup.name, KERNELS)]
+        return setup.label in labels and winner_of(both) == KERNELS
+
+    return replace(ways, setups=tuple(setup for setup in ways.setups if not is_slower(setup)))
+
+
 def may_gain(profile: Profile, ways: Ways) -> bool:
     """Whether the kernels that won may make the way that won a step faster by 2%, which they must.
 
@@ -93,13 +106,13 @@ def may_gain(profile: Profile, ways: Ways) -> bool:
         profile: as the whole model settled it, with each step's time with the kernels.
         ways: what came of the ways in the step, with the originals inside.
     """
-    if not ways.setups:
+    ratios = {way.way: way.ratio for way in ways.compiled}
+    setup = next((setup for setup in ways.setups if setup.name in ratios), None)
+    if setup is None:
         return False
-    (setup,) = ways.setups
-    (way,) = (each for each in ways.compiled if each.way == setup.name)
     timed = [result for result in profile.steps if result.label == setup.label] or profile.steps
     most = max((1 - result.low for result in timed if result.tuned_us), default=0.0)
-    return most >= (1 - LEAST_GAIN) * way.ratio
+    return most >= (1 - LEAST_GAIN) * ratios[setup.name]
 
 
 def with_setups(

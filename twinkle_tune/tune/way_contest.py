@@ -145,7 +145,8 @@ class WayContest:
             compile_s: what the way took to compile at first: now its code is there.
 
         Returns:
-            Who is fastest; None for the kernels alone.
+            Who is fastest; None for the kernels alone. A way that has no figure here, for want of memory or time, stays
+            what it was; one that is wrong does not.
         """
         more = replace(without, kernels=True)
         alone = Way(name=KERNELS, source=KERNELS, runner=self._hall.model, plan=kernels)
@@ -155,6 +156,9 @@ class WayContest:
         self.found = [
             replace(step, compile_s=compile_s) if step.way == without.name else step for step in self.found
         ]  # fmt: skip
+        if without.name not in times_us:
+            wrong = any(step.way == without.name and step.cause == "wrong" for step in self.found)
+            return None if wrong else without
         best = more if self._pays(more, without, times_us) else without
         last = [step for step in self.found if step.way in (KERNELS, best.name)]
         return None if winner_of(last, self._hall.calls) == KERNELS else best

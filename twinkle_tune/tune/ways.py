@@ -14,7 +14,7 @@ from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.setups import digest_of_model
-from twinkle_tune.profile.setup import KERNELS, CompiledStep, Setup
+from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.tune.events import Listener, StepStarted, WaysTimed
 from twinkle_tune.tune.way_contest import Hall, WayContest, Won, calls_of
 from twinkle_tune.tune.way_figures import without_figure
@@ -93,7 +93,10 @@ def with_kernels(
         if not alone.setups:
             return alone
         more = ask(each, partial(_held_with_kernels, hall, kernels, each, alone, tell))
-        return Ways(compiled=(*alone.compiled, *more.compiled), setups=more.setups)
+        again = {way.way for way in more.compiled}
+        return Ways(
+            compiled=(*(way for way in alone.compiled if way.way not in again), *more.compiled), setups=more.setups
+        )
 
     labels = {each.step.label for each in tried}
     more = _joined(tried, found)
@@ -146,8 +149,9 @@ def _held_with_kernels(hall: Hall, kernels: Plan, tried: Tried, alone: Ways, tel
     without = Won(way=setup.way, attention=setup.attention)
     more = replace(without, kernels=True).name
     if time.monotonic() >= hall.ends_s:
-        late = (CompiledStep(label=label, way=way, problem=_LATE, cause="not timed") for way in (KERNELS, more))
-        return Ways(compiled=tuple(late), setups=alone.setups)
+        return Ways(
+            compiled=(CompiledStep(label=label, way=more, problem=_LATE, cause="not timed"),), setups=alone.setups
+        )
     torch.compiler.reset()
     tell(StepStarted(label=label))
     try:
@@ -156,7 +160,7 @@ def _held_with_kernels(hall: Hall, kernels: Plan, tried: Tried, alone: Ways, tel
             contest = WayContest(hall, tried.step, tried.again)
             compile_s = next(way.compile_s for way in alone.compiled if way.way == setup.name)
             won = contest.with_kernels(without, kernels, compile_s)
-            found = tuple(step for step in contest.found if step.way != setup.name)
+            found = tuple(step for step in contest.found if step.way != setup.name or step.cause == "wrong")
             tell(WaysTimed(label=label, compiled=found))
             if won == without:
                 return Ways(compiled=found, setups=alone.setups)
