@@ -188,14 +188,14 @@ def double(x):
 if __name__ == "__main__":
     for how in ("fork", "spawn"):
         loader = DataLoader(torch.arange(6.0), batch_size=2, num_workers=1, multiprocessing_context=how)
-        print(how, sum(float(x.sum()) for x in loader))
+        print(how, sum(float(x.sum()) for x in loader), flush=True)
     child = os.fork()
     if child == 0:
         model(torch.ones(3, 4))
         sys.exit(0)
     os.waitpid(child, 0)
     with mp.get_context("fork").Pool(1) as pool:
-        print(pool.map(double, [1, 2]))
+        print(pool.map(double, [1, 2]), flush=True)
     os._exit(5)
 """
     done = apart(script(tmp_path, text))
