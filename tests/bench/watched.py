@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from statistics import median
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from torch import nn
 from tests.bench.figure import Figure
 from twinkle_tune import watching
 
-STEPS, ROUNDS, RECORDED = 10, 31, 2
+STEPS, ROUNDS, RECORDED = 50, 61, 2
 """Steps of a timed block, blocks of each kind, and calls that are recorded before a block."""
 
 
@@ -39,11 +40,13 @@ class Training:
         self.optimizer.zero_grad()
 
     def block_s(self, steps: int) -> float:
-        """Processor seconds of so many steps: on one thread they are the time of an idle machine."""
-        began = time.process_time()
+        """Processor seconds of so many steps, by the median one: others on the machine disturb the caches of some."""
+        took = []
         for _ in range(steps):
+            began = time.process_time()
             self.step()
-        return time.process_time() - began
+            took.append(time.process_time() - began)
+        return steps * median(took)
 
 
 def after_cost() -> Figure:

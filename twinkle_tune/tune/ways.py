@@ -133,12 +133,13 @@ def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
         with uncapped():
             contest = WayContest(hall, tried.step, tried.again)
             won = contest.won()
+            more = () if won is None else contest.shown_for(won, tried.held_out, tried.between)
             tell(WaysTimed(label=label, compiled=tuple(contest.found)))
             if won is None:
                 return Ways(compiled=tuple(contest.found))
-            calls = (*seen, *contest.shown_for(won, tried.held_out, tried.between))
     finally:
         torch.compiler.reset()
+    calls = (*seen, *more)
     setup = Setup(label=label, calls=calls, model=digest_of_model(model), **asdict(won))
     return Ways(compiled=tuple(contest.found), setups=(setup,))
 
@@ -160,13 +161,12 @@ def _held_with_kernels(hall: Hall, kernels: Plan, tried: Tried, alone: Ways, tel
             contest = WayContest(hall, tried.step, tried.again)
             compile_s = next(way.compile_s for way in alone.compiled if way.way == setup.name)
             won = contest.with_kernels(without, kernels, compile_s)
+            is_new = won is not None and won != without
+            calls = contest.shown_for(won, tried.held_out, tried.between) if won is not None and is_new else ()
             found = tuple(step for step in contest.found if step.way != setup.name or step.cause == "wrong")
             tell(WaysTimed(label=label, compiled=found))
-            if won == without:
-                return Ways(compiled=found, setups=alone.setups)
-            if won is None:
-                return Ways(compiled=found)
-            calls = (*seen, *contest.shown_for(won, tried.held_out, tried.between))
     finally:
         torch.compiler.reset()
-    return Ways(compiled=found, setups=(replace(setup, kernels=True, calls=calls),))
+    if is_new:
+        return Ways(compiled=found, setups=(replace(setup, kernels=True, calls=(*seen, *calls)),))
+    return Ways(compiled=found, setups=() if won is None else alone.setups)
