@@ -18,9 +18,11 @@ from twinkle_tune.cli.app import run
 from twinkle_tune.errors import CaptureError, TuneInterrupted
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Selection
+from twinkle_tune.profile.fuller import is_fuller
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.profile.setup import Setup
 
 
 @dataclass(kw_only=True)
@@ -258,6 +260,14 @@ def test_a_partial_profile_is_no_less_kept(tuner: Tuner, interrupted: bool) -> N
     found = [sum(c.is_whole for c in load_profile(p).contests) for p in ("p.partial.json", "p.partial-2.json")]
     assert found == [3, 2], "the second of the two lesser ones took the place of the first"
     assert sorted(path.name for path in Path().glob("p.*json")) == ["p.json", "p.partial-2.json", "p.partial.json"]
+
+
+def test_a_stopped_run_with_a_way_is_fuller_than_one_without() -> None:
+    """Ways come first: of two runs with as many contests the one that found more of them stays."""
+    found = Setup(label="prefill", way="compile", calls=(), model="")
+    assert is_fuller(replace(_stopped(1), setups=(found,)), _stopped(1))
+    assert not is_fuller(_stopped(1), replace(_stopped(1), setups=(found,)))
+    assert is_fuller(_stopped(2), replace(_stopped(1), setups=(found,)))
 
 
 def test_a_stopped_run_of_another_model_replaces_nothing(tuner: Tuner) -> None:
