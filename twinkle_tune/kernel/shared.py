@@ -49,7 +49,7 @@ def plan_of(
         except TuneError as error:
             return Plan(stale=(str(error),)), ""
     plan = plan_profile(model, profile, device, mode, registry)
-    if not plan.layers and not plan.functions and (why := another_model(model, profile)):
+    if plan.is_empty and (why := another_model(model, profile)):
         plan = Plan(stale=(why,))
     return plan, whose
 

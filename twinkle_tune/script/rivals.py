@@ -57,7 +57,7 @@ def rivals_of(model: nn.Module, seen: ModelSeen, seconds: float | None) -> Mappi
     rivals = {
         name: Rival(plan=plan, profile=profiles[name])
         for name, plan in plans.items()
-        if (plan.layers or plan.functions) and agrees(plan)
+        if not plan.is_empty and agrees(plan)
     }
     ends_s = math.inf if seconds is None else began_s + seconds
     return rivals | right_ways(model, seen, judged, ends_s)

@@ -58,7 +58,7 @@ def settled_with_ways(
         ways = with_kernels(hall, kernels, inside, ways, run.tell, ask)
     has = {way.label for way in ways.compiled if way.way == KERNELS}
     rows = tuple(by_kernels(result) for result in profile.steps if result.tuned_us and result.label not in has)
-    ways = without_slower(Ways(compiled=(*ways.compiled, *rows), setups=ways.setups), {row.label for row in rows})
+    ways = without_slower(replace(ways, compiled=(*ways.compiled, *rows)), {row.label for row in rows})
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
     left_s = run.budget.left_s

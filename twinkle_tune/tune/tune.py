@@ -235,7 +235,7 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     placed: list[Placed] = []
     ways, settled = Ways(), None
     try:
-        # They gain most, where they gain: a run that is cut short has them.
+        # They gain most, where they gain: a run whose budget ends early has them.
         if tried:
             ways = ways_alone(asks, tried, run.budget.ways_end_s)
         contests_began_s = time.monotonic()
