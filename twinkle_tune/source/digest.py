@@ -106,9 +106,11 @@ def _text_of(obj: type | FunctionType) -> str:
         # Of the code object: for a wrapper inspect would show what is wrapped.
         text = _without_comments(inspect.getsource(of))
     except (OSError, TypeError, SyntaxError):
-        # A lambda inside an expression, or code without a file: its methods may be exchanged, so it is not kept.
+        # A lambda inside an expression, or code without a file.
         codes = [function.__code__ for function in _functions_of(obj)]
-        return " ".join((obj.__qualname__ if of is obj else "", *map(_code_text, codes)))
+        text = " ".join((obj.__qualname__ if of is obj else "", *map(_code_text, codes)))
+        if of is obj:
+            return text  # a class's methods may be exchanged, so it is not kept
     _texts[id(of)] = ref(of, functools.partial(_forget, id(of))), text
     return text
 
@@ -190,6 +192,7 @@ def _filled(cell: CellType) -> bool:
         return False
 
 
+@functools.lru_cache(maxsize=4096)
 def _names_in(code: CodeType) -> tuple[str, ...]:
     """The names that code reads of its module, or as an attribute; not those that it sets there (a counter)."""
     own = {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"}

@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import warnings
+from _signal import getsignal  # type: ignore[import-not-found]  # bare: signal's own makes an enum of each
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -139,13 +140,16 @@ def _set_filters(wanted: Sequence[Any]) -> None:
     warnings.filters[:] = wanted  # type: ignore[index]
 
 
+_SIGNALS = tuple(sorted(map(int, signal.valid_signals())))
+
+
 def _handlers() -> tuple[tuple[int, object], ...]:
-    return tuple((int(number), signal.getsignal(number)) for number in sorted(signal.valid_signals()))
+    return tuple(zip(_SIGNALS, map(getsignal, _SIGNALS), strict=True))
 
 
 def _set_handlers(wanted: Sequence[tuple[int, Any]]) -> None:
     for number, handler in wanted:
-        if signal.getsignal(number) is not handler:
+        if getsignal(number) is not handler:
             signal.signal(number, handler)
 
 

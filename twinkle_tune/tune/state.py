@@ -15,15 +15,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import is_
 from types import CodeType
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from twinkle_tune.tune.shared import SETTINGS, WORKING_DIRECTORY, Setting
+from twinkle_tune.tune.shared import SETTINGS, WORKING_DIRECTORY, Change, Setting
 
+_HERE = next(setting for setting in SETTINGS if setting.name == WORKING_DIRECTORY)
 _KNOWN_POOLS = ("torch", "triton", "tqdm", "huggingface_hub")
 """Whose threads may stay: they wait for more to do."""
 _THREAD_GRACE_S = 1.0
@@ -79,8 +81,7 @@ def changes_since(before: State, *, threads: bool = True) -> str:
     """
     found = [
         f"{setting.name} from {before.settings[setting.name]} to {now}" if setting.has_value else setting.name
-        for setting, now in _changed(before)
-        if setting.change == "refused"
+        for setting, now in _changed(before, "refused")
     ]
     found += [f"{name}.{attribute} (replaced)" for name, _, attribute in _replaced(before)]
     told = f"changed {'; '.join(found[:4])}{f' and {len(found) - 4} more' if len(found) > 4 else ''}" if found else ""
@@ -92,10 +93,9 @@ def changes_since(before: State, *, threads: bool = True) -> str:
 def noted_since(before: State) -> tuple[str, ...]:
     """What is different now and no more than worth a word."""
     notes = []
-    changed = list(_changed(before))
-    has_moved = any(setting.name == WORKING_DIRECTORY for setting, _ in changed)
-    for setting, now in () if has_moved else changed:
-        if setting.change == "noted" and isinstance(now, frozenset):
+    has_moved = _HERE.read() != before.settings[WORKING_DIRECTORY]
+    for setting, now in () if has_moved else _changed(before, "noted"):
+        if isinstance(now, frozenset):
             new = sorted(now - before.settings[setting.name])  # type: ignore[operator]
             if new:
                 notes.append(f"while it ran, new {setting.name}: {', '.join(new[:3])}{' ...' if len(new) > 3 else ''}")
@@ -104,9 +104,8 @@ def noted_since(before: State) -> tuple[str, ...]:
 
 def put_back(before: State, *, everything: bool) -> None:
     """Put back what is changed behind everybody's back; ``everything``: also that for which a candidate is refused."""
-    for setting, _ in _changed(before):
-        if everything or setting.change == "put back":
-            setting.put_back(before.settings[setting.name])
+    for setting, _ in _changed(before, *(get_args(Change) if everything else ("put back",))):
+        setting.put_back(before.settings[setting.name])
     for name, space, attribute in _replaced(before) if everything else ():
         old = before.spaces[name][1]
         if attribute in old:
@@ -127,10 +126,10 @@ def process_kept() -> Iterator[None]:
                 setting.put_back(before[setting.name])
 
 
-def _changed(before: State) -> Iterator[tuple[Setting, object]]:
+def _changed(before: State, *changes: Change) -> Iterator[tuple[Setting, object]]:
+    """Settings of these kinds that are others now. The rest is not read: there is a look after each burst of calls."""
     for setting in SETTINGS:
-        now = setting.read()
-        if now != before.settings[setting.name]:
+        if setting.change in changes and (now := setting.read()) != before.settings[setting.name]:
             yield setting, now
 
 
@@ -146,13 +145,14 @@ def _callables(space: Any) -> dict[str, object]:
 
 def _other(space: Any, old: Mapping[str, object]) -> list[str]:
     """Names whose callable is another now, or was put before that of a base class."""
-    now = vars(space)
-    changed = [
-        name for name, value in old.items() if (new := now.get(name)) is not value and not _is_torchs(new, value)
-    ]
-    if isinstance(space, type) and len(now) > len(old):
-        inherited = {name for base in space.__mro__[1:] for name in vars(base)}
-        changed += [name for name in now if name not in old and name in inherited and callable(now[name])]
+    now, changed = vars(space), []
+    if not all(map(is_, map(now.get, old), old.values())):  # some thousand names, seldom a change
+        changed = [
+            name for name, value in old.items() if (new := now.get(name)) is not value and not _is_torchs(new, value)
+        ]
+    if isinstance(space, type):
+        new_ones = sorted(name for name in now.keys() - old.keys() if callable(now[name]))
+        changed += [name for name in new_ones if any(name in vars(base) for base in space.__mro__[1:])]
     return changed
 
 
