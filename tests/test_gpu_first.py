@@ -201,7 +201,9 @@ def test_the_makefile_adds_to_the_path(tmp_path: Path) -> None:
     """Packages that were carried to the machine lie in folders of PYTHONPATH: they are found by the GPU targets."""
     (tmp_path / "carried_package.py").write_text("")
     program = "import carried_package, twinkle_tune; print('found both')"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    # Below another make (`make oldest`) it would print its folder.
+    beside = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+    environment = {**beside, "PYTHONPATH": str(tmp_path)}
     makefile = ROOT / "Makefile"
     line = f'print-it:\n\t@$(ON_GPU) -c "{program}"\n'
     done = subprocess.run(

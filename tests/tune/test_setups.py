@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from tests.catalog.catalog_families import tiny
 from tests.strategy.planted import compiled_by
+from tests.told import Told, told_clock
 from tests.tune.toy import QUICK, spin
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model, tune_model
 from twinkle_tune.capture.held_out import tried_steps
@@ -41,6 +43,8 @@ from twinkle_tune.tune.ways import Ways
 X = torch.randn(4, 8)
 LARGE = torch.randn(256, 512)
 """Forty operations on it take milliseconds."""
+clock = Told()
+"""By which kernels and ways take their time together."""
 
 
 class Long(nn.Module):
@@ -252,11 +256,17 @@ def test_bound_each_must_gain(
         assert step.taken_back in ("", "with it c took 1.200 of its time (1.200 to 1.200)", lost(step.label))
 
 
+def _takes(time_us: float) -> None:
+    if not torch.compiler.is_compiling():
+        clock.us += time_us
+
+
 class Slow(nn.Module):
-    """Forty operations that are one, and again."""
+    """Forty operations that are one, and again; 1,000 µs where they are not compiled."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, 8) to twice the same."""
+        _takes(1000)
         for _ in range(40):
             x = x * 1.0
         return x * 2.0
@@ -277,6 +287,7 @@ class Both(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(rows, 8) to four times the same."""
         x = self.layer(x)
+        _takes(1000)
         for _ in range(40):
             x = x * 1.0
         return x * 2.0
@@ -289,15 +300,16 @@ def with_a_kernel(monkeypatch: pytest.MonkeyPatch, took_us: Callable[[int], floa
         operations = sum(node.op == "call_function" for node in graph.graph.nodes)
 
         def run(*args: Any) -> tuple[Tensor]:
-            spin(took_us(operations))
+            clock.us += took_us(operations)
             return (args[-1] * 4.0,)
 
         return run
 
     compiled_by(monkeypatch, made)
+    monkeypatch.setattr(sys.modules[__name__], "clock", told_clock(monkeypatch))
     register_external_layer(Slow, "Slow", registry=registry)
     register_layer_kernel("Slow", layer_impl=one, device="cpu", registry=registry)
-    return tune_model(Both(), LARGE, registry=registry, settings=QUICK, ways=True)
+    return tune_model(Both(), X, registry=registry, settings=QUICK, ways=True)
 
 
 @pytest.mark.parametrize(
@@ -325,8 +337,8 @@ def test_kernels_and_ways_together(
     told = [binding.candidate for binding in kernelize_report(model).bound]
     assert told == ([made.setups[0].name] if made.setups else []) + [won]
     with torch.no_grad():
-        torch.testing.assert_close(model(LARGE), LARGE * 4.0)
-        torch.testing.assert_close(model(LARGE[:3]), LARGE[:3] * 4.0)
+        torch.testing.assert_close(model(X), X * 4.0)
+        torch.testing.assert_close(model(X[:3]), X[:3] * 4.0)
     restore_model(model)
 
 
