@@ -24,6 +24,7 @@ ROOMS = (
     "words",
     "interpreted",
     "version",
+    "offered",
     "mode",
     "objective",
     "device",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from twinkle_tune.profile.views import offer_views
+from twinkle_tune.offered import offer
 from twinkle_tune.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ _HOMES = {
     "watching": "twinkle_tune.script.watching",
 }
 
-# A profile comes before the reports in the order of the rooms and knows none of them; this file stands above all.
-offer_views(
+# What earlier rooms are to do of later ones, which they do not know; this file stands above all.
+offer(
     text="twinkle_tune.report.summary:summary_text",
     html="twinkle_tune.report.summary:summary_html",
     table="twinkle_tune.report.frames:table",
+    tried="twinkle_tune.tune.tried:tried",
 )
 
 __all__ = [

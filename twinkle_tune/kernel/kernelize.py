@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from twinkle_tune.errors import BindError
 from twinkle_tune.kernel.functions import bind_functions, unbind_functions, why_function_not_running
 from twinkle_tune.kernel.owner import owner_of, telling_parts
 from twinkle_tune.kernel.patch import (
@@ -70,6 +71,7 @@ def kernelize_model(
     use_fallback: bool = True,
     profile: str | Path | Profile | None = None,
     *,
+    example_inputs: object = None,
     registry: Registry | None = None,
     needs_backward: bool | None = None,
     needs_torch_compile: bool | None = None,
@@ -93,6 +95,10 @@ def kernelize_model(
             :func:`register_external_layer`) and gets none.
         profile: a profile, the path of one, or "hub:owner/name": a collection on the Hub, whose profile of this model
             and mode is bound if it was made on a machine like this one (:mod:`twinkle_tune.profile.collection`).
+        example_inputs: as of :func:`twinkle_tune.tune_model`: what a profile from another machine is tried on. Each of
+            its winners competes with the original alone, and is bound if it is right and faster here; a warning says
+            in what the machine differs and how many were confirmed. It takes two minutes at most, beside the time of a
+            contest that has begun. By default a profile from another machine is not bound. Of no ``group``.
         needs_backward: whether kernels without a backward (``has_backward = False``) are left out. By default they are
             in a mode that trains, and for a model in training mode if ``mode`` is not given. One that is bound all
             the same steps aside, with a warning, once the model is put into training, unless this is False.
@@ -118,7 +124,13 @@ def kernelize_model(
         needs_torch_compile=needs_torch_compile,
         use_fallback=use_fallback,
         registry=registry or default_registry,
+        example_inputs=example_inputs,
     )
+    if group is not None and example_inputs is not None:
+        raise BindError(
+            "example_inputs, group: got both, expected one: winners are tried in one process; try them there, with "
+            "'twinkle-tune profile --from-hub', and give the group that profile"
+        )
     ranks = None if group is None else Ranks.of(group)
     if ranks is None:
         found = planned(request, opened(profile))
@@ -173,14 +185,17 @@ def kernelized(
     use_fallback: bool = True,
     profile: str | Path | Profile | None = None,
     *,
+    example_inputs: object = None,
     registry: Registry | None = None,
     needs_backward: bool | None = None,
     needs_torch_compile: bool | None = None,
     group: object = None,
 ) -> Iterator[Model]:
     """As :func:`kernelize_model` within a ``with`` block; restored after it."""
-    needs = {"needs_backward": needs_backward, "needs_torch_compile": needs_torch_compile}
-    kernelize_model(model, mode, device, use_fallback, profile, registry=registry, group=group, **needs)
+    kernelize_model(
+        model, mode, device, use_fallback, profile, example_inputs=example_inputs, registry=registry, group=group,
+        needs_backward=needs_backward, needs_torch_compile=needs_torch_compile,
+    )  # fmt: skip
     try:
         yield model
     finally:

@@ -15,7 +15,7 @@ from twinkle_tune.kernel.match import nothing_to_bind
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.plan_registered import plan_registered
 from twinkle_tune.kernel.registry import Registry
-from twinkle_tune.kernel.shared import plan_of
+from twinkle_tune.kernel.shared import given
 from twinkle_tune.profile.hub import Place
 from twinkle_tune.profile.schema import Profile
 
@@ -56,6 +56,7 @@ class Request:
     needs_torch_compile: bool | None
     use_fallback: bool
     registry: Registry
+    example_inputs: object
 
 
 def planned(request: Request, loaded: Profile | Place | None) -> Planned:
@@ -90,10 +91,12 @@ def planned(request: Request, loaded: Profile | Place | None) -> Planned:
         problem = f"device {device!r} is not available here; the originals stay: pass a device that is there"
         return _left(DeviceError(problem))
     if loaded is not None:
-        plan, whose = plan_of(model, loaded, device, mode, request.registry)
-        where = " ".join((*mode.where, *([whose] if whose else [])))
-        told = StaleProfileError("; ".join(plan.stale) + _INSTEAD) if plan.stale else None
-        return Planned(plan=plan, where=where, warnings=_kept(plan), error=told)
+        found = given(model, loaded, device, mode, request.registry, request.example_inputs)
+        where = " ".join(text for text in (*mode.where, found.whose) if text)
+        told = (found.told,) if found.told else ()
+        problems = (*found.plan.stale, *(f"{kept.slot}: {kept.reason}" for kept in found.lost))
+        stale = StaleProfileError("; ".join((*told, *problems)) + _INSTEAD) if problems else None
+        return Planned(plan=found.plan, where=where, warnings=(*told, *_kept(found.plan)), error=stale)
     trains = model is not None and model.training
     needs = needs_of(
         mode, request.needs_backward, request.needs_torch_compile, in_training=trains and request.mode is None

@@ -12,12 +12,13 @@ from typing import Any
 from twinkle_tune.environment import Environment
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, Objective
+from twinkle_tune.offered import offered
 from twinkle_tune.outcome import UNDECIDED, Conditions, Measurement, Selection, Status, Timings, Trial, Untimed
 from twinkle_tune.profile.format import SCHEMA
 from twinkle_tune.profile.json_text import write_profile
 from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.setup import CompiledStep, Setup
-from twinkle_tune.profile.views import Table, view
+from twinkle_tune.profile.views import Table
 from twinkle_tune.slot import ORIGINAL, Slot
 from twinkle_tune.terms import Terms
 from twinkle_tune.workload import Workload
@@ -271,11 +272,11 @@ class Profile:
 
     def __str__(self) -> str:
         """Five lines: what was profiled, what to do and why, the whole model, the winners, the contests."""
-        return str(view("text")(self))
+        return str(offered("text")(self))
 
     def _repr_html_(self) -> str:
         """The head of the page, for notebooks."""
-        return str(view("html")(self))
+        return str(offered("html")(self))
 
     def to_frame(self, rows: Table = "samples") -> Any:
         """A pandas table of it: one row a raw sample, or a trial, a selection, a step or a parity figure.
@@ -287,4 +288,4 @@ class Profile:
         Raises:
             ProfileError: there is no such table.
         """
-        return view("table")(self, rows)
+        return offered("table")(self, rows)

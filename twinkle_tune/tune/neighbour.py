@@ -16,33 +16,41 @@ from twinkle_tune.strategy import STRATEGIES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """A profile of the same model from elsewhere, and whose it is ("friends/profiles at commit 0123456789ab")."""
+    """A profile of the same model from elsewhere.
+
+    Attributes:
+        profile: the profile.
+        whose: whose it is ("friends/profiles at commit 0123456789ab").
+        alone: whether only its winners are tried: nobody competes for a call, or a step, that it did not decide, or
+            whose winner nobody has here. Else everybody does there.
+    """
 
     profile: Profile
     whose: str
+    alone: bool = False
 
     def only(self, observation: Observation, entrants: Sequence[Candidate]) -> tuple[Candidate, ...]:
-        """The original and what won there; everybody for a call that was not decided there."""
+        """The original and what won there; for a call that was not decided there everybody, or nobody."""
         held = self._held(observation.slot.target, observation.workload.key)
-        if held is None or held.status in UNDECIDED or not held.is_whole:
-            return tuple(entrants)
-        names = {ORIGINAL, held.selection.winner}
+        is_decided = held is not None and held.status not in UNDECIDED and held.is_whole
+        names = {ORIGINAL, held.selection.winner} if held is not None and is_decided else {ORIGINAL}
         found = tuple(candidate for candidate in entrants if candidate.name in names)
         # A winner that nobody has here (not registered, not installed) leaves its place to all others.
-        return found if len(found) == len(names) else tuple(entrants)
+        return found if self.alone or (is_decided and len(found) == len(names)) else tuple(entrants)
 
     def ways(self, label: str) -> tuple[str, ...] | None:
         """The way of running a step that won there, and the same with another attention; () where none did.
 
-        None where all compete: in a step in which none competed there, one was out for a reason of that machine or
-        moment, or one won that nobody has here.
+        None where all compete: unless its winners are tried alone, in a step in which none competed there, one was out
+        for a reason of that machine or moment, or one won that nobody has here.
         """
         tried = [way for way in self.profile.compiled if way.label == label]
         won = [setup for setup in self.profile.setups if setup.label == label]
-        if not tried or any(way.cause not in LASTING for way in tried):
-            return None
-        if any(setup.way not in {strategy.name for strategy in STRATEGIES} for setup in won):
-            return None
+        if not self.alone:
+            if not tried or any(way.cause not in LASTING for way in tried):
+                return None
+            if any(setup.way not in {strategy.name for strategy in STRATEGIES} for setup in won):
+                return None
         names = ((setup.way, way_name(setup.way, kernels=False, attention=setup.attention)) for setup in won)
         return tuple(dict.fromkeys(name for both in names for name in both))
 
