@@ -222,6 +222,16 @@ def test_on_a_machine_like_its_own_nothing_is_tried(
     assert len(kernelize_report(model).bound) == 2
 
 
+def test_where_the_original_won_nothing_is_tried(clock: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile without winners is not tried: the model is not run, nothing is bound, and that is said."""
+    monkeypatch.setattr("twinkle_tune.kernel.shared.try_here", None)
+    known = registry(kernel(clock, 10.0))
+    there = replace(elsewhere(known), contests=())
+    with pytest.warns(UserWarning, match="its originals won everywhere; nothing is tried or bound"):
+        model = kernelize_model(Model(), profile=there, registry=known, example_inputs=X)
+    assert not kernelize_report(model).bound
+
+
 def test_not_by_the_ranks_of_a_group(clock: Told) -> None:
     """Each rank would race for itself: it is refused at once, with what to do."""
     with pytest.raises(BindError, match=r"example_inputs, group: got both, expected one: winners are tried in one"):

@@ -89,6 +89,10 @@ def given(
 
 def _tried(model: nn.Module, inputs: object, there: Profile, called: str, whose: str, registry: Registry) -> Given:
     """What is left of a profile from elsewhere after its winners were tried here; whatever goes wrong, nothing."""
+    if not there.winners and not there.setups:
+        return Given(
+            plan=Plan(), whose=whose, told=f"{called}: its originals won everywhere; nothing is tried or bound"
+        )
     try:
         tried = try_here(model, inputs, there, called, registry)
     except Exception as error:  # of the user's model, a compiler, the disk: the original runs
