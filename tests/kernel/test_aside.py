@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.strategy.planted import Layers, compiled_by
+from tests.today import by_day
 from twinkle_tune.kernel.kernelize import bind_plan, kernelize_report, restore_model
 from twinkle_tune.kernel.patch import Binding
 from twinkle_tune.kernel.plan import Plan, with_ways
@@ -86,7 +87,7 @@ def bound(model: nn.Module, strategy: Strategy, *, kernels: bool, function: bool
     return backend
 
 
-@pytest.mark.parametrize("function", [False, True], ids=["layers", "layers and a function"])
+@pytest.mark.parametrize("function", by_day([False, True], 2))
 @pytest.mark.parametrize("kernels", [False, True], ids=["originals inside", "kernels inside"])
 def test_in_the_way_those_run_with_which_it_won(strategy: Strategy, kernels: bool, function: bool) -> None:
     """For calls that were shown the originals or the kernels inside; for all others the kernels; nothing anew."""

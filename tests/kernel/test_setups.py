@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tests.catalog.catalog_families import tiny
 from tests.report import fabricate
 from tests.strategy.planted import Layer, Layers, compiled_by
-from tests.today import of_today
+from tests.today import by_day
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import StaleProfileError
@@ -140,7 +140,7 @@ def calls_in(model: nn.Module, run: Callable[[], object]) -> list[ModelCall]:
     return seen
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", by_day(WAYS, 3))
 def test_generation_says_the_same(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Token for token, with and without a mask that pads on the left; beyond the cache that was shown it is eager."""
     graphs = compiled_by(monkeypatch)
@@ -169,7 +169,7 @@ def test_generation_says_the_same(way: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(graphs) <= made + 4  # the first ones without position_ids, each once a block at most
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", by_day(WAYS, 3))
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_training_under_checkpointing_is_the_originals(
     way: str, reentrant: bool, monkeypatch: pytest.MonkeyPatch
@@ -236,10 +236,10 @@ def test_a_model_that_cannot_be_compiled_runs_its_original(monkeypatch: pytest.M
     assert "no compiler found): the original runs" in str(report)
 
 
-@pytest.mark.parametrize("way", of_today(WAYS, 3))
+@pytest.mark.parametrize("way", by_day(WAYS, 3))
 def test_a_backward_may_do_what_the_originals_may(way: str) -> None:
     """Twice over a retained graph, and to be differentiated itself: as the original does, from real compiled code."""
-    model, twin = Layers(), Layers()
+    model, twin = Layers(2), Layers(2)
     twin.load_state_dict(model.state_dict())
     given = x().requires_grad_()
     profile = profile_of(model, way, calls=[call_of(model, (given,), {})])

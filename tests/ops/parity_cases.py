@@ -1,6 +1,6 @@
 """``python -m tests.ops.parity_cases OP``: every dtype, variant and odd shape of an op, by the full parity rule.
 
-With ``--today`` a sixth of them, another one each day.
+With ``--today`` a twelfth of them, another one each day.
 
 Original is the op's formula in plain torch, whose own reference the judge computes in float64.
 """
@@ -156,4 +156,4 @@ def _transposed(x: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     found = cases(op_named(sys.argv[1]))
-    sys.exit(main(of_today(found, 6) if "--today" in sys.argv else found))
+    sys.exit(main(of_today(found, 12) if "--today" in sys.argv else found))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tests.ops.interpreter import run_interpreted
 from tests.ops.sizes import SIZES
+from tests.today import by_day
 from twinkle_tune.errors import ConfigError
 from twinkle_tune.ops.all import all_ops, op_named, op_names
 from twinkle_tune.ops.node import Node
@@ -17,8 +18,13 @@ from twinkle_tune.ops.op import Op
 
 OPS = pytest.mark.parametrize("op", all_ops(), ids=op_names())
 ARCHITECTURES = (80, 89, 90, 100, 120)
+# Of each op one variant a day, and the others by `make slow`.
 VARIANTS = [
-    pytest.param(op, variant, id=f"{op.name}-{variant or 'plain'}") for op in all_ops() for variant in op.variants
+    param
+    for op in all_ops()
+    for param in by_day(
+        [pytest.param(op, variant, id=f"{op.name}-{variant or 'plain'}") for variant in op.variants], len(op.variants)
+    )
 ]
 
 
@@ -46,7 +52,7 @@ def go_backward(output: Any) -> None:
 
 @pytest.mark.parametrize("name", op_names())
 def test_kernels_are_right_in_the_interpreter(name: str) -> None:
-    """Today's sixth of the cases of :func:`test_kernels_are_right_in_the_interpreter_in_every_case`."""
+    """Today's twelfth of the cases of :func:`test_kernels_are_right_in_the_interpreter_in_every_case`."""
     run_interpreted("tests.ops.parity_cases", name, "--today")
 
 

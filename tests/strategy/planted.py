@@ -23,11 +23,11 @@ class Layer(nn.Module):
 
 
 class Layers(nn.Module):
-    """Nine blocks: one more than torch.compile has versions of one function."""
+    """Nine blocks, one more than torch.compile has versions of one function, or as many as are wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 9) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(number) for number in range(9))
+        self.layers = nn.ModuleList(Layer(number) for number in range(count))
 
     def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
         """(rows, 8) to the same."""
