@@ -86,7 +86,7 @@ def check(op: Op, architecture: int, *, every: bool) -> None:
 
 @pytest.mark.parametrize("number", by_day(range(len(op_names())), 2))
 def test_the_default_of_a_large_call_compiles(number: int) -> None:
-    """The largest call in bfloat16: launchable, and nothing spilled. Half of the ops a day, for one architecture each."""
+    """The largest call in bfloat16: launchable, nothing spilled. Half of the ops a day, for one architecture each."""
     # Tomorrow the other half, each for the next architecture: in ten days each op is compiled for all of them.
     (first,) = of_today(range(len(ARCHITECTURES)), len(ARCHITECTURES))
     check(op_named(op_names()[number]), ARCHITECTURES[(first + number) % len(ARCHITECTURES)], every=False)
