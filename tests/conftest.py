@@ -15,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.hub.server import LocalHub
+    from tests.postgres import Postgres
 
 # Before anything imports huggingface_hub, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -81,6 +82,17 @@ def local_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Local
     with LocalHub() as hub:
         use(monkeypatch, hub, tmp_path / "cache")
         yield hub
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server that the tests of this process share; each makes a database of its own."""
+    from tests.postgres import postgres_server, why_not
+
+    if why_not():
+        pytest.skip(why_not())
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,7 +21,9 @@ def pins(file: str = "constraints.txt") -> dict[str, str]:
     return {name.lower().replace("_", "-"): version for name, version in pairs}
 
 
-TOOLS = [each for extra in ("dev", "docs") for each in PROJECT["optional-dependencies"][extra] if "pyarrow" not in each]
+EXTRAS = PROJECT["optional-dependencies"]
+# What users may install as well (an extra of its own) is no tool.
+TOOLS = {*EXTRAS["dev"], *EXTRAS["docs"]} - {*EXTRAS["parquet"], *EXTRAS["postgres"]}
 
 
 def requirements() -> list[str]:

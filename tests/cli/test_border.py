@@ -279,10 +279,11 @@ def test_each_field_of_a_toml_file_is_checked(entry: str, field: str, capsys: py
 
 def test_an_age_beyond_all_time_removes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """``store prune --older-than 999999d`` is older than any calendar, and removes nothing."""
-    from twinkle_tune.profile.store import Store, store_path
+    from twinkle_tune.profile.store import Store
+    from twinkle_tune.profile.stores import store_place
 
-    path = store_path()
-    assert path is not None
+    path = store_place()
+    assert isinstance(path, Path)
     Store(path).close()
     assert run(["store", "prune", "--older-than", "999999d"]) == 0
     assert capsys.readouterr().out.startswith("removed 0 outcomes")

@@ -20,9 +20,11 @@ from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, Objective
 from twinkle_tune.outcome import Rejection, Trial
 from twinkle_tune.profile.folders import cache_folder, usable_folder
+from twinkle_tune.profile.outcomes import StoreDamagedError, StoreError
 from twinkle_tune.profile.past import Question, contest_from_text, contest_text, is_lasting
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.profile.store import Store, StoreDamagedError, StoreError, store_path
+from twinkle_tune.profile.store import Store
+from twinkle_tune.profile.stores import store_place
 from twinkle_tune.terms import Terms
 
 QUESTION = Question(
@@ -232,7 +234,7 @@ def test_no_home_is_no_obstacle(tmp_path: Path, unset: tuple[str, ...], monkeypa
     assert (tmp_path / f"twinkle_tune-{os.geteuid()}").stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("TWINKLE_TUNE_STORE", "~nosuch/store")
     with pytest.raises(StoreError, match="no home is known"):
-        store_path()
+        store_place()
 
 
 def test_a_full_cache_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,13 +290,13 @@ def test_an_entry_is_checked_like_a_profile(tmp_path: Path, text: str, message: 
 def test_the_place_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """TWINKLE_TUNE_STORE names it or turns it off; else it is in the cache folder."""
     monkeypatch.setenv("TWINKLE_TUNE_STORE", str(tmp_path / "mine"))
-    assert store_path() == tmp_path / "mine"
+    assert store_place() == tmp_path / "mine"
     monkeypatch.setenv("TWINKLE_TUNE_STORE", "off")
-    assert store_path() is None
+    assert store_place() is None
     monkeypatch.delenv("TWINKLE_TUNE_STORE")
     monkeypatch.delenv("TWINKLE_TUNE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert store_path() == tmp_path / "cache" / "twinkle_tune" / "store.sqlite"
+    assert store_place() == tmp_path / "cache" / "twinkle_tune" / "store.sqlite"
 
 
 # The commands
@@ -303,8 +305,8 @@ def test_the_place_of_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 @pytest.fixture
 def filled() -> Store:
     """The user's store with one outcome."""
-    path = store_path()
-    assert path is not None
+    path = store_place()
+    assert isinstance(path, Path)
     return kept(path)
 
 
@@ -328,8 +330,8 @@ def test_looking_makes_no_store(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a store its commands say so and make none."""
     assert [run(["store", "list"]), run(["store", "prune"])] == [0, 0]
     assert "there is no store" in capsys.readouterr().out
-    path = store_path()
-    assert path is not None
+    path = store_place()
+    assert isinstance(path, Path)
     assert not path.exists()
 
 

@@ -26,8 +26,8 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_laye
 from twinkle_tune.kernel.functions import original_function
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Trial
 from twinkle_tune.profile.io import load_profile
+from twinkle_tune.profile.outcomes import Outcomes
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
-from twinkle_tune.profile.store import Store
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.journal import Journal, journal_path, read_journal
 from twinkle_tune.tune.task import Task
@@ -143,7 +143,7 @@ def _untimed(model: nn.Module, steps: list[Step], *rest: object, **options: obje
 def pretended_profile(
     executor: Pretended,
     journal: Journal | None = None,
-    store: Store | None = None,
+    store: Outcomes | None = None,
     model: nn.Module | None = None,
     **options: Any,
 ) -> Profile:

@@ -37,10 +37,12 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_laye
 from twinkle_tune.kernel.model_digest import digest_as_it_stands
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import Aim, Objective
+from twinkle_tune.profile.outcomes import StoreDamagedError
 from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
-from twinkle_tune.profile.store import Store, StoreDamagedError, store_path
+from twinkle_tune.profile.store import Store
+from twinkle_tune.profile.stores import store_place
 from twinkle_tune.profile.whole import WholeAnswer, WholeQuestion, Won
 from twinkle_tune.report import head
 from twinkle_tune.terms import Terms
@@ -608,8 +610,8 @@ def test_winners_that_noise_decided_on_are_asked_for_again(tmp_path: Path) -> No
 
 def test_the_store_s_commands_know_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They are listed by what was asked, written out beside the contests, and removed."""
-    path = store_path()
-    assert path is not None
+    path = store_place()
+    assert isinstance(path, Path)
     Store(path).keep_whole(QUESTION, WholeAnswer(compiled=(CLEAR,), setups=(WINS,)))
     assert run(["store", "list"]) == 0
     assert "whole model: ways, forward" in capsys.readouterr().out

@@ -11,8 +11,9 @@ import pytest
 from tests.tune.pretended import WIDTHS, Pretended, Wide, pretended_profile, selections
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.outcome import Rejection, Selection
+from twinkle_tune.profile.outcomes import StoreDamagedError, StoreError
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.profile.store import Store, StoreDamagedError, StoreError
+from twinkle_tune.profile.store import Store
 
 
 def test_another_model_with_the_same_shapes_measures_only_what_is_new(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MODEL_HELP = "A preset, a Hub id, a local directory, or package.module:factory."
 IN_PROCESS_HELP = "Try candidates in this process; a crash then ends the run."
+STORE_HELP = "Where past results are kept; off for nowhere.  [default: TWINKLE_TUNE_STORE, else a file]"
 PARTIAL = ".partial.json"
 """Ends the name of a profile that must not take the place of another one."""
 REPORT_FORMATS: tuple[Format, ...] = ("html", "md", "csv", "json")

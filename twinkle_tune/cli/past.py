@@ -11,7 +11,7 @@ from twinkle_tune.cli.say import tell
 from twinkle_tune.cli.typed import command_line
 
 if TYPE_CHECKING:
-    from twinkle_tune.profile.store import Store
+    from twinkle_tune.profile.outcomes import Outcomes
 
 
 @contextmanager
@@ -40,26 +40,33 @@ def locked(device: str, out: Path | None, *, wait: bool) -> Iterator[None]:
         yield
 
 
-def open_store(*, fresh: bool) -> Store | None:
-    """The store of past outcomes; None where it is turned off or there is no place for it, which is told.
+def open_store(named: str | None, *, fresh: bool) -> Outcomes | None:
+    """The store of past outcomes; None where it is turned off, away or there is no place for it, which is told.
+
+    Args:
+        named: a file, a server's URL or "off"; None for what the environment says.
+        fresh: whether nothing is taken from it.
 
     Raises:
-        StoreError: it is damaged, or a file that was asked for cannot be opened.
+        StoreError: it is damaged, or a file or server that was asked for cannot be used as one.
     """
     import os
 
     from twinkle_tune.profile.folders import usable_folder
-    from twinkle_tune.profile.store import STORE_VARIABLE, Store, StoreDamagedError, StoreError, store_path
+    from twinkle_tune.profile.outcomes import STORE_VARIABLE, StoreAwayError, StoreDamagedError, StoreError
+    from twinkle_tune.profile.stores import store_at, store_place
 
+    is_asked = bool(named or os.environ.get(STORE_VARIABLE))
     # The locks' folder, of which was told where it is another than the one that was meant.
-    path = store_path() if os.environ.get(STORE_VARIABLE) else store_path(usable_folder(lambda line: None))
-    if path is None:
+    place = store_place(named) if is_asked else store_place(folder=usable_folder(lambda line: None))
+    if place is None:
         return None
     try:
-        return Store(path, reuse=not fresh)
+        return store_at(place, reuse=not fresh)
     except StoreError as error:
-        # A home that cannot be written to must not keep anyone from profiling.
-        if os.environ.get(STORE_VARIABLE) or isinstance(error, StoreDamagedError):
+        # A home that cannot be written to, or a server that is away, must not keep anyone from profiling.
+        is_away = isinstance(error, StoreAwayError)
+        if (is_asked and not is_away) or isinstance(error, StoreDamagedError):
             raise
         _tell(f"no store: {error}")
         return None

@@ -14,6 +14,7 @@ from twinkle_tune.cli.device import device_name, use_device
 from twinkle_tune.cli.options import (
     IN_PROCESS_HELP,
     MODEL_HELP,
+    STORE_HELP,
     parse_autocast,
     parse_budget,
     parse_count,
@@ -99,6 +100,7 @@ def profile(
         list[str] | None,
         typer.Option(metavar="FILE", help="Also write a report: a file (.html, .md, .csv, .json), or a format alone."),
     ] = None,
+    store_named: Annotated[str | None, typer.Option("--store", metavar="FILE|URL", help=STORE_HELP)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was interrupted.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure everything again; drop an unfinished run.")] = False,
     force: Annotated[
@@ -149,7 +151,7 @@ def profile(
     try:
         with locked(place, None if records is None else at, wait=not no_wait):
             journal = None if records is None else Journal(records, resume=resume, fresh=fresh)
-            store = open_store(fresh=fresh)
+            store = open_store(store_named, fresh=fresh)
             register_files(register or [])
             # In a file or a pipe what cannot be loaded stays one line: of the others only a preset's name is sure.
             if not as_json and not _is_terminal() and model in PRESETS:

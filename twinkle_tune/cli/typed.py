@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from twinkle_tune.server import shown
+
 _arguments: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
 
 
@@ -21,6 +23,6 @@ def remembered(argv: Sequence[str]) -> Iterator[None]:
 
 
 def command_line() -> str:
-    """The command line as it was typed, quoted for a shell; "" outside of :func:`remembered`."""
+    """The command line as it was typed, quoted for a shell, without passwords; "" outside of :func:`remembered`."""
     typed = _arguments.get()
-    return shlex.join(("twinkle-tune", *typed)) if typed else ""
+    return shlex.join(("twinkle-tune", *map(shown, typed))) if typed else ""

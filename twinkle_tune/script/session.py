@@ -17,8 +17,9 @@ from torch import nn
 from twinkle_tune.errors import TuneError, in_a_line, one_line
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.profile.folders import usable_folder
+from twinkle_tune.profile.outcomes import STORE_VARIABLE, Outcomes
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.profile.store import STORE_VARIABLE, Store, store_path
+from twinkle_tune.profile.stores import store_at, store_place
 from twinkle_tune.script.applying import Applying
 from twinkle_tune.script.online import Online, Rivals
 from twinkle_tune.script.raced import Won, raced_profile
@@ -203,11 +204,11 @@ class Session:
         tell(f"took {took:.0f} s; kept for the next run: {path} ('twinkle-tune report' shows it)")
 
 
-def _past_outcomes() -> Store | None:
+def _past_outcomes() -> Outcomes | None:
     """The store of past outcomes, so that a run goes on where one before it was stopped; None where there is none."""
     try:
-        path = store_path() if os.environ.get(STORE_VARIABLE) else store_path(usable_folder(tell))
-        return None if path is None else Store(path)
+        place = store_place() if os.environ.get(STORE_VARIABLE) else store_place(folder=usable_folder(tell))
+        return None if place is None else store_at(place)
     except TuneError as error:
         tell(f"no store: {in_a_line(error, 200)}")
         return None

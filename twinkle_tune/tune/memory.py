@@ -10,9 +10,9 @@ from typing import TypeVar
 from twinkle_tune.capture.block import Block
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.contest.call import digest_of
+from twinkle_tune.profile.outcomes import Outcomes, Stored, StoreDamagedError, StoreError
 from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.profile.store import Store, Stored, StoreDamagedError, StoreError
 from twinkle_tune.profile.whole import WholeAnswer, WholeQuestion
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.digest import digest_code, digest_text
@@ -27,7 +27,7 @@ Kept = TypeVar("Kept")
 class Memory:
     """The journal and the store of a run, either of which there may be none of."""
 
-    def __init__(self, journal: Journal | None, store: Store | None) -> None:
+    def __init__(self, journal: Journal | None, store: Outcomes | None) -> None:
         """``store`` is asked after ``journal``, and told only what holds in other runs too."""
         self.journal = journal
         self.store = store

@@ -14,8 +14,9 @@ from twinkle_tune.kernel.plan import Kept
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.outcome import UNDECIDED, Rejection
 from twinkle_tune.profile.folders import usable_folder
+from twinkle_tune.profile.outcomes import Outcomes
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.profile.store import Store, store_path
+from twinkle_tune.profile.stores import store_at, store_place
 from twinkle_tune.slot import ATTENTION, HEAD, MODEL
 from twinkle_tune.tune.autocast import autocast_to
 from twinkle_tune.tune.isolated import Isolated
@@ -51,10 +52,10 @@ def tried(model: nn.Module, example_inputs: object, there: Profile, whose: str, 
     return Tried(profile=here, told=told, lost=(*_lost(there, here), *_lost_ways(there, here)))
 
 
-def _store() -> Store | None:
+def _store() -> Outcomes | None:
     with suppress(TuneError):  # without one everything is tried anew
-        path = store_path(usable_folder(lambda line: None))
-        return None if path is None else Store(path)
+        place = store_place(folder=usable_folder(lambda line: None))
+        return None if place is None else store_at(place)
     return None
 
 

@@ -26,8 +26,8 @@ from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import parse_aim
+from twinkle_tune.profile.outcomes import Outcomes
 from twinkle_tune.profile.schema import Profile
-from twinkle_tune.profile.store import Store
 from twinkle_tune.search.possible import check_search_is_possible
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune import made, settle
@@ -72,7 +72,7 @@ def tune_model(
     registry: Registry | None = None,
     executor: Executor | None = None,
     journal: Journal | None = None,
-    store: Store | None = None,
+    store: Outcomes | None = None,
     attention: bool = False,
     head: bool | None = None,
     ways: bool = False,
