@@ -83,7 +83,7 @@ gpu: gpu-profile gpu-models gpu-races gpu-ops ## All figures of a CUDA device; B
 gpu-first: ## The first run on a CUDA machine, nine minutes, the most decisive part first; into OUT/gpu
 	$(ON_GPU) -m tests.gpu_first --out $(GPU_OUT)
 
-gpu-second: ## The second run on a CUDA machine, four minutes: inference; into OUT/gpu
+gpu-second: ## The second run on a CUDA machine, five minutes: device graphs, inference; into OUT/gpu
 	$(ON_GPU) -m tests.gpu_first --out $(GPU_OUT) --second
 
 gpu-profile: gpu-ready ## Profile Qwen3-0.6B (4 layers, bfloat16) on the CUDA device

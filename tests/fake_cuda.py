@@ -1,7 +1,8 @@
 """A stand-in for ``torch.cuda`` without a device: streams, captures, events and memory, as notes of what was done.
 
 It lets the Python paths that need CUDA run in CI. It finds wrong names and signatures, calls in the wrong order and
-what is not cleaned up. It computes nothing and times nothing: no value and no speed is shown by it.
+what is not cleaned up. It times nothing: no speed is shown by it. A replay computes nothing, unless the device
+``replays``: then it computes once more what was captured, on the same memory, as a graph does.
 
 ``torch.cuda.graph`` and ``torch.cuda.stream`` are torch's own, so that what they do in the installed version is what
 the tests meet; only what needs the driver is replaced.
@@ -15,6 +16,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 TOTAL_BYTES = 1 << 30
 
@@ -33,6 +37,7 @@ class FakeDevice:
 
     Attributes:
         ends_failed_captures: whether the allocator is told of the end of a failed capture, as torch does from 2.12 on.
+        replays: whether a replay computes, on the CPU.
         stream: the current one.
         allocating_to: memory pools of captures under way.
         held_pools: memory pools that somebody holds.
@@ -44,6 +49,7 @@ class FakeDevice:
     """
 
     ends_failed_captures: bool = False
+    replays: bool = False
     stream: FakeStream = field(default_factory=lambda: FakeStream("default"))
     allocating_to: list[tuple[int, int]] = field(default_factory=list)
     held_pools: list[tuple[int, int]] = field(default_factory=list)
@@ -76,12 +82,36 @@ class FakeDevice:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
 
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes what is computed, with the memory that it reads and writes. A value that the host waits for is an error."""
+
+    def __init__(self, device: FakeDevice) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
+        self._done: list[tuple[Any, Any, Any, list[Any]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self._device.wait()
+        found = func(*args, **(kwargs or {}))
+        self._done.append((func, args, kwargs or {}, tree_leaves(found)))
+        return found
+
+    def replay(self) -> None:
+        with torch.inference_mode():
+            for func, args, kwargs, outputs in self._done:
+                for mine, anew in zip(outputs, tree_leaves(func(*args, **kwargs)), strict=True):
+                    if isinstance(mine, Tensor) and anew.data_ptr() != mine.data_ptr():
+                        mine.copy_(anew)
+
+
 def install(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> None:
     """Replace what needs a driver, for one test."""
 
     class FakeGraph:
         def __init__(self) -> None:
             self.is_captured = False
+            self.recorder = _Recorder(device) if device.replays else None
 
         def capture_begin(self, pool: tuple[int, int], **_: object) -> None:
             device.log.append("capture begins")
@@ -89,8 +119,12 @@ def install(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> None:
             self.pool = pool
             device.allocating_to.append(pool)
             device.held_pools.append(pool)
+            if self.recorder is not None:
+                self.recorder.__enter__()  # type: ignore[no-untyped-call]
 
         def capture_end(self) -> None:
+            if self.recorder is not None:
+                self.recorder.__exit__(None, None, None)  # type: ignore[no-untyped-call]
             device.is_capturing = False
             if device.broken:
                 device.broken = False
@@ -104,13 +138,18 @@ def install(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> None:
         def replay(self) -> None:
             assert self.is_captured
             device.log.append("replay")
+            if self.recorder is not None:
+                self.recorder.replay()
 
     class FakeEvent:
         def __init__(self, **_: object) -> None:
             pass
 
-        def record(self) -> None:
+        def record(self, _: object = None) -> None:
             device.log.append("event")
+
+        def wait(self, _: object = None) -> None:
+            device.log.append("stream waits")
 
         def synchronize(self) -> None:
             device.wait()
@@ -147,6 +186,7 @@ def install(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> None:
         "set_per_process_memory_fraction": lambda share, _=None: device.log.append(f"limit {share:g}"),
         "Stream": FakeStream,
         "current_stream": lambda _=None: device.stream,
+        "is_current_stream_capturing": lambda: device.is_capturing,
         "set_stream": lambda stream: setattr(device, "stream", stream),
         "CUDAGraph": FakeGraph,
         "Event": FakeEvent,
@@ -164,7 +204,17 @@ def install(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> None:
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda _, pool: device.held_pools.remove(pool), raising=False)
-    monkeypatch.setattr(torch, "Generator", lambda _=None: SimpleNamespace(graphsafe_get_state=lambda: None))
+    monkeypatch.setattr(torch, "Generator", _Generator)
+
+
+class _Generator(torch.Generator):
+    """Draws on the CPU, whatever its device."""
+
+    def __new__(cls, _: object = None) -> _Generator:
+        return super().__new__(cls)
+
+    def graphsafe_get_state(self) -> Any:
+        """Nothing."""
 
 
 class _Nothing:

@@ -121,13 +121,15 @@ def _workers() -> int:
 
 
 def second_parts(out: Path) -> tuple[Part, ...]:
-    """The parts of the second run: four minutes in all at most."""
+    """The parts of the second run: five minutes in all at most."""
     profile = (*_PROFILE, "--mode", "inference")
     return (
         Part(name="machine", limit_s=30, command=("-m", "tests.gpu_first", "--machine")),
-        Part(name="profile of inference, with times in CUDA graphs", limit_s=210,
+        Part(name="device graphs", limit_s=120,
+             command=(*_IF_THERE_IS_ONE, "tests.bench.graphs", "--minutes", "1.2", "--out", str(out))),
+        Part(name="profile of inference, with times in CUDA graphs", limit_s=150,
              command=(*_IF_THERE_IS_ONE, "twinkle_tune.cli", "profile", "qwen3-0.6b", *profile,
-                      "--budget", "180s", "--out", str(out / "inference.json"))),
+                      "--budget", "120s", "--out", str(out / "inference.json"))),
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ class _AsItIs:
     instead_of: str = ""
     traces_all: bool = False
 
-    def why_not(self, model: nn.Module) -> str:
+    def why_not(self, model: nn.Module, *, trains: bool) -> str:
         return ""
 
     def running(self, model: nn.Module, backend: Backend, traced: Callable[[Call], Call]) -> Running:

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.measure.test_clock import NEEDS_CUDA
+from twinkle_tune.call.device_graph import DeviceGraphError
 from twinkle_tune.errors import DeviceError
 from twinkle_tune.measure.clock import CudaClock
 from twinkle_tune.measure.clocks import slot_clock
-from twinkle_tune.measure.graph import CaptureError, GraphClock
+from twinkle_tune.measure.graph import GraphClock
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -71,7 +72,7 @@ def test_a_backward_can_be_captured() -> None:
 def test_what_cannot_be_captured_is_an_error_of_ours() -> None:
     """A call that waits for the device has no place in a graph, and the device works on afterwards."""
     x = torch.randn(8, device="cuda")
-    with pytest.raises(CaptureError, match="cannot be captured in a CUDA graph"):
+    with pytest.raises(DeviceGraphError, match="cannot be captured in a CUDA graph"):
         GraphClock().block_calls(lambda: x.sum().item())
     assert (x + 1).shape == (8,)
 
@@ -81,7 +82,7 @@ def test_what_cannot_be_captured_is_an_error_of_ours() -> None:
 def test_a_failed_capture_leaves_the_device_as_it_was() -> None:
     """The default stream is current again, and the memory that the allocator kept goes back to the device."""
     x = torch.randn(8, device="cuda")
-    with pytest.raises(CaptureError):
+    with pytest.raises(DeviceGraphError):
         GraphClock().block_calls(lambda: x.sum().item())
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     kept = torch.empty(64 << 20, dtype=torch.uint8, device="cuda")

@@ -11,10 +11,11 @@ import torch
 from tests.fake_cuda import TOTAL_BYTES, FakeDevice, FakeStream, install
 from tests.tune import hostile
 from tests.tune.toy import Norm
+from twinkle_tune.call.device_graph import DeviceGraphError
 from twinkle_tune.measure import clock as clock_module
 from twinkle_tune.measure.clock import CudaClock
 from twinkle_tune.measure.cold import ColdCudaClock
-from twinkle_tune.measure.graph import CaptureError, GraphClock
+from twinkle_tune.measure.graph import GraphClock
 from twinkle_tune.measure.state import device_state
 from twinkle_tune.outcome import DeviceState
 from twinkle_tune.tune.allowance import limit_device
@@ -32,7 +33,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> F
 def test_a_failed_capture_leaves_its_process_as_it_was(device: FakeDevice) -> None:
     """The default stream is current again, the allocator has no capture under way, and no pool is held."""
     before = device.stream
-    with pytest.raises(CaptureError, match="cannot be captured in a CUDA graph: RuntimeError"):
+    with pytest.raises(DeviceGraphError, match="cannot be captured in a CUDA graph: RuntimeError"):
         GraphClock().block_calls(device.wait)
     assert device.stream is before
     assert device.allocating_to == device.held_pools == []
@@ -41,7 +42,7 @@ def test_a_failed_capture_leaves_its_process_as_it_was(device: FakeDevice) -> No
 
 def test_a_failed_capture_keeps_no_memory(device: FakeDevice) -> None:
     """What the allocator keeps afterwards goes back to the device at ``empty_cache``."""
-    with pytest.raises(CaptureError):
+    with pytest.raises(DeviceGraphError):
         GraphClock().block_calls(device.wait)
     device.allocate(6 << 20)
     device.allocate(-(6 << 20))
@@ -53,7 +54,7 @@ def test_a_failed_capture_keeps_no_memory(device: FakeDevice) -> None:
 def test_after_a_failed_capture_another_call_is_captured(device: FakeDevice) -> None:
     """One candidate that waits for the device does not cost the next one its time in a graph."""
     clock = GraphClock()
-    with pytest.raises(CaptureError):
+    with pytest.raises(DeviceGraphError):
         clock.block_calls(device.wait)
     assert clock.burst_us(lambda: None, 5) == pytest.approx(device.elapsed_ms * 1000 / 5)
     assert device.allocating_to == []
@@ -67,7 +68,7 @@ def test_a_call_that_raises_by_itself_within_a_capture(device: FakeDevice) -> No
         if device.is_capturing:
             raise ValueError("only eager")
 
-    with pytest.raises(CaptureError, match="only eager"):
+    with pytest.raises(DeviceGraphError, match="only eager"):
         GraphClock().block_calls(call)
     assert device.stream is before
     assert device.allocating_to == []

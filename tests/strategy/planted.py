@@ -9,6 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from twinkle_tune.strategy import STRATEGIES
+from twinkle_tune.strategy.device_graphs import DeviceGraphs
+
+COMPILING = tuple(strategy for strategy in STRATEGIES if not isinstance(strategy, DeviceGraphs))
+"""The ways that compile. Device graphs have tests of their own (``test_device_graphs.py``)."""
+
 
 class Layer(nn.Module):
     """A block whose number stands in the guards of its code."""

@@ -137,6 +137,11 @@ class _Placing(ClockAround):
             if way.plan is not None:
                 restore_model(self._model)
 
+    def peak_bytes(self, call: Call) -> int | None:
+        """As :meth:`Clock.peak_bytes`, with what is reserved for a way's code between calls."""
+        peak, backend = super().peak_bytes(call), self.ways[call].backend
+        return peak if peak is None or backend is None else peak + backend.held_bytes
+
     def _bind_in_vain(self) -> None:
         """Do what stands before a call of another way, which leaves the processor's caches cold: 1.5% of a small step.
 

@@ -97,6 +97,8 @@ def setup_layers(
     unknown = [setup.way for setup in setups if setup.way not in known]
     if unknown:
         return f"there is no way of running a model by the name {unknown[0]!r} here"
+    if unfit := [why for name in dict.fromkeys(setup.way for setup in setups) if (why := _why_not(known[name], model))]:
+        return unfit[0]
     named = {setup.attention for setup in setups if setup.attention}
     if odd := sorted(named.difference(other_attentions(model) if named else ())):
         return f"the model has no attention by the name {odd[0]!r} to switch to"
@@ -126,6 +128,11 @@ def setup_layers(
             for (way, kernels, attention), own in by_way.items()
         ],
     )
+
+
+def _why_not(strategy: Strategy, model: nn.Module) -> str:
+    why = strategy.why_not(model, trains=False)
+    return why and f"{strategy.name}: {why}"
 
 
 def way_layers(model: nn.Module, ways: Sequence[WayIn]) -> Layers:

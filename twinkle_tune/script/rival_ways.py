@@ -58,7 +58,7 @@ def right_ways(model: nn.Module, seen: ModelSeen, judged: Profile, ends_s: float
             return {}
         calls = tuple(dict.fromkeys(call for step in steps for call in calls_of(model, step)))
         for strategy in STRATEGIES:
-            if strategy.instead_of or strategy.why_not(model) or time.monotonic() >= ends_s:
+            if strategy.instead_of or strategy.why_not(model, trains=seen.mode.trains) or time.monotonic() >= ends_s:
                 continue
             setup = Setup(label=STEP, way=strategy.name, calls=calls, model=digest_of_model(model))
             layers = setup_layers(model, [setup], layers=False, functions=False)

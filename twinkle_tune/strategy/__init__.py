@@ -6,8 +6,10 @@
 from twinkle_tune.strategy.base import Running, Strategy
 from twinkle_tune.strategy.compile_blocks import CompileBlocks
 from twinkle_tune.strategy.compile_model import CompileModel
+from twinkle_tune.strategy.device_graphs import DeviceGraphs
 
 STRATEGIES: tuple[Strategy, ...] = (
+    DeviceGraphs(),
     CompileModel(),
     CompileBlocks(),
     # Code for all sizes is never faster than code for one: it is for models whose other code is made again and again.

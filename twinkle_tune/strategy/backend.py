@@ -31,6 +31,10 @@ class Backend:
     torch.compile keeps compiled code by code object and compares the backend: where a graph breaks, the functions
     inside are compiled by themselves, and those the contestants share. An object of its own keeps them apart there
     too, and counts each one's graphs, which torch's own counters do not tell apart.
+
+    Attributes:
+        graphs: how many were made.
+        held_bytes: of the device's memory that is reserved for them between calls, as far as it is known.
     """
 
     compiler_name = "inductor"
@@ -44,7 +48,7 @@ class Backend:
                 original's (:mod:`twinkle_tune.source.inductor`); else it is as the user's own torch.compile.
             breaks: whether a function may become several graphs, with code of Python's between them.
         """
-        self.graphs = 0
+        self.graphs = self.held_bytes = 0
         self.breaks = breaks
         self.most: int | None = None
         self._gives_up, self._stands_in = gives_up, stands_in
@@ -54,17 +58,23 @@ class Backend:
         """Whether it compiles for a user's model, where it is in the place of the original."""
         return self._stands_in and not self._gives_up
 
+    def may_make(self) -> bool:
+        """Count one more graph; whether it is to be made, or what it is of runs as it is."""
+        self.graphs += 1
+        if self.most is None or self.graphs <= self.most:
+            return True
+        if self._gives_up:
+            raise CompiledAnewError(
+                f"it was compiled anew {MOST_AGAIN} times at calls that are alike, expected once; torch.compile "
+                "would run it uncompiled"
+            )
+        return False
+
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
         """Compile one graph."""
         from torch._inductor.compile_fx import compile_fx
 
-        self.graphs += 1
-        if self.most is not None and self.graphs > self.most:
-            if self._gives_up:
-                raise CompiledAnewError(
-                    f"it was compiled anew {MOST_AGAIN} times at calls that are alike, expected once; torch.compile "
-                    "would run it uncompiled"
-                )
+        if not self.may_make():
             return graph.forward
         made: Any = Inductor()(graph, inputs) if self._stands_in else compile_fx(graph, inputs)
         return made  # type: ignore[no-any-return]

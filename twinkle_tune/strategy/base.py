@@ -47,8 +47,8 @@ class Strategy(Protocol):
     @property
     def traces_all(self) -> bool: ...
 
-    def why_not(self, model: nn.Module) -> str:
-        """Why a model cannot be run so; "" where it can."""
+    def why_not(self, model: nn.Module, *, trains: bool) -> str:
+        """Why a model cannot be run so, in training or in inference; "" where it can."""
         ...
 
     def running(self, model: nn.Module, backend: Backend, traced: Callable[[Call], Call]) -> Running:

@@ -27,7 +27,7 @@ class CompileBlocks:
     instead_of: str = ""
     traces_all: bool = False
 
-    def why_not(self, model: nn.Module) -> str:
+    def why_not(self, model: nn.Module, *, trains: bool) -> str:
         """As :meth:`Strategy.why_not`."""
         return "" if outermost_blocks(model) else "the model repeats no block"
 

@@ -27,7 +27,7 @@ class CompileModel:
     traces_all: bool = True
     dynamic: bool | None = None
 
-    def why_not(self, model: nn.Module) -> str:
+    def why_not(self, model: nn.Module, *, trains: bool) -> str:
         """Any model may be tried."""
         return ""
 

@@ -191,7 +191,8 @@ class Asking:
         """The ways that may compete, each with its digest, and of a run from a neighbour those of each step."""
         neighbour = self.run.neighbour
         only = () if neighbour is None else ((step.label, str(neighbour.ways(step.label))) for step in steps)
-        ways = (strategy for strategy in STRATEGIES if not strategy.why_not(self.run.model))
+        model, trains = self.run.model, self.run.terms.mode.trains
+        ways = (strategy for strategy in STRATEGIES if not strategy.why_not(model, trains=trains))
         return (*((each.name, digest_text(digest_code(type(each)), repr(each))) for each in ways), *only)
 
     def _question(

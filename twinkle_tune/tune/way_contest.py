@@ -122,7 +122,8 @@ class WayContest:
 
         A way that can only stand in for another has a race of its own, where that other one is not clearly faster.
         """
-        self._ways = {way.name: way for way in ways_of(self._hall.model) if self._may(way.name)}
+        fitting = ways_of(self._hall.model, trains=self._hall.terms.mode.trains)
+        self._ways = {way.name: way for way in fitting if self._may(way.name)}
         if not self._ways:
             return None
         later = {each.name: each.instead_of for each in STRATEGIES if each.instead_of and each.name in self._ways}
@@ -263,10 +264,10 @@ class WayContest:
         return ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=seconds)
 
 
-def ways_of(model: nn.Module) -> Iterator[Way]:
-    """The ways of running a model that fit it, with its originals inside."""
+def ways_of(model: nn.Module, *, trains: bool) -> Iterator[Way]:
+    """The ways of running a model that fit it, in training or in inference, with its originals inside."""
     for strategy in STRATEGIES:
-        if not strategy.why_not(model):
+        if not strategy.why_not(model, trains=trains):
             yield _way(model, Won(way=strategy.name))
 
 

@@ -15,10 +15,10 @@ from twinkle_tune.strategy import STRATEGIES
 from twinkle_tune.tune.whole import ratio_of, rounded_us
 
 
-def without_figure(model: nn.Module, label: str, why: str, cause: Cause) -> Iterator[CompiledStep]:
+def without_figure(model: nn.Module, label: str, why: str, cause: Cause, *, trains: bool) -> Iterator[CompiledStep]:
     """Each way that fits a model, in a step in which none was timed."""
     for strategy in STRATEGIES:
-        if not strategy.why_not(model):
+        if not strategy.why_not(model, trains=trains):
             yield CompiledStep(label=label, way=strategy.name, problem=why, cause=cause)
 
 

@@ -119,16 +119,16 @@ def _joined(tried: Sequence[Tried], find: Callable[[Tried], Ways]) -> Ways:
 
 def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
     """The contest of all ways in one step, held."""
-    model, label = hall.model, tried.step.label
+    model, label, trains = hall.model, tried.step.label, hall.terms.mode.trains
     if time.monotonic() >= hall.ends_s:
-        return Ways(compiled=tuple(without_figure(model, label, _LATE, "not timed")))
+        return Ways(compiled=tuple(without_figure(model, label, _LATE, "not timed", trains=trains)))
     torch.compiler.reset()
     tell(StepStarted(label=label))
     try:
         seen = calls_of(model, tried.step)
     except Exception as error:  # the original's: such a step is our own guess
         why = f"the model does not take the step ({in_a_line(error, 200)})"
-        return Ways(compiled=tuple(without_figure(model, label, why, "inconclusive")))
+        return Ways(compiled=tuple(without_figure(model, label, why, "inconclusive", trains=trains)))
     try:
         with uncapped():
             contest = WayContest(hall, tried.step, tried.again)
