@@ -132,7 +132,8 @@ def test_on_a_device_it_says_what_the_original_says(family: str) -> None:
     said = [says(model, each, **STATIC) for each in (asked, *others)]
     with torch.no_grad():
         filled = [model(**each, use_cache=True) for each in (asked, *others)]
-    seen = [*calls_in(model, partial(says, model, asked, **STATIC)), *calls_in(model, torch.no_grad()(partial(model, **asked)))]
+    seen = calls_in(model, partial(says, model, asked, **STATIC))
+    seen += calls_in(model, torch.no_grad()(partial(model, **asked)))
     profile = profile_of(model, "device graphs", calls=list(dict.fromkeys(seen)))
     kernelize_model(model, profile=replace(profile, device="cuda", environment=current_environment("cuda")))
     with torch.no_grad():
