@@ -67,6 +67,7 @@ class _AsItIs:
 
     name: str = "as it is"
     instead_of: str = ""
+    after: str = ""
     traces_all: bool = False
 
     def why_not(self, model: nn.Module, *, trains: bool) -> str:

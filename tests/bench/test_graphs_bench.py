@@ -11,14 +11,14 @@ import torch
 from tests.bench import graphs
 from tests.fake_cuda import FakeDevice, install
 from twinkle_tune.models.load import load
-from twinkle_tune.strategy import device_graphs
+from twinkle_tune.strategy import on_cuda
 
 
 @pytest.fixture
 def on_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few tokens on the CPU, whose replays compute."""
     install(monkeypatch, FakeDevice(replays=True))
-    monkeypatch.setattr(device_graphs, "KIND", "cpu")
+    monkeypatch.setattr(on_cuda, "KIND", "cpu")
     monkeypatch.setattr(graphs, "SHORT", 2)
     monkeypatch.setattr(graphs, "LONG", 3)
     monkeypatch.setattr(graphs, "_TIMES", 1)

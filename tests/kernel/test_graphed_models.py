@@ -21,7 +21,7 @@ from twinkle_tune import kernelize_model, kernelize_report, restore_model, tune_
 from twinkle_tune.contest import model as model_stage
 from twinkle_tune.environment import current_environment
 from twinkle_tune.kernel import Registry
-from twinkle_tune.strategy import device_graphs
+from twinkle_tune.strategy import on_cuda
 from twinkle_tune.strategy.device_graphs import DeviceGraphs
 
 STATIC = {"cache_implementation": "static", "disable_compile": True}
@@ -32,7 +32,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     """A device whose replays compute."""
     found = FakeDevice(replays=True)
     install(monkeypatch, found)
-    monkeypatch.setattr(device_graphs, "KIND", "cpu")
+    monkeypatch.setattr(on_cuda, "KIND", "cpu")
     return found
 
 

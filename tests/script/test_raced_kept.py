@@ -154,9 +154,10 @@ class Planted:
     how: str
     name: str = "planted"
     instead_of: str = ""
+    after: str = ""
     traces_all: bool = True
 
-    def why_not(self, model: nn.Module) -> str:
+    def why_not(self, model: nn.Module, *, trains: bool) -> str:
         """Any model."""
         return ""
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from twinkle_tune.strategy import STRATEGIES
+from twinkle_tune.strategy.compile_mode import CompileMode
 from twinkle_tune.strategy.device_graphs import DeviceGraphs
 
-COMPILING = tuple(strategy for strategy in STRATEGIES if not isinstance(strategy, DeviceGraphs))
-"""The ways that compile. Device graphs have tests of their own (``test_device_graphs.py``)."""
+COMPILING = tuple(strategy for strategy in STRATEGIES if not isinstance(strategy, (CompileMode, DeviceGraphs)))
+"""The ways that compile anywhere. Those for a CUDA device alone have tests of their own."""
 
 
 class Layer(nn.Module):

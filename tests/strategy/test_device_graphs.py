@@ -17,7 +17,7 @@ from twinkle_tune.call.device_graph import DeviceGraphError
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.setups import WayIn, way_layers
-from twinkle_tune.strategy import device_graphs
+from twinkle_tune.strategy import on_cuda
 from twinkle_tune.strategy.backend import Backend, CompiledAnewError
 from twinkle_tune.strategy.device_graphs import DeviceGraphs
 
@@ -60,7 +60,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     """A device whose replays compute."""
     found = FakeDevice(replays=True)
     install(monkeypatch, found)
-    monkeypatch.setattr(device_graphs, "KIND", "cpu")
+    monkeypatch.setattr(on_cuda, "KIND", "cpu")
     return found
 
 
@@ -309,7 +309,7 @@ def test_without_a_cuda_device_it_says_why() -> None:
 
 def test_a_graph_for_training_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay has no backward."""
-    monkeypatch.setattr(device_graphs, "KIND", "cpu")
+    monkeypatch.setattr(on_cuda, "KIND", "cpu")
     assert DeviceGraphs().why_not(Small(), trains=False) == ""
     assert "no backward" in DeviceGraphs().why_not(Small(), trains=True)
 

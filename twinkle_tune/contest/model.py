@@ -138,8 +138,10 @@ class _Placing(ClockAround):
                 restore_model(self._model)
 
     def peak_bytes(self, call: Call) -> int | None:
-        """As :meth:`Clock.peak_bytes`, with what is reserved for a way's code between calls."""
+        """As :meth:`Clock.peak_bytes`, with what is reserved for a way's code between calls, where that is known."""
         peak, backend = super().peak_bytes(call), self.ways[call].backend
+        if backend is not None and backend.records:
+            return None
         return peak if peak is None or backend is None else peak + backend.held_bytes
 
     def _bind_in_vain(self) -> None:

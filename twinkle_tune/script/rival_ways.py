@@ -25,6 +25,9 @@ from twinkle_tune.strategy import STRATEGIES
 from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.way_contest import calls_of
 
+_LOOKS = 3
+"""A way may run as it is at its first call, record at the second, and replay from the third on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rival:
@@ -58,7 +61,9 @@ def right_ways(model: nn.Module, seen: ModelSeen, judged: Profile, ends_s: float
             return {}
         calls = tuple(dict.fromkeys(call for step in steps for call in calls_of(model, step)))
         for strategy in STRATEGIES:
-            if strategy.instead_of or strategy.why_not(model, trains=seen.mode.trains) or time.monotonic() >= ends_s:
+            if strategy.instead_of or strategy.after or time.monotonic() >= ends_s:
+                continue
+            if strategy.why_not(model, trains=seen.mode.trains):
                 continue
             setup = Setup(label=STEP, way=strategy.name, calls=calls, model=digest_of_model(model))
             layers = setup_layers(model, [setup], layers=False, functions=False)
@@ -77,8 +82,9 @@ def _is_right(model: nn.Module, step: Step, plan: Plan) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a way that fails says so by one, and is none
-            verdict = Agreement(model, step, plan, everywhere=True).verdict()
+            agreement = Agreement(model, step, plan, everywhere=True)
+            verdicts = [agreement.verdict() for _ in range(_LOOKS)]
     except Exception:  # of the compiler: it is none of the script's
         return False
     roots = [call for _, call, _ in plan.layers if isinstance(call, Root)]
-    return isinstance(verdict, Pass) and not any(root.broken for root in roots)
+    return all(isinstance(verdict, Pass) for verdict in verdicts) and not any(root.broken for root in roots)

@@ -21,6 +21,10 @@ class Inductor:
 
     compiler_name = "inductor"
 
+    def __init__(self, **more: Any) -> None:
+        """``more`` goes to inductor's ``compile_fx``."""
+        self._more = more
+
     def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         """Compile one graph."""
         import torch._functorch.config as settings
@@ -28,11 +32,11 @@ class Inductor:
 
         made: Any
         if not torch.is_grad_enabled():
-            made = compile_fx(graph, inputs)
+            made = compile_fx(graph, inputs, **self._more)
             return made  # type: ignore[no-any-return]
         # Asked when code is made, never when it runs: the user's own torch.compile keeps what it is set to.
         with settings.patch(donated_buffer=False):
-            made = compile_fx(graph, inputs)
+            made = compile_fx(graph, inputs, **self._more)
         return _Twice(graph, made)
 
 

@@ -5,6 +5,7 @@
 
 from twinkle_tune.strategy.base import Running, Strategy
 from twinkle_tune.strategy.compile_blocks import CompileBlocks
+from twinkle_tune.strategy.compile_mode import MAX_AUTOTUNE, REDUCE_OVERHEAD
 from twinkle_tune.strategy.compile_model import CompileModel
 from twinkle_tune.strategy.device_graphs import DeviceGraphs
 
@@ -12,6 +13,8 @@ STRATEGIES: tuple[Strategy, ...] = (
     DeviceGraphs(),
     CompileModel(),
     CompileBlocks(),
+    REDUCE_OVERHEAD,
+    MAX_AUTOTUNE,
     # Code for all sizes is never faster than code for one: it is for models whose other code is made again and again.
     CompileModel(name="compile dynamic", instead_of="compile", dynamic=True),
 )

@@ -34,6 +34,7 @@ class Backend:
 
     Attributes:
         graphs: how many were made.
+        options: inductor's settings that are other than its usual ones.
         held_bytes: of the device's memory that is reserved for them between calls, as far as it is known.
     """
 
@@ -49,9 +50,15 @@ class Backend:
             breaks: whether a function may become several graphs, with code of Python's between them.
         """
         self.graphs = self.held_bytes = 0
+        self.options: dict[str, object] = {}
         self.breaks = breaks
         self.most: int | None = None
         self._gives_up, self._stands_in = gives_up, stands_in
+
+    @property
+    def records(self) -> bool:
+        """Whether what it makes is recorded in CUDA graphs, whose answers the next call overwrites."""
+        return self.options.get("triton.cudagraphs") is True
 
     @property
     def is_bound(self) -> bool:
@@ -76,8 +83,24 @@ class Backend:
 
         if not self.may_make():
             return graph.forward
-        made: Any = Inductor()(graph, inputs) if self._stands_in else compile_fx(graph, inputs)
-        return made  # type: ignore[no-any-return]
+        more: dict[str, Any] = {"config_patches": self.options} if self.options else {}
+        made: Any = Inductor(**more)(graph, inputs) if self._stands_in else compile_fx(graph, inputs, **more)
+        return _Owned(made) if self.records else made  # type: ignore[no-any-return]
+
+
+class _Owned:
+    """Compiled code whose answers are the caller's: copied, but for what is a part of its inputs."""
+
+    def __init__(self, made: Callable[..., Any]) -> None:
+        self._made = made
+
+    def __call__(self, *args: Any) -> Any:
+        outputs = self._made(*args)
+        given = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
+        return [
+            out.clone() if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() not in given else out
+            for out in outputs
+        ]
 
 
 def compiled(call: Callable[..., Any], backend: Backend, dynamic: bool | None) -> Callable[..., Any]:

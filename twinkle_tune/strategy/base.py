@@ -34,6 +34,8 @@ class Strategy(Protocol):
         name: as records and reports call it.
         instead_of: the name of a way that it can only stand in for: it is tried where that one is not clearly faster
             than the original. "" for a way that is tried always.
+        after: the name of a way that must be clearly faster than the original before it is tried: it takes long to
+            compile. "" for none.
         traces_all: whether the model's own forward is compiled, so that what is set while it is traced holds for all of
             the model.
     """
@@ -43,6 +45,9 @@ class Strategy(Protocol):
 
     @property
     def instead_of(self) -> str: ...
+
+    @property
+    def after(self) -> str: ...
 
     @property
     def traces_all(self) -> bool: ...

@@ -25,6 +25,7 @@ class CompileBlocks:
 
     name: str = "compile blocks"
     instead_of: str = ""
+    after: str = ""
     traces_all: bool = False
 
     def why_not(self, model: nn.Module, *, trains: bool) -> str:

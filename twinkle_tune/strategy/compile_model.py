@@ -18,12 +18,14 @@ class CompileModel:
     Attributes:
         name: as of :class:`~twinkle_tune.strategy.base.Strategy`.
         instead_of: as there.
+        after: as there.
         traces_all: as there.
         dynamic: torch.compile's argument of that name.
     """
 
     name: str = "compile"
     instead_of: str = ""
+    after: str = ""
     traces_all: bool = True
     dynamic: bool | None = None
 

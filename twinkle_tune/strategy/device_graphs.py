@@ -17,8 +17,8 @@ from twinkle_tune.strategy.backend import MOST_AGAIN, Backend
 from twinkle_tune.strategy.base import Call, Running
 from twinkle_tune.strategy.graphed import Graphed, Parted, Watched, parted, put_back
 from twinkle_tune.strategy.held import Held
+from twinkle_tune.strategy.on_cuda import why_not_on_cuda
 
-KIND = "cuda"
 _MOVED = (
     f"in {MOST_AGAIN} calls in a row what it was given held other memory afterwards, or counted in Python: a cache "
     "that grows; a replay writes where it was captured, as into a static cache"
@@ -34,6 +34,7 @@ class DeviceGraphs:
 
     name: str = "device graphs"
     instead_of: str = ""
+    after: str = ""
     traces_all: bool = False
 
     def why_not(self, model: nn.Module, *, trains: bool) -> str:
@@ -43,16 +44,6 @@ class DeviceGraphs:
     def running(self, model: nn.Module, backend: Backend, traced: Callable[[Call], Call]) -> Running:
         """As :meth:`Strategy.running`; ``backend`` counts the graphs."""
         return Running(root=_Root(type(model).forward, backend))
-
-
-def why_not_on_cuda(model: nn.Module) -> str:
-    """Why a model has no way that is for a CUDA device; "" where all that it computes with is on one."""
-    devices = list(dict.fromkeys(tensor.device for tensor in chain(model.parameters(), model.buffers())))
-    if not devices:
-        return "the model has no weights that say on which device it is"
-    if len(devices) > 1:
-        return f"the model is on several devices ({devices[0]} and {devices[1]})"
-    return "" if devices[0].type == KIND else f"it is for CUDA devices, and the model is on {devices[0]}"
 
 
 @dataclass(slots=True)

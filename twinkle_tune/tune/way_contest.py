@@ -29,6 +29,8 @@ from twinkle_tune.tune.whole import held, ratio_of
 
 LEAST_GAIN = 0.98
 """What is put into a way must leave at most so much of the time without: it is more that may go wrong."""
+_LONGER = 10.0
+"""A way that tries many forms of each kernel may take so many times as long to compile as the one before it."""
 MOST_SLOWER = 1.02
 """At sizes that did not choose it a way may take so much of the original's time: noise, no loss."""
 
@@ -126,11 +128,14 @@ class WayContest:
         self._ways = {way.name: way for way in fitting if self._may(way.name)}
         if not self._ways:
             return None
-        later = {each.name: each.instead_of for each in STRATEGIES if each.instead_of and each.name in self._ways}
-        self._timed([name for name in self._ways if name not in later])
-        clear = {step.way for step in self.found if step.is_clear}
-        if left := [name for name, other in later.items() if other not in clear]:
+        fits = [each for each in STRATEGIES if each.name in self._ways]
+        self._timed([each.name for each in fits if not each.instead_of and not each.after])
+        clear = {step.way: step for step in self.found if step.is_clear}
+        if left := [each.name for each in fits if each.instead_of and each.instead_of not in clear]:
             self._timed(left)
+        for each in fits:
+            if each.after in clear and self._has_time_after(clear[each.after]):
+                self._timed([each.name])
         self._look_again()
         while (won := winner_of(self.found, self._hall.calls)) is not None:
             if self._is_right_again(won):
@@ -163,6 +168,10 @@ class WayContest:
         best = more if self._pays(more, without, times_us) else without
         last = [step for step in self.found if step.way in (KERNELS, best.name)]
         return None if winner_of(last, self._hall.calls) == KERNELS else best
+
+    def _has_time_after(self, way: CompiledStep) -> bool:
+        """Whether there is time to compile what takes longer than a way did."""
+        return time.monotonic() + _LONGER * way.compile_s < self._hall.ends_s
 
     def _look_again(self) -> None:
         """Time the way that seemed to gain most once more, with the original alone, where noise left it open.
