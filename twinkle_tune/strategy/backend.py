@@ -85,7 +85,7 @@ class Backend:
             return graph.forward
         more: dict[str, Any] = {"config_patches": self.options} if self.options else {}
         made: Any = Inductor(**more)(graph, inputs) if self._stands_in else compile_fx(graph, inputs, **more)
-        return _Owned(made) if self.records else made  # type: ignore[no-any-return]
+        return _Owned(made) if self.records else made
 
 
 class _Owned:
