@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.cause import LASTING
-from twinkle_tune.outcome import UNDECIDED
-from twinkle_tune.profile.schema import Contest, Profile
+from twinkle_tune.outcome import UNDECIDED, Selection
+from twinkle_tune.profile.schema import Contest, Found, Profile
 from twinkle_tune.profile.setup import Setup, way_name
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.strategy import STRATEGIES
+
+_NOBODY = "not tried: nothing but the original won it in the profile that the run starts from"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,3 +69,9 @@ class Neighbour:
     def _held(self, target: str, key: str) -> Contest | None:
         found = (c for c in self.profile.contests if (c.slot.target, c.workload.key) == (target, key))
         return next(found, None)
+
+
+def without_rivals(observation: Observation) -> Contest:
+    """The contest of a call for which nobody competes with the original: it is not held."""
+    kept = Selection(winner=ORIGINAL, reason=_NOBODY, status="nothing to gain")
+    return observation.contest(Found(trials=(), selection=kept))

@@ -24,7 +24,7 @@ from twinkle_tune.tune.events import ContestAdded, ContestFinished, ContestStart
 from twinkle_tune.tune.left_out import is_left_out
 from twinkle_tune.tune.little import Little
 from twinkle_tune.tune.memory import Memory, question_of
-from twinkle_tune.tune.neighbour import Neighbour
+from twinkle_tune.tune.neighbour import Neighbour, without_rivals
 from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.spans import Spans
@@ -78,6 +78,8 @@ def hold(
     )
     task = Task(observation=observation, candidates=entrants, terms=run.terms, tunes=True, further="kept")
     run.tasks[observation.slot.name, observation.workload.key, observation.instances] = task
+    if run.neighbour is not None and len(entrants) == 1:
+        return without_rivals(observation)
     found = run.memory.recall(question, observation)
     if found is None and (unheld := run.little.unheld(observation)) is not None:
         return unheld
