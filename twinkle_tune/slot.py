@@ -17,6 +17,8 @@ ATTENTION = "attn_implementation"
 """The slot that a transformers model is by its switch of that name. Slots inside of it stay their own."""
 HEAD = "lm_head+loss"
 """The slot that a language model is by its last layer and its loss. Slots inside of it stay their own."""
+CONVERTS = "it reads weights in another layout than the layer has them"
+"""What is noted at a candidate that does."""
 MODEL = "Model"
 """What reports call the place of a way of running the whole model."""
 OF_THE_MODEL = frozenset({ATTENTION, HEAD, MODEL})
@@ -66,6 +68,8 @@ class Implementation:
             the shapes that were measured and to no others.
         within_measured: whether it is another algorithm than the original, whose cost grows otherwise with the size:
             it is then bound from the least to the largest size that was measured.
+        converts: whether it reads weights in another layout than the layer has them: it is then bound only where it was
+            compared with the original.
     """
 
     call: Callable[..., Any]
@@ -73,6 +77,7 @@ class Implementation:
     can_torch_compile: bool = True
     per_shape: bool = False
     within_measured: bool = False
+    converts: bool = False
 
     def unfit_for(self, mode: Mode) -> str:
         """Why it must not compete in ``mode`` by its own claims; "" if it may."""

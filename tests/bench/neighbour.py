@@ -1,8 +1,8 @@
 """Profiling from a neighbour's profile beside profiling in full: what time it takes, and what it finds.
 
 ``python -m tests.bench.neighbour`` profiles a model in full and with ``--from-hub`` in turn, each with empty caches,
-and writes reports/neighbour.json and reports/neighbour.md. The neighbour is the first full run, as if it had been made with
-another torch, on a Hub of this process.
+and writes reports/neighbour.json and reports/neighbour.md. The neighbour is the first full run, as if it had been made
+with another torch, on a Hub of this process.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 profile, both[name] = ran((*command, *(("--from-hub", REPO) if name == "near" else ())), hub, folder)
                 if not hub.datasets:
                     hub.push_data(REPO, collection(profile))
-                print(f"turn {turn + 1}, {name}: {both[name].took_s:.0f} s, load {both[name].load}")
+                print(f"turn {turn + 1}, {name}: {both[name].took_s:.0f} s, load {both[name].load}", flush=True)
             found.append((both["full"], both["near"]))
-            print(told(*found[-1]))
+            print(told(*found[-1]), flush=True)
     ratios = [near.took_s / full.took_s for full, near in found]
     data = {**made("cpu"), "command": " ".join(command), "goal": GOAL, "turns": [list(map(asdict, t)) for t in found]}
     write(options.out, "neighbour", data, _page(made_line(made("cpu")), " ".join(command), found))

@@ -37,7 +37,7 @@ class Page:
 
 
 KERNL = Page(name="kernl-document.md", letters="K", least=60, may_lack=True)
-PAGES = [Page(name="kernels-documents.md", letters="RG", least=51, may_lack=False), KERNL]
+PAGES = [Page(name="kernels-documents.md", letters="RGT", least=61, may_lack=False), KERNL]
 
 
 @cache

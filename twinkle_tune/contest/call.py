@@ -32,7 +32,7 @@ from twinkle_tune.outcome import Outcome, Rejection, Trial
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Inconclusive
-from twinkle_tune.slot import OF_THE_MODEL, ORIGINAL, Candidate, Implementation, Slot
+from twinkle_tune.slot import CONVERTS, OF_THE_MODEL, ORIGINAL, Candidate, Implementation, Slot
 from twinkle_tune.source.compiled import graphs_made, why_uncompiled
 from twinkle_tune.source.hub import commit_of, place_of
 from twinkle_tune.source.tried import config_of
@@ -82,6 +82,7 @@ class CallStage(Stage[Candidate]):
             judge=functools.partial(judge.judge, call, for_kin=kin),
             again=functools.partial(judge.again, call, for_kin=kin),
             interpreted=bool(ran.kernels),
+            notes=(CONVERTS,) if implementation.converts else (),
         )
 
     def trial(self, candidate: Candidate, outcome: Outcome) -> Trial:

@@ -208,7 +208,7 @@ def _measured(
         peak_bytes=ready.peak_bytes,
         parity=selected.rounded(ready.verdict.figures),
         deterministic=ready.verdict.deterministic,
-        notes=(*ready.verdict.notes, *watch.noticed(name)),
+        notes=(*ready.entrant.notes, *ready.verdict.notes, *watch.noticed(name)),
         left_race=dict(decision.left).get(name, ""),
         graph_breaks=graph_breaks,
         recompilations=recompilations,

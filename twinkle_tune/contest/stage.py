@@ -47,6 +47,7 @@ class Entrant:
         forward: its forward alone, of a step that goes backward as well; None for any other.
         interpreted: whether it ran in Triton's interpreter, whose speed says nothing.
         counted: graph breaks and recompilations so far.
+        notes: what is to be known of it.
     """
 
     step: Call
@@ -56,6 +57,7 @@ class Entrant:
     forward: Call | None = None
     interpreted: bool = False
     counted: Callable[[], tuple[int, int]] = not_compiled
+    notes: tuple[str, ...] = ()
 
 
 class Stage(ABC, Generic[C]):

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from twinkle_tune.outcome import Measurement
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.slot import ORIGINAL, Slot, SlotKind
+from twinkle_tune.slot import CONVERTS, ORIGINAL, Slot, SlotKind
 from twinkle_tune.workload import call_text
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -152,6 +153,8 @@ def _hub_kernel(contest: Contest) -> HubKernel | str | None:
         return "it replaces a function, and the mapping names layers"
     if not (trial.source == "hub" and trial.repo and trial.layer):
         return _WHY_NOT.get(trial.source, f"its source is {trial.source!r}, which a mapping does not know")
+    if isinstance(trial.outcome, Measurement) and CONVERTS in trial.outcome.notes:
+        return f"{CONVERTS}, which a mapping that is read after loading cannot say; give it to KernelConfig"
     if "<" in contest.slot.target:
         return "its class is made inside of a function, where nothing can name it"
     if not _COMMIT.fullmatch(trial.commit):

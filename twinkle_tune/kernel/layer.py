@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from twinkle_tune.errors import RegistrationError
 from twinkle_tune.kernel.registry import Registry, choose_source, default_registry, make_candidate
+from twinkle_tune.source.children import ChildrenSource
 from twinkle_tune.source.direct import Repo
 
 
@@ -25,6 +26,7 @@ def register_layer_kernel(
     mode: object = None,
     *,
     layer_impl: type[nn.Module] | Callable[..., Any] | None = None,
+    children: Sequence[str] = (),
     repo: Repo | None = None,
     registry: Registry | None = None,
 ) -> None:
@@ -41,6 +43,9 @@ def register_layer_kernel(
         layer_name: the class in the package or repo; ``kernel_name`` if not given.
         device: the device that it is for: a name, or a ``kernels.Device``, which may limit the compute capability.
         mode: "train", "inference", "compile", "train+compile" or a ``kernels.Mode``; None for every mode.
+        children: names of modules of the layer, one after another in its forward, that the kernel stands for: it runs
+            in their place, within the layer's own forward. Beside its class is a class ``{Name}Layout``, whose
+            constructor takes these modules (:mod:`twinkle_tune.source.layout`).
         registry: where to register; the default registry if not given.
 
     Raises:
@@ -64,6 +69,13 @@ def register_layer_kernel(
         revision=revision,
         version=version,
     )
+    if isinstance(children, str) or not all(isinstance(name, str) and name.isidentifier() for name in children):
+        raise RegistrationError(
+            f"layer kernel {kernel_name!r}: children: got {children!r:.80}, expected names of modules of the layer, "
+            "such as ('norm', 'mlp'); name its own"
+        )
+    if children:
+        source = ChildrenSource(source=source, names=tuple(children))
     (registry or default_registry).add_layer(kernel_name, make_candidate(source, device=device, mode=mode))
 
 

@@ -27,7 +27,7 @@ from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.plan import Kept, Plan
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.mode import Mode
-from twinkle_tune.slot import Candidate, Implementation, Slot, SlotKind, closest
+from twinkle_tune.slot import CONVERTS, Candidate, Implementation, Slot, SlotKind, closest
 from twinkle_tune.workload import target_of
 
 Call = Callable[..., Any]
@@ -105,6 +105,11 @@ def _load_layer(slot: Slot, module: nn.Module, asked: Asked) -> tuple[str, Imple
         return str(error)
     if lacking := made.lacks(asked.needs):
         return f"{slot.name}: {candidate.name}: {lacking}"
+    if made.converts:
+        return (
+            f"{slot.name}: {candidate.name}: {CONVERTS}, and is bound only where it was compared with the "
+            "original; profile the model, and pass profile="
+        )
     if not made.has_backward and not asked.also_in_training:
         made = replace(made, call=not_in_training(made.call, original, f"{slot.name}: {candidate.name}"))
     return candidate.name, made

@@ -15,6 +15,7 @@ from twinkle_tune.graph.pattern import Pattern
 from twinkle_tune.kernel.repository import LayerRepository
 from twinkle_tune.mode import parse_registered_mode, serves_alone
 from twinkle_tune.slot import ORIGINAL, Candidate, Source
+from twinkle_tune.source.children import ChildrenSource
 from twinkle_tune.source.direct import ImplSource, Repo, RepoSource
 from twinkle_tune.source.hub import HubSource, source_of_repository
 from twinkle_tune.source.package import LocalRepoSource, PackageSource
@@ -219,6 +220,8 @@ def _name(source: Source) -> str:
     match source:
         case ImplSource():
             return f"{source.kind}:{getattr(source.impl, '__qualname__', type(source.impl).__qualname__)}"
+        case ChildrenSource():
+            return f"{_name(source.source)}({'+'.join(source.names)})"
         case RepoSource():
             return f"repo:{type(source.repo).__qualname__}"
         case HubSource():

@@ -11,6 +11,7 @@ from twinkle_tune.errors import SourceError
 from twinkle_tune.slot import Implementation, Slot
 from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.source.fit import implementation_of
+from twinkle_tune.source.layout import layout_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class ImplSource:
 
     def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
         """Digest of its code and of what it uses from its own package, and of the version of what it wraps."""
-        code = digest_code(self.impl)
+        code = _digest(self.impl)
         return digest_text(code, package_version(self.package)) if self.package else code
 
 
@@ -77,7 +78,7 @@ class RepoSource:
 
     def digest(self, slot: Slot, original: Callable[..., Any]) -> str:
         """Digest of what ``load()`` gives."""
-        return digest_code(self._loaded())
+        return _digest(self._loaded())
 
     def _loaded(self) -> Callable[..., Any]:
         # A repo's load may do anything (a download, an import): whatever goes wrong in it is told as its failure.
@@ -88,6 +89,12 @@ class RepoSource:
                 f"repo object {self.repo!r:.120}: load() raised {type(error).__name__}: {error}; "
                 "call its load() alone to see why"
             ) from error
+
+
+def _digest(loaded: object) -> str:
+    """Digest of a kernel's code, and of its layout's where it has one."""
+    layout = layout_of(loaded)
+    return digest_code(loaded) if layout is None else digest_text(digest_code(loaded), digest_code(layout))
 
 
 def _name(obj: object) -> str:

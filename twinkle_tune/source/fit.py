@@ -10,6 +10,7 @@ from torch import nn
 
 from twinkle_tune.errors import SignatureError
 from twinkle_tune.slot import Implementation, Slot
+from twinkle_tune.source.layout import Children, in_layout, in_place_of, layout_of
 from twinkle_tune.source.named import named_as
 
 _FLAGS = {"has_backward", "can_torch_compile", "kernel_layer_name", "kernel_condition"}
@@ -21,7 +22,7 @@ def implementation_of(loaded: object, slot: Slot, original: Callable[..., Any], 
 
     A layer is a class without a constructor of its own (its ``forward`` is run with the *original's* instance as
     ``self``), or a function that takes the module first. A function is any callable, or a module class that is
-    made without arguments.
+    made without arguments. Beside a layer may be its layout (:mod:`twinkle_tune.source.layout`), which has one.
 
     Args:
         what: how messages name it ("layer Fast of /path/my_kernels").
@@ -30,13 +31,25 @@ def implementation_of(loaded: object, slot: Slot, original: Callable[..., Any], 
         SignatureError: it cannot take the original's place.
     """
     call = _forward_of(loaded, what) if slot.kind.takes_module else _function_of(loaded, what)
+    layout = layout_of(loaded) if slot.kind.takes_module else None
+    if isinstance(original, Children):
+        return _converted(in_place_of(loaded, layout, original, what), loaded)
     _check_signature(call, original, slot, what)
     # A method's object comes by position, too.
     is_bound_later = slot.kind.takes_module or "." in slot.target.partition(":")[2]
+    if layout is not None:
+        return _converted(named_as(in_layout(loaded, layout, what), original, skip=1), loaded)
     return Implementation(
         call=named_as(call, original, skip=int(is_bound_later)),
         has_backward=bool(getattr(loaded, "has_backward", True)),
         can_torch_compile=bool(getattr(loaded, "can_torch_compile", True)),
+    )
+
+
+def _converted(call: Callable[..., Any], loaded: object) -> Implementation:
+    """Of a kernel that reads weights in another layout. Nobody has tried to compile its conversion."""
+    return Implementation(
+        call=call, has_backward=bool(getattr(loaded, "has_backward", True)), can_torch_compile=False, converts=True
     )
 
 

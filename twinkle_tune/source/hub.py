@@ -168,8 +168,9 @@ def place_of(source: Source) -> tuple[str, str]:
 
 
 def pinned(source: Source, commit: str) -> Source:
-    """A Hub source at a commit that was written down; any other source, or none written, as it is."""
-    return source.at(commit) if isinstance(source, HubSource) and is_commit(commit) else source
+    """A source of the Hub at a commit that was written down; any other source, or none written, as it is."""
+    at = getattr(source, "at", None)
+    return at(commit) if callable(at) and is_commit(commit) else source
 
 
 def _surroundings() -> tuple[str, ...]:
