@@ -426,7 +426,7 @@ BAD_CONFIGS: dict[str, tuple[Any, type[Exception], str]] = {
     "an unknown key": (
         {"layers": {"New": {"layer_impl": plus_one, "devices": "cpu"}}},
         RegistrationError,
-        r"config: layers.New: got devices, expected some of device, layer_impl, layer_name, mode",
+        r"config: layers.New: got devices, expected some of children, device, layer_impl, layer_name, mode",
     ),
     "a missing key": (
         {"functions": {"new": {"func_impl": max}}},
