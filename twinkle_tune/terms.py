@@ -26,6 +26,7 @@ class Terms:
         settings: of the race.
         seed: of made inputs and of the order of the rounds; outcomes do not depend on it.
         dynamic: torch.compile's argument of that name, in the compile modes; None for its default.
+        accumulate: micro-batches of a training step; None for one.
     """
 
     mode: Mode
@@ -34,6 +35,7 @@ class Terms:
     settings: RaceSettings = field(default_factory=RaceSettings)
     seed: int = 0
     dynamic: bool | None = None
+    accumulate: int | None = None
 
     @property
     def told(self) -> dict[str, Any]:

@@ -146,6 +146,14 @@ def test_dynamic_shapes_reach_the_tuner(tuner: Tuner, option: str, *, expected: 
     assert tuner.given["dynamic"] is None
 
 
+def test_micro_batches_reach_the_tuner(tuner: Tuner) -> None:
+    """One, unless more are asked for."""
+    assert profile("--mode", "train", "--out", "p.json", "--accumulate", "4") == 0
+    assert tuner.given["accumulate"] == 4
+    assert profile("--mode", "train", "--out", "p.json") == 0
+    assert tuner.given["accumulate"] == 1
+
+
 @pytest.mark.parametrize("text", ["bf16", "bfloat16"])
 def test_autocast_is_on_while_it_is_tuned(tuner: Tuner, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """And off again afterwards; the profile has a name of its own."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from twinkle_tune.call.arguments import Call, map_tensors
+from twinkle_tune.call.arguments import Call
+from twinkle_tune.capture.micro_batches import mapped, with_other_values
 from twinkle_tune.capture.optimizer import OptimizerStep
 from twinkle_tune.capture.point import Point, read_points, unwrapped
 from twinkle_tune.capture.step import Step, make_steps
@@ -41,19 +42,26 @@ class Tried:
 
 
 def tried_steps(
-    model: nn.Module, example_inputs: object, mode: Mode, device: str, optimizer: OptimizerStep | None = None
+    model: nn.Module,
+    example_inputs: object,
+    mode: Mode,
+    device: str,
+    optimizer: OptimizerStep | None = None,
+    *,
+    accumulate: int = 1,
 ) -> tuple[Tried, ...]:
     """The steps of example inputs for ways of running the whole model; arguments as of :func:`make_steps`."""
 
     def made(points: Sequence[Point]) -> tuple[Step, ...]:
-        return make_steps(model, [_inputs(point) for point in points], mode, device, optimizer, growing=True)
+        inputs = [_inputs(point) for point in points]
+        return make_steps(model, inputs, mode, device, optimizer, growing=True, accumulate=accumulate)
 
     tried: list[Tried] = []
     points = read_points(model, example_inputs, device)
     steps = made(points)
     each = len(steps) // len(points)
     for index, point in enumerate(points):
-        again = made([_with_other_values(point)])
+        again = made([with_other_values(point)])
         others, between = (
             [found for other in varied if len(found := made([other])) == each]
             for varied in (_varied(point, _longest(model), trains=mode.trains), _between(point, trains=mode.trains))
@@ -78,21 +86,6 @@ def _inputs(point: Point) -> object:
 def _longest(model: nn.Module) -> int:
     found = getattr(getattr(unwrapped(model), "config", None), "max_position_embeddings", None)
     return found if isinstance(found, int) else 1 << 30
-
-
-def _with_other_values(point: Point) -> Point:
-    """The tensors with a batch or more turned by one along the last dimension: values that the model takes, elsewhere.
-
-    Masks stay: what they hide is hidden still.
-    """
-
-    def turned(tensor: Tensor) -> Tensor:
-        is_mask = tensor.dtype is torch.bool or (not tensor.is_floating_point() and bool((tensor <= 1).all()))
-        return (
-            tensor if tensor.dim() < 2 or is_mask else tensor.detach().roll(1, -1).requires_grad_(tensor.requires_grad)
-        )
-
-    return _mapped(point, turned)
 
 
 def _varied(point: Point, longest: int, *, trains: bool) -> Iterator[Point]:
@@ -149,9 +142,4 @@ def _of_size(point: Point, size: tuple[int, int], wanted: tuple[int, int]) -> Po
         columns = (torch.arange(wanted[1], device=tensor.device) + size[1] - wanted[1]) % size[1]
         return tensor.detach()[rows][:, columns].requires_grad_(tensor.requires_grad)
 
-    return _mapped(point, resized)
-
-
-def _mapped(point: Point, change: Callable[[Tensor], Tensor]) -> Point:
-    args, kwargs = map_tensors(change, point.call.args), map_tensors(change, dict(point.call.kwargs))
-    return replace(point, call=Call(args=args, kwargs=kwargs))
+    return mapped(point, resized)

@@ -13,6 +13,7 @@ from twinkle_tune.capture.generate import TOKENS, Generate, generates
 from twinkle_tune.capture.kv_cache import PrefilledCache
 from twinkle_tune.capture.language import for_decode, for_prefill, for_training, is_extensible, keyword_point
 from twinkle_tune.capture.look import Look, look_at
+from twinkle_tune.capture.micro_batches import micro_batches
 from twinkle_tune.capture.optimizer import OptimizerStep
 from twinkle_tune.capture.point import Point, read_points, tensors_in, unwrapped
 from twinkle_tune.capture.untouched import Untouched
@@ -28,7 +29,8 @@ class Step:
     """One way of running the model.
 
     Attributes:
-        label: "prefill 1x128", "decode 1x128", "train 2x64" (batch by sequence length), "forward", "train".
+        label: "prefill 1x128", "decode 1x128", "train 2x64" (batch by sequence length), "train 2x64 *4" (four
+            micro-batches), "forward", "train".
         run: runs the model once and returns its outputs; in the train modes forward and backward. It can be
             repeated, keeps no outputs, and uses whatever kernels are bound at that moment. With an optimizer its
             step comes after them.
@@ -57,6 +59,7 @@ def make_steps(
     optimizer: OptimizerStep | None = None,
     *,
     growing: bool = False,
+    accumulate: int = 1,
 ) -> tuple[Step, ...]:
     """The steps in which to run ``model`` on its example inputs.
 
@@ -81,6 +84,8 @@ def make_steps(
         optimizer: whose step comes after the backward in the train modes, one for all steps; None for none.
         growing: whether "generate", new tokens on a cache that grows, takes the place of "decode", which has a cache of
             one length.
+        accumulate: micro-batches of a training step, whose gradients add up before the optimizer's step: each is of the
+            inputs' sizes, with other values. A loss is divided by their number.
 
     Raises:
         DeviceError: an unknown device name.
@@ -91,8 +96,7 @@ def make_steps(
         is_language = _is_causal_language_model(model, point)
         if mode.trains:
             made = for_training(point, is_language)
-            given = replace(_step("train", point, _Train(point, optimizer)), optimizer=optimizer, trains=True)
-            train = replace(_step("train", point, _Train(made, optimizer)), optimizer=optimizer, trains=True)
+            given, train = (_train(each, point, optimizer, accumulate) for each in (point, made))
             steps.append(given if made is point else _made_up(train, instead=given))
         elif is_language:
             given = _step("forward", point, _Forward(point))
@@ -112,6 +116,12 @@ def make_steps(
                 step = _step("decode", point, _Decode(prefill, decode))
                 steps.append(_made_up(replace(step, label=f"decode {ids.shape[0]}x{ids.shape[1]}")))
     return _numbered(steps)
+
+
+def _train(run: Point, point: Point, optimizer: OptimizerStep | None, accumulate: int) -> Step:
+    step = _step("train", point, _Train(micro_batches(run, accumulate), optimizer))
+    label = step.label if accumulate == 1 else f"{step.label} *{accumulate}"
+    return replace(step, label=label, optimizer=optimizer, trains=True)
 
 
 def _generate(point: Point) -> Step:
@@ -185,8 +195,8 @@ class _Decode:
 
 
 class _Train:
-    def __init__(self, point: Point, optimizer: OptimizerStep | None) -> None:
-        self._point = point
+    def __init__(self, points: Sequence[Point], optimizer: OptimizerStep | None) -> None:
+        self._points = points
         self._optimizer = optimizer
         self._untouched = Untouched(gradients=True)
         self._incoming: dict[tuple[object, ...], torch.Tensor] = {}
@@ -213,13 +223,16 @@ class _Train:
             return look_at(self._there_and_back(model), model.parameters())
 
     def _there_and_back(self, model: nn.Module) -> object:
-        call = self._point.fresh()
-        outputs = model(*call.args, **call.kwargs)
-        loss = loss_of(outputs)
-        if loss is not None:
-            loss.backward()  # type: ignore[no-untyped-call]
-        else:
-            self._backward(outputs)
+        outputs: object = None
+        for point in self._points:
+            del outputs  # what the last one holds of memory is free by now
+            call = point.fresh()
+            outputs = model(*call.args, **call.kwargs)
+            loss = loss_of(outputs)
+            if loss is not None:
+                (loss / len(self._points) if len(self._points) > 1 else loss).backward()  # type: ignore[no-untyped-call]
+            else:
+                self._backward(outputs)
         return outputs
 
     def _backward(self, outputs: object) -> None:

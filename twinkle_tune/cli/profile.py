@@ -85,6 +85,9 @@ def profile(
     no_optimizer: Annotated[
         bool, typer.Option("--no-optimizer", help="Leave the AdamW step out of training steps.")
     ] = False,
+    accumulate: Annotated[
+        int, typer.Option(min=1, metavar="N", help="In train modes: micro-batches before an optimizer step.")
+    ] = 1,
     dynamic: Annotated[
         bool | None,
         typer.Option("--dynamic/--no-dynamic", help="In compile modes: torch.compile's dynamic=.  [default: torch's]"),
@@ -187,6 +190,7 @@ def profile(
                     slowdown=aim.slowdown,
                     optimizer=not no_optimizer,
                     dynamic=dynamic,
+                    accumulate=accumulate,
                     neighbour=None if from_hub is None else neighbour_of(from_hub, loaded.model, parsed, kind),
                 )
             if made.run is not None and made.run.started_from:

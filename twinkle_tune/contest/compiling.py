@@ -22,11 +22,21 @@ _open: list[bool] = []
 """Holds something while :func:`uncapped` is open: what is opened inside of it ends with the outer one."""
 
 
-def mode_with(mode: object, dynamic: bool | None) -> Mode:
-    """The mode of a run with torch.compile's ``dynamic``; ModeError where there is no such mode, or it compiles not."""
+def mode_with(mode: object, dynamic: bool | None, accumulate: int = 1) -> Mode:
+    """The mode of a run with torch.compile's ``dynamic`` and so many micro-batches in a training step.
+
+    Raises:
+        ModeError: there is no such mode, it compiles not, or does not train.
+    """
     parsed = parse_mode(mode)
     if dynamic is not None and not parsed.compiles:
         raise ModeError(f"dynamic: got {dynamic} in mode {parsed}, expected a mode that compiles; leave dynamic out")
+    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+        raise ModeError(f"accumulate: got {accumulate!r}, expected a number of micro-batches, at least 1")
+    if accumulate > 1 and not parsed.trains:
+        raise ModeError(
+            f"accumulate: got {accumulate} in mode {parsed}, expected a mode that trains; leave accumulate out"
+        )
     return parsed
 
 

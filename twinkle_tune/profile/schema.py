@@ -210,6 +210,7 @@ class Profile:
         objective: what winners had to be better at.
         slowdown: of the objective "balanced": time over the original's that a winner may take at most.
         dynamic: what torch.compile was given for its dynamic shapes in a compile mode; None for its default.
+        accumulate: micro-batches of a training step, whose gradients add up before the optimizer's; None for one.
         verdict: one sentence: what the winners gain end to end, or why the original stays.
         steps: the whole model with and without the winners.
         contests: ordered by slot name, then workload key.
@@ -238,6 +239,7 @@ class Profile:
     compiled: tuple[CompiledStep, ...] = ()
     setups: tuple[Setup, ...] = ()
     dynamic: bool | None = None
+    accumulate: int | None = None
     run: RunFacts | None = None
 
     @property
@@ -248,7 +250,7 @@ class Profile:
     @property
     def terms(self) -> Terms:
         """What held for the run, as far as a profile tells: the race's settings and the seed are the defaults."""
-        return Terms(mode=self.mode, device=self.device, aim=self.aim, dynamic=self.dynamic)
+        return Terms(mode=self.mode, device=self.device, aim=self.aim, dynamic=self.dynamic, accumulate=self.accumulate)
 
     @property
     def autocasts(self) -> tuple[str, ...]:

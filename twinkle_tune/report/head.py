@@ -218,7 +218,8 @@ def _training(profile: Profile) -> str:
     if not profile.mode.trains:
         return ""
     names = dict.fromkeys(step.optimizer for step in profile.steps if step.optimizer)
-    return f"forward, backward and the step of {', '.join(names)}" if names else "forward and backward"
+    times = "" if profile.accumulate is None else f" of {profile.accumulate} micro-batches"
+    return f"forward, backward{times} and the step of {', '.join(names)}" if names else f"forward and backward{times}"
 
 
 def _count(number: int) -> str:
@@ -238,6 +239,7 @@ def again(profile: Profile) -> str:
     if profile.slowdown is not None:
         call += f", slowdown={profile.slowdown:g}"
     call += "" if profile.dynamic is None else f", dynamic={profile.dynamic}"
+    call += "" if profile.accumulate is None else f", accumulate={profile.accumulate}"
     made = f"profile = tune_model(model, example_inputs, {call})"
     casts = [dtype for dtype in profile.autocasts if dtype]
     if not casts:

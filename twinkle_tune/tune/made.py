@@ -38,6 +38,7 @@ def profile_of(run: Run, environment: Environment, seen: Capture, contests: Sequ
         contests=ordered,
         uncalled=tuple(sorted(seen.uncalled)),
         dynamic=run.terms.dynamic,
+        accumulate=run.terms.accumulate,
     )
 
 

@@ -46,7 +46,7 @@ def tried(model: nn.Module, example_inputs: object, there: Profile, whose: str, 
             model, example_inputs, mode=there.mode, device=there.device, name=there.model.name, budget_s=BUDGET,
             progress=False, registry=registry, executor=executor, store=_store(), attention=ATTENTION in won,
             head=HEAD in won, ways=bool(there.setups), objective=there.objective, slowdown=there.slowdown,
-            dynamic=there.dynamic, neighbour=neighbour,
+            dynamic=there.dynamic, accumulate=there.accumulate or 1, neighbour=neighbour,
         )  # fmt: skip
     told = neighbour.told(here.contests, here.setups)
     return Tried(profile=here, told=told, lost=(*_lost(there, here), *_lost_ways(there, here)))

@@ -81,6 +81,7 @@ def tune_model(
     slowdown: float | None = None,
     optimizer: OptimizerFactory | bool = True,
     dynamic: bool | None = None,
+    accumulate: int = 1,
     neighbour: Neighbour | None = None,
 ) -> Profile:
     """Find out which kernels are right and faster, or smaller, on a model, and say so in a profile.
@@ -131,12 +132,13 @@ def tune_model(
             of parameters; True for ``torch.optim.AdamW``, False for none. It works on copies of the parameters. Where
             its state does not fit the memory, or it raises, the step is timed without it, and the profile says so.
         dynamic: in the compile modes torch.compile's argument of that name, as the model will run.
+        accumulate: in the train modes, micro-batches of a training step, whose gradients add up before the optimizer's.
         neighbour: a profile of this model from another machine: for each call that it decided, only its winner competes
             with the original, so that the run has fewer contests.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
-        DeviceError, ModeError, RegistrationError: unknown or unavailable device, mode, candidates.
+        DeviceError, ModeError, RegistrationError: unknown or unavailable device, mode, candidates; no mode for it.
         TuneError: ``calls`` without ``ways``, or below 1.
         ObjectiveError: an unknown objective, a slowdown that does not go with it, or memory that is not told here.
         JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
@@ -146,11 +148,12 @@ def tune_model(
     seconds = seconds_of(budget_s)
     terms = Terms(
         aim=parse_aim(objective, slowdown),
-        mode=mode_with(mode, dynamic),
+        mode=mode_with(mode, dynamic, accumulate),
         device=available(device, model),
         settings=settings or RaceSettings(),
         seed=seed,
         dynamic=dynamic,
+        accumulate=accumulate if accumulate > 1 else None,
     )
     if isinstance(candidates, str):
         candidates = tuple(name.strip() for name in candidates.split(","))
@@ -177,7 +180,8 @@ def tune_model(
     if kernelize_report(model).bound:
         raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
     with without_trace(model, terms.mode):
-        steps = make_steps(model, example_inputs, terms.mode, terms.device, optimizer_of(optimizer, terms))
+        own = optimizer_of(optimizer, terms)
+        steps = make_steps(model, example_inputs, terms.mode, terms.device, own, accumulate=accumulate)
         tried = _tried(run, example_inputs, optimizer)
         return _tune(replace(run, budget=budget_of(seconds, len(steps), settle.SECONDS)), steps, tried)
 
@@ -187,7 +191,8 @@ def _tried(run: Run, example_inputs: object, optimizer: OptimizerFactory | bool)
     terms = run.terms
     if not run.ways or terms.mode.compiles:
         return ()
-    return tried_steps(run.model, example_inputs, terms.mode, terms.device, optimizer_of(optimizer, terms))
+    own, several = optimizer_of(optimizer, terms), terms.accumulate or 1
+    return tried_steps(run.model, example_inputs, terms.mode, terms.device, own, accumulate=several)
 
 
 def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:

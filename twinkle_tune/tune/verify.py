@@ -140,7 +140,7 @@ def verify_profile(
         setups = tuple(check_setups(profile, plan, model, example_inputs, tell, seed=seed))
         if not profile.winners:
             return Verification(checks=(), stale=plan.stale if whole or profile.setups else (), setups=setups)
-        steps = make_steps(model, example_inputs, profile.mode, profile.device)
+        steps = make_steps(model, example_inputs, profile.mode, profile.device, accumulate=profile.accumulate or 1)
         won = {contest.slot.name for contest in profile.winners}
         occurrences = find_slots(model, registry, attention=ATTENTION in won, head=HEAD in won)
         with_pieces = any(contest.slot.kind is SlotKind.PATTERN for contest in profile.winners)

@@ -57,7 +57,7 @@ def check_setups(
     """
     if not plan.has_ways:
         return
-    tried = tried_steps(model, example_inputs, profile.mode, profile.device)
+    tried = tried_steps(model, example_inputs, profile.mode, profile.device, accumulate=profile.accumulate or 1)
     steps = {each.step.label: each.step for each in tried}
     with uncapped():
         for setup in profile.setups:
