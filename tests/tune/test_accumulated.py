@@ -19,7 +19,7 @@ from twinkle_tune.tune.verify import verify_profile
 
 @pytest.mark.usefixtures("compiled_anew")
 def test_ways_compete_in_the_whole_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Timed with the optimizer's step, and applied to a micro-batch's call; saved, the profile is verified on as many."""
+    """Timed with the optimizer's step, and applied to a micro-batch's call; the profile is verified on as many."""
     graphs = compiled_by(monkeypatch)
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
     for place in ("way_contest", "way_figures", "asking"):
