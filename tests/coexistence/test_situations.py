@@ -10,15 +10,18 @@ from torch import Tensor
 
 from tests.capture.tiny_models import inputs_of, tiny
 from tests.coexistence.bound import FAMILIES, assert_near, bound_layers, gradients, logits, plain_and_bound, winners
+from tests.today import by_day
 from tests.zoo.quick import quick_profile
 from twinkle_tune import kernelize_model, restore_model
 from twinkle_tune.mode import Mode
 from twinkle_tune.testing import with_winner
 
 INFERENCE = Mode.INFERENCE
+TODAY = by_day(FAMILIES, 3)
+"""A family a day: the others are left to ``make slow``."""
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TODAY)
 def test_exchanged_weights(family: str) -> None:
     """Weights that take the place of others after binding are those that the kernels compute with."""
     plain, bound = plain_and_bound(family, INFERENCE)
@@ -34,7 +37,7 @@ def test_exchanged_weights(family: str) -> None:
     assert not torch.allclose(before, logits(bound), atol=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TODAY)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_cast_after_binding(family: str, dtype: torch.dtype) -> None:
     """A model that is cast after binding computes what the plain one does, cast, in its dtype."""
@@ -45,7 +48,7 @@ def test_cast_after_binding(family: str, dtype: torch.dtype) -> None:
     assert ours <= 2 * theirs + 1e-6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TODAY)
 def test_no_rows(family: str) -> None:
     """A bound layer that gets no rows at all returns what its class does: nothing, in the right form."""
     _, bound = plain_and_bound(family, INFERENCE)
@@ -60,7 +63,7 @@ def test_no_rows(family: str) -> None:
     assert found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TODAY)
 def test_strided_rows(family: str) -> None:
     """A bound layer reads its input by its strides, the last one's included."""
     _, bound = plain_and_bound(family, INFERENCE)
@@ -72,7 +75,7 @@ def test_strided_rows(family: str) -> None:
                 assert_near({path: type(module).forward(module, x)}, {path: module(x)})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TODAY)
 def test_printing(family: str) -> None:
     """A bound model prints as before, has the attributes that it had, and saves under the same names."""
     plain, bound = plain_and_bound(family, INFERENCE)
@@ -83,7 +86,7 @@ def test_printing(family: str) -> None:
         assert type(ours) is type(theirs)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TODAY)
 def test_profiled_in_inference_mode(family: str) -> None:
     """A model that was profiled and bound under torch.inference_mode can be trained afterwards."""
     plain, bound = tiny(family), tiny(family)
@@ -98,7 +101,7 @@ def test_profiled_in_inference_mode(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "default"), [("llama", torch.float64), ("gemma3", torch.bfloat16), ("phi", torch.float64)]
+    ("family", "default"), by_day([("llama", torch.float64), ("gemma3", torch.bfloat16), ("phi", torch.float64)], 3)
 )
 def test_another_default_dtype(family: str, default: torch.dtype) -> None:
     """Under another default dtype the same rivals are right, and what is bound computes in the model's dtype."""

@@ -11,12 +11,15 @@ from torch.func import functional_call, grad, vmap
 
 from tests.capture.tiny_models import inputs_of, tiny
 from tests.coexistence.bound import FAMILIES, assert_near, gradients, plain_and_bound, winners
+from tests.today import by_day
 from tests.zoo.quick import quick_profile
 from twinkle_tune import kernelize_model, kernelize_report
 from twinkle_tune.mode import Mode
 from twinkle_tune.testing import with_winner
 
-WITH_HEAD = ("llama", "mistral", "gemma3")
+TODAY = by_day(FAMILIES, 3)
+"""A family a day: the others are left to ``make slow``."""
+WITH_HEAD_TODAY = by_day(["llama", "mistral", "gemma3"], 3)
 TRAIN = Mode.TRAIN
 
 
@@ -25,7 +28,7 @@ def _freeze(model: Any) -> None:
         parameter.requires_grad_("norm" not in name and "mlp" not in name)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TODAY)
 def test_frozen_after_binding(family: str) -> None:
     """Parameters that are frozen after binding get no gradient; the others get theirs."""
     plain, bound = plain_and_bound(family, TRAIN)
@@ -34,7 +37,7 @@ def test_frozen_after_binding(family: str) -> None:
     assert_near(gradients(plain), gradients(bound))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TODAY)
 def test_thawed_after_binding(family: str) -> None:
     """Parameters that were frozen when the model was profiled get their gradients once they are not."""
     plain, bound = tiny(family).train(), tiny(family).train()
@@ -46,7 +49,7 @@ def test_thawed_after_binding(family: str) -> None:
     assert_near(gradients(plain), found)
 
 
-@pytest.mark.parametrize("family", WITH_HEAD)
+@pytest.mark.parametrize("family", WITH_HEAD_TODAY)
 def test_resized_vocabulary(family: str) -> None:
     """A vocabulary that grows after head and loss were bound as one has its new classes in the loss."""
     plain, bound = plain_and_bound(family, TRAIN, head=True)
@@ -59,7 +62,7 @@ def test_resized_vocabulary(family: str) -> None:
 
 
 @pytest.mark.parametrize("counted", [0, 1, 2])
-@pytest.mark.parametrize("family", WITH_HEAD)
+@pytest.mark.parametrize("family", WITH_HEAD_TODAY)
 def test_ignored_labels(family: str, counted: int) -> None:
     """With few labels that count, or none, loss and gradients are the original's, NaN for NaN."""
     plain, bound = plain_and_bound(family, TRAIN, head=True)
@@ -84,7 +87,7 @@ def _per_sample(model: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("head", [False, True])
-@pytest.mark.parametrize("family", WITH_HEAD)
+@pytest.mark.parametrize("family", WITH_HEAD_TODAY)
 def test_gradients_of_each_sample(family: str, head: bool) -> None:
     """torch.func takes the gradient of a bound model as it does of the plain one, each sample by itself."""
     plain, bound = plain_and_bound(family, TRAIN, head=head)

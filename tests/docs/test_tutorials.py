@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.docs.tutorials import PAGES, Tutorial
 from tests.ops.interpreter import run_interpreted
+from tests.today import by_day
 from twinkle_tune.ops.resources import read_resources
 from twinkle_tune.ops.static import _compiling_launches, _pretending, _require
 
@@ -23,7 +24,7 @@ CALLED = {"a-tiled-product": ("tiled", "product", 2), "an-online-softmax": ("onl
 """Of each page the module, its public function, and how many matrices that takes."""
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", by_day(PAGES, 2))
 def test_a_tutorial_prints_what_it_says(name: str) -> None:
     """Its check and its contest run, in order, and their output is the page's, to the letter."""
     assert list(Tutorial.read(name).printed) == ["check.py", "compete.py"]

@@ -16,6 +16,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm, app
 
 from tests.parity.zoo import right
 from tests.parity.zoo.ops import cross_entropy, normal, seeded
+from tests.today import by_day
 from twinkle_tune.call.arguments import Call
 from twinkle_tune.catalog.rotary import as_function, rotate, rotate_in_place
 from twinkle_tune.parity.calls import kin_calls, parity_calls
@@ -156,7 +157,10 @@ def _spoiled(result: Any) -> Any:
     return (first, *rest) if isinstance(result, tuple) else first
 
 
-@pytest.mark.parametrize(("make", "sizes"), CASES, ids=[f"{make.__name__}-{'-'.join(sizes)}" for make, sizes in CASES])
+@pytest.mark.parametrize(
+    ("make", "sizes"),
+    by_day([pytest.param(make, sizes, id=f"{make.__name__}-{'-'.join(sizes)}") for make, sizes in CASES], 3),
+)
 def test_right_ones_are_right_whatever_sizes_coincide(make: Callable[..., Situation], sizes: dict[str, int]) -> None:
     """Forward and backward, and another size is tried all the same; a wrong one is refused."""
     for trains in (False, True):

@@ -7,8 +7,6 @@ import importlib
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -56,7 +54,6 @@ from twinkle_tune.tune.journal import Journal, JournalError, read_journal
 from twinkle_tune.tune.memory import Memory
 from twinkle_tune.tune.ways import Ways
 
-ROOT = Path(__file__).parents[2]
 settle_module: Any = importlib.import_module("twinkle_tune.tune.settle")
 setups_module: Any = importlib.import_module("twinkle_tune.tune.setups")
 INPUTS = [torch.randn(4, 8), torch.randn(6, 8)]
@@ -334,9 +331,13 @@ def test_a_run_that_was_killed_among_the_ways_goes_on(
 ) -> None:
     """By SIGKILL in a process of its own: its journal is whole up to the last step that was over."""
     torch.manual_seed(0)
-    code = f"from pathlib import Path; from tests.tune.test_asking import _killed; _killed(Path({str(tmp_path)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    child = os.fork()
+    if not child:
+        try:
+            _killed(tmp_path)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     found = read_journal(tmp_path / "j")
     assert found is not None
     assert [bool(answer.compiled) for answer in found.answers.values()] == [False, True]

@@ -48,11 +48,13 @@ clock = Told()
 
 
 class Long(nn.Module):
-    """Three hundred operations that are one."""
+    """Ten operations that are one, and half a millisecond where they are not compiled."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, 8) to twice the same."""
-        for _ in range(300):
+        if not torch.compiler.is_compiling():
+            time.sleep(0.0005)  # operations instead would be traced again and again, which is what takes long
+        for _ in range(10):
             x = x * 1.0
         return x * 2.0
 
