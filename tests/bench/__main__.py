@@ -10,6 +10,7 @@ from tests.bench.figures import FIGURES
 from tests.bench.large import LARGE
 from tests.bench.page import made, made_line, write
 from tests.bench.runs import RUNS
+from tests.bench.stores import STORES
 from tests.bench.watched import WATCHED
 
 FOLDER = Path("reports")
@@ -18,7 +19,7 @@ FOLDER = Path("reports")
 def main() -> int:
     """Measure every figure, write both files, and fail if a figure misses its goal."""
     facts, figures = made("cpu"), []
-    for measure in (*FIGURES, *LARGE, *WATCHED, *RUNS):
+    for measure in (*FIGURES, *LARGE, *STORES, *WATCHED, *RUNS):
         figure = measure()
         figures.append(figure)
         print(f"{figure.name}: {figure.text} ({'met' if figure.met else 'MISSED'}: {figure.goal_text})")

@@ -81,3 +81,21 @@ def test_the_evidence_is_json_with_all_that_was_tried() -> None:
     assert len(again["searches"]["forward"]["tried"]) == len(result.tried)
     assert again["searches"]["forward"]["finalists"][0]["times_us"]
     assert again["environment"]["torch"] == torch.__version__
+
+
+def test_a_shared_search_goes_on_where_another_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second machine with the same --study takes what the first tried, and both keep the study's file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("twinkle_tune.cli.tune._gpu", lambda device: ("cpu", "cpu"))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    command = ["tune", "rms_norm", "--shape", "4x64", "--mode", "inference", "--dtype", "float32", "--budget", "3"]
+    outs = [tmp_path / "1.json", tmp_path / "2.json"]
+    for out in outs:
+        assert run([*command, "--study", "shared/study", "--out", str(out), "--json"]) == 0
+    first, second = (json.loads(out.read_text())["searches"]["forward"]["tried"] for out in outs)
+    assert len(first) == 3
+    assert first == second
+    assert (tmp_path / "shared" / "study").exists()
+    assert not list(tmp_path.glob("*.journal"))

@@ -111,6 +111,15 @@ def _replay(data: Mapping[str, Any]) -> str:
     )
 
 
+def _shared(data: Mapping[str, Any]) -> str:
+    *rows, together = data["rows"]
+    return (
+        f"four workers with a quarter of the timings each, beside one that has all: their winner's time is "
+        f"{together['loss']:+.1%} in the median over {len(rows)} landscapes with {data['seeds']} seeds each; "
+        f"{together['twice']} configs timed twice (goals {_met(data)})"
+    )
+
+
 def _aa(data: Mapping[str, Any]) -> str:
     return (
         f"{data['false']} false switches in {data['contests']} contests, with 95% confidence at most "
@@ -148,6 +157,7 @@ _RESULTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "bench": _bench,
     "parity-rules": _rules,
     "search-replay": _replay,
+    "search-shared": _shared,
     "aa": _aa,
     "regret": _regret,
     "models": _models,

@@ -46,6 +46,9 @@ def test_a_report_has_its_machine_date_and_command(tmp_path: Path) -> None:
          "accepts 1 of 9 trials with wrong values and 2 of 9 with wrong conduct, refuses 3 of 9 right ones; accepts of "
          "kernels with a number 2% off 4 of 9 in float32 and 5 of 9 in half precision, 5% off 6 of 9 and 7 of 9 (goals "
          "MISSED)"),
+        ("search-shared", {"seeds": 5, "met": True, "rows": [{}, {}, {"loss": 0.004, "twice": 0}]},
+         "four workers with a quarter of the timings each, beside one that has all: their winner's time is +0.4% in "
+         "the median over 2 landscapes with 5 seeds each; 0 configs timed twice (goals met)"),
         ("aa", {"false": 3, "contests": 100, "upper": 0.0758, "goal": 0.01, "met": False},
          "3 false switches in 100 contests, with 95% confidence at most 7.58% (goal 1%, MISSED)"),
         ("regret", {"figures": {"real": {"races": 40, "median": 0.001, "p95": 0.02, "cost": 0.25}}, "met": True},

@@ -58,7 +58,7 @@ def ours(landscape: Landscape, budget: int, seed: int) -> float:
         landscape.space,
         Replay(landscape, seed),
         SearchSettings(budget=budget, seed=seed),
-        default=_anyone(landscape, seed),
+        default=anyone(landscape, seed),
     )
     return math.inf if result.config is None else landscape.regret(result.config)
 
@@ -170,7 +170,7 @@ def _page(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
-def _anyone(landscape: Landscape, seed: int) -> Config:
+def anyone(landscape: Landscape, seed: int) -> Config:
     ran = [values for values, time_us in landscape.times_us.items() if time_us is not None]
     return landscape.space.named(list(random.Random(seed).choice(ran)))
 

@@ -40,6 +40,9 @@ def tune(
         Path | None, typer.Option(help="Where the results go.  [default: reports/<device>/tune/...json]")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Save the winner in profiles/<device>/ops/OP.json.")] = False,
+    study: Annotated[
+        str | None, typer.Option(metavar="FILE|URL", help="Share the search with other machines that name the same.")
+    ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if another run uses the device.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results and nothing else.")] = False,
 ) -> None:
@@ -63,7 +66,7 @@ def tune(
     from twinkle_tune.measure.clock import clock_for
     from twinkle_tune.ops.op import OpCall
     from twinkle_tune.ops.tuned import config_for
-    from twinkle_tune.search.record import SearchSettings
+    from twinkle_tune.search.record import SearchSettings, SharedStudy
     from twinkle_tune.search.tuning import tuned
 
     environment = current_environment(kind)
@@ -72,13 +75,15 @@ def tune(
     check_writable([path])
     near = config_for(found, dims, dtype, environment, variant=variant, mode=mode)
     journal = path.with_name(f"{path.name}.journal")
+    shared = None if study is None else SharedStudy(place=study)
     with locked(place, path, wait=not no_wait):
         results = tuned(
             OpCall(op=found, dims=dims, dtype=getattr(torch, dtype), variant=variant), place, clock_for(place),
-            SearchSettings(budget=timings or 60), trains=mode == "train", known=[near.config], journal=journal,
+            SearchSettings(budget=timings or 60), trains=mode == "train", known=[near.config],
+            journal=shared or journal,
         )  # fmt: skip
         data = evidence(found, dims, dtype, variant, mode, environment, results)
-        write_together({path: json.dumps(data, indent=1) + "\n"}, "the journal beside it is kept: repeat the command")
+        write_together({path: json.dumps(data, indent=1) + "\n"}, "what was tried is kept: repeat the command")
         journal.unlink(missing_ok=True)
     _show(data, results, as_json=as_json)
     written = [path]

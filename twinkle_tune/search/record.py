@@ -46,6 +46,19 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedStudy:
+    """Where several workers share a search.
+
+    Attributes:
+        place: a file on a disk that they share, or the URL of a PostgreSQL server.
+        worker: what this one is called, which decides what it draws; "" for a name that no other one has.
+    """
+
+    place: str
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
     """A config that was tried.
 
@@ -97,6 +110,7 @@ class SearchResult:
         ended: why the search ended ("budget", "no gain in 40 timings", "whole space").
         tried: every config that was tried, in order.
         finalists: the final race.
+        agreed: of a shared study, the winner that all workers go on with; None where no config is right.
     """
 
     config: Config | None
@@ -111,3 +125,4 @@ class SearchResult:
     in_time: bool = True
     tried: tuple[Tried, ...] = ()
     finalists: tuple[Finalist, ...] = ()
+    agreed: Config | None = None

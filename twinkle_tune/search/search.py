@@ -22,7 +22,7 @@ from twinkle_tune.parity.verdict import Verdict
 from twinkle_tune.search.final import final_race
 from twinkle_tune.search.journal import SearchJournal
 from twinkle_tune.search.propose import ahead, fastest, propose
-from twinkle_tune.search.record import SearchResult, SearchSettings, Tried
+from twinkle_tune.search.record import SearchResult, SearchSettings, SharedStudy, Tried
 
 _AHEAD = 3
 """Configs that are compiled while another one is timed."""
@@ -30,6 +30,8 @@ _GAIN = 0.01
 """A time must fall by this share to count as progress."""
 _FOR_TRYING = 0.6
 """Share of a search's time after which no config is tried any more: the rest is for the final race."""
+_POLL_S = 0.1
+"""Between looks at a study in which there is nothing to do until others are done."""
 _REFUSED_PER_TIMING = 4
 """So many refused configs for each timing of the budget, and the search gives up."""
 
@@ -64,7 +66,7 @@ def search(
     *,
     default: Config,
     known: Sequence[Config] = (),
-    journal: Path | None = None,
+    journal: Path | SharedStudy | None = None,
     name: str = "search",
     on_tried: Callable[[Tried], None] | None = None,
 ) -> SearchResult:
@@ -76,7 +78,8 @@ def search(
         settings: how long it looks, and what must be gained.
         default: the config used so far. It stays unless another one is faster by the rule of the race.
         known: configs worth a try, as the winners of near shapes; those that this space does not have are left out.
-        journal: a file from which a killed search goes on, with nothing timed twice; None for none.
+        journal: a file from which a killed search goes on, with nothing timed twice, or a study that several workers
+            share: the budget is that of all of them, and each races the fastest by itself. None for none.
         name: of the search within the journal: equal only for the same question.
         on_tried: is told of each config.
 
@@ -90,10 +93,11 @@ def search(
     space.check(default)
     pool = list(space.configs())
     book = SearchJournal(space, name, journal)
+    drawing = replace(settings, seed=book.seed(settings.seed))
     first = [default, *(config for config in known if _fits(space, config))]
     began_s, limit_s = time.monotonic(), math.inf if settings.deadline_s is None else settings.deadline_s
     over_s = began_s + _FOR_TRYING * limit_s
-    ended, in_time = _explore(space, pool, bench, settings, book, first, over_s, on_tried)
+    ended, in_time = _explore(space, pool, bench, drawing, book, first, over_s, on_tried)
     ran = fastest(book.tried)
     if not ran:
         return replace(_none(pool, book.tried, ended), in_time=in_time)
@@ -112,6 +116,7 @@ def search(
         in_time=in_time and time.monotonic() < began_s + limit_s,
         tried=tuple(book.tried),
         finalists=outcome.finalists,
+        agreed=None if outcome.config is None else book.agreed(outcome.config),
     )
 
 
@@ -133,39 +138,58 @@ def _explore(
     whole = _tries_all(pool, settings)
     queue = [(config, "known") for config in first] + [(config, "whole") for config in pool if whole]
     while True:
-        done = {tuple(space.in_order(each.config)) for each in book.tried}
+        book.look()
+        taken = [*book.tried, *book.claimed]
+        done = {tuple(space.in_order(each.config)) for each in taken}
         queue = [(config, how) for config, how in queue if tuple(space.in_order(config)) not in done]
         ended = "" if whole else _ended(book.tried, settings)
         if ended:
             return ended, True
         if time.monotonic() >= over_s:
             return f"out of time after {len(done)} configs", False
-        found = queue[0] if queue else propose(space, pool, book.tried, settings.budget, settings.seed)
+        found = queue[0] if queue else propose(space, pool, taken, settings.budget, settings.seed)
+        if book.claimed and (found is None or (not whole and _is_enough(taken, settings))):
+            time.sleep(_POLL_S)  # until it is known what comes of what others are trying
+            continue
         if found is None:
             return "the whole space was tried", True
-        bench.prepare([found[0], *_next(space, pool, book, queue, found, settings)])
-        book.begin(*found)
-        outcome = bench.time_us(found[0])
-        if isinstance(outcome, Rejection):
-            tried = Tried(config=found[0], how=found[1], refused=outcome)
-        else:
-            tried = Tried(config=found[0], how=found[1], time_us=outcome)
-        book.end(tried)
-        if on_tried is not None:
-            on_tried(tried)
+        bench.prepare([found[0], *_next(space, pool, taken, queue, found, settings)])
+        if book.begin(*found, most=math.inf if whole else settings.budget):
+            tried = _timed(bench, book, *found)
+            if on_tried is not None:
+                on_tried(tried)
+
+
+def _timed(bench: Bench, book: SearchJournal, config: Config, how: str) -> Tried:
+    try:
+        outcome = bench.time_us(config)
+    except BaseException:
+        book.let_go()
+        raise
+    if isinstance(outcome, Rejection):
+        tried = Tried(config=config, how=how, refused=outcome)
+    else:
+        tried = Tried(config=config, how=how, time_us=outcome)
+    book.end(tried)
+    return tried
+
+
+def _is_enough(taken: Sequence[Tried], settings: SearchSettings) -> bool:
+    """Whether the budget is used when everything that is being tried runs."""
+    return sum(each.refused is None for each in taken) >= settings.budget
 
 
 def _next(
     space: Space,
     pool: Sequence[Config],
-    book: SearchJournal,
+    taken: Sequence[Tried],
     queue: Sequence[tuple[Config, str]],
     found: tuple[Config, str],
     settings: SearchSettings,
 ) -> list[Config]:
     if queue:
         return [config for config, _ in queue[1 : 1 + _AHEAD]]
-    tried = [*book.tried, Tried(config=found[0], how=found[1])]
+    tried = [*taken, Tried(config=found[0], how=found[1])]
     return list(ahead(space, pool, tried, settings.budget, settings.seed, _AHEAD))
 
 
@@ -202,7 +226,8 @@ def _none(pool: Sequence[Config], tried: Sequence[Tried], ended: str) -> SearchR
 
 def _refused(config: Config, tried: Sequence[Tried]) -> str:
     """Why this config does not run; "" if it does."""
-    found = next(each.refused for each in tried if each.config == config)
+    # Not tried at all where another worker was about to, and is gone: the final race judges it.
+    found = next((each.refused for each in tried if each.config == config), None)
     return "" if found is None else f"{found.stage}: {found.reason}"
 
 

@@ -25,7 +25,7 @@ from twinkle_tune.outcome import Rejection
 from twinkle_tune.parity.calls import kin_calls, parity_calls
 from twinkle_tune.parity.check import Judge
 from twinkle_tune.parity.verdict import Verdict
-from twinkle_tune.search.record import SearchResult, SearchSettings, Tried
+from twinkle_tune.search.record import SearchResult, SearchSettings, SharedStudy, Tried
 from twinkle_tune.search.search import search
 from twinkle_tune.search.sides import side
 from twinkle_tune.workload import digest_of
@@ -136,7 +136,7 @@ def tuned(
     *,
     trains: bool = True,
     known: Sequence[Config] = (),
-    journal: Path | None = None,
+    journal: Path | SharedStudy | None = None,
     on_tried: Callable[[str, Tried], None] | None = None,
 ) -> dict[str, SearchResult]:
     """Tune an op for one call: first the forward, then, where it ``trains``, the backward with that forward.
@@ -148,7 +148,7 @@ def tuned(
         settings: of each side's search; None for the defaults.
         trains: whether the backward is tuned, and judged, too.
         known: whole configs worth a try, as winners of near calls.
-        journal: a file from which a killed search goes on.
+        journal: a file from which a killed search goes on, or a study that several workers share.
         on_tried: is told of each config, with the side ("forward", "backward").
 
     Returns:
@@ -189,8 +189,9 @@ def tuned(
             bench.close()
         if found.config is None:
             return {**results, name: found}
-        current = part.whole(found.config)
-        results[name] = replace(found, config=current)
+        results[name] = replace(found, config=part.whole(found.config))
+        # Of several workers all go on with one forward, or each would search the backward for itself.
+        current = part.whole(found.agreed or found.config)
     return results
 
 

@@ -1,0 +1,210 @@
+"""Several workers on one study: in a file, and on a server where there is PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.postgres import Postgres
+from tests.search.benches import Replay
+from tests.search.landscape import recorded
+from tests.search.shared import pair
+from tests.search.synthetic import row_kernel, rugged
+from twinkle_tune.errors import TuneError
+from twinkle_tune.ops.space import Config, Parameter, Space
+from twinkle_tune.outcome import Rejection
+from twinkle_tune.search.journal import SearchJournal
+from twinkle_tune.search.record import SearchResult, SearchSettings, SharedStudy, Tried
+from twinkle_tune.search.search import search
+from twinkle_tune.search.worker import has_ended, worker_name
+
+LANDSCAPE = rugged(1)
+DEFAULT = LANDSCAPE.space.named([1, 1, 1, 1, 1, 1])
+BUDGET = SearchSettings(budget=14)
+SMALL = Space(parameters=(Parameter(name="a", values=(1, 2)), Parameter(name="b", values=(0, 1))))
+
+
+@pytest.fixture(params=["file", "server"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a study can be."""
+    if request.param == "file":
+        return str(tmp_path / "study")
+    return str(request.getfixturevalue("postgres").database())
+
+
+class Logged(Replay):
+    """Writes down each config that it times, and takes a while for it; one that hangs never ends its third."""
+
+    def __init__(self, log: Path, seed: int, *, hangs: bool) -> None:
+        super().__init__(LANDSCAPE, seed)
+        self._log, self._seed, self._hangs = log, seed, hangs
+
+    def time_us(self, config: Config) -> float | Rejection:
+        """As recorded."""
+        found = super().time_us(config)
+        if not isinstance(found, Rejection):
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{self.landscape.space.in_order(config)}\n")
+            if self._hangs and len(self.timed) == 3:
+                hung(self._log, self._seed).touch()
+                time.sleep(600)
+            time.sleep(0.02)
+        return found
+
+
+def hung(log: Path, seed: int) -> Path:
+    """A file that is there when that worker hangs."""
+    return log.with_name(f"hangs-{seed}")
+
+
+def test_four_workers_killed_and_resumed_time_no_config_twice(place: str, tmp_path: Path) -> None:
+    """kill -9 of two while they time, one of which is begun again: what came to an end was timed once, by anyone."""
+    fork, log, study = get_context("fork"), tmp_path / "timed", SharedStudy(place=place)
+    book = SearchJournal(LANDSCAPE.space, "search", study)  # imports what the workers need
+
+    def work(seed: int, hangs: bool) -> None:
+        search(LANDSCAPE.space, Logged(log, seed, hangs=hangs), BUDGET, default=DEFAULT, journal=study)
+
+    def begin(seed: int, *, hangs: bool = False) -> BaseProcess:
+        worker = fork.Process(target=work, args=(seed, hangs))
+        worker.start()
+        return worker
+
+    workers = [begin(0, hangs=True), begin(1, hangs=True)]
+    deadline = time.monotonic() + 120
+    while not all(hung(log, seed).exists() for seed in (0, 1)):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    workers += [begin(2), begin(3)]
+    for worker in workers[:2]:
+        worker.kill()
+        worker.join()
+    workers.append(begin(4))
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [-9, -9, 0, 0, 0]
+    book.look()
+    ended = [tuple(each.config.values()) for each in book.tried if each.time_us]
+    assert len(ended) == len(set(ended)) == BUDGET.budget
+    # A config that was being timed at a kill may be timed once more, and need not be.
+    timed = Counter(log.read_text().splitlines())
+    assert timed.total() == BUDGET.budget + 2
+    assert timed.total() - len(timed) <= 2
+
+
+def test_four_reach_what_one_reaches_alone() -> None:
+    """The budget is that of all together, none is timed twice, and the winner is near the best. 30 seeds: reports/."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = pair(recorded("dedispersion-A4000"), seed=0)
+    assert sum(found.timings) == 60
+    assert found.twice == 0
+    assert max(found.timings) < 30
+    assert found.shared < 0.1
+
+
+def test_a_claim_is_one_worker_s(place: str) -> None:
+    """Of two who begin the same config without having seen each other, the second is refused, and sees why."""
+    first, second = (SearchJournal(SMALL, "search", SharedStudy(place=place)) for _ in range(2))
+    config = {"a": 1, "b": 0}
+    assert first.begin(config, "random")
+    assert not second.begin(config, "random")
+    second.look()
+    assert [each.config for each in second.claimed] == [config]
+    first.end(Tried(config=config, how="random", time_us=3.0))
+    assert not second.begin(config, "random")
+    second.look()
+    assert ([each.time_us for each in second.tried], second.claimed) == ([3.0], [])
+
+
+def test_whoever_stops_lets_go(place: str) -> None:
+    """A config that a worker began and left (Ctrl-C) is another's at once."""
+    first, second = (SearchJournal(SMALL, "search", SharedStudy(place=place)) for _ in range(2))
+    assert first.begin({"a": 1, "b": 0}, "random")
+    first.let_go()
+    assert second.begin({"a": 1, "b": 0}, "random")
+
+
+def test_a_worker_of_another_machine_is_waited_for_within_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is known of its process: its config is free when the lease is over, by the clock of who waits."""
+    study = SharedStudy(place=str(tmp_path / "study"))
+    monkeypatch.setattr("twinkle_tune.search.worker._machine", lambda: "elsewhere")
+    gone = SearchJournal(SMALL, "search", study)
+    assert gone.begin({"a": 1, "b": 0}, "random")
+    monkeypatch.undo()
+    here = SearchJournal(SMALL, "search", study)
+    assert len(here.claimed) == 1
+    monkeypatch.setattr("twinkle_tune.search.worker.LEASE_S", 0.0)
+    here.look()
+    assert here.claimed == []
+    assert here.begin({"a": 1, "b": 0}, "random")
+
+
+def test_a_small_space_is_shared_whole(tmp_path: Path) -> None:
+    """Each config of a small space is timed by one of two workers, and both race all of them."""
+    landscape = row_kernel()
+    some = dict(list(landscape.times_us.items())[:12])
+    space = Space(
+        parameters=landscape.space.parameters,
+        unfit=lambda config: "" if tuple(landscape.space.in_order(config)) in some else "left out",
+    )
+    benches, results = [Replay(landscape, seed) for seed in range(2)], list[SearchResult]()
+
+    def work(bench: Replay) -> None:
+        study = SharedStudy(place=str(tmp_path / "study"))
+        results.append(search(space, bench, SearchSettings(), default=next(space.configs()), journal=study))
+
+    threads = [threading.Thread(target=work, args=(bench,)) for bench in benches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ran = sum(time_us is not None for time_us in some.values())
+    assert sum(len(bench.timed) for bench in benches) == ran
+    assert [result.timed for result in results] == [ran, ran]
+
+
+def test_all_go_on_with_the_first_winner(place: str) -> None:
+    """Else each would search the backward beside a forward of its own, in a study of its own."""
+    first, second = (SearchJournal(SMALL, "search", SharedStudy(place=place)) for _ in range(2))
+    assert first.agreed({"a": 1, "b": 0}) == {"a": 1, "b": 0}
+    assert second.agreed({"a": 2, "b": 1}) == {"a": 1, "b": 0}
+    second.look()
+    assert (second.tried, second.claimed) == ([], [])
+
+
+def test_who_is_over_is_known_on_this_machine() -> None:
+    """By the process and when it began; of other machines, and of nonsense, nothing is."""
+    name = worker_name()
+    assert not has_ended(name)
+    machine, process, began, drawn = name.split("/")
+    assert has_ended(f"{machine}/{process}/{int(began) + 1}/{drawn}")
+    assert not has_ended(f"another/{process}/{int(began) + 1}/{drawn}")
+    assert not has_ended("")
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert has_ended(f"{machine}/{child}/{began}/{drawn}")
+
+
+def test_a_study_that_cannot_be_had_is_one_error(tmp_path: Path, postgres: Postgres) -> None:
+    """A folder, a wrong password, a URL of something else: with what was named, and without the password."""
+    for place, said in (
+        (str(tmp_path), "cannot be used as the journal of a search"),
+        (postgres.url_of("postgres", "wr0ng"), "password authentication failed"),
+        ("mysql://me:wr0ng@host/db", "--study: got mysql://me:.*, expected one such as postgresql://"),
+    ):
+        with pytest.raises(TuneError, match=said) as caught:
+            SearchJournal(SMALL, "search", SharedStudy(place=place))
+        assert "wr0ng" not in str(caught.value)
+        assert "\n" not in str(caught.value)
