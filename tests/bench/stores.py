@@ -55,7 +55,7 @@ def _lookups(name: str, outcomes: int, *, is_there: bool) -> Figure:
     path, samples = _filled(outcomes), []
     if path is not None:
         with closing(Store(path)) as store:
-            for number in range(0, outcomes, outcomes // _LOOKUPS):
+            for number in range(0, outcomes, max(1, outcomes // _LOOKUPS)):
                 question = _question(number if is_there else outcomes + number)
                 began = time.perf_counter()
                 found = store.recall(question)
@@ -96,7 +96,7 @@ def _rows(outcomes: int, text: str) -> Iterator[tuple[str, ...]]:
     for number in range(outcomes):
         measured = f"2026-01-01T{number // 3600 % 24:02}:{number // 60 % 60:02}:{number % 60:02}Z"
         # Keys are digests: those that nobody asks for may as well be drawn, which takes a hundredth of the time.
-        key = f"{chance.getrandbits(64):016x}" if number % (outcomes // _LOOKUPS) else _question(number).key
+        key = f"{chance.getrandbits(64):016x}" if number % (max(1, outcomes // _LOOKUPS)) else _question(number).key
         asked = _asked()
         yield key, measured, asked.slot, f"{number:016x}", "inference", "cpu", asked.environment, told, text
 

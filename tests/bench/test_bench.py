@@ -12,6 +12,7 @@ import torch
 from tests.bench import aa, regret, runs
 from tests.bench.forms import FAMILIES
 from tests.bench.page import binomial_upper, quantile
+from tests.bench.stores import STORES
 
 
 @pytest.mark.parametrize(("found", "tried", "upper"), [(0, 300, 1 - 0.05 ** (1 / 300)), (3, 3, 1.0), (1, 2, 0.95**0.5)])
@@ -106,3 +107,8 @@ def test_the_page_of_runs_compares_the_winners_that_matter() -> None:
     lines = runs._page("here", [], {"tiny": [(then, now)]}, busy=False)
     assert "| tiny | 100 | 30 | 90 | 27 | 12, 12 | 0.5, 0.6 |" in lines
     assert lines[-1] == "| tiny | norm | 1 of 1 | 3.0% | 0 of 1 | - |"
+
+
+def test_a_store_is_opened_and_asked() -> None:
+    """Each figure of stores has its samples, also of a small one: what is there was found, what is not was not."""
+    assert all(figure.samples and not figure.skipped for figure in (measure(900) for measure in STORES))
