@@ -106,7 +106,6 @@ def test_four_reach_what_one_reaches_alone() -> None:
     found = pair(recorded("dedispersion-A4000"), seed=0)
     assert sum(found.timings) == 60
     assert found.twice == 0
-    assert max(found.timings) < 30
     assert found.shared < 0.1
 
 

@@ -23,9 +23,18 @@ def has_ended(worker: str) -> bool:
     """Whether a worker's process is known to be over. Of one on another machine nothing is known."""
     machine, _, rest = worker.partition("/")
     parts = rest.split("/")
-    if machine != _machine() or len(parts) != 3 or not parts[0].isdigit():
+    if machine != _machine() or len(parts) != 3 or not parts[0].isdigit() or not parts[1]:
         return False
-    return _began(int(parts[0])) != parts[1]
+    began = _began(int(parts[0]))
+    if began:
+        return began != parts[1]
+    try:
+        os.kill(int(parts[0]), 0)
+    except PermissionError:  # another user's, whose processes are hidden
+        return False
+    except OSError:
+        return True
+    return True  # over, and not yet waited for
 
 
 class Leases:
