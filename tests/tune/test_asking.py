@@ -123,7 +123,8 @@ def test_a_second_run_asks_nothing_again(held: list[str], monkeypatch: pytest.Mo
     assert all(each.startswith("20") for each in when)
     assert first.run is not None
     assert second.run is not None
-    assert (first.run.recalled_whole, second.run.recalled_whole) == (0, 3)
+    # Of each of two steps the contest and the other sizes, and both steps together.
+    assert (first.run.recalled_whole, second.run.recalled_whole) == (0, 5)
     assert load_profile(second.save(tmp_path / "p.json")) == second
     (told,) = [note for note in head.notes(second) if note.startswith("Taken from the store")]
     assert told.endswith("the whole model in forward, forward #2; its ways of running in forward, forward #2.")

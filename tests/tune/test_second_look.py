@@ -69,7 +69,6 @@ def test_what_noise_left_open_is_timed_again(
 
     monkeypatch.setattr(WayContest, "_timed", timed)
     monkeypatch.setattr(WayContest, "_is_right_again", lambda self, way: True)
-    monkeypatch.setattr(WayContest, "shown_for", lambda self, *args: ())
     model = nn.Sequential(Block(), Block())
     tried = tried_steps(model, torch.randn(4, 8), Mode.INFERENCE, "cpu")
     terms = Terms(mode=Mode.INFERENCE, device="cpu")

@@ -142,7 +142,7 @@ def test_all_ways_compete_in_each_step_and_leave_no_trace(mode: Mode, monkeypatc
     assert untold_by_torch(model) == before
     assert not any(each.problem for each in found)
     for step in steps:
-        assert [each.way for each in found if each.label == step.label][:2] == ["compile", "compile blocks"]
+        assert {each.way for each in found if each.label == step.label} >= {"compile", "compile blocks"}
     assert all(len(each.original_us) == len(each.compiled_us) >= 6 for each in found)
 
 

@@ -30,6 +30,7 @@ from twinkle_tune.tune.events import (
     ContestStarted,
     Event,
     OriginalFailed,
+    SizesTried,
     StepChecked,
     StepFinished,
     StepStarted,
@@ -104,7 +105,7 @@ def advance(state: State, event: Event, now_s: float) -> State:
             return _cleared(replace(state, place=place, refused=0))
         case StepStarted():
             return _cleared(replace(state, place=f"the whole model, {one_line(event.label, _NAME_LIMIT)}", refused=0))
-        case StepFinished() | WaysTimed():
+        case StepFinished() | WaysTimed() | SizesTried():
             return _cleared(state)
         case _:
             assert_never(event)

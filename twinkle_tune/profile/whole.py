@@ -16,13 +16,13 @@ from twinkle_tune.profile.strict import json_value
 from twinkle_tune.terms import Terms
 from twinkle_tune.workload import digest_of
 
-METHOD = 3
+METHOD = 4
 """Counts up when the whole model is judged, timed or decided on otherwise: no answer of before is taken then."""
 
-What = Literal["shares", "winners", "ways", "kernels", "all"]
+What = Literal["shares", "winners", "ways", "kernels", "sizes", "all"]
 """What was asked of the whole model: how much of its steps passes in which calls; whether the winners of contests gain
-in it; how ways of running it fare in a step; how the one that won it does with the winners inside; whether both
-together gain."""
+in it; how ways of running it fare in a step; how the one that won it does with the winners inside; at which other
+sizes it may run; whether both together gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class WholeQuestion:
         originals: slot, and digest of its original, of every contest.
         ways: name and digest of each way that may compete; none where the winners alone are asked about.
         calls: how often each step will be run; None for no limit.
-        setups: digest of the setups that won, where kernels are put into them; "" elsewhere.
+        setups: digest of the setups that won, where more is asked about them; "" elsewhere.
         tool: name and version of this package.
     """
 
@@ -121,7 +121,8 @@ class WholeAnswer:
         steps: the whole model's figures; empty for "ways" and "kernels".
         contests: of "winners", those that had one, as they are afterwards.
         compiled: of "ways" and "kernels", how each fared; of "all", those that were taken back.
-        setups: of "ways" and "kernels", the one that won; of "all", those that gain.
+        setups: of "ways" and "kernels", the one that won; of "sizes", the same with the calls of other sizes; of "all",
+            those that gain.
         shares: of "shares", what was seen; ``steps`` has the times of the model alone.
     """
 

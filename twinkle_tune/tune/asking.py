@@ -133,6 +133,18 @@ class Asking:
         """
         return self._held(self._question("kernels", profile, [tried.step], alone), tried, ends_s, hold)
 
+    def sizes(self, profile: Profile, tried: Tried, alone: Ways, ends_s: float, hold: Callable[[], Ways]) -> Ways:
+        """A step's winner with the calls of other sizes for which it was shown; as :meth:`with_kernels`."""
+        (setup,) = alone.setups
+        question = self._question("sizes", profile if setup.kernels else None, [tried.step], alone)
+        known = None if question is None else self.run.memory.recall_whole(question)
+        if known is not None:
+            return Ways(setups=known.setups)
+        found = hold()
+        if question is not None and time.monotonic() < ends_s and _have_optimizers(tried.all):
+            self.run.memory.keep_whole(question, WholeAnswer(setups=found.setups), lasts=True)
+        return found
+
     def _held(self, question: WholeQuestion | None, tried: Tried, ends_s: float, hold: Callable[[], Ways]) -> Ways:
         known = None if question is None else self.run.memory.recall_whole(question)
         if known is not None:
@@ -206,7 +218,7 @@ class Asking:
             return None
         contests = () if profile is None else profile.contests
         trials = ((contest, trial) for contest in contests for trial in contest.trials)
-        asks_ways = what in ("ways", "kernels", "all")
+        asks_ways = what in ("ways", "kernels", "sizes", "all")
         return WholeQuestion(
             what=what,
             model=self.model,

@@ -51,6 +51,12 @@ class Budget:
         return None if left_s is None else time.monotonic() + left_s / 2
 
     @property
+    def sizes_end_s(self) -> float | None:
+        """When other sizes that are tried now must be over: half of what is left is for what binds the winners."""
+        left_s = self.left_s
+        return None if left_s is None else time.monotonic() + left_s / 2
+
+    @property
     def is_used_up(self) -> bool:
         """Whether no contest may begin any more."""
         left_s = self.contests_left_s

@@ -85,6 +85,22 @@ class WaysTimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SizesTried:
+    """The way that won a step was tried at other sizes of its inputs.
+
+    Attributes:
+        label: of the step.
+        way: its name.
+        tried, shown: how many sizes there were, and at how many of them the way may run.
+    """
+
+    label: str
+    way: str
+    tried: int
+    shown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepChecked:
     """The whole model was compared with and without the winners; ``disagreement`` is "" where it computes the same."""
 
@@ -117,6 +133,7 @@ Event = (
     | WinnerTimedAgain
     | ContestFinished
     | WaysTimed
+    | SizesTried
     | StepChecked
     | StepStarted
     | StepFinished

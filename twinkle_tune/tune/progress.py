@@ -20,6 +20,7 @@ from twinkle_tune.tune.events import (
     ContestFinished,
     Event,
     OriginalFailed,
+    SizesTried,
     StepChecked,
     StepFinished,
     WaysTimed,
@@ -131,6 +132,9 @@ class Lines:
                 self._say(f"the original {did}; up to {event.processes} processes to see why")
             case WaysTimed():
                 self._say(ways_line(event.label, event.compiled))
+            case SizesTried():
+                label, way = one_line(event.label, _NAME_LIMIT), one_line(event.way, _NAME_LIMIT)
+                self._say(f"{label}: {way} at {event.shown} of {event.tried} other sizes, too")
             case StepChecked() if event.disagreement:
                 self._say(f"whole model, {one_line(event.label, _NAME_LIMIT)}: {one_line(event.disagreement)}")
             case StepFinished():

@@ -10,6 +10,7 @@ from functools import partial
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.step import Step
 from twinkle_tune.errors import StaleProfileError
+from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.clock import clock_for
@@ -19,6 +20,7 @@ from twinkle_tune.profile.setup import KERNELS, CompiledStep, Setup
 from twinkle_tune.tune.asking import Asking
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.gain import figures, gained
+from twinkle_tune.tune.sizes import with_sizes
 from twinkle_tune.tune.verdict import setups_text
 from twinkle_tune.tune.way_contest import LEAST_GAIN, Hall, winner_of
 from twinkle_tune.tune.way_figures import by_kernels
@@ -49,8 +51,8 @@ def settled_with_ways(
     """
     run, hall = asks.run, _hall(asks, asks.run.budget.contests_end_s)
     inside = [each for each in tried if may_gain(profile, ways.of(each.step.label))]
+    kernels = plan_profile(run.model, profile, run.terms.device, run.terms.mode, run.registry) if inside else Plan()
     if inside:
-        kernels = plan_profile(run.model, profile, run.terms.device, run.terms.mode, run.registry)
 
         def ask(each: Tried, hold: Callable[[], Ways]) -> Ways:
             return asks.with_kernels(profile, each, ways.of(each.step.label), hall.ends_s, hold)
@@ -59,6 +61,8 @@ def settled_with_ways(
     has = {way.label for way in ways.compiled if way.way == KERNELS}
     rows = tuple(by_kernels(result) for result in profile.steps if result.tuned_us and result.label not in has)
     ways = without_slower(replace(ways, compiled=(*ways.compiled, *rows)), {row.label for row in rows})
+    if not profile.aim.is_memory:  # by which no way is chosen
+        ways = _with_sizes(asks, profile, kernels, tried, ways)
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
     left_s = run.budget.left_s
@@ -68,6 +72,17 @@ def settled_with_ways(
         return with_setups(profile, ways, both, replace(hall, seconds=seconds), run.registry, run.tell)
 
     return asks.together(profile, ways, both, put, is_whole=seconds == _WAYS_S)
+
+
+def _with_sizes(asks: Asking, profile: Profile, kernels: Plan, tried: Sequence[Tried], ways: Ways) -> Ways:
+    run = asks.run
+    hall = _hall(asks, run.budget.sizes_end_s)
+
+    def ask(each: Tried, hold: Callable[[], Ways]) -> Ways:
+        alone = Ways(setups=ways.of(each.step.label).setups)
+        return asks.sizes(profile, each, alone, hall.ends_s, hold)
+
+    return with_sizes(hall, kernels, tried, ways, run.tell, ask)
 
 
 def _hall(asks: Asking, ends_s: float | None) -> Hall:

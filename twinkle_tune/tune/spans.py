@@ -13,6 +13,7 @@ from twinkle_tune.tune.events import (
     ContestFinished,
     ContestStarted,
     Event,
+    SizesTried,
     StepChecked,
     StepFinished,
     StepStarted,
@@ -76,7 +77,7 @@ class Spans:
         match event:
             case Captured():
                 return "capture", ""
-            case WaysTimed(label=label):
+            case WaysTimed(label=label) | SizesTried(label=label):
                 return "ways", label
             case StepChecked(label=label) | StepStarted(label=label):
                 return "whole model", label

@@ -1,4 +1,4 @@
-"""The contest of ways of running the whole model in one step: which is fastest, and for which calls that is shown."""
+"""The contest of ways of running the whole model in one step: which is fastest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from twinkle_tune.capture.step import Step
 from twinkle_tune.catalog.attention import other_attentions
-from twinkle_tune.contest.model import ModelStage, Way, compiles_at
+from twinkle_tune.contest.model import ModelStage, Way
 from twinkle_tune.kernel.plan import Plan, with_ways
 from twinkle_tune.kernel.setup_calls import call_of
 from twinkle_tune.kernel.setups import WayIn, backend_of, way_layers
@@ -25,14 +25,12 @@ from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.strategy import STRATEGIES, Strategy
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.way_figures import compiled_step, refused
-from twinkle_tune.tune.whole import held, ratio_of
+from twinkle_tune.tune.whole import held
 
 LEAST_GAIN = 0.98
 """What is put into a way must leave at most so much of the time without: it is more that may go wrong."""
 _LONGER = 10.0
 """A way that tries many forms of each kernel may take so many times as long to compile as the one before it."""
-MOST_SLOWER = 1.02
-"""At sizes that did not choose it a way may take so much of the original's time: noise, no loss."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +105,7 @@ class Won:
 
 
 class WayContest:
-    """The contest of ways in one step. What was compiled for it serves the steps that are held out.
+    """The contest of ways in one step.
 
     Attributes:
         found: how each way fared.
@@ -156,7 +154,7 @@ class WayContest:
         """
         more = replace(without, kernels=True)
         alone = Way(name=KERNELS, source=KERNELS, runner=self._hall.model, plan=kernels)
-        ways = (alone, *(_way(self._hall.model, won, kernels) for won in (without, more)))
+        ways = (alone, *(way_of(self._hall.model, won, kernels) for won in (without, more)))
         self._ways = {way.name: way for way in ways}
         times_us = self._timed(list(self._ways))
         self.found = [
@@ -194,7 +192,7 @@ class WayContest:
         for value in other_attentions(self._hall.model) if _strategy(won.way).traces_all else ():
             more = replace(won, attention=value)
             if time.monotonic() < self._hall.ends_s and self._may(more.name):
-                self._ways[more.name] = _way(self._hall.model, more)
+                self._ways[more.name] = way_of(self._hall.model, more)
                 won = more if self._pays(more, won, self._timed([more.name], beside=won.name)) else won
         return won
 
@@ -244,27 +242,6 @@ class WayContest:
         self.found = [told if step.way == way else step for step in self.found]
         return False
 
-    def shown_for(self, won: Won, steps: Sequence[Step], between: Sequence[Step]) -> tuple[ModelCall, ...]:
-        """The calls of the steps that are held out for which a way may run; none of one that compiles each length."""
-        found = tuple(self._held_out(won, steps))
-        return () if found and compiles_at(self._hall.model, self._ways[won.name], between) else found
-
-    def _held_out(self, won: Won, steps: Sequence[Step]) -> Iterator[ModelCall]:
-        """The calls of the other steps in which a way is right, not slower, and compiled once at most."""
-        hall, backend = self._hall, self._ways[won.name].backend
-        for step in steps:
-            try:
-                calls = calls_of(hall.model, step)
-                stage = self._stage(step, hall.seconds / 4)
-                original, other = held(stage, self._against(won.name), hall.terms, hall.ends_s).trials
-            except Exception:  # the original's: nobody said that the model takes such inputs
-                continue
-            if isinstance(other.outcome, Measurement) and isinstance(original.outcome, Measurement):
-                figure = ratio_of(other.outcome, original.outcome)
-                is_settled = backend is not None and backend.graphs == stage.graphs[won.name]
-                if is_settled and figure.low <= 1 and figure.ratio <= MOST_SLOWER:
-                    yield from calls
-
     def _against(self, *names: str) -> list[Way]:
         return [Way(name=ORIGINAL, source=ORIGINAL, runner=self._hall.model), *(self._ways[name] for name in names)]
 
@@ -277,10 +254,10 @@ def ways_of(model: nn.Module, *, trains: bool) -> Iterator[Way]:
     """The ways of running a model that fit it, in training or in inference, with its originals inside."""
     for strategy in STRATEGIES:
         if not strategy.why_not(model, trains=trains):
-            yield _way(model, Won(way=strategy.name))
+            yield way_of(model, Won(way=strategy.name))
 
 
-def _way(model: nn.Module, won: Won, kernels: Plan | None = None) -> Way:
+def way_of(model: nn.Module, won: Won, kernels: Plan | None = None) -> Way:
     """A way as a contestant; ``kernels`` are those inside of it, where there are any."""
     inside, backend = (kernels or Plan()) if won.kernels else Plan(), backend_of(gives_up=True, attention=won.attention)
     way = WayIn(

@@ -1,4 +1,4 @@
-"""Ways of running the whole model against the original: which wins which step, and for which calls that is shown."""
+"""Ways of running the whole model against the original: which wins which step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Ways:
 
     Attributes:
         compiled: each way in each step.
-        setups: the winners of steps, and for which calls they are shown.
+        setups: the winners of steps, and for which calls they are shown: those of the step, at first.
     """
 
     compiled: tuple[CompiledStep, ...] = ()
@@ -133,14 +133,12 @@ def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
         with uncapped():
             contest = WayContest(hall, tried.step, tried.again)
             won = contest.won()
-            more = () if won is None else contest.shown_for(won, tried.held_out, tried.between)
             tell(WaysTimed(label=label, compiled=tuple(contest.found)))
             if won is None:
                 return Ways(compiled=tuple(contest.found))
     finally:
         torch.compiler.reset()
-    calls = (*seen, *more)
-    setup = Setup(label=label, calls=calls, model=digest_of_model(model), **asdict(won))
+    setup = Setup(label=label, calls=seen, model=digest_of_model(model), **asdict(won))
     return Ways(compiled=tuple(contest.found), setups=(setup,))
 
 
@@ -162,11 +160,10 @@ def _held_with_kernels(hall: Hall, kernels: Plan, tried: Tried, alone: Ways, tel
             compile_s = next(way.compile_s for way in alone.compiled if way.way == setup.name)
             won = contest.with_kernels(without, kernels, compile_s)
             is_new = won is not None and won != without
-            calls = contest.shown_for(won, tried.held_out, tried.between) if won is not None and is_new else ()
             found = tuple(step for step in contest.found if step.way != setup.name or step.cause == "wrong")
             tell(WaysTimed(label=label, compiled=found))
     finally:
         torch.compiler.reset()
     if is_new:
-        return Ways(compiled=found, setups=(replace(setup, kernels=True, calls=(*seen, *calls)),))
+        return Ways(compiled=found, setups=(replace(setup, kernels=True, calls=seen),))
     return Ways(compiled=found, setups=() if won is None else alone.setups)

@@ -1,0 +1,112 @@
+"""For which calls a way that won a step may run beyond those of its contest: sizes that did not choose it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from twinkle_tune.capture.held_out import Tried
+from twinkle_tune.capture.step import Step
+from twinkle_tune.contest.compiling import uncapped
+from twinkle_tune.contest.model import ModelStage, Way, compiles_at
+from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.outcome import Measurement
+from twinkle_tune.profile.setup import ModelCall, Setup
+from twinkle_tune.slot import ORIGINAL
+from twinkle_tune.tune.events import Listener, SizesTried
+from twinkle_tune.tune.way_contest import Hall, Won, calls_of, way_of
+from twinkle_tune.tune.ways import Ways
+from twinkle_tune.tune.whole import held, ratio_of
+
+MOST_SLOWER = 1.02
+"""At sizes that did not choose it a way may take so much of the original's time: noise, no loss."""
+_SHARE = 0.25
+"""Of the time of a contest, what a size is timed for: all that is asked is whether the way loses."""
+
+AskSizes = Callable[[Tried, Callable[[], Ways]], Ways]
+"""A step's winner with the calls for which it was shown: by what is known, or by trying them."""
+
+
+def with_sizes(
+    hall: Hall,
+    kernels: Plan,
+    tried: Sequence[Tried],
+    ways: Ways,
+    tell: Listener,
+    ask: AskSizes = lambda each, hold: hold(),
+) -> Ways:
+    """The ways, each winner with the calls of other sizes for which it was shown as well.
+
+    There it must be right, not slower, and compiled once at most. It comes after who wins is known, so that a run whose
+    time is over early has a winner in each step.
+
+    Args:
+        hall: what the contests have in common; no size is tried where its end is nearer than a compilation.
+        kernels: the plan of those that won their contests, for ways that run with them.
+        tried: the steps, and the same of other sizes.
+        ways: what came of all ways in all steps.
+        tell: told of each step that is over.
+        ask: takes what is known of a step's sizes, or has them tried.
+    """
+    of_label = {each.step.label: each for each in tried}
+
+    def shown(setup: Setup) -> Setup:
+        each = of_label.get(setup.label)
+        if each is None:
+            return setup
+        alone = Ways(setups=(setup,))
+        (found,) = ask(each, partial(_tried, hall, kernels, each, setup, ways, tell)).setups or alone.setups
+        return found
+
+    return replace(ways, setups=tuple(map(shown, ways.setups)))
+
+
+def _tried(hall: Hall, kernels: Plan, tried: Tried, setup: Setup, ways: Ways, tell: Listener) -> Ways:
+    compile_s = next((w.compile_s for w in ways.compiled if (w.label, w.way) == (setup.label, setup.name)), 0.0)
+    way = way_of(hall.model, Won(way=setup.way, kernels=setup.kernels, attention=setup.attention), kernels)
+    torch.compiler.reset()
+    try:
+        with uncapped():
+            found = tuple(_shown(hall, way, tried, compile_s))
+    finally:
+        torch.compiler.reset()
+    tell(SizesTried(label=setup.label, way=setup.name, tried=len(tried.held_out), shown=len(found)))
+    calls = dict.fromkeys((*setup.calls, *(call for calls in found for call in calls)))
+    return Ways(setups=(replace(setup, calls=tuple(calls)),))
+
+
+def _shown(hall: Hall, way: Way, tried: Tried, compile_s: float) -> Sequence[tuple[ModelCall, ...]]:
+    """The calls of each size at which a way may run; none of one that compiles each length."""
+    if not _has_left(hall, compile_s):
+        return ()
+    # Its code for the step that it won, as a model has it when other sizes come.
+    compiles_at(hall.model, way, [tried.step])
+    found = tuple(_sizes(hall, way, tried.held_out, compile_s))
+    return () if found and compiles_at(hall.model, way, tried.between) else found
+
+
+def _sizes(hall: Hall, way: Way, steps: Sequence[Step], compile_s: float) -> Iterator[tuple[ModelCall, ...]]:
+    for step in steps:
+        if not _has_left(hall, compile_s):
+            return
+        try:
+            calls = calls_of(hall.model, step)
+            stage = ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=hall.seconds * _SHARE)
+            both = [Way(name=ORIGINAL, source=ORIGINAL, runner=hall.model), way]
+            original, other = held(stage, both, hall.terms, hall.ends_s).trials
+        except Exception:  # the original's: nobody said that the model takes such inputs
+            continue
+        if isinstance(other.outcome, Measurement) and isinstance(original.outcome, Measurement):
+            figure = ratio_of(other.outcome, original.outcome)
+            is_settled = way.backend is not None and way.backend.graphs == stage.graphs[way.name]
+            if is_settled and figure.low <= 1 and figure.ratio <= MOST_SLOWER:
+                yield calls
+
+
+def _has_left(hall: Hall, compile_s: float) -> bool:
+    return math.isinf(hall.ends_s) or time.monotonic() + compile_s < hall.ends_s
