@@ -219,7 +219,8 @@ def test_what_the_winners_gain_is_taken_with_the_ways(
     assert gain(second) == gain(first)
     assert [c.selection.winner for c in second.contests] == [c.selection.winner for c in first.contests]
     assert second.run is not None
-    assert second.run.recalled_whole == 4
+    # The winners, the ways, the kernels inside, the other sizes, and all together.
+    assert second.run.recalled_whole == 5
 
 
 @pytest.mark.parametrize("is_resumed", [False, True])

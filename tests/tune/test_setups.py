@@ -29,6 +29,7 @@ from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.setup import CompiledStep, Setup
+from twinkle_tune.report.head import again
 from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.terms import Terms
@@ -201,9 +202,11 @@ def test_by_memory_no_way_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_being_asked_for_no_way_competes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model is not compiled at all."""
+    """The model is not compiled at all; the line that measures it again does not ask either."""
     made = tuned(monkeypatch, twice, ways=False)
     assert (made.compiled, made.setups) == ((), ())
+    assert "ways" not in again(made)
+    assert ", ways=True)" in again(tuned(monkeypatch, twice))
 
 
 def test_a_budget_that_is_over_tries_no_way(monkeypatch: pytest.MonkeyPatch) -> None:

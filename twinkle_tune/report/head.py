@@ -240,6 +240,7 @@ def again(profile: Profile) -> str:
         call += f", slowdown={profile.slowdown:g}"
     call += "" if profile.dynamic is None else f", dynamic={profile.dynamic}"
     call += "" if profile.accumulate is None else f", accumulate={profile.accumulate}"
+    call += ", ways=True" if profile.compiled else ""
     made = f"profile = tune_model(model, example_inputs, {call})"
     casts = [dtype for dtype in profile.autocasts if dtype]
     if not casts:
