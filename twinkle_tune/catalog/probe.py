@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -99,22 +101,32 @@ def takes_one_input(module: nn.Module) -> bool:
     return len(parameters) == 2 and parameters[1].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
+@functools.cache
+def _recorder(is_compiler_there: bool) -> Callable[[], Any]:
+    """What notes operations. To keep its compiler away torch imports it, a second: not where nothing is compiled."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
+    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.names: list[str] = []
+
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return is_compiler_there
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    return Recorder
 
 
 def operations(call: Callable[[], object]) -> list[str]:
     """The torch operations that a call runs, in order."""
-    recorder = _Recorder()
+    recorder = _recorder("torch._dynamo" in sys.modules)()
     with quiet(), recorder:
         call()
-    return recorder.names
+    return list(recorder.names)
 
 
 def adds_nothing(module: nn.Module, forward: Callable[..., Any], x: Tensor) -> bool:
