@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.strategy.planted import compiled_by
 from twinkle_tune.capture.held_out import tried_steps
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
@@ -80,3 +82,27 @@ def test_what_noise_left_open_is_timed_again(
     assert [setup.way for setup in found.setups] == ([won] if won else [])
     assert {step.compile_s for step in found.compiled} == {15.0}
     assert len(found.compiled) == len(ways_timed)
+
+
+@pytest.mark.usefixtures("compiled_anew")
+@pytest.mark.parametrize(("left_s", "took", "begun"), [(5.0, {}, False), (5.0, {"x": 1.0}, True), (60.0, {}, True)])
+def test_what_cannot_be_compiled_in_time_is_not_begun(
+    left_s: float, took: dict[str, float], begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody interrupts a compiler: less is left than it took in an earlier step, or may take in the first."""
+    graphs = compiled_by(monkeypatch)
+    model = nn.Sequential(Block(), Block()).eval()
+    (tried,) = tried_steps(model, torch.randn(4, 8), Mode.INFERENCE, "cpu")
+    hall = Hall(
+        model=model,
+        clock=clock_for("cpu"),
+        terms=Terms(mode=Mode.INFERENCE, device="cpu"),
+        seconds=0.0,
+        ends_s=time.monotonic() + left_s,
+        took=dict(took),
+    )
+    found = time_ways(hall, [replace(tried, held_out=(), between=())], lambda event: None)
+    assert bool(graphs) is begun
+    late = "not tried: the time budget leaves less than compiling it may take"
+    assert (found.compiled[0].problem == late) is not begun
+    assert ("compile" in hall.took) is begun

@@ -118,7 +118,7 @@ def _turn(stage: Stage[C], candidate: C, watch: Watch, tell: Tell, ends_s: float
     """Load, call and judge one candidate; once more where that failed by chance."""
     left_s = ends_s - time.monotonic()
     if candidate.name != ORIGINAL and left_s <= stage.needs_s(candidate):
-        return selected.not_tried(selected.NO_BLOCK if left_s > 0 else selected.NOT_TRIED)
+        return selected.not_tried(stage.no_time if left_s > 0 else selected.NOT_TRIED)
     found = _attempt(stage, candidate, watch, is_last=False)
     if found is None:
         let_go()

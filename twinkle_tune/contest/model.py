@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -69,11 +69,24 @@ class ModelStage(Stage[Way]):
         graphs: how many graphs each way was compiled to when its race began.
     """
 
-    def __init__(self, model: nn.Module, step: Step, clock: Clock, *, seed: int, seconds: float) -> None:
+    no_time = "not tried: the time budget leaves less than compiling it may take"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        step: Step,
+        clock: Clock,
+        *,
+        seed: int,
+        seconds: float,
+        compile_s: Callable[[str], float] = lambda name: 0.0,
+    ) -> None:
         """For one step.
 
-        ``seed`` is of what the model draws, ``seconds`` that the ways are timed, unless the fewest rounds take longer.
+        ``seed`` is of what the model draws, ``seconds`` that the ways are timed, unless the fewest rounds take longer,
+        ``compile_s`` without which a way that is to be compiled is not begun: nobody interrupts a compiler.
         """
+        self._compile_s = compile_s
         self.race_s = seconds
         self.clock = self._placing = _Placing(model, clock)
         self.raised = self._placing.raised
@@ -105,6 +118,11 @@ class ModelStage(Stage[Way]):
         """As :meth:`Stage.race`: the ratio is wanted whoever wins."""
         settings = replace(terms.settings, max_rounds=_ROUNDS, warmup_rounds=0)
         return FullRace([name for name in peaks if name != ORIGINAL], settings, seed=terms.seed)
+
+    def needs_s(self, candidate: Way) -> float:
+        """As :meth:`Stage.needs_s`."""
+        is_there = candidate.backend is None or candidate.backend.graphs > 0
+        return 0.0 if is_there else self._compile_s(candidate.name)
 
     def trial(self, candidate: Way, outcome: Outcome) -> Trial:
         """As :meth:`Stage.trial`."""

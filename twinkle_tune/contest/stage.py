@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from twinkle_tune.contest.selected import NO_BLOCK
 from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.race import Race
 from twinkle_tune.measure.rounds import Rounds
@@ -67,11 +68,13 @@ class Stage(ABC, Generic[C]):
         clock: that times them.
         timed_on: what the times are of where that is not the slot's own call.
         race_s: seconds that the race may take.
+        no_time: what is said of a candidate whose turn is not begun since less is left than it needs.
     """
 
     clock: Clock
     timed_on: TimedOn | None = None
     race_s: float = math.inf
+    no_time: str = NO_BLOCK
 
     @abstractmethod
     def enter(self, candidate: C, begins: Begins) -> Entrant | Rejection:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -29,6 +29,8 @@ from twinkle_tune.tune.whole import held
 
 LEAST_GAIN = 0.98
 """What is put into a way must leave at most so much of the time without: it is more that may go wrong."""
+_LEAST_COMPILE_S = 10.0
+"""With less time left compiling is not begun, for nobody interrupts it: two layers took 24 s on two loaded cores."""
 _LONGER = 10.0
 """A way that tries many forms of each kernel may take so many times as long to compile as the one before it."""
 
@@ -45,6 +47,7 @@ class Hall:
         ends_s: of the monotonic clock: no way is begun after it.
         calls: how often each step will be run: compiling must take less time than it saves in them. None for no limit.
         only: the names of those that may compete in a step, of its label; None where all may.
+        took: seconds that ways took to compile in steps that are over, by name.
     """
 
     model: nn.Module
@@ -54,6 +57,16 @@ class Hall:
     ends_s: float = math.inf
     calls: int | None = None
     only: Callable[[str], Collection[str] | None] = lambda label: None
+    took: dict[str, float] = field(default_factory=dict, compare=False)
+
+    def compile_s(self, name: str) -> float:
+        """Seconds that a way may take to compile: as long as it did, or as the quickest did; before that a guess."""
+        return self.took.get(name) or min(self.took.values(), default=_LEAST_COMPILE_S)
+
+    def compiled(self, way: CompiledStep) -> None:
+        """Note what a way took."""
+        if way.compile_s:
+            self.took[way.way] = max(way.compile_s, self.took.get(way.way, 0.0))
 
 
 def winner_of(ways: Sequence[CompiledStep], calls: int | None = None) -> str | None:
@@ -228,6 +241,7 @@ class WayContest:
             if other.candidate != beside:
                 error = stage.raised.get(other.candidate)
                 self.found.append(compiled_step(self._step.label, original.outcome, other, error))
+                self._hall.compiled(self.found[-1])
         return {t.candidate: t.outcome.times_us for t in others if isinstance(t.outcome, Measurement)}
 
     def _is_right_again(self, way: str) -> bool:
@@ -247,7 +261,7 @@ class WayContest:
 
     def _stage(self, step: Step, seconds: float) -> ModelStage:
         hall = self._hall
-        return ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=seconds)
+        return ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=seconds, compile_s=hall.compile_s)
 
 
 def ways_of(model: nn.Module, *, trains: bool) -> Iterator[Way]:
