@@ -316,7 +316,7 @@ def test_a_step_that_the_model_does_not_take_ends_no_run(monkeypatch: pytest.Mon
     """What generation raises on this model is told of each way; the other step is timed."""
     compiled_by(monkeypatch, lambda graph: graph.forward)
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
-    model: Any = tiny("llama")
+    model: Any = tiny("llama", num_hidden_layers=1)
 
     def refuses(*args: Any, **kwargs: Any) -> None:
         raise ValueError("no text from me")
