@@ -31,7 +31,8 @@ Status = Literal[
 - "all refused": none could be timed, or none was right.
 - "inconclusive": the original itself could not be called, copied or timed there, so nothing could be held against it.
 - "taken back": a kernel won by itself, and gained nothing in the whole model, or was wrong there.
-- "nothing to gain": it was not held, since no candidate could gain anything.
+- "nothing to gain": it was not held, since no candidate could gain anything, or since nothing else won it in the
+  profile that the run started from.
 - "too little": it was not held, or its winner has no place, since that could save next to nothing of any step.
 - "cut short": the time budget ran out while it was held.
 - "not tried": the time budget left none for it.

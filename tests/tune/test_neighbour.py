@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from tests.report import fabricate
-from twinkle_tune.outcome import Untimed
+from twinkle_tune.outcome import Selection, Untimed
 from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.profile.setup import CompiledStep, Setup
+from twinkle_tune.report.recommend import advice_text
 from twinkle_tune.report.render import pieces
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.source.direct import OriginalSource
@@ -110,6 +111,19 @@ def test_what_was_confirmed() -> None:
     lost = replace(won, selection=replace(won.selection, winner=ORIGINAL))
     assert neighbour.told([lost]) == "a/b at commit 0: 1 of its 1 winners tried here, 0 confirmed"
     assert neighbour.told([]) == "a/b at commit 0: 0 of its 1 winners tried here, 0 confirmed"
+
+
+def test_calls_without_rivals_are_not_held() -> None:
+    """Where nothing else won there no contest is held; the advice says so, and for the next neighbour it is decided."""
+    won = fabricate.won()
+    kept = Selection(
+        winner=ORIGINAL, reason="not tried: nothing but the original won it there", status="nothing to gain"
+    )
+    unheld = replace(won, trials=(), selection=kept)
+    run = RunFacts(took_s=1.0, started_from="a/b at commit 0: 0 of its 0 winners tried here, 0 confirmed")
+    made = replace(fabricate.profile(unheld), steps=(), run=run)
+    assert "No other kernel won in the profile that the run started from; none was tried." in advice_text(made)
+    assert names(won, entrants("another"), unheld) == [ORIGINAL]
 
 
 def test_reports_say_so() -> None:

@@ -212,6 +212,8 @@ def _without_winner(profile: Profile) -> tuple[Kind, Reason, str]:
     little = sum(contest.status == "too little" for contest in profile.contests)
     if not held and little:
         return "do not bother", "kept", "What other kernels could save of a step here is too little to matter."
+    if not held and profile.run is not None and profile.run.started_from:
+        return "do not bother", "kept", "No other kernel won in the profile that the run started from; none was tried."
     if not held:
         return "do not bother", "kept", "No other kernel competes with the originals here."
     contests = "The contest" if held == 1 else f"Each of {held} contests"
