@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ class Run:
 
     Attributes:
         took_s: seconds from its start to its end, imports and loading included.
+        cpu_s: processor seconds of it and of what it started, compilers among them: steadier where other work runs.
         load: the machine's load average of a minute when it began.
         phases: seconds by phase, as the profile tells.
         winners: who won, by slot and call, where the original did not; and the ways that won steps.
@@ -46,6 +48,7 @@ class Run:
     """
 
     took_s: float
+    cpu_s: float
     load: float
     phases: dict[str, float]
     winners: dict[str, str]
@@ -86,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def ran(command: Sequence[str], hub: LocalHub, folder: str) -> tuple[Profile, Run]:
     """Run a command with empty caches, and read the profile that it wrote."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        out, load, began_s = Path(own, "profile.json"), os.getloadavg()[0], time.monotonic()
+        out, load, before_s = Path(own, "profile.json"), os.getloadavg()[0], _children_s()
+        began_s = time.monotonic()
         subprocess.run(
             [sys.executable, "-m", "twinkle_tune.cli", *command, "--out", str(out)],
             cwd=ROOT,
@@ -96,7 +100,12 @@ def ran(command: Sequence[str], hub: LocalHub, folder: str) -> tuple[Profile, Ru
             check=True,
         )
         took_s = time.monotonic() - began_s
-        return (profile := load_profile(out)), run_of(profile, took_s, load)
+        return (profile := load_profile(out)), run_of(profile, took_s, _children_s() - before_s, load)
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _empty(folder: str) -> dict[str, str]:
@@ -105,7 +114,7 @@ def _empty(folder: str) -> dict[str, str]:
     return {name: str(Path(folder, name.lower())) for name in names}
 
 
-def run_of(profile: Profile, took_s: float, load: float) -> Run:
+def run_of(profile: Profile, took_s: float, cpu_s: float, load: float) -> Run:
     """What a profile says of its run."""
     phases: Counter[str] = Counter()
     for each in profile.run.spans if profile.run is not None else ():
@@ -113,6 +122,7 @@ def run_of(profile: Profile, took_s: float, load: float) -> Run:
     won = {f"{c.slot.name} {c.workload.key}": c.selection.winner for c in profile.winners}
     return Run(
         took_s=took_s,
+        cpu_s=cpu_s,
         load=round(load, 1),
         phases={name: round(seconds, 1) for name, seconds in phases.items()},
         winners=won | {f"step {setup.label}": setup.name for setup in profile.setups},
@@ -141,8 +151,8 @@ def told(full: Run, near: Run) -> str:
     """A turn in a few lines: the ratio, the winners of both, where the time went, what the steps take."""
     same = sum(near.winners.get(key) == winner for key, winner in full.winners.items())
     lines = [
-        f"  {near.took_s / full.took_s:.2f} of the time; {same} of {len(full.winners)} winners are the same, "
-        f"{len(near.winners.keys() - full.winners.keys())} more"
+        f"  {near.took_s / full.took_s:.2f} of the time, {near.cpu_s / full.cpu_s:.2f} of the processor time; "
+        f"{same} of {len(full.winners)} winners are the same, {len(near.winners.keys() - full.winners.keys())} more"
     ]
     for name, run in (("full", full), ("near", near)):
         spent = ", ".join(f"{phase} {seconds:.0f}" for phase, seconds in run.phases.items())

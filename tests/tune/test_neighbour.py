@@ -103,6 +103,18 @@ def test_only_the_way_that_won_competes(
     assert Neighbour(profile=made, whose="x").ways("prefill") == expected
 
 
+@pytest.mark.parametrize(
+    ("kernels", "label", "tries"),
+    [(False, "prefill", False), (True, "prefill", True), (False, "decode", True)],
+    ids=["they lost there", "they won there", "another step"],
+)
+def test_kernels_inside_of_a_way(kernels: bool, label: str, tries: bool) -> None:
+    """Where they had their turn inside of the way that won there, and lost it, they have none here."""
+    setup = Setup(label="prefill", way="compile", calls=(), model="", kernels=kernels)
+    made = replace(fabricate.profile(), setups=(setup,))
+    assert Neighbour(profile=made, whose="x").tries_kernels(label) is tries
+
+
 def test_what_was_confirmed() -> None:
     """It is told how many of its winners were tried here, and how many won here too."""
     won, kept = fabricate.won(), fabricate.kept()

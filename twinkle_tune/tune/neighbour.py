@@ -56,6 +56,11 @@ class Neighbour:
         names = ((setup.way, way_name(setup.way, kernels=False, attention=setup.attention)) for setup in won)
         return tuple(dict.fromkeys(name for both in names for name in both))
 
+    def tries_kernels(self, label: str) -> bool:
+        """Whether kernels compete inside of the way of a step: not where they had their turn there, and lost it."""
+        won = [setup for setup in self.profile.setups if setup.label == label]
+        return not won or any(setup.kernels for setup in won)
+
     def told(self, contests: Sequence[Contest], setups: Sequence[Setup] = ()) -> str:
         """What was taken over, and what of it was confirmed by contests that were held here, and by ways that won."""
         won = {(c.slot.target, c.workload.key): c.selection.winner for c in self.profile.winners}

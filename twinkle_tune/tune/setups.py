@@ -30,6 +30,9 @@ from twinkle_tune.tune.whole import time_steps
 _WAYS_S = 9.0
 """A step is timed for about this long under other ways of running the model: to generate text takes a while."""
 
+_CONFIRMED_S = 3.0
+"""Likewise in a run from a neighbour's profile, whose way has won once already."""
+
 
 def ways_alone(asks: Asking, tried: Sequence[Tried], ends_s: float | None) -> Ways:
     """What came of the ways of running the whole model, with its originals inside; none is begun after ``ends_s``."""
@@ -50,7 +53,13 @@ def settled_with_ways(
         ways: what came of them, with the originals inside.
     """
     run, hall = asks.run, _hall(asks, asks.run.budget.contests_end_s)
-    inside = [each for each in tried if may_gain(profile, ways.of(each.step.label))]
+    neighbour = run.neighbour
+    inside = [
+        each
+        for each in tried
+        if (neighbour is None or neighbour.tries_kernels(each.step.label))
+        and may_gain(profile, ways.of(each.step.label))
+    ]
     kernels = plan_profile(run.model, profile, run.terms.device, run.terms.mode, run.registry) if inside else Plan()
     if inside:
 
@@ -66,12 +75,13 @@ def settled_with_ways(
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
     left_s = run.budget.left_s
-    seconds = _WAYS_S if left_s is None else min(_WAYS_S, max(0.0, left_s) / len(both))
+    whole_s = hall.seconds
+    seconds = whole_s if left_s is None else min(whole_s, max(0.0, left_s) / len(both))
 
     def put() -> Profile:
         return with_setups(profile, ways, both, replace(hall, seconds=seconds), run.registry, run.tell)
 
-    return asks.together(profile, ways, both, put, is_whole=seconds == _WAYS_S)
+    return asks.together(profile, ways, both, put, is_whole=seconds == whole_s)
 
 
 def _with_sizes(asks: Asking, profile: Profile, kernels: Plan, tried: Sequence[Tried], ways: Ways) -> Ways:
@@ -91,7 +101,7 @@ def _hall(asks: Asking, ends_s: float | None) -> Hall:
         model=run.model,
         clock=clock_for(run.terms.device),
         terms=run.terms,
-        seconds=_WAYS_S,
+        seconds=_WAYS_S if run.neighbour is None else _CONFIRMED_S,
         ends_s=math.inf if ends_s is None else ends_s,
         calls=run.calls,
         only=(lambda label: None) if run.neighbour is None else run.neighbour.ways,
