@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import os
 import signal
 import threading
@@ -33,10 +34,19 @@ _LONG = ("kernel/test_generation.py", "test_families.py", "tune/test_planted_way
 """Files of few tests that take long: begun last, one would be waited for alone."""
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders to come, counted here: pytest would count them by reading all that are there, thousands in the end."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _own_cache(monkeypatch: pytest.MonkeyPatch, _caches: Iterator[Path]) -> None:
     """Locks and past outcomes are those of the test, not of the user who runs it."""
-    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(tmp_path_factory.mktemp("cache", numbered=True)))
+    cache = next(_caches)
+    cache.mkdir()
+    monkeypatch.setenv("TWINKLE_TUNE_CACHE", str(cache))
     monkeypatch.delenv("TWINKLE_TUNE_STORE", raising=False)
 
 
