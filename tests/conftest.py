@@ -30,8 +30,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_LONG = ("kernel/test_generation.py", "test_families.py", "tune/test_planted_ways.py", "tune/test_isolated.py")
-"""Files of few tests that take long: begun last, one would be waited for alone."""
+_LONG = (
+    *("test_docs.py", "ops/test_ops.py", "tune/test_isolated.py", "tune/test_asking.py", "zoo/test_zoo.py"),
+    *("kernel/test_setups.py", "kernel/test_generation.py", "test_families.py", "tune/test_planted_ways.py"),
+)
+"""Files that take long, 10 to 40 seconds of processor time: begun last, one would be waited for alone."""
 
 
 @pytest.fixture(scope="session")
