@@ -74,7 +74,7 @@ def unchanged(model: nn.Module, inputs: object, mode: Mode, **options: Any) -> N
 
 @pytest.mark.parametrize("name", of_today(FAST, 3))
 def test_a_family_is_as_it_was(name: str) -> None:
-    """Of a third of the families a day: every weight, buffer, attribute, flag and gradient, to the object and the bit."""
+    """Of a third of the families a day: every weight, buffer, attribute, flag and gradient, to the bit."""
     mode = Mode.TRAIN if FAST.index(name) % 2 else Mode.INFERENCE
     unchanged(*family(name, mode), mode)
 
