@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.postgres import Postgres
+from tests.postgres import Postgres, postgres_server, why_not
 from tests.search.benches import Replay
 from tests.search.landscape import recorded
 from tests.search.shared import pair
@@ -207,3 +207,21 @@ def test_a_study_that_cannot_be_had_is_one_error(tmp_path: Path, postgres: Postg
             SearchJournal(SMALL, "search", SharedStudy(place=place))
         assert "wr0ng" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_dies_in_a_search_is_one_error() -> None:
+    """Which says that the command goes on where it was; and so it does when the server is back."""
+    if why_not():
+        pytest.skip(why_not())
+    config = {"a": 1, "b": 0}
+    with postgres_server() as server:
+        study = SharedStudy(place=server.url)
+        book = SearchJournal(SMALL, "search", study)
+        assert book.begin(config, "random")
+        book.end(Tried(config=config, how="random", time_us=3.0))
+        server.stop()
+        for use in (book.look, lambda: SearchJournal(SMALL, "search", study)):
+            with pytest.raises(TuneError, match=r"^postgresql://team:\*\*\*@.*repeat the command when"):
+                use()
+        server.start()
+        assert [each.time_us for each in SearchJournal(SMALL, "search", study).tried] == [3.0]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.search.record import SharedStudy
-from twinkle_tune.server import CONNECT_S, Server, is_url, server_url, shown
+from twinkle_tune.server import CONNECT_S, Server, ServerAwayError, is_url, server_url, shown
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -78,6 +78,8 @@ def _storage(place: Path | SharedStudy) -> BaseStorage:
         server = Server(place.place, "--study", wait_s=_TABLES_S)
         try:
             return server.run(partial(_on_server, place.place))
+        except ServerAwayError as error:
+            raise TuneError(f"{error}; repeat the command when it does: it goes on where it was") from error
         finally:
             server.close()
     return _in_file(Path(place.place).expanduser(), is_shared=True)
