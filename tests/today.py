@@ -11,8 +11,6 @@ from datetime import UTC, date, datetime
 from itertools import islice
 from typing import Any, TypeVar
 
-import pytest
-
 _Item = TypeVar("_Item")
 DAY = os.environ.get("TESTS_DAY") or datetime.now(UTC).strftime("%Y-%m-%d")
 AGAIN = f"again: TESTS_DAY={DAY}"
@@ -28,12 +26,16 @@ def by_day(items: Iterable[Any], parts: int, day: str = DAY) -> list[Any]:
 
     Give it to ``pytest.mark.parametrize``. A tuple is the values of several arguments.
     """
+    import pytest  # here: modules in Triton's interpreter need it not
+
     params = [_param(item) for item in items]
     today = set(of_today(range(len(params)), parts, day))
     return [each if n in today else _param(each, pytest.mark.slow) for n, each in enumerate(params)]
 
 
 def _param(item: Any, *marks: Any) -> Any:
+    import pytest
+
     values, more, name = item if isinstance(item, type(pytest.param())) else (item, (), None)
     values = values if isinstance(values, tuple) else (values,)
     return pytest.param(*values, marks=(*more, *marks), id=name)
