@@ -6,9 +6,17 @@ import pytest
 import torch
 
 from tests.measure.test_clock import NEEDS_CUDA, FakeTime
+from tests.shorter import LAST_CACHE_BYTES as last_cache_bytes
 from twinkle_tune.errors import DeviceError
+from twinkle_tune.measure import cold as cold_module
 from twinkle_tune.measure.clock import CpuClock
-from twinkle_tune.measure.cold import ColdCpuClock, cold_clock, last_cache_bytes
+from twinkle_tune.measure.cold import ColdCpuClock, cold_clock
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps are as large as they are outside of the tests."""
+    monkeypatch.setattr(cold_module, "last_cache_bytes", last_cache_bytes)
 
 
 def test_the_sweep_is_done_before_each_call_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
