@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ from twinkle_tune.report.head import again
 from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune import setups
+from twinkle_tune.tune import setups, tried
 from twinkle_tune.tune.events import ContestStarted, WaysTimed
 from twinkle_tune.tune.neighbour import Neighbour
 from twinkle_tune.tune.setups import may_gain, with_setups, without_slower
@@ -394,6 +395,26 @@ def test_from_a_neighbour_its_way_alone_competes(monkeypatch: pytest.MonkeyPatch
     kept = replace(there, setups=())
     made = tuned(monkeypatch, twice, neighbour=Neighbour(profile=kept, whose="x"))
     assert (made.compiled, made.setups) == ((), ())
+
+
+@pytest.mark.parametrize(("here", "confirmed"), [(twice, 1), (late, 0)], ids=["faster here", "slower here"])
+def test_a_way_from_elsewhere_is_tried_before_it_is_bound(
+    here: Callable[..., Any], confirmed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kernelize_model(example_inputs=) races the way that won on another machine, and binds it where it wins here."""
+    monkeypatch.setattr(tried, "Isolated", lambda **options: nullcontext())
+    made = tuned(monkeypatch, twice)
+    there = replace(made, environment=replace(made.environment, torch="2.0.0"))
+    compiled_by(monkeypatch, lambda graph: here)
+    with pytest.warns(UserWarning, match=rf"torch: 2.0.0 then.*; {confirmed} of its 1 steps run in its way"):
+        model = kernelize_model(Long().eval(), profile=there, registry=Registry(), example_inputs=X)
+    report = kernelize_report(model)
+    assert [b.candidate for b in report.bound] == [setup.way for setup in made.setups][:confirmed]
+    lost = [kept.slot for kept in report.kept if kept.slot.startswith("Model ")]
+    assert lost == [f"Model forward ({made.setups[0].way})"][confirmed:]
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), X * 2.0)
+    restore_model(model)
 
 
 @pytest.mark.parametrize(
