@@ -57,6 +57,7 @@ ROOMS = (
     "export",
     "report",
     "models",
+    "fleet",
     "cli",
 )
 
@@ -77,6 +78,7 @@ HEAVY = {
     "kernels": {"source", "kernel"},
     "liger_kernel": {"source", "catalog"},
     "lightning": {"integrations"},
+    "ray": {"fleet"},
     "transformers": {"catalog", "capture", "models", "integrations"},
 }
 

@@ -39,8 +39,8 @@ from twinkle_tune.models import load_model
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.slot import SlotKind
 from twinkle_tune.testing import with_winner
+from twinkle_tune.tune.executor import Executor
 from twinkle_tune.tune.little import Little
-from twinkle_tune.tune.task import Executor
 
 GOAL = 0.93
 """Of the original's time, in the geometric mean over the families."""

@@ -133,7 +133,7 @@ def test_a_small_budget_does_not_begin_to_compile_a_block() -> None:
     entrants = contestants(observation.occurrence, "cpu", Mode.TRAIN, Registry())
     terms = Terms(mode=Mode.TRAIN, device="cpu", settings=QUICK)
     task = Task(observation=observation, candidates=entrants, terms=terms, deadline_s=50)
-    outcome = InProcess().run(task, lambda event: None).trial("compile").outcome
+    outcome = InProcess().hold(task, lambda event: None).trial("compile").outcome
     assert isinstance(outcome, Untimed)
     assert (outcome.cause, outcome.right) == ("budget", False)
     assert outcome.reason == "not tried: the time budget leaves less than the 60 s that compiling a block may take"

@@ -9,11 +9,13 @@ import pytest
 from rich.console import Console
 
 from tests.report import fabricate
-from twinkle_tune.cli.show import Progress, State, advance, clock_line, detail, final_table, seconds_left
+from twinkle_tune.cli.show import Progress, State, advance, clock_line, detail, device_lines, final_table, seconds_left
 from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.tune.events import (
     Captured,
     ContestFinished,
+    ContestLost,
+    ContestPlaced,
     ContestStarted,
     Event,
     OriginalFailed,
@@ -120,3 +122,23 @@ def test_final_table_names_the_winner() -> None:
     final_table(_PROFILE, console=Console(file=file, width=120))
     assert "Checked and timed on the whole model. Prefill 1x128: 8.0% faster" in file.getvalue()
     assert "fused" in file.getvalue()
+
+
+def test_each_device_of_a_cluster_has_a_line() -> None:
+    """It names the contest that the device holds; a contest that goes elsewhere leaves its line."""
+    names = {1: "RMSNorm", 2: "Rotary"}
+    begun = [
+        ContestStarted(index=index, slot=slot, call="float32[1]", candidates=("original",))
+        for index, slot in names.items()
+    ]
+    state = _after(
+        *begun,
+        ContestPlaced(index=1, device="a"),
+        ContestPlaced(index=2, device="b"),
+        ContestPlaced(index=1, device="c"),
+    )
+    assert device_lines(state) == ["b: Rotary float32[1]", "c: RMSNorm float32[1]"]
+    state = _after(
+        *begun, ContestPlaced(index=2, device="b"), ContestLost(index=2, device="b", reason="x", goes_on=True)
+    )
+    assert device_lines(state) == []

@@ -87,6 +87,11 @@ def _bench(data: Mapping[str, Any]) -> str:
     return f"{met} of {len(goals)} goals met"
 
 
+def _fleet(data: Mapping[str, Any]) -> str:
+    lost = f"{data['lost']} contests lost in {data['seeds']} runs with failures"
+    return f"{lost}; devices busy at least {min(data['busy']):.1%}"
+
+
 def _rules(data: Mapping[str, Any]) -> str:
     trials, ours = data["trials"], data["mistaken"]["ours"]
     return (
@@ -154,6 +159,7 @@ def _met(data: Mapping[str, Any]) -> str:
 
 
 _RESULTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "fleet": _fleet,
     "bench": _bench,
     "parity-rules": _rules,
     "search-replay": _replay,

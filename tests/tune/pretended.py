@@ -29,6 +29,7 @@ from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.outcomes import Outcomes
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.tune.events import Listener
+from twinkle_tune.tune.executor import Executor
 from twinkle_tune.tune.journal import Journal, journal_path, read_journal
 from twinkle_tune.tune.task import Task
 
@@ -80,7 +81,7 @@ def registry() -> Registry:
     return made
 
 
-class Pretended:
+class Pretended(Executor):
     """Outcomes that follow from the workload's key and the candidates' digests alone."""
 
     def __init__(self, pause_s: float = 0.0, *, luck: str = "") -> None:
@@ -88,8 +89,10 @@ class Pretended:
         self.luck = luck
         self.held: list[str] = []
 
-    def run(self, task: Task, listener: Listener) -> Contest:
-        """A contest with invented times."""
+    def hold(self, task: Task, listener: Listener) -> Contest:
+        """A contest with invented times; a second race says the same."""
+        if task.again:
+            return self._invented(task)
         time.sleep(self.pause_s)
         self.held.append(task.observation.workload.key)
         return self._invented(task)
@@ -109,10 +112,6 @@ class Pretended:
             trials=trials,
             selection=won if ratio < 1 else Selection(winner="original", reason="invented"),
         )
-
-    def confirm(self, task: Task, listener: Listener) -> Contest:
-        """The same invention."""
-        return self._invented(task)
 
     @property
     def elsewhere(self) -> str:

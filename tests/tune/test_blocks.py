@@ -38,7 +38,7 @@ def no_inductor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def run(task: Any) -> Contest:
     """A contest in this process, without a listener."""
-    return InProcess().run(task, lambda event: None)
+    return InProcess().hold(task, lambda event: None)
 
 
 def outcome_of(contest: Contest, name: str) -> Outcome:

@@ -259,9 +259,9 @@ def test_a_worker_process_times_the_block() -> None:
         if o.block is not None
     )
     with Isolated() as executor:
-        first = executor.run(gain, lambda event: None)
-        second = executor.confirm(gain, lambda event: None)
-        third = executor.run(function, lambda event: None)
+        first = executor.hold(gain, lambda event: None)
+        second = executor.hold(replace(gain, again=True), lambda event: None)
+        third = executor.hold(function, lambda event: None)
     assert third.timed_on == replace(BLOCK, calls=1)
     assert all(isinstance(trial.outcome, Measurement) for trial in third.trials)
     for contest in (first, second):

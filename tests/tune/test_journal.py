@@ -81,7 +81,7 @@ def test_a_journal_without_contests_is_no_obstacle(tmp_path: Path) -> None:
 
 
 class _Stopping(Pretended):
-    def run(self, *rest: Any) -> Any:
+    def hold(self, *rest: Any) -> Any:
         """Ctrl-C at once."""
         raise KeyboardInterrupt
 

@@ -63,9 +63,9 @@ def test_a_store_that_fills_up_does_not_end_a_run(tmp_path: Path) -> None:
 
 
 class _Offline(Pretended):
-    def run(self, *rest: object) -> Contest:
+    def hold(self, *rest: object) -> Contest:
         """A contest in which one candidate's code could not be had."""
-        held = super().run(*rest)  # type: ignore[arg-type]
+        held = super().hold(*rest)  # type: ignore[arg-type]
         gone = replace(held.trials[-1], digest="", outcome=Rejection(stage="load", reason="no network"))
         won = Selection(winner="original", reason="invented")
         return replace(held, trials=(*held.trials[:-1], gone), selection=won)

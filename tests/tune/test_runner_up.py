@@ -28,7 +28,9 @@ from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.confirm import confirmed, next_confirmed
-from twinkle_tune.tune.events import Event, Listener, WinnerTimedAgain
+from twinkle_tune.tune.events import Event, Listener, WinnerTimedAgain, nobody
+from twinkle_tune.tune.executor import Executor
+from twinkle_tune.tune.holding import drive
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.runner_up import behind, runners_up, with_winner
 from twinkle_tune.tune.task import Task
@@ -69,19 +71,16 @@ def test_who_was_not_worth_choosing_has_no_turn(times_us: tuple[float, ...]) -> 
     assert runners_up(held({"best": (80.0,) * 9, "other": times_us}, "best"), 0.02) == ()
 
 
-class Scripted:
+class Scripted(Executor):
     """An executor whose second races end as a script says: the ratio of each candidate, 1.0 where it does not win."""
 
     def __init__(self, ratios: Mapping[str, float]) -> None:
         self.ratios = ratios
         self.raced: list[str] = []
 
-    def run(self, task: Task, listener: Listener) -> Contest:
-        """No first races here."""
-        raise AssertionError
-
-    def confirm(self, task: Task, listener: Listener) -> Contest:
+    def hold(self, task: Task, listener: Listener) -> Contest:
         """The race of two."""
+        assert task.again
         original, candidate = (c.name for c in task.candidates)
         assert original == ORIGINAL
         self.raced.append(candidate)
@@ -116,10 +115,15 @@ def task(deadline_s: float | None = None) -> Task:
     )
 
 
+def raced(rule: Any, found: Contest, asked: Task, executor: Scripted, listener: Any = nobody) -> Any:
+    """What :func:`confirmed` or :func:`next_confirmed` comes to with an executor."""
+    return drive(executor, rule(found, asked, executor.elsewhere, listener), listener)
+
+
 def test_the_runner_up_wins_where_the_winner_does_not_win_again() -> None:
     """It has its own second race, whose figures count, and the reason tells whose place it has."""
     executor, events = Scripted({"best": 1.0, "close": 0.93}), list[Event]()
-    made = confirmed(held(FOUR, "best"), task(), executor, events.append)
+    made = raced(confirmed, held(FOUR, "best"), task(), executor, events.append)
     assert (made.selection.winner, made.selection.ratio) == ("close", 0.93)
     assert executor.raced == ["best", "close"]
     assert [event.candidate for event in events if isinstance(event, WinnerTimedAgain)] == ["best", "close"]
@@ -130,7 +134,7 @@ def test_the_runner_up_wins_where_the_winner_does_not_win_again() -> None:
 def test_after_two_runners_up_the_original_stays() -> None:
     """Three races at most; the reason tells of each."""
     executor = Scripted(dict.fromkeys(FOUR, 1.0))
-    made = confirmed(held(FOUR, "best"), task(), executor, lambda event: None)
+    made = raced(confirmed, held(FOUR, "best"), task(), executor)
     assert made.selection.winner == ORIGINAL
     assert executor.raced == ["best", "close", "second"]
     assert made.selection.reason.startswith("not confirmed: best took 0.800")
@@ -140,14 +144,14 @@ def test_after_two_runners_up_the_original_stays() -> None:
 def test_a_confirmed_winner_needs_no_runner_up() -> None:
     """The winner that wins again is the end of it."""
     executor = Scripted({"best": 0.81})
-    assert confirmed(held(FOUR, "best"), task(), executor, lambda event: None).selection.winner == "best"
+    assert raced(confirmed, held(FOUR, "best"), task(), executor).selection.winner == "best"
     assert executor.raced == ["best"]
 
 
 def test_without_time_nobody_is_timed_again() -> None:
     """A budget that is used up leaves the original."""
     executor = Scripted({})
-    made = confirmed(held(FOUR, "best"), task(deadline_s=0.0), executor, lambda event: None)
+    made = raced(confirmed, held(FOUR, "best"), task(deadline_s=0.0), executor)
     assert (made.selection.winner, executor.raced) == (ORIGINAL, [])
     assert "the time budget left none" in made.selection.reason
 
@@ -155,11 +159,11 @@ def test_without_time_nobody_is_timed_again() -> None:
 def test_the_one_behind_a_confirmed_winner_is_asked_once() -> None:
     """Not who was faster at first, which may have lost before; None where it does not win, or nobody is there."""
     executor = Scripted({"second": 0.9})
-    made = next_confirmed(held(FOUR, "best"), task(), executor, lambda event: None)
+    made = raced(next_confirmed, held(FOUR, "best"), task(), executor)
     assert made is not None
     assert (made.selection.winner, executor.raced) == ("second", ["second"])
-    assert next_confirmed(held(FOUR, "best"), task(), Scripted({"second": 1.0}), lambda event: None) is None
-    assert next_confirmed(held({"best": (80.0,) * 9}, "best"), task(), Scripted({}), lambda event: None) is None
+    assert raced(next_confirmed, held(FOUR, "best"), task(), Scripted({"second": 1.0})) is None
+    assert raced(next_confirmed, held({"best": (80.0,) * 9}, "best"), task(), Scripted({})) is None
 
 
 def tuned(model: nn.Module, x: torch.Tensor, *impls: Any, cls: type[Norm] = Norm, **options: Any) -> Profile:

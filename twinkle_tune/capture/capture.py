@@ -82,6 +82,7 @@ class Observation:
             conditions=found.conditions,
             timings=found.timings,
             timed_on=found.timed_on,
+            environment=found.environment,
         )
 
 

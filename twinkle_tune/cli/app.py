@@ -13,6 +13,7 @@ import typer
 from twinkle_tune.cli.diff import diff
 from twinkle_tune.cli.env import env
 from twinkle_tune.cli.export import export
+from twinkle_tune.cli.fleet import fleet
 from twinkle_tune.cli.list import list_slots
 from twinkle_tune.cli.profile import profile
 from twinkle_tune.cli.report import report
@@ -46,6 +47,7 @@ app.command()(profile)
 app.command("run", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})(run_script)
 app.command()(report)
 app.command("list")(list_slots)
+app.command()(fleet)
 app.command()(verify)
 app.command()(diff)
 app.command()(tune)

@@ -26,7 +26,7 @@ from twinkle_tune.cli.options import (
 )
 from twinkle_tune.cli.past import locked, open_store
 from twinkle_tune.cli.register import register_files
-from twinkle_tune.cli.running import executor_of, listener, neighbour_of
+from twinkle_tune.cli.running import check_executor, executor_of, listener, neighbour_of
 from twinkle_tune.cli.say import say, show_json_text, tell
 from twinkle_tune.cli.typed import command_line
 from twinkle_tune.cli.write import check_writable, write_report
@@ -62,6 +62,10 @@ def profile(
         typer.Option(metavar="1.1", help="With balanced: allow this many times the original's time.  [default: 1.1]"),
     ] = None,
     in_process: Annotated[bool, typer.Option("--in-process", help=IN_PROCESS_HELP)] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(metavar="ray", help="Hold contests on the devices of a Ray cluster: ray or ray://HOST:PORT."),
+    ] = None,
     attention: Annotated[
         bool, typer.Option("--attention", help="Let the model's attention implementations compete, too.")
     ] = False,
@@ -125,6 +129,8 @@ def profile(
     from twinkle_tune.mode import parse_mode
     from twinkle_tune.objective import parse_aim
 
+    if executor is not None:
+        check_executor(executor, in_process=in_process)
     if resume and fresh:
         raise TuneError("--resume and --fresh: got both, expected one: go on with the unfinished run, or drop it")
 
@@ -167,7 +173,7 @@ def profile(
 
             with (
                 listener(quiet=as_json) as listen,
-                executor_of(in_process=in_process) as executor,
+                executor_of(in_process=in_process, named=executor, device=kind) as place_of_contests,
                 autocast_to(cast, kind),
             ):
                 made = tune_model(
@@ -179,7 +185,7 @@ def profile(
                     candidates=names,
                     budget_s=budget_s,
                     on_event=listen,
-                    executor=executor,
+                    executor=place_of_contests,
                     journal=journal,
                     store=store,
                     attention=attention,

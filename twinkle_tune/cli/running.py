@@ -6,14 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from twinkle_tune.cli.say import tell
+from twinkle_tune.errors import TuneError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from twinkle_tune.mode import Mode
     from twinkle_tune.tune.events import Listener
+    from twinkle_tune.tune.executor import Executor
     from twinkle_tune.tune.neighbour import Neighbour
-    from twinkle_tune.tune.task import Executor
 
 
 def listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
@@ -25,10 +26,33 @@ def listener(*, quiet: bool) -> AbstractContextManager[Listener | None]:
     return Progress()
 
 
-def executor_of(*, in_process: bool) -> AbstractContextManager[Executor | None]:
-    """Where contests run: in a worker process for all of them, or (None) in this one."""
+def check_executor(named: str, *, in_process: bool) -> None:
+    """Refuse what ``--executor`` cannot be, before anything else is done.
+
+    Raises:
+        TuneError: it names none, Ray is not installed, or contests are to run in this process.
+    """
+    from twinkle_tune.fleet.ray_devices import address_of, import_ray
+
+    address_of(named)
+    if in_process:
+        raise TuneError("--executor and --in-process: got both, expected one: on a cluster, or in this process")
+    import_ray()
+
+
+def executor_of(
+    *, in_process: bool, named: str | None = None, device: str = "cpu"
+) -> AbstractContextManager[Executor | None]:
+    """Where contests run: in a worker process for all of them, in this one (None), or on the devices of a cluster.
+
+    ``named`` is what ``--executor`` says, ``device`` the kind of device of a run on a cluster.
+    """
     if in_process:
         return nullcontext()
+    if named is not None:
+        from twinkle_tune.fleet.ray_devices import address_of, on_ray
+
+        return on_ray(address_of(named), device)
     from twinkle_tune.tune.isolated import Isolated
 
     return Isolated(ahead=True)

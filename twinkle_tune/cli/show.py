@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self, assert_never
 
@@ -27,6 +27,8 @@ from twinkle_tune.tune.events import (
     Captured,
     ContestAdded,
     ContestFinished,
+    ContestLost,
+    ContestPlaced,
     ContestStarted,
     Event,
     OriginalFailed,
@@ -54,6 +56,8 @@ class State:
         whole_s: seconds that the whole model will take after them.
         budget_s: seconds that the run was given; None for no limit.
         started_s: when the run began, by the clock.
+        names: what contests are about, by their indexes.
+        devices: the contests that devices of a cluster hold, by the device.
     """
 
     candidates: tuple[int, ...] = ()
@@ -69,6 +73,8 @@ class State:
     best: str = ""
     ratio: float = 1.0
     refused: int = 0
+    names: Mapping[int, str] = field(default_factory=dict)
+    devices: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -86,7 +92,11 @@ def advance(state: State, event: Event, now_s: float) -> State:
             return replace(state, candidates=(*state.candidates, event.candidates))
         case ContestStarted():
             place = f"{one_line(event.slot, _NAME_LIMIT)} {one_line(event.call, _NAME_LIMIT)}"
-            return _cleared(replace(state, place=place, refused=0))
+            return _cleared(replace(state, place=place, refused=0, names={**state.names, event.index: place}))
+        case ContestPlaced():
+            return replace(state, devices={**_without(state, event.index), event.device: event.index})
+        case ContestLost():
+            return replace(state, devices=_without(state, event.index))
         case TrialStarted():
             return replace(state, candidate=one_line(event.candidate, _NAME_LIMIT))
         case TrialRefused():
@@ -95,7 +105,7 @@ def advance(state: State, event: Event, now_s: float) -> State:
             best = one_line(event.best, _NAME_LIMIT)
             return replace(state, candidate="", round=event.number, alive=event.alive, best=best, ratio=event.ratio)
         case ContestFinished():
-            return _cleared(replace(state, done=state.done + 1))
+            return _cleared(replace(state, done=state.done + 1, devices=_without(state, event.index)))
         case WinnerTimedAgain():
             return replace(_cleared(state), candidate=f"{one_line(event.candidate, _NAME_LIMIT)} once more")
         case OriginalFailed():
@@ -175,7 +185,8 @@ class Progress:
         grid.add_row(bar, Text(clock_line(state, now_s)))
         whole = Table.grid()
         whole.add_row(grid)
-        whole.add_row(Text(detail(state), no_wrap=True, overflow="ellipsis"))
+        for line in device_lines(state) or [detail(state)]:
+            whole.add_row(Text(line, no_wrap=True, overflow="ellipsis"))
         return whole
 
 
@@ -188,6 +199,15 @@ def final_table(profile: Profile, path: str = "", console: Console | None = None
     print_report(profile, console, path)
     if timeline:
         print_phases(profile, console)
+
+
+def device_lines(state: State) -> list[str]:
+    """A line for each device of a cluster that holds a contest."""
+    return [f"{one_line(name, _NAME_LIMIT)}: {state.names.get(index, '')}" for name, index in state.devices.items()]
+
+
+def _without(state: State, index: int) -> dict[str, int]:
+    return {device: held for device, held in state.devices.items() if held != index}
 
 
 def _cleared(state: State) -> State:

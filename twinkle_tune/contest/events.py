@@ -1,4 +1,4 @@
-"""What a contest tells while it goes on. Values only."""
+"""What a contest tells while it goes on. Values only; ``index`` is that of the contest in its run, from 1."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class TrialStarted:
     """A candidate is being loaded and checked."""
 
     candidate: str
+    index: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class TrialRefused:
     stage: Phase
     reason: str
     cause: Cause = ""
+    index: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class RoundTimed:
     alive: int
     best: str
     ratio: float
+    index: int = 1
 
 
 Tell = Callable[[TrialStarted | TrialRefused | RoundTimed], None]

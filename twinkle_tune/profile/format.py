@@ -9,7 +9,8 @@ History (the number is :data:`SCHEMA`):
    ``config_cut_short``, ``repo`` and ``layer`` of a trial. Files of schema 1 are read (profile/upgrade.py).
    Since then, and optional: ``torch_needs_s`` of ``run``, ``cause`` and ``way`` of a compiled step, ``setups``, later
    ``kernels`` of one, peaks of memory of a compiled step, ``calls``, ``recalled_whole`` and ``spans`` of
-   ``run``, ``measured`` of a step and of a compiled step, and ``most_saved`` of a selection.
+   ``run``, ``measured`` of a step and of a compiled step, ``most_saved`` of a selection, and ``environment`` of a
+   contest.
 """
 
 from __future__ import annotations

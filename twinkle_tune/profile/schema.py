@@ -125,6 +125,7 @@ class Found:
     conditions: tuple[Conditions, ...] = ()
     timings: tuple[Timings, ...] = ()
     timed_on: TimedOn | None = None
+    environment: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +146,8 @@ class Contest:
             tells nothing of its device.
         timings: further times of the original and the winner, which decide nothing; empty where there was no time.
         timed_on: what the times are of in a compile mode; None for the slot's call, in the other modes.
+        environment: fingerprint of the environment of the process that held it; "" where it was not held, or is from
+            before it was written down.
     """
 
     slot: Slot
@@ -157,6 +160,7 @@ class Contest:
     conditions: tuple[Conditions, ...] = ()
     timings: tuple[Timings, ...] = ()
     timed_on: TimedOn | None = None
+    environment: str = ""
 
     @property
     def block(self) -> str:

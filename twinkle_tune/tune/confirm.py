@@ -8,9 +8,9 @@ another process if there is one, and the figure that is reported is the second o
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from dataclasses import replace
 
-from twinkle_tune.contest.events import RoundTimed
 from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import UNDECIDED, Rejection, Selection, Status
 from twinkle_tune.profile.schema import Contest
@@ -18,10 +18,12 @@ from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.source.tried import as_tried
 from twinkle_tune.tune.events import Listener, WinnerTimedAgain
 from twinkle_tune.tune.runner_up import MOST, behind, in_the_place_of, runners_up, with_winner
-from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.tune.task import Task
 
 
-def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listener) -> Contest:
+def confirmed(
+    contest: Contest, task: Task, elsewhere: str, listener: Listener
+) -> Generator[Task, Contest, Contest]:  # fmt: skip
     """The contest with what became of its winner in a second race against the original alone.
 
     A winner that does not win again gives way to the runner-up, at most twice; each must win such a race of its own.
@@ -29,20 +31,25 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
     Args:
         contest: as it was held; without a winner it is returned as it is.
         task: what it was held from. Where its time is over, there is none to time the winner again.
-        executor: where.
-        listener: told of the rounds.
+        elsewhere: where second races are held, in words.
+        listener: told who is timed again.
+
+    Yields:
+        The tasks of second races, for whose contests it waits.
     """
     if contest.selection.winner == ORIGINAL:
         return contest
     ends_s = None if task.deadline_s is None else time.monotonic() + task.deadline_s
-    lost = _timed_again(contest, task, ends_s, executor, listener)
-    if lost.selection.winner != ORIGINAL:
+    lost = yield from _timed_again(contest, task, ends_s, elsewhere, listener)
+    if lost.selection.winner != ORIGINAL or not lost.trials:
         return lost
     # Who was nearly as fast says nothing of who is nearly as small.
     for name in () if task.terms.aim.is_memory else runners_up(contest, task.terms.settings.min_gain)[:MOST]:
         if ends_s is not None and time.monotonic() >= ends_s:
             break
-        made = _timed_again(with_winner(contest, name), task, ends_s, executor, listener)
+        made = yield from _timed_again(with_winner(contest, name), task, ends_s, elsewhere, listener)
+        if not made.trials:
+            return made
         if made.selection.winner != ORIGINAL:
             return in_the_place_of(made, lost)
         reason = f"{lost.selection.reason}; {made.selection.reason}"
@@ -50,26 +57,31 @@ def confirmed(contest: Contest, task: Task, executor: Executor, listener: Listen
     return lost
 
 
-def next_confirmed(contest: Contest, task: Task, executor: Executor, listener: Listener) -> Contest | None:
+def next_confirmed(
+    contest: Contest, task: Task, elsewhere: str, listener: Listener
+) -> Generator[Task, Contest, Contest | None]:  # fmt: skip
     """The contest with the runner-up of a confirmed winner in its place; None where there is none, or it does not win.
 
     Args:
         contest: whose winner is to be replaced.
-        task, executor, listener: as of :func:`confirmed`.
+        task, elsewhere, listener: as of :func:`confirmed`.
     """
     for name in () if task.terms.aim.is_memory else behind(contest, task.terms.settings.min_gain)[:1]:
         ends_s = None if task.deadline_s is None else time.monotonic() + task.deadline_s
-        made = _timed_again(with_winner(contest, name), task, ends_s, executor, listener)
+        made = yield from _timed_again(with_winner(contest, name), task, ends_s, elsewhere, listener)
         return made if made.selection.winner != ORIGINAL else None
     return None
 
 
-def _timed_again(contest: Contest, task: Task, ends_s: float | None, executor: Executor, listener: Listener) -> Contest:
+def _timed_again(
+    contest: Contest, task: Task, ends_s: float | None, elsewhere: str, listener: Listener
+) -> Generator[Task, Contest, Contest]:
+    """The contest with its second race; without trials, as that one is, where the original failed in it."""
     won = contest.selection
     left_s = None if ends_s is None else ends_s - time.monotonic()
     if left_s is not None and left_s <= 0:
         return _not_confirmed(contest, "the time budget left none to time it again", "cut short")
-    listener(WinnerTimedAgain(candidate=won.winner))
+    listener(WinnerTimedAgain(candidate=won.winner, index=task.index))
     # As it was measured: the other process may find a branch moved, and would search another config.
     two = tuple(
         replace(c, source=as_tried(c.source, contest.trial(c.name)))
@@ -77,13 +89,11 @@ def _timed_again(contest: Contest, task: Task, ends_s: float | None, executor: E
         if c.name in (ORIGINAL, won.winner)
     )
 
-    def rounds_alone(event: object) -> None:
-        if isinstance(event, RoundTimed):
-            listener(event)
-
     terms = replace(task.terms, seed=task.terms.seed + 1)
-    again = replace(task, candidates=two, terms=terms, deadline_s=left_s, tunes=False, further="all")
-    return with_second(contest, executor.confirm(again, rounds_alone), executor.elsewhere, task.terms.aim)
+    second = yield replace(
+        task, candidates=two, terms=terms, deadline_s=left_s, tunes=False, further="all", again=True
+    )  # fmt: skip
+    return with_second(contest, second, elsewhere, task.terms.aim) if second.trials else second
 
 
 def with_second(contest: Contest, second: Contest, where: str, aim: Aim = BY_TIME) -> Contest:

@@ -49,6 +49,24 @@ class ContestStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContestPlaced:
+    """A race of a contest begins on a device of a cluster."""
+
+    index: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContestLost:
+    """The device of a contest is lost. ``goes_on``: whether the contest is begun on another one."""
+
+    index: int
+    device: str
+    reason: str
+    goes_on: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContestFinished:
     """A contest has its selection."""
 
@@ -61,6 +79,7 @@ class WinnerTimedAgain:
     """A contest has a winner, which is now timed once more against the original, in another process if there is one."""
 
     candidate: str
+    index: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +93,7 @@ class OriginalFailed:
 
     reason: str
     processes: int
+    index: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +146,8 @@ Event = (
     Captured
     | ContestAdded
     | ContestStarted
+    | ContestPlaced
+    | ContestLost
     | TrialStarted
     | TrialRefused
     | RoundTimed

@@ -12,15 +12,17 @@ from twinkle_tune.contest.call import CallStage, as_observed
 from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.contest.contest import contest
 from twinkle_tune.contest.watch import Watch
+from twinkle_tune.environment import current_environment
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.tune.events import Listener
+from twinkle_tune.tune.executor import Executor
 from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.tuned import Configs, Origin
 from twinkle_tune.tune.watch import HereWatch
 
 
-class InProcess:
+class InProcess(Executor):
     """Runs contests in this process: a candidate that ends the process ends the run.
 
     In a worker process, a ``watch`` sees to it that somebody knows whose doing that was.
@@ -30,8 +32,8 @@ class InProcess:
         self._watch_of = HereWatch if watch is None else lambda task: watch
         self._configs = Configs() if configs is None else configs
 
-    def run(self, task: Task, listener: Listener) -> Contest:
-        """Run a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
+    def hold(self, task: Task, listener: Listener) -> Contest:
+        """Hold a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
         ends_s = math.inf if task.deadline_s is None else time.monotonic() + task.deadline_s
         watch, origins = self._watch_of(task), dict[str, Origin]()
 
@@ -58,15 +60,12 @@ class InProcess:
             )
         trials = [(trial, origins.get(trial.candidate, Origin())) for trial in found.trials]
         told = (replace(trial, config_origin=o.text, config_cut_short=o.cut_short) for trial, o in trials)
-        return task.observation.contest(replace(found, trials=tuple(told)))
-
-    def confirm(self, task: Task, listener: Listener) -> Contest:
-        """As :meth:`run`: with inputs in other places, and code compiled anew."""
-        return self.run(task, listener)
+        fingerprint = current_environment(terms.device).fingerprint
+        return task.observation.contest(replace(found, trials=tuple(told), environment=fingerprint))
 
     @property
     def elsewhere(self) -> str:
-        """In this process there is but other memory."""
+        """In this process there is but other memory for the inputs, and code compiled anew."""
         return "in other memory"
 
 

@@ -16,6 +16,7 @@ from twinkle_tune.outcome import Rejection, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Found
 from twinkle_tune.slot import ORIGINAL, Candidate, Slot
 from twinkle_tune.tune.events import Listener, OriginalFailed, nobody
+from twinkle_tune.tune.executor import Executor
 from twinkle_tune.tune.held import Held
 from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.job import Job, Once, Refused, answered
@@ -27,7 +28,7 @@ from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.wire import event_of, result_of
 
 
-class Isolated:
+class Isolated(Executor):
     """Runs contests in a worker process that it starts for the first one and keeps for the others.
 
     A candidate that ends the process, hangs, takes too much memory or changes what all code of the process shares is
@@ -70,13 +71,17 @@ class Isolated:
         if self._second is not None:
             self._second.close()
 
-    def run(self, task: Task, listener: Listener) -> Contest:
-        """Run a contest to its end.
+    def hold(self, task: Task, listener: Listener) -> Contest:
+        """Hold a contest to its end; a second race in a second worker process, in which nobody's first race is run.
 
         Raises:
             WorkerError: the original ended the worker process, or no worker process can be started.
             TuneError: the original failed.
         """
+        if task.again:
+            if self._second is None:
+                self._second = Isolated(self.limits)
+            return self._second.hold(replace(task, again=False), listener)
         with self._lock:
             try:
                 return self._run(task, listener)
@@ -85,12 +90,6 @@ class Isolated:
                 raise
             finally:
                 self._held.empty()
-
-    def confirm(self, task: Task, listener: Listener) -> Contest:
-        """As :meth:`run`, in a second worker process, in which nobody's first race is run."""
-        if self._second is None:
-            self._second = Isolated(self.limits)
-        return self._second.run(task, listener)
 
     @property
     def elsewhere(self) -> str:
@@ -283,6 +282,6 @@ def _merged(task: Task, found: Found, refused: dict[str, Rejection | Untimed]) -
 
 
 def _here(task: Task, listener: Listener, why: str) -> Contest:
-    contest = InProcess().run(task, listener)
+    contest = InProcess().hold(task, listener)
     note = f"{contest.selection.reason} (tried in the process of the run, not apart: {why})"
     return replace(contest, selection=replace(contest.selection, reason=note))

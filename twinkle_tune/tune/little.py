@@ -58,6 +58,10 @@ class Little:
             return False
         return _may_go(self.let_go, saved_of(contest, self.step_us, contest.selection.low))
 
+    def decided(self, observation: Observation, contest: Contest) -> Contest:
+        """The contest, or what is left of one whose winner is too little."""
+        return self.without_winner(contest) if self.is_little(observation, contest) else contest
+
     def without_winner(self, contest: Contest) -> Contest:
         """A contest with the original in the place of a winner that is too little, which is let go from now on."""
         saved = saved_of(contest, self.step_us, contest.selection.low)

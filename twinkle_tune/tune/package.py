@@ -135,14 +135,15 @@ def load_files(files: Any) -> None:
         spec.loader.exec_module(module)
 
 
-def unpack(file: IO[bytes]) -> Task:
+def unpack(file: IO[bytes], *, is_elsewhere: bool = False) -> Task:
     """Read what our own run has written. Candidates are read when they are loaded: that runs their modules' code.
 
-    The flags of the process are set as the task's.
+    The flags of the process are set as the task's. ``is_elsewhere``: on another machine, whose device is the first one
+    that this process sees.
     """
     file.seek(0)
-    package = torch.load(file, weights_only=False)
-    if package["cuda"] is not None:
+    package = torch.load(file, weights_only=False, map_location=_to_the_first if is_elsewhere else None)
+    if package["cuda"] is not None and not is_elsewhere:
         torch.cuda.set_device(package["cuda"])
     set_settings(package["settings"])
     task: Task = package["task"]
@@ -160,6 +161,11 @@ def unpack(file: IO[bytes]) -> Task:
         else:
             raise Unportable(f"the worker process does not know the built-in candidate {name}")
     return replace(task, candidates=tuple(candidates))
+
+
+def _to_the_first(storage: Any, location: str) -> Any:
+    there = "cuda:0" if location.startswith("cuda") else location
+    return torch.serialization.default_restore_location(storage, there)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from twinkle_tune.tune.events import (
     Captured,
     ContestAdded,
     ContestFinished,
+    ContestLost,
     Event,
     OriginalFailed,
     SizesTried,
@@ -127,6 +128,9 @@ class Lines:
             case ContestFinished():
                 self._done += 1
                 self._say(contest_line(event.contest, self._done, self._total))
+            case ContestLost():
+                on = "its contest goes elsewhere" if event.goes_on else "its contest is given up"
+                self._say(one_line(f"lost {event.device} ({one_line(event.reason, 36)}): {on}", 2 * WIDTH))
             case OriginalFailed():
                 did = one_line(event.reason, 36)
                 self._say(f"the original {did}; up to {event.processes} processes to see why")

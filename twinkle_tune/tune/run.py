@@ -21,14 +21,15 @@ from twinkle_tune.tune.budget import Budget
 from twinkle_tune.tune.choose import Placed
 from twinkle_tune.tune.confirm import confirmed, next_confirmed
 from twinkle_tune.tune.events import ContestAdded, ContestFinished, ContestStarted, Listener
+from twinkle_tune.tune.executor import Executor
+from twinkle_tune.tune.holding import Holding, drive, hold_all
 from twinkle_tune.tune.left_out import is_left_out
 from twinkle_tune.tune.little import Little
 from twinkle_tune.tune.memory import Memory, question_of
 from twinkle_tune.tune.neighbour import Neighbour, without_rivals
-from twinkle_tune.tune.original import unless_original_fails
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.spans import Spans
-from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import call_text
 
 
@@ -64,10 +65,40 @@ class Run:
         return question_of(observation, entrants, self.terms, environment.fingerprint)
 
 
+def hold_each(
+    run: Run,
+    observations: Sequence[Observation],
+    entrants: Mapping[int, tuple[Candidate, ...]],
+    questions: Mapping[int, Question],
+    placed: list[Placed],
+) -> None:
+    """Hold the contests of all observations, and add each to ``placed`` once it and those before it have ended."""
+
+    def ended(index: int, contest: Contest) -> None:
+        observation = observations[index - 1]
+        decided = run.little.decided(observation, contest)
+        placed.append(Placed(contest=decided, inside=observation.inside))
+        run.tell(ContestFinished(index=index, contest=decided))
+
+    each = enumerate(observations, start=1)
+    holdings = ((index, holding(run, index, o, entrants[id(o)], questions[id(o)])) for index, o in each)
+    hold_all(run.executor, holdings, run.tell, ended)
+
+
 def hold(
     run: Run, index: int, observation: Observation, entrants: tuple[Candidate, ...], question: Question
 ) -> Contest:
-    """Hold a contest, and time its winner again; or take what is known of it."""
+    """Hold one contest to its end."""
+    found: list[Contest] = []
+    going = holding(run, index, observation, entrants, question)
+    hold_all(run.executor, [(index, going)], run.tell, lambda index, contest: found.append(contest))
+    return run.little.decided(observation, found[0])
+
+
+def holding(
+    run: Run, index: int, observation: Observation, entrants: tuple[Candidate, ...], question: Question
+) -> Holding:
+    """A contest whose winner is timed again; or what is known of it."""
     run.tell(
         ContestStarted(
             index=index,
@@ -76,7 +107,15 @@ def hold(
             candidates=tuple(candidate.name for candidate in entrants),
         )
     )
-    task = Task(observation=observation, candidates=entrants, terms=run.terms, tunes=True, further="kept")
+    task = Task(
+        observation=observation,
+        candidates=entrants,
+        terms=run.terms,
+        tunes=True,
+        further="kept",
+        index=index,
+        environment=question.environment,
+    )
     run.tasks[observation.slot.name, observation.workload.key, observation.instances] = task
     if run.neighbour is not None and len(entrants) == 1:
         return without_rivals(observation)
@@ -87,20 +126,18 @@ def hold(
         why = NOT_TRIED if run.budget.is_used_up else NO_BLOCK
         lost = Selection(winner=ORIGINAL, reason=why, status="not tried")
         return observation.contest(Found(trials=(), selection=lost))
-
-    def held(tell: Listener) -> Contest:
-        contest = found or run.executor.run(replace(task, deadline_s=run.budget.contests_left_s), tell)
-        # What was recalled has its second race behind it, unless it was too little to matter where it was held.
-        if contest.confirmation or run.little.is_little(observation, contest):
-            return contest
-        return confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, tell)
-
-    contest = unless_original_fails(task, run.tell, held)
+    contest = found or (yield replace(task, deadline_s=run.budget.contests_left_s))
+    # What was recalled has its second race behind it, unless it was too little to matter where it was held. Where
+    # contests do not end in their order, what is too little is known when all have ended.
+    is_little = run.executor.in_order and run.little.is_little(observation, contest)
+    if not (contest.confirmation or is_little):
+        second = replace(task, deadline_s=run.budget.left_s)
+        contest = yield from confirmed(contest, second, run.executor.elsewhere, run.tell)
     # What the budget cut short is no outcome for another run, whose budget is another. What is too little here may be
     # more elsewhere: its winner is remembered.
     if contest is not found and contest.trials and contest.is_whole and not run.budget.is_used_up:
         run.memory.keep(question, contest)
-    return run.little.without_winner(contest) if run.little.is_little(observation, contest) else contest
+    return contest
 
 
 def runner_up(run: Run, contest: Contest) -> Contest | None:
@@ -108,10 +145,11 @@ def runner_up(run: Run, contest: Contest) -> Contest | None:
     task = run.tasks[contest.slot.name, contest.workload.key, contest.instances]
     if not run.little.is_worth_more(task.observation, contest):
         return None
+    second = replace(task, deadline_s=run.budget.left_s)
     try:
-        return next_confirmed(contest, replace(task, deadline_s=run.budget.left_s), run.executor, run.tell)
+        return drive(run.executor, next_confirmed(contest, second, run.executor.elsewhere, run.tell), run.tell)
     except TuneError:
-        return None  # the original fails in it now: nothing is known of the runner-up
+        return None  # it cannot be run any more: nothing is known of the runner-up
 
 
 def look_between(

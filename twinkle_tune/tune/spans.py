@@ -25,6 +25,8 @@ from twinkle_tune.words import short_name
 _LEAST_S = 0.05
 """What is shorter would be written as nothing: it is counted with what came before it."""
 
+_OfOne = TrialStarted | TrialRefused | RoundTimed | WinnerTimedAgain | ContestFinished
+
 
 class Spans:
     """Listens to a run, and says where its time went so far."""
@@ -34,22 +36,23 @@ class Spans:
         self._now_s = now_s
         self._began_s = self._last_s = now_s()
         self._found: list[tuple[Phase, str, float]] = []
-        self._contest = ""
-        self._raced = self._again = False
+        self._contests: dict[int, str] = {}
+        self._raced, self._again = set[int](), set[int]()
 
     def __call__(self, event: Event) -> None:
         """Something was told: what went before it is over."""
         phase, name = self._before(event)
         match event:
             case ContestStarted():
-                self._contest = f"{short_name(event.slot)} {event.call}"
-                self._raced = self._again = False
+                self._contests[event.index] = f"{short_name(event.slot)} {event.call}"
             case RoundTimed():
-                self._raced = True
+                self._raced.add(event.index)
             case WinnerTimedAgain():
-                self._again = True
+                self._again.add(event.index)
             case ContestFinished():
-                self._contest = ""
+                self._contests.pop(event.index, None)
+                self._raced.discard(event.index)
+                self._again.discard(event.index)
         self._end(phase, name)
 
     def so_far(self) -> tuple[RunSpan, ...]:
@@ -86,14 +89,17 @@ class Spans:
             case ContestStarted():
                 return "rest", ""
             case TrialStarted() | TrialRefused() | RoundTimed() | WinnerTimedAgain() | ContestFinished():
-                return self._in_contest(event), self._contest
+                return self._in_contest(event), self._contests.get(event.index, "")
         return "rest", ""
 
-    def _in_contest(self, event: Event) -> Phase:
-        if self._again or not self._contest:  # what races after all contests is a runner-up
+    def _in_contest(
+        self, event: TrialStarted | TrialRefused | RoundTimed | WinnerTimedAgain | ContestFinished
+    ) -> Phase:
+        if event.index in self._again or event.index not in self._contests:  # what races after all is a runner-up
             return "second race"
         # A round is told when it is over: the first one counts with what comes before it.
-        return "race" if self._raced and not isinstance(event, (TrialStarted, TrialRefused)) else "candidates"
+        is_race = event.index in self._raced and not isinstance(event, (TrialStarted, TrialRefused))
+        return "race" if is_race else "candidates"
 
 
 def _until(span: RunSpan, end_s: float) -> RunSpan:

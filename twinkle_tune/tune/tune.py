@@ -35,7 +35,8 @@ from twinkle_tune.tune.asking import asking
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.entrants import check_wanted, is_ours, only_wanted
-from twinkle_tune.tune.events import Captured, ContestFinished, Event, Listener
+from twinkle_tune.tune.events import Captured, Event, Listener
+from twinkle_tune.tune.executor import Executor
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.in_process import InProcess
@@ -47,11 +48,10 @@ from twinkle_tune.tune.neighbour import Neighbour
 from twinkle_tune.tune.order import bounds_of, by_savings
 from twinkle_tune.tune.place import available, check_memory_is_told
 from twinkle_tune.tune.progress import is_watched, printed
-from twinkle_tune.tune.run import Run, hold, look_between, runner_up
+from twinkle_tune.tune.run import Run, hold_each, look_between, runner_up
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.setups import settled_with_ways, ways_alone
 from twinkle_tune.tune.spans import Spans
-from twinkle_tune.tune.task import Executor
 from twinkle_tune.tune.ways import Ways
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
@@ -244,10 +244,7 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
         if tried:
             ways = ways_alone(asks, tried, run.budget.ways_end_s)
         contests_began_s = time.monotonic()
-        for index, observation in enumerate(ordered, start=1):
-            contest = hold(run, index, observation, entrants[id(observation)], questions[id(observation)])
-            placed.append(Placed(contest=contest, inside=observation.inside))
-            run.tell(ContestFinished(index=index, contest=contest))
+        hold_each(run, ordered, entrants, questions, placed)
         look_between(run, environment, ordered, entrants, placed)
         contests_s = time.monotonic() - contests_began_s
         profile = made.profile_of(run, environment, seen, choose_nested(_ordered(placed), run.terms.aim))

@@ -30,10 +30,10 @@ from twinkle_tune.source.tried import as_tried
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.autocast import autocast_to
 from twinkle_tune.tune.events import Captured, ContestFinished, ContestStarted, Listener, nobody
+from twinkle_tune.tune.executor import Executor, only
 from twinkle_tune.tune.flags import without_trace
 from twinkle_tune.tune.in_process import InProcess
-from twinkle_tune.tune.original import unless_original_fails
-from twinkle_tune.tune.task import Executor, Task
+from twinkle_tune.tune.task import Task
 from twinkle_tune.tune.verify_setups import SetupCheck, check_setups
 from twinkle_tune.workload import call_text
 
@@ -186,8 +186,8 @@ class _Run:
                 candidates=tuple(candidate.name for candidate in entrants),
             )
         )
-        task = Task(observation=observation, candidates=entrants, terms=self.terms)
-        now = unless_original_fails(task, self.tell, lambda hearing: self.executor.run(task, hearing))
+        task = Task(observation=observation, candidates=entrants, terms=self.terms, index=self.index)
+        now = only(self.executor, task, self.tell)
         self.tell(ContestFinished(index=self.index, contest=now))
         return compare(contest, now, self.terms.aim)
 

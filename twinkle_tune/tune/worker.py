@@ -194,7 +194,7 @@ class _Worker:
         kept = tuple(c for c in task.candidates if c.name not in without)
         task = replace(task, candidates=kept, deadline_s=message["deadline_s"])
         self._watch = ProcessWatch(self._mark, self._limits, task)
-        contest = InProcess(self._watch, self._configs).run(task, self._tell)
+        contest = InProcess(self._watch, self._configs).hold(task, self._tell)
         self._watch.nobody()
         for trial in contest.trials:
             if isinstance(outcome := trial.outcome, Rejection) and outcome.cause in OF_MEMORY:
