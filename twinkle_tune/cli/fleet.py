@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from twinkle_tune.profile.schema import Profile
 
 _FAILED = 1
+_COMMAND = "from twinkle_tune.cli import main; main()"
 
 
 def fleet(
@@ -88,7 +89,7 @@ def _make(plan: Plan, planned: Planned, path: Path, *, fresh: bool) -> Profile |
     """
     from twinkle_tune.tune.journal import journal_path
 
-    words = ["profile", planned.model, "--mode", planned.mode, *plan.options]
+    words = ["-c", _COMMAND, "profile", planned.model, "--mode", planned.mode, *plan.options]
     if planned.is_elsewhere:
         return _make_there(plan, planned, words, path, fresh=fresh)
     words += ["--out", str(path.absolute())]
@@ -96,7 +97,7 @@ def _make(plan: Plan, planned: Planned, path: Path, *, fresh: bool) -> Profile |
     words += ["--executor", plan.executor] if plan.executor else []
     words += ["--fresh"] if fresh else ["--resume"] if journal_path(path).exists() else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "twinkle_tune.cli", *words]
+    command = [sys.executable, *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     try:
         code = process.wait()

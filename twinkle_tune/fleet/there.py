@@ -26,12 +26,12 @@ class MadeThere:
 
 
 def made_there(address: str | None, resource: str, words: Sequence[str], *, fresh: bool) -> MadeThere:
-    """Run ``twinkle-tune profile`` on the machine of a device, with its contests on all devices of that kind.
+    """Run a command that makes a profile on the machine of a device, with its contests on all devices of that kind.
 
     Args:
         address: of the cluster, as of :func:`twinkle_tune.fleet.ray_devices.connect`.
         resource: the device, by the name of its resource.
-        words: the command without device, executor and ``--out``.
+        words: the command as Python takes it, without device, executor and ``--out``.
         fresh: whether an unfinished run there is dropped; else it goes on.
 
     Raises:
@@ -60,7 +60,7 @@ def run_here(words: Sequence[str], *, fresh: bool) -> MadeThere:
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / f"{digest_text(*words)}.json"
     on = ["--fresh"] if fresh else ["--resume"] if journal_path(out).exists() else []
-    command = [sys.executable, "-m", "twinkle_tune.cli", *words, "--out", str(out), "--force", *on]
+    command = [sys.executable, *words, "--out", str(out), "--force", *on]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     profile = out.read_text(encoding="utf-8") if done.returncode == 0 else ""
     return MadeThere(code=done.returncode, said=done.stderr[-_WORDS:], profile=profile)
