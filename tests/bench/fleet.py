@@ -87,7 +87,7 @@ def page(plan: Plan, seeds: int) -> tuple[dict[str, object], list[str]]:
     lines = [
         "# A plan of 10,000 contests on 64 devices, simulated",
         "",
-        f"Made by `python -m tests.bench.fleet --seeds {seeds}`. {made_line(here)}",
+        f"Made by `python -m tests.bench.fleet`, {seeds} seeds. {made_line(here)}",
         "",
         f"Races take {plan.race_s:g} s in the median (lognormal, spread {plan.spread:g}), {plan.second:.0%} of "
         f"contests have a second one, half as long; a device fails every {plan.fails_s:g} s on average and is back "
