@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -144,6 +145,25 @@ def test_dynamic_shapes_reach_the_tuner(tuner: Tuner, option: str, *, expected: 
     assert tuner.given["dynamic"] is expected
     assert profile("--mode", "compile", "--out", "p.json") == 0
     assert tuner.given["dynamic"] is None
+
+
+def test_compiled_code_is_kept_in_a_folder(
+    tuner: Tuner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that the run compiles, and what it did not; what fails there costs no profile."""
+    made: list[str] = []
+
+    def compile_all(model: Any, inputs: Any, profile: Profile) -> None:
+        made.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        raise OSError("no space left")
+
+    monkeypatch.setattr("twinkle_tune.tune.artifacts.compile_all", compile_all)
+    assert profile("--out", "p.json", "--artifacts", "code") == 0
+    assert made == [str(Path("code").absolute())]
+    told = capsys.readouterr().err
+    assert "not all could be compiled (OSError: no space left)" in told
+    assert f"set TORCHINDUCTOR_CACHE_DIR={Path('code').absolute()} where" in told
+    assert Path("p.json").exists()
 
 
 def test_micro_batches_reach_the_tuner(tuner: Tuner) -> None:

@@ -100,6 +100,28 @@ def test_each_shape_is_captured_once_and_replayed(device: FakeDevice) -> None:
     assert device.log.count("replay") == 12
 
 
+def test_what_holds_for_the_process_is_part_of_a_shape(device: FakeDevice) -> None:
+    """A replay computes as precisely, and casts, as when it was captured."""
+    model = Small()
+    backend, x = bound(model), rows(2)
+    model(x)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if before == "highest" else "highest")
+    try:
+        model(x)
+        assert backend.graphs == 2
+    finally:
+        torch.set_float32_matmul_precision(before)
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        model(x)
+        assert backend.graphs == 3
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+    model(x)
+    assert backend.graphs == 3
+
+
 def test_an_answer_is_the_callers(device: FakeDevice) -> None:
     """No later call writes into it, and what the caller does with it reaches no later one."""
     model = Small()

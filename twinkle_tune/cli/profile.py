@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from twinkle_tune.cli.artifacts import code_kept_in
 from twinkle_tune.cli.beside import place_of
 from twinkle_tune.cli.device import device_name, use_device
 from twinkle_tune.cli.options import (
@@ -103,6 +104,10 @@ def profile(
     out: Annotated[
         Path | None, typer.Option(help="Where the profile goes.  [default: profiles/<device>/<model>-<mode>.json]")
     ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep what is compiled there, for another machine of this kind."),
+    ] = None,
     report: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE", help="Also write a report: a file (.html, .md, .csv, .json), or a format alone."),
@@ -147,7 +152,7 @@ def profile(
     place, kind = use_device(device)
     path = out or profile_path(device_name(kind), model, parsed, aim.objective, cast)
     reports = [report_path(target, path) for target in report or []]
-    check_writable([path, *(file for file, _ in reports)])
+    check_writable([path, *(file for file, _ in reports), *([] if artifacts is None else [artifacts / "code"])])
     # What is relative is so to the folder in which the command was started, wherever the user's code goes.
     at, reports_at = path.absolute(), [(file.absolute(), form) for file, form in reports]
     # Beside a pipe or a device there is no place for a journal, and nothing to wait for.
@@ -175,6 +180,7 @@ def profile(
                 listener(quiet=as_json) as listen,
                 executor_of(in_process=in_process, named=executor, device=kind) as place_of_contests,
                 autocast_to(cast, kind),
+                code_kept_in(artifacts) as keep_code,
             ):
                 made = tune_model(
                     loaded.model,
@@ -199,6 +205,7 @@ def profile(
                     accumulate=accumulate,
                     neighbour=None if from_hub is None else neighbour_of(from_hub, loaded.model, parsed, kind),
                 )
+                keep_code(loaded, made)
             if made.run is not None and made.run.started_from:
                 tell(made.run.started_from)
             made = replace(made, command=command_line())

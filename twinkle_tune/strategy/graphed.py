@@ -77,9 +77,20 @@ def parted(args: tuple[Any, ...], kwargs: Mapping[str, Any], device: torch.devic
         look(f"argument {index}", value)
     for name, value in kwargs.items():
         look(name, value)
-    state = (torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"))
-    found.form = (*form, state)
+    found.form = (*form, _state())
     return found
+
+
+def _state() -> tuple[object, ...]:
+    """What of the process decides what is computed, and is the same in every replay."""
+    return (
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cuda"),
+        torch.get_autocast_dtype("cuda"),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.get_default_dtype(),
+    )
 
 
 class Watched:
