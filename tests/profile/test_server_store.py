@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -21,9 +20,12 @@ from tests.report import fabricate
 from tests.tune.pretended import Pretended, pretended_profile, selections
 from twinkle_tune.cli.app import run
 from twinkle_tune.cli.past import open_store
+from twinkle_tune.errors import TuneError
 from twinkle_tune.profile.outcomes import StoreAwayError, StoreError
 from twinkle_tune.profile.server_store import ServerStore
 from twinkle_tune.profile.store import Store
+from twinkle_tune.search.record import SharedStudy
+from twinkle_tune.search.storage import open_study
 
 URL = "postgresql://team:secret@127.0.0.1:{port}/outcomes"
 
@@ -135,26 +137,18 @@ def _children(process: int) -> list[str]:
     return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
 
-_WITHOUT = """
-import sys
-sys.modules["psycopg"] = None
-from twinkle_tune.cli.app import run
-codes = [run(["store", "list", "--store", each]) for each in sys.argv[1:]]
-print(codes)
-"""
-
-
-def test_without_the_driver_the_file_works_and_the_error_says_what_to_install(tmp_path: Path) -> None:
-    """psycopg missing: a store in a file is listed; one on a server is exit 2 and a line with the command."""
+def test_without_the_driver_the_file_works_and_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """psycopg missing: a store in a file is listed; one on a server, or a study there, is an error with the command."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     Store(tmp_path / "s").keep(QUESTION, fabricate.won())
-    done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT, str(tmp_path / "s"), "postgresql://me:secret@host/db"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.endswith("[0, 2]\n")
-    assert "RMSNorm" in done.stdout
-    assert "which needs psycopg" in done.stderr
-    assert "pip install 'twinkle_tune[postgres]'" in done.stderr
-    assert "secret" not in done.stderr
+    assert run(["store", "list", "--store", str(tmp_path / "s")]) == 0
+    assert "RMSNorm" in capsys.readouterr().out
+    assert run(["store", "list", "--store", URL.format(port=5432)]) == 2
+    with pytest.raises(TuneError) as caught:
+        open_study("search", SharedStudy(place=URL.format(port=5432)))
+    for told in (capsys.readouterr().err, str(caught.value)):
+        assert "which needs psycopg" in told
+        assert "pip install 'twinkle_tune[postgres]'" in told
+        assert "secret" not in told
