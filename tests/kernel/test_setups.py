@@ -115,7 +115,7 @@ def test_all_else_runs_the_original(way: str, other: str, monkeypatch: pytest.Mo
 def test_between_the_sizes_that_were_shown_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lengths between the least and the largest, batches that were shown alone."""
     graphs = compiled_by(monkeypatch)
-    model: Any = tiny("llama")
+    model: Any = tiny("llama", num_hidden_layers=1)
     ids = torch.randint(3, 60, (2, 16))
     calls = [((), {"input_ids": ids[:1, :length], "use_cache": False}) for length in (4, 16)]
     with torch.no_grad():
@@ -260,7 +260,7 @@ def test_a_backward_may_do_what_the_originals_may(way: str) -> None:
 def test_an_index_beyond_the_vocabulary_is_the_originals_error(bad: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled code would end the process."""
     compiled_by(monkeypatch)
-    model, ids = tiny("llama"), torch.randint(3, 60, (1, 8))
+    model, ids = tiny("llama", num_hidden_layers=1), torch.randint(3, 60, (1, 8))
     kernelize_model(model, profile=profile_of(model, "compile", ((), {"input_ids": ids})))
     wrong = ids.clone()
     wrong[0, 5] = bad

@@ -72,7 +72,7 @@ def found_by(monkeypatch: pytest.MonkeyPatch, took_us: Callable[[bool], float]) 
 
     monkeypatch.setattr(nn.Embedding, "forward", slow)
     compiled_by(monkeypatch, made)
-    model = tiny("qwen3")
+    model = tiny("qwen3", num_hidden_layers=1)
     prefill, *_ = tried_steps(model, {"input_ids": IDS}, Mode.INFERENCE, "cpu")
     terms = Terms(mode=Mode.INFERENCE, device="cpu")
     hall = Hall(model=model, clock=clock, terms=terms, seconds=0.0)
@@ -81,7 +81,7 @@ def found_by(monkeypatch: pytest.MonkeyPatch, took_us: Callable[[bool], float]) 
 
 def bound(ways: Ways) -> Any:
     """A model with what won."""
-    model = tiny("qwen3")
+    model = tiny("qwen3", num_hidden_layers=1)
     layers = setup_layers(model, ways.setups)
     assert not isinstance(layers, str)
     bind_plan(model, with_ways(Plan(), layers))
@@ -103,7 +103,7 @@ def test_the_faster_attention_runs_in_the_way_that_won(
     told = {step.way: step.ratio for step in ways.compiled}
     assert (told["compile + attn:eager"] < told["compile"]) == bool(attention)
     with torch.no_grad():
-        before = tiny("qwen3")(IDS).logits
+        before = tiny("qwen3", num_hidden_layers=1)(IDS).logits
         model = bound(ways)
         assert kernelize_report(model).bound[0].candidate == setup.name
         torch.testing.assert_close(model(IDS).logits, before)
@@ -115,7 +115,7 @@ def test_the_faster_attention_runs_in_the_way_that_won(
 def test_nobody_sees_the_switch_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is traced and while it runs the configuration reads as ever: other threads may run the model."""
     graphs = compiled_by(monkeypatch)
-    model = tiny("qwen3")
+    model = tiny("qwen3", num_hidden_layers=1)
     seen, over = set(), threading.Event()
 
     def watch() -> None:
@@ -156,7 +156,7 @@ def test_who_switches_the_attention_gets_the_original(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["rockets", "sdpa", "someone/kernel"])
 def test_an_attention_that_is_not_offered_is_not_set(name: str) -> None:
     """A profile may come from anywhere: what it names is looked up in what the model offers beside its own."""
-    model = tiny("qwen3")
+    model = tiny("qwen3", num_hidden_layers=1)
     shown = call_of(model, (), {"input_ids": IDS})
     setup = Setup(label="prefill", way="compile", calls=(shown,), model=digest_of_model(model), attention=name)
     assert setup_layers(model, [setup]) == f"the model has no attention by the name {name!r} to switch to"
@@ -170,5 +170,5 @@ def test_blocks_by_themselves_get_no_other_attention() -> None:
 
 def test_which_attentions_there_are() -> None:
     """Those that the model's own switch takes, but for the one that is set; none where there is no such switch."""
-    assert other_attentions(tiny("qwen3")) == ("eager",)
+    assert other_attentions(tiny("qwen3", num_hidden_layers=1)) == ("eager",)
     assert other_attentions(nn.Linear(2, 2)) == ()

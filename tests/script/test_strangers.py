@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from tests.script.scripted import STRANGERS, Done, keep_winners, quick_winners, recorded, run_here, run_plain
+from tests.today import by_day
 from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.kernel.registry import default_registry
 from twinkle_tune.script import session
@@ -71,7 +72,7 @@ def test_online(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert any(", online: " in line for line in raced.told)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", by_day(SCRIPTS, 2))
 def test_applied(name: str, tmp_path: Path) -> None:
     """With every right rival bound that its models have, its results are the original's, and as many are drawn."""
     if name == "trainer_lora":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.told import told_clock
+from tests.tune import toy
 from tests.tune.test_choose import contest
 from tests.tune.toy import QUICK, Norm, norm, spin
 from twinkle_tune import tune_model
@@ -191,6 +194,9 @@ def test_a_winner_too_little_is_not_timed_again_but_where_it_matters(recalled: b
     assert [bool(each.confirmation) for each in kept] == [True]
 
 
+SPIN = spin
+
+
 class Long(nn.Module):
     """A norm, and 20 ms of other work."""
 
@@ -206,7 +212,15 @@ class Long(nn.Module):
 
 
 def profile_of(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Profile:
-    """A profile of one norm that is 1% of its step, with a kernel as if it were one of the catalog."""
+    """A profile of one norm that is 1% of its step, by a told clock, with a kernel as if it were one of the catalog."""
+    clock = told_clock(monkeypatch)
+
+    def spin_and_tell(time_us: float) -> None:
+        SPIN(time_us)  # shares of a step are by the machine's clock
+        clock.us += time_us
+
+    for module in (toy, sys.modules[__name__]):
+        monkeypatch.setattr(module, "spin", spin_and_tell)
     monkeypatch.setattr(tune_module, "is_ours", lambda *question: True)
     registry = Registry()
     register_external_layer(Norm, "Norm", registry=registry)
