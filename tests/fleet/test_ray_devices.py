@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +89,23 @@ def test_a_cluster_without_devices_is_an_error_that_says_so(monkeypatch: pytest.
     spread = Spread(RayDevices(ray=cluster(CPU=8.0), wanted=HERE), lambda: next(time_s))
     with pytest.raises(NoDeviceError, match=r"no resource of the cluster is named 'twinkle:cpu:\.\.\.'"):
         list(spread.run([task(1, HERE.fingerprint)], nobody))
+
+
+def test_ray_does_not_take_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM keeps what is finished, as without a cluster, though Ray puts a handler of its own there."""
+
+    def init(**options: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+    found: Any = SimpleNamespace(is_initialized=lambda: False, init=init)
+    monkeypatch.setitem(sys.modules, "ray", found)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert connect(None, {"twinkle:cpu:0:here": 1.0}) is found
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_an_address_where_nobody_answers_is_refused_at_once() -> None:

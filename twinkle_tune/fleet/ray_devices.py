@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,18 +70,32 @@ def connect(address: str | None, here: Mapping[str, float]) -> Any:
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None:
         # Not "auto": of a cluster that has ended Ray finds the address as well, and waits for it for minutes.
-        ray.init(address="local", resources=dict(here), include_dashboard=False, **quiet)
+        with _own_signals():
+            ray.init(address="local", resources=dict(here), include_dashboard=False, **quiet)
         return ray
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), _ANSWERS_S).close()
-        ray.init(address=address, **quiet)
+        with _own_signals():
+            ray.init(address=address, **quiet)
     except (OSError, ValueError) as error:
         raise RayError(
             f"no Ray cluster at {address!r} ({error}), expected HOST:PORT of one of which this machine is a node; "
             f"start it here with 'ray start --address={address}'"
         ) from error
     return ray
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT do afterwards what they did: Ray would let SIGTERM end the process, and nothing be kept."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
 
 def address_of(named: str) -> str | None:
