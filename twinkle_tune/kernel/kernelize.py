@@ -98,8 +98,9 @@ def kernelize_model(
         example_inputs: as of :func:`twinkle_tune.tune_model`: what a profile from another machine is tried on. Each of
             its winners competes with the original alone, and is bound if it is right and faster here; a warning says
             in what the machine differs and how many were confirmed. It takes two minutes at most, beside the time of a
-            contest that has begun. Meanwhile the model has its originals, and afterwards where nothing is bound or an
-            error is raised. By default a profile from another machine is not bound. Of no ``group``.
+            contest, or a compilation, that has begun. Meanwhile the model has its originals, and afterwards where
+            nothing is bound or an error is raised. By default a profile from another machine is not bound. Of no
+            ``group``.
         needs_backward: whether kernels without a backward (``has_backward = False``) are left out. By default they are
             in a mode that trains, and for a model in training mode if ``mode`` is not given. One that is bound all
             the same steps aside, with a warning, once the model is put into training, unless this is False.
