@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +156,12 @@ def test_the_second_call_holds_no_contest(
     asked: dict[str, Any] = {"profile": f"hub:{REPO}", "registry": known, "example_inputs": X}
     with pytest.warns(UserWarning, match="1 confirmed"):
         kernelize_model(model, **asked)
-    monkeypatch.setattr("twinkle_tune.tune.in_process.InProcess.run", None)
+
+    def run(self: object, tasks: Iterator[object], tell: object) -> Iterator[object]:
+        assert next(tasks, None) is None, "a contest is held"
+        return iter(())
+
+    monkeypatch.setattr("twinkle_tune.tune.in_process.InProcess.run", run)
     with pytest.warns(UserWarning, match="1 confirmed"):
         kernelize_model(model, **asked)
     assert len(kernelize_report(model).bound) == 2
