@@ -25,9 +25,9 @@ EXAMPLE = "postgresql://user@host:5432/database"
 Result = TypeVar("Result")
 
 _DRIVERS = ("postgresql", "postgres", "postgresql+psycopg")
-# A password that should have been quoted may hold anything but a blank: up to the last @ all of it is hidden.
-_PASSWORD = re.compile(r"(\w+://[^\s:/@?]*):\S*@")
-_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^&\s'\"]*")
+# A name or a password that should have been quoted may hold anything: from the first colon to the last @ all is hidden.
+_PASSWORD = re.compile(r"(\w+://[^:]*):.*@", re.DOTALL)
+_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^&'\"]*", re.IGNORECASE)
 
 
 class ServerError(TuneError):

@@ -46,6 +46,27 @@ def test_without_a_loss_the_gradients_of_each_output_add_up() -> None:
     torch.testing.assert_close(two.look(model).gradients[1], 2 * one.look(model).gradients[1])
 
 
+class Columns(nn.Module):
+    """Each column has a vocabulary of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList(nn.Embedding(count, 2) for count in (3, 50))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(rows, 2) to (rows, 2)."""
+        first, second = (inner(features[:, i]) for i, inner in enumerate(self.inner))
+        return first + second  # type: ignore[no-any-return]
+
+
+def test_other_inputs_than_tokens_change_by_their_rows() -> None:
+    """What stands in one column may be no value of another: a model takes its own rows in any order."""
+    model, features = Columns(), torch.tensor([[0, 40], [2, 49]])
+    (step,) = make_steps(model, {"features": features}, Mode.TRAIN, "cpu", accumulate=3)
+    (one,) = make_steps(model, {"features": features}, Mode.TRAIN, "cpu")
+    torch.testing.assert_close(step.look(model).gradients[0] > 0, one.look(model).gradients[0] > 0)
+
+
 def test_who_keeps_the_last_gradient_alone_is_told_apart() -> None:
     """What is right in a step of one micro-batch may be wrong here: gradients that are written over."""
     model, wrong = nn.Linear(4, 4), nn.Linear(4, 4)

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.catalog.catalog_families import tiny
+from tests.report import fabricate
 from tests.strategy.planted import compiled_by
 from tests.tune.test_setups import Long, twice
 from twinkle_tune import kernelize_report, optimize_model, restore_model
 from twinkle_tune.contest import model as model_stage
+from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.tune import kept, optimize
 
 X = torch.randn(4, 8)
@@ -60,6 +62,18 @@ def test_the_first_script_tunes_and_the_second_applies(monkeypatch: pytest.Monke
     with pytest.warns(UserWarning, match="optimize_model: .*; the original runs"):
         optimize_model(other, X)
     assert bound(other) == []
+
+
+@pytest.mark.parametrize(
+    ("complete", "had_s", "now_s", "more"),
+    [(False, 1.0, 300.0, True), (False, 1.0, None, True), (False, 300.0, 300.0, False), (True, 1.0, 300.0, False)],
+)
+def test_a_profile_that_was_not_finished_is_made_again_with_more_time(
+    complete: bool, had_s: float, now_s: float | None, more: bool
+) -> None:
+    """Else a script whose first run had a second for it would never be faster; with the same time it stays."""
+    made = fabricate.profile(fabricate.won(), complete=complete, run=RunFacts(took_s=1.0, budget_s=had_s))
+    assert kept.may_find_more(made, now_s) is more
 
 
 def test_without_inputs_the_first_call_is_the_example(monkeypatch: pytest.MonkeyPatch) -> None:

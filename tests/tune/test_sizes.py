@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from twinkle_tune import tune_model
 from twinkle_tune.contest import model as model_stage
 from twinkle_tune.kernel import Registry
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.profile.store import Store
 from twinkle_tune.tune.budget import Budget
 from twinkle_tune.tune.events import Event, SizesTried, StepStarted, WaysTimed
 
@@ -36,7 +38,10 @@ class Slow(nn.Module):
 
 
 def tuned(
-    monkeypatch: pytest.MonkeyPatch, run: Callable[[Tensor], Tensor], budget_s: float | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    run: Callable[[Tensor], Tensor],
+    budget_s: float | None = None,
+    store: Store | None = None,
 ) -> tuple[Profile, list[Event]]:
     """A profile of the slow module, whose graphs are compiled to a call of their last input, and what was told."""
     events: list[Event] = []
@@ -45,7 +50,7 @@ def tuned(
     compiled_by(monkeypatch, lambda graph: lambda *args: (run(args[-1]),))
     made = tune_model(
         Slow(), X, registry=Registry(), settings=QUICK, candidates=["original"], ways=True, budget_s=budget_s,
-        on_event=events.append,
+        store=store, on_event=events.append,
     )  # fmt: skip
     return made, events
 
@@ -92,3 +97,16 @@ def test_a_run_whose_time_is_over_has_the_winner_without_other_sizes(monkeypatch
     monkeypatch.setattr(Budget, "sizes_end_s", property(lambda self: time.monotonic()))
     made, _ = tuned(monkeypatch, lambda x: x * 2.0, budget_s=600.0)
     assert sizes_of(made) == {(4, 8)}
+
+
+@pytest.mark.usefixtures("compiled_anew")
+def test_sizes_that_were_cut_short_are_tried_another_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a run had no time for is no answer: the next one tries it, and the one after takes it from the store."""
+    shown = []
+    for ends_at in (0.0, None, None):
+        with monkeypatch.context() as patched:
+            if ends_at is not None:
+                patched.setattr(Budget, "sizes_end_s", property(lambda self: time.monotonic()))
+            made, events = tuned(patched, lambda x: x * 2.0, 600.0, Store(tmp_path / "s"))
+        shown.append((len(sizes_of(made)), sum(isinstance(event, SizesTried) for event in events)))
+    assert shown == [(1, 1), (4, 1), (4, 0)]

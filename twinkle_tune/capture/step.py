@@ -85,7 +85,7 @@ def make_steps(
         growing: whether "generate", new tokens on a cache that grows, takes the place of "decode", which has a cache of
             one length.
         accumulate: micro-batches of a training step, whose gradients add up before the optimizer's step: each is of the
-            inputs' sizes, with other values. A loss is divided by their number.
+            inputs' sizes (:mod:`twinkle_tune.capture.micro_batches`). A loss is divided by their number.
 
     Raises:
         DeviceError: an unknown device name.

@@ -21,6 +21,7 @@ from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Trial
 from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
+from twinkle_tune.profile.setup import Setup
 from twinkle_tune.profile.whole import Share, What, WholeAnswer, WholeQuestion, Won
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.source.digest import digest_code, digest_text
@@ -30,6 +31,7 @@ from twinkle_tune.tune.events import StepFinished, WaysTimed
 from twinkle_tune.tune.gain import gained_clearly
 from twinkle_tune.tune.run import Run
 from twinkle_tune.tune.shared import settings_to_send
+from twinkle_tune.tune.sizes import Sizes
 from twinkle_tune.tune.verdict import setups_text, verdict_of
 from twinkle_tune.tune.way_contest import LEAST_GAIN
 from twinkle_tune.tune.ways import Ways
@@ -122,28 +124,25 @@ class Asking:
     def with_kernels(
         self, profile: Profile, tried: Tried, alone: Ways, ends_s: float, hold: Callable[[], Ways]
     ) -> Ways:  # fmt: skip
-        """What came of a step's winner with kernels.
+        """What came of a step's winner with kernels; as :meth:`ways`, and:
 
         Args:
             profile: with the winners as the whole model settled them.
-            tried: the step.
-            alone: what came of the ways in it with the originals inside.
-            ends_s: of the monotonic clock: what is over later was cut short.
-            hold: holds the contest.
+            alone: what came of the ways in the step with the originals inside.
         """
         return self._held(self._question("kernels", profile, [tried.step], alone), tried, ends_s, hold)
 
-    def sizes(self, profile: Profile, tried: Tried, alone: Ways, ends_s: float, hold: Callable[[], Ways]) -> Ways:
-        """A step's winner with the calls of other sizes for which it was shown; as :meth:`with_kernels`."""
-        (setup,) = alone.setups
-        question = self._question("sizes", profile if setup.kernels else None, [tried.step], alone)
+    def sizes(self, profile: Profile, tried: Tried, setup: Setup, hold: Callable[[], Sizes]) -> Setup:
+        """A step's winner with the calls of other sizes for which it was shown; ``profile`` has the winners inside."""
+        inside = profile if setup.kernels else None
+        question = self._question("sizes", inside, [tried.step], Ways(setups=(setup,)))
         known = None if question is None else self.run.memory.recall_whole(question)
         if known is not None:
-            return Ways(setups=known.setups)
+            return known.setups[0]
         found = hold()
-        if question is not None and time.monotonic() < ends_s and _have_optimizers(tried.all):
-            self.run.memory.keep_whole(question, WholeAnswer(setups=found.setups), lasts=True)
-        return found
+        if question is not None and found.is_whole and _have_optimizers(tried.all):
+            self.run.memory.keep_whole(question, WholeAnswer(setups=(found.setup,)), lasts=True)
+        return found.setup
 
     def _held(self, question: WholeQuestion | None, tried: Tried, ends_s: float, hold: Callable[[], Ways]) -> Ways:
         known = None if question is None else self.run.memory.recall_whole(question)

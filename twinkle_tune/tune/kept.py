@@ -57,6 +57,12 @@ def stored(path: Path, tell: Tell) -> Profile | None:
         return None
 
 
+def may_find_more(profile: Profile, budget_s: float | None) -> bool:
+    """Whether a run of so many seconds (None for no limit) may find more than a profile that was not finished has."""
+    had_s = None if profile.run is None else profile.run.budget_s
+    return not profile.complete and had_s is not None and (budget_s is None or budget_s > had_s)
+
+
 def keep(profile: Profile, path: Path, tell: Tell) -> None:
     """Keep it there; where that fails a line says so."""
     try:

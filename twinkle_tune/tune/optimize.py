@@ -16,8 +16,9 @@ from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.kernelize import kernelize_model
 from twinkle_tune.kernel.measured import casts_to
 from twinkle_tune.mode import parse_mode
+from twinkle_tune.tune.budget import seconds_of
 from twinkle_tune.tune.isolated import Isolated
-from twinkle_tune.tune.kept import keep, place_of, stored
+from twinkle_tune.tune.kept import keep, may_find_more, place_of, stored
 from twinkle_tune.tune.place import available
 from twinkle_tune.tune.tune import tune_model
 
@@ -37,7 +38,8 @@ def optimize_model(
 
     A profile that an earlier call stored for this model (its class, settings, layers and size, whatever its weights),
     this machine, these versions and this mode is applied. Where there is none the model is tuned first, with other ways
-    of running all of it among the contestants, and the profile is stored; so it is where what is stored is damaged.
+    of running all of it among the contestants, and the profile is stored; so it is where what is stored is damaged, or
+    was not finished in less time than there is now.
     Without example inputs that happens in the first call of the model that can be repeated; when tuning is over the
     original answers it.
 
@@ -82,9 +84,11 @@ class _Asked:
             warnings.warn(f"optimize_model: {in_a_line(error, 300)}; the original runs", stacklevel=4)
 
     def _apply(self, model: nn.Module, inputs: object) -> None:
-        parsed, place = parse_mode(self.mode), available(self.device, model)
+        seconds, parsed, place = seconds_of(self.budget_s), parse_mode(self.mode), available(self.device, model)
         path = place_of(model, parsed, place, warnings.warn, casts_to(torch_type(place)))
         profile = stored(path, _warned)
+        if profile is not None and may_find_more(profile, seconds):
+            profile = None
         if profile is None and inputs is not None:
             with Isolated(ahead=True) as executor:
                 profile = tune_model(

@@ -88,11 +88,7 @@ def _with_sizes(asks: Asking, profile: Profile, kernels: Plan, tried: Sequence[T
     run = asks.run
     hall = _hall(asks, run.budget.sizes_end_s)
 
-    def ask(each: Tried, hold: Callable[[], Ways]) -> Ways:
-        alone = Ways(setups=ways.of(each.step.label).setups)
-        return asks.sizes(profile, each, alone, hall.ends_s, hold)
-
-    return with_sizes(hall, kernels, tried, ways, run.tell, ask)
+    return with_sizes(hall, kernels, tried, ways, run.tell, partial(asks.sizes, profile))
 
 
 def _hall(asks: Asking, ends_s: float | None) -> Hall:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import torch
 
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.step import Step
+from twinkle_tune.cause import LASTING
 from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.contest.model import ModelStage, Way, compiles_at
+from twinkle_tune.errors import is_by_chance
 from twinkle_tune.kernel.plan import Plan
-from twinkle_tune.outcome import Measurement
+from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.setup import ModelCall, Setup
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.events import Listener, SizesTried
@@ -28,7 +31,21 @@ MOST_SLOWER = 1.02
 _SHARE = 0.25
 """Of the time of a contest, what a size is timed for: all that is asked is whether the way loses."""
 
-AskSizes = Callable[[Tried, Callable[[], Ways]], Ways]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What came of a way at other sizes.
+
+    Attributes:
+        setup: with the calls for which it was shown.
+        is_whole: whether each size was tried, and what was found is no matter of the moment.
+    """
+
+    setup: Setup
+    is_whole: bool
+
+
+AskSizes = Callable[[Tried, Setup, Callable[[], Sizes]], Setup]
 """A step's winner with the calls for which it was shown: by what is known, or by trying them."""
 
 
@@ -38,7 +55,7 @@ def with_sizes(
     tried: Sequence[Tried],
     ways: Ways,
     tell: Listener,
-    ask: AskSizes = lambda each, hold: hold(),
+    ask: AskSizes = lambda each, setup, hold: hold().setup,
 ) -> Ways:
     """The ways, each winner with the calls of other sizes for which it was shown as well.
 
@@ -54,20 +71,19 @@ def with_sizes(
         ask: takes what is known of a step's sizes, or has them tried.
     """
     of_label = {each.step.label: each for each in tried}
+    took_s = {(way.label, way.way): way.compile_s for way in ways.compiled}
 
     def shown(setup: Setup) -> Setup:
         each = of_label.get(setup.label)
         if each is None:
             return setup
-        alone = Ways(setups=(setup,))
-        (found,) = ask(each, partial(_tried, hall, kernels, each, setup, ways, tell)).setups or alone.setups
-        return found
+        compile_s = took_s.get((setup.label, setup.name), 0.0)
+        return ask(each, setup, partial(_tried, hall, kernels, each, setup, compile_s, tell))
 
     return replace(ways, setups=tuple(map(shown, ways.setups)))
 
 
-def _tried(hall: Hall, kernels: Plan, tried: Tried, setup: Setup, ways: Ways, tell: Listener) -> Ways:
-    compile_s = next((w.compile_s for w in ways.compiled if (w.label, w.way) == (setup.label, setup.name)), 0.0)
+def _tried(hall: Hall, kernels: Plan, tried: Tried, setup: Setup, compile_s: float, tell: Listener) -> Sizes:
     way = way_of(hall.model, Won(way=setup.way, kernels=setup.kernels, attention=setup.attention), kernels)
     torch.compiler.reset()
     try:
@@ -75,37 +91,50 @@ def _tried(hall: Hall, kernels: Plan, tried: Tried, setup: Setup, ways: Ways, te
             found = tuple(_shown(hall, way, tried, compile_s))
     finally:
         torch.compiler.reset()
-    tell(SizesTried(label=setup.label, way=setup.name, tried=len(tried.held_out), shown=len(found)))
-    calls = dict.fromkeys((*setup.calls, *(call for calls in found for call in calls)))
-    return Ways(setups=(replace(setup, calls=tuple(calls)),))
+    shown = [calls for calls in found if calls]
+    tell(SizesTried(label=setup.label, way=setup.name, tried=len(tried.held_out), shown=len(shown)))
+    calls = dict.fromkeys((*setup.calls, *chain.from_iterable(shown)))
+    is_whole = len(found) == len(tried.held_out) and None not in found
+    return Sizes(setup=replace(setup, calls=tuple(calls)), is_whole=is_whole)
 
 
-def _shown(hall: Hall, way: Way, tried: Tried, compile_s: float) -> Sequence[tuple[ModelCall, ...]]:
-    """The calls of each size at which a way may run; none of one that compiles each length."""
+Shown = tuple[ModelCall, ...] | None
+"""The calls of a size at which a way may run, () where it may not; None where nobody knows."""
+
+
+def _shown(hall: Hall, way: Way, tried: Tried, compile_s: float) -> Sequence[Shown]:
+    """What came of each size that was tried; nothing is shown of a way that compiles each length."""
     if not _has_left(hall, compile_s):
         return ()
     # Its code for the step that it won, as a model has it when other sizes come.
     compiles_at(hall.model, way, [tried.step])
     found = tuple(_sizes(hall, way, tried.held_out, compile_s))
-    return () if found and compiles_at(hall.model, way, tried.between) else found
+    if any(found) and compiles_at(hall.model, way, tried.between):
+        return tuple(None if calls is None else () for calls in found)
+    return found
 
 
-def _sizes(hall: Hall, way: Way, steps: Sequence[Step], compile_s: float) -> Iterator[tuple[ModelCall, ...]]:
+def _sizes(hall: Hall, way: Way, steps: Sequence[Step], compile_s: float) -> Iterator[Shown]:
     for step in steps:
         if not _has_left(hall, compile_s):
             return
         try:
-            calls = calls_of(hall.model, step)
-            stage = ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=hall.seconds * _SHARE)
-            both = [Way(name=ORIGINAL, source=ORIGINAL, runner=hall.model), way]
-            original, other = held(stage, both, hall.terms, hall.ends_s).trials
-        except Exception:  # the original's: nobody said that the model takes such inputs
-            continue
-        if isinstance(other.outcome, Measurement) and isinstance(original.outcome, Measurement):
-            figure = ratio_of(other.outcome, original.outcome)
-            is_settled = way.backend is not None and way.backend.graphs == stage.graphs[way.name]
-            if is_settled and figure.low <= 1 and figure.ratio <= MOST_SLOWER:
-                yield calls
+            yield _at(hall, way, step)
+        except Exception as error:  # the original's: nobody said that the model takes such inputs
+            yield None if is_by_chance(error) else ()
+
+
+def _at(hall: Hall, way: Way, step: Step) -> Shown:
+    calls = calls_of(hall.model, step)
+    stage = ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=hall.seconds * _SHARE)
+    both = [Way(name=ORIGINAL, source=ORIGINAL, runner=hall.model), way]
+    original, other = (trial.outcome for trial in held(stage, both, hall.terms, hall.ends_s).trials)
+    if not isinstance(other, Measurement):
+        return () if isinstance(other, Rejection) and other.cause in LASTING else None
+    assert isinstance(original, Measurement)
+    figure = ratio_of(other, original)
+    is_settled = way.backend is not None and way.backend.graphs == stage.graphs[way.name]
+    return calls if is_settled and figure.low <= 1 and figure.ratio <= MOST_SLOWER else ()
 
 
 def _has_left(hall: Hall, compile_s: float) -> bool:
