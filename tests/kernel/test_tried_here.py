@@ -161,7 +161,7 @@ def test_the_second_call_holds_no_contest(
         assert next(tasks, None) is None, "a contest is held"
         return iter(())
 
-    monkeypatch.setattr("twinkle_tune.tune.in_process.InProcess.run", run)
+    monkeypatch.setattr("twinkle_tune.tune.in_process.InProcess.hold", run)
     with pytest.warns(UserWarning, match="1 confirmed"):
         kernelize_model(model, **asked)
     assert len(kernelize_report(model).bound) == 2
