@@ -168,6 +168,20 @@ def test_a_quantised_weight_below_is_the_originals() -> None:
         assert _shows(layer, inputs(4)) == 0.0
 
 
+def test_a_bias_that_comes_later_is_the_originals() -> None:
+    """A submodule that had no bias and got one: a kernel that reads its weight alone would leave it out."""
+    layer: Any = Gated()
+    layer.gate.bias = None
+    known = Registry()
+    register_external_layer(Gated, "Gated", registry=known)
+    register_layer_kernel("Gated", layer_impl=gated_kernel, device="cpu", registry=known)
+    kernelize_model(layer, mode="inference", device="cpu", registry=known)
+    with torch.no_grad():
+        assert _shows(layer, inputs(4)) == 1.0
+        layer.gate.bias = nn.Parameter(torch.ones(8))
+        assert _shows(layer, inputs(4)) == 0.0
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_checkpointed_layer_computes_the_same_twice(reentrant: bool) -> None:
     """In the backward, outside of any forward, the same runs that ran the first time: the gradients say so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -119,6 +120,58 @@ def test_the_right_one_wins_and_the_wrong_one_is_refused(case: str) -> None:
     for mine, its in zip(ran(model), before, strict=True):
         assert torch.equal(mine, its)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("case", CASES)
+def test_where_it_does_not_fit_any_more_the_original_runs(case: str) -> None:
+    """A bias that came to a child, and tracing by torch.jit: the model computes what it does without kernels; of the
+    bias the report says so."""
+    cls, right, _, children = CASES[case]
+    model: nn.Module = nn.Sequential(cls(CONFIG)).eval()
+    twin = copy.deepcopy(model)
+    known = registered(cls, right, children=children)
+    kernelize_model(model, profile=tuned(model, known, "inference"), registry=known, use_fallback=False)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, X)  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(traced(X), twin(X))
+        for each in (model, twin):
+            mlp = next(m for m in each.modules() if isinstance(m, GatedMLP))
+            mlp.down_proj.bias = nn.Parameter(torch.ones(8))
+        torch.testing.assert_close(model(X), twin(X))
+    report = kernelize_report(model)
+    assert not report.bound
+    assert "a submodule was replaced after it was bound" in str(report)
+
+
+def test_a_layer_that_writes_on_itself_keeps_its_forward() -> None:
+    """What its forward leaves on it would be lost with a kernel in it: refused in the contest, and it is there."""
+
+    class Noting(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.mlp(self.norm(x))
+            self.last = out.detach()
+            return x + out
+
+    known, model = registered(Noting, layouts.NormMLP, children=("norm", "mlp")), nn.Sequential(Noting(CONFIG)).eval()
+    made = tuned(model, known, "inference")
+    (outcome,) = (t.outcome for c in made.contests for t in c.trials if t.candidate.startswith("impl"))
+    assert isinstance(outcome, Rejection)
+    assert "Noting's forward writes on self" in outcome.reason
+
+
+def test_weights_that_are_others_than_they_were() -> None:
+    """A buffer that came to the layer: the original runs, and the report says why."""
+    known, model = registered(Norm, layouts.Renamed), nn.Sequential(Norm(8)).eval()
+    kernelize_model(model, profile=tuned(model, known, "inference"), registry=known, use_fallback=False)
+    twin = copy.deepcopy(model)
+    restore_model(twin)
+    with torch.no_grad():
+        model(X)
+        for each in (model, twin):
+            each[0].register_buffer("shift", torch.ones(8))
+        assert torch.equal(model(X), twin(X))
+    assert "the layer's weights are others than they were (shift): the original runs" in str(kernelize_report(model))
 
 
 def test_training_goes_on_as_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ class MergedLayout(nn.Module):
         super().__init__()
         width, inner = config
         self.gate_up_proj, self.down_proj = nn.Linear(width, 2 * inner, bias=False), nn.Linear(inner, width, bias=False)
-        self.act_fn = nn.SiLU()
+        self.act_fn: nn.Module = nn.SiLU()
 
 
 class Swapped(_Kernel):
@@ -280,6 +280,64 @@ class RaisesLayout(nn.Module):
 
     def __init__(self) -> None:
         raise RuntimeError("no such device")
+
+
+class Names(_Kernel):
+    """The norm, with a layout that has a setting under a name of its own."""
+
+    forward = Renamed.forward
+
+
+class NamesLayout(nn.Module):
+    """A change of the layer's would not reach it."""
+
+    conversion_mapping: tuple[Any, ...] = (Renaming("weight", "scale"),)
+
+    def __init__(self, variance_epsilon: float) -> None:
+        super().__init__()
+        self.scale, self.eps = nn.Parameter(torch.ones(1)), variance_epsilon
+
+
+class Makes(_Kernel):
+    """The MLP, with a layout that makes an activation of another class than the layer's."""
+
+    forward = Merged.forward
+
+
+class MakesLayout(MergedLayout):
+    """Its settings would not be the layer's."""
+
+    def __init__(self, config: tuple[int, int]) -> None:
+        super().__init__(config)
+        self.act_fn: nn.Module = Scaling()
+
+
+class Writes(_Kernel):
+    """The norm, which writes on its self."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As the layer's."""
+        self.last = hidden
+        return Renamed.forward(self, hidden)  # type: ignore[arg-type]
+
+
+class WritesLayout(RenamedLayout):
+    """As Renamed's."""
+
+    conversion_mapping: tuple[Any, ...] = (Renaming("weight", "scale"),)
+
+
+class Scaling(nn.Module):
+    """An activation with a setting, and one that training decides about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor, self.drop = 1.0, nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Of any form."""
+        out: torch.Tensor = self.drop(torch.tanh(x * self.factor))
+        return out
 
 
 class Alone(_Kernel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -79,6 +80,69 @@ def test_what_becomes_of_the_weights_counts() -> None:
     torch.testing.assert_close(call(module, x), module(x))
 
 
+def test_settings_and_modules_are_the_layer_s() -> None:
+    """A setting that changes, a module that is exchanged for one of its class, train() and eval(): the next call has
+    them."""
+    norm, x = Norm(8), torch.randn(3, 8)
+    call = loaded(layouts.Renamed, norm)
+    call(norm, x)
+    norm.variance_epsilon = 1.0
+    torch.testing.assert_close(call(norm, x), norm(x))
+    cases = ((layouts.Makes, GatedMLP(CONFIG), ()), (layouts.NormMLP, Block(CONFIG), ("norm", "mlp")))
+    for kernel, layer, children in cases:
+        mlp: Any = getattr(layer, "mlp", layer)
+        mlp.act_fn = layouts.Scaling()
+        call = loaded(kernel, layer, *children)
+        call(layer, x)
+        layer.eval()
+        torch.testing.assert_close(call(layer, x), layer(x))
+        mlp.act_fn = layouts.Scaling().eval()
+        mlp.act_fn.factor = 5.0
+        torch.testing.assert_close(call(layer, x), layer(x))
+        mlp.up_proj.weight = mlp.gate_proj.weight
+        torch.testing.assert_close(call(layer, x), layer(x))
+
+
+def test_threads_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that began while another ran, and that goes on after it, reads its weights all the same."""
+    module, x = GatedMLP(CONFIG), torch.randn(3, 8)
+    call, expected = loaded(layouts.Merged, module), module(x)
+    inside, over = threading.Event(), threading.Event()
+    found: list[torch.Tensor] = []
+    thread = threading.Thread(target=lambda: found.append(call(module, x)))
+    silu = nn.SiLU.forward
+
+    def meeting(self: nn.SiLU, given: torch.Tensor) -> torch.Tensor:
+        if threading.current_thread() is thread:
+            inside.set()
+            over.wait(2)
+        else:
+            thread.start()
+            inside.wait(2)
+        return silu(self, given)
+
+    monkeypatch.setattr(nn.SiLU, "forward", meeting)
+    torch.testing.assert_close(call(module, x), expected)
+    over.set()
+    thread.join(2)
+    torch.testing.assert_close(found[0], expected)
+
+
+def test_a_kernel_that_writes_on_its_self_raises() -> None:
+    """What it wrote would be lost: its self is there for one call."""
+    module = Norm(8)
+    with pytest.raises(AttributeError, match=r"the kernel writes self.last, expected that it only reads"):
+        loaded(layouts.Writes, module)(module, torch.zeros(3, 8))
+
+
+def test_of_children_that_are_not_alike_in_training_none_is_run() -> None:
+    """The kernel's self is in training or it is not."""
+    module = Block(CONFIG)
+    module.norm.eval()
+    with pytest.raises(SignatureError, match="of norm, mlp some are in training and some are not"):
+        loaded(layouts.NormMLP, module, "norm", "mlp")(module, torch.zeros(3, 8))
+
+
 def test_a_layer_that_is_gone_is_not_kept() -> None:
     """What stands in for the layer goes with it; making it draws no random number."""
     for kernel, cls, children in ((layouts.Merged, GatedMLP, ()), (layouts.NormMLP, Block, ("norm", "mlp"))):
@@ -112,6 +176,16 @@ REFUSED: dict[str, tuple[type[nn.Module], tuple[str, ...], str]] = {
     "a constructor that raises": (layouts.Raises, (), r"the constructor of RaisesLayout raised RuntimeError: no such"),
     "no layout for two modules": (layouts.Alone, ("norm", "mlp"), r"there is no class AloneLayout beside it"),
     "a weight left where it was": (layouts.Forgets, ("norm", "mlp"), r"leaves 'mlp.down_proj.weight', expected all of"),
+    "a setting of its own": (
+        layouts.Names,
+        (),
+        r"NamesLayout: its constructor sets 'eps', which the layer does not",
+    ),
+    "a module of its own": (
+        layouts.Makes,
+        (),
+        r"MakesLayout: its constructor makes 'act_fn', a Scaling, expected Li",
+    ),
     "a module that is not there": (layouts.NormMLP, ("norm", "ffn"), r"Block has no module 'ffn'; name its own"),
 }
 
@@ -120,7 +194,7 @@ REFUSED: dict[str, tuple[type[nn.Module], tuple[str, ...], str]] = {
 def test_what_cannot_be_expressed_is_refused_by_name(case: str) -> None:
     """A rule, a pattern or a layout that does not fit is told with what would."""
     kernel, children, message = REFUSED[case]
-    module = Block(CONFIG) if children else Norm(8)
+    module = Block(CONFIG) if children else GatedMLP(CONFIG) if kernel is layouts.Makes else Norm(8)
     with pytest.raises(SignatureError, match=message):
         loaded(kernel, module, *children)(module, torch.zeros(3, 8))
 

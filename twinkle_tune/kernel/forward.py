@@ -266,7 +266,10 @@ class Winner:
 
     def why_not(self, module: nn.Module) -> str:
         """Why no call of the module runs a winner any more; "" where one may."""
-        reasons = [measured.why_not(module) for _, measured in self.entries]
+        reasons = [
+            measured.why_not(module) or getattr(call, "why_not", lambda module: "")(module)
+            for call, measured in self.entries
+        ]
         return reasons[0] if all(reasons) else ""
 
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -24,15 +24,17 @@ def parts_of(module: nn.Module) -> Parts:
     return tuple(_part(name, part) for name, part in module._modules.items() if part is not None)
 
 
-def _part(name: str, part: nn.Module) -> tuple[str, type[nn.Module], str, type, Parts]:
+def _part(name: str, part: nn.Module) -> tuple[str, type[nn.Module], str, type, tuple[str, ...], Parts]:
     weight = next((own for own, parameter in part._parameters.items() if parameter is not None), "")
-    return name, type(part), weight, type(part._parameters.get(weight)), parts_of(part)
+    empty = tuple(own for own, parameter in part._parameters.items() if parameter is None)
+    return name, type(part), weight, type(part._parameters.get(weight)), empty, parts_of(part)
 
 
 def unchanged(module: nn.Module, parts: Parts) -> bool:
-    """Whether the submodules are of these classes, their weights plain ones, and none has a hook or another forward."""
+    """Whether the submodules are of these classes, their weights plain ones and no more of them, and none has a hook or
+    another forward."""
     found = module._modules
-    for name, kind, weight, was, below in parts:
+    for name, kind, weight, was, empty, below in parts:
         part = found.get(name)
         if part is None or part.__class__ is not kind or part._forward_pre_hooks or part._forward_hooks:
             return False
@@ -43,6 +45,9 @@ def unchanged(module: nn.Module, parts: Parts) -> bool:
             now = part._parameters.get(weight).__class__
             if now is not was and now not in _PLAIN and now.__name__ not in _AS_PLAIN:
                 return False  # a subclass that computes in its own way: quantised, sharded
+        for own_name in empty:
+            if part._parameters.get(own_name) is not None:
+                return False
         if below and not unchanged(part, below):
             return False
     return True

@@ -14,8 +14,9 @@ RECORD = "_twinkle_tune_binding"
 """The attribute that holds the record."""
 BELOW_HOOK = "_old_forward"
 """Where accelerate keeps the forward that its hook runs."""
-Parts = tuple[tuple[str, type[nn.Module], str, type, "Parts"], ...]
-"""Name and class of each submodule, name ("" for none) and class of its first parameter, and its own submodules."""
+Parts = tuple[tuple[str, type[nn.Module], str, type, tuple[str, ...], "Parts"], ...]
+"""Name and class of each submodule, name ("" for none) and class of its first parameter, names of those that are
+None, and its own submodules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

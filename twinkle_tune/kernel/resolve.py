@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.find import contestants
@@ -11,6 +11,7 @@ from twinkle_tune.mode import Mode
 from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Implementation
+from twinkle_tune.source.layout import or_original
 from twinkle_tune.source.tried import as_tried
 
 
@@ -83,4 +84,4 @@ class Resolver:
         if unfit:
             self.note(contest, unfit)
             return None
-        return loaded
+        return replace(loaded, call=or_original(loaded.call)) if loaded.converts else loaded

@@ -1,30 +1,30 @@
 """Kernels that read weights in another layout: a class ``{Name}Layout`` beside the kernel's, as transformers has it.
 
 A layout has a constructor, which says what the kernel's ``self`` holds, and ``conversion_mapping``, which says what its
-weights are made of. The layer here keeps its own parameters, under their names: what the kernel reads is made of them
-at each call. So their gradients are the kernel's, a weight that was trained, loaded or moved counts, and there is
-nothing to undo.
+weights are made of. The layer here keeps its own parameters, under their names. What the kernel's ``self`` is stands in
+for the layer in one call and is made anew for the next: its weights of the layer's as they are now, its settings and
+all other children the layer's own. So gradients are the kernel's, whatever becomes of the layer counts, threads share
+nothing, and there is nothing to undo.
+
+Of the constructor only the form is kept: which weights stand where. A setting that it alone has is refused, for a
+change of the layer's would not reach it.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
-from twinkle_tune.call.drawn import random_kept
-from twinkle_tune.errors import SignatureError, in_a_line
-from twinkle_tune.source.conversion import Made, conversion_of
-
-Weights = Mapping[str, Tensor]
-_BOOKKEEPING = frozenset(vars(nn.Module())) | {"forward"}
+from twinkle_tune.errors import SignatureError
+from twinkle_tune.source.chain import why_no_chain
+from twinkle_tune.source.stand_in import Form, Parts, form_of, weights_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,75 +55,95 @@ def layout_of(kernel: object) -> type[nn.Module] | None:
 
 
 def in_layout(kernel: Any, layout: type[nn.Module], what: str) -> Callable[..., Any]:
-    """The forward of a kernel for a layer whose weights are in the layout that the model came with."""
-    standing: WeakKeyDictionary[nn.Module, _Standing] = WeakKeyDictionary()
+    """The forward of a kernel for a layer whose weights are in the layout that the model came with.
+
+    It raises a SignatureError, before anything ran, for a layer that the layout does not fit.
+    """
+    forms: WeakKeyDictionary[nn.Module, Form] = WeakKeyDictionary()
 
     def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if module not in standing:
-            own = dict(_weights(module))
-            made = conversion_of(layout, tuple(own), "", what)
-            standing[module] = _stand_in(kernel, layout, _arguments(layout, module), module, made, what)
-        return standing[module].run(module, args, kwargs)
+        parts = {"": module}
+        if module not in forms:
+            forms[module] = form_of(kernel, layout, _arguments(layout, module), parts, what)
+        return kernel.forward(forms[module].stand_in(parts, forms[module].weights(parts)), *args, **kwargs)
 
-    return _with_signature(forward, kernel)
+    forward.__signature__ = inspect.signature(kernel.forward)  # type: ignore[attr-defined]
+    return forward
 
 
 def in_place_of(kernel: Any, layout: type[nn.Module] | None, children: Children, what: str) -> Callable[..., Any]:
-    """The forward of a layer in which a kernel stands for several of its children: the first one's place is its own."""
+    """The forward of a layer in which a kernel stands for several of its children: the first one's place is its own.
+
+    It raises a SignatureError, before anything ran, for a layer that the layout does not fit, or whose forward does
+    more than read from its ``self`` and run the children one after another.
+    """
     if layout is None:
         raise SignatureError(
             f"{what}: there is no class {kernel.__name__}Layout beside it, expected one: its constructor takes the "
             f"modules {', '.join(children.names)}, and says what the kernel holds of them"
         )
     first, *others = children.names
-    standing: WeakKeyDictionary[nn.Module, _Standing] = WeakKeyDictionary()
+    forms: WeakKeyDictionary[nn.Module, Form] = WeakKeyDictionary()
 
     def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if module not in standing:
-            missing = [name for name in children.names if name not in module._modules]
-            if missing:
-                raise SignatureError(f"{what}: {type(module).__name__} has no module {missing[0]!r}; name its own")
-            own = tuple(f"{name}.{key}" for name in children.names for key, _ in _weights(module._modules[name]))
-            made = conversion_of(layout, own, f"{first}.", what)
-            modules = [module._modules[name] for name in children.names]
-            standing[module] = _stand_in(kernel, layout, modules, None, made, what)
-        kept = standing[module]
+        parts = _parts(module, children.names, what)
+        if module not in forms:
+            if why := why_no_chain(children.forward, type(module), children.names):
+                raise SignatureError(f"{what}: {type(module).__name__}'s forward {why}")
+            forms[module] = form_of(kernel, layout, list(parts.values()), parts, what)
+        form = forms[module]
+        form.weights(parts)  # raises where they do not fit: once the layer's forward runs it is too late
         # The layer itself is not touched: another thread may be in it.
         twin = object.__new__(type(module))
-        twin.__dict__ = {**module.__dict__, "_modules": {**module._modules, first: _Caller(kept, module)}}
+        twin.__dict__ = {**module.__dict__, "_modules": {**module._modules, first: _Caller(kernel, form, parts)}}
         twin._modules |= {name: nn.Identity() for name in others}
         return children.forward(twin, *args, **kwargs)
 
     return forward
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """What a kernel's ``self`` is for one layer, and how its weights are made of the layer's."""
+def or_original(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A converting kernel as it is bound: for a layer that it does not fit (any more) the original runs.
 
-    self_: nn.Module
-    made: Mapping[str, Made]
+    So it does while the model is traced or compiled, which nobody has tried.
+    """
+    reasons: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
-    def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        own = dict(_weights(module))
-        self.self_.training = module.training
-        return functional_call(self.self_, {to: made.of(own) for to, made in self.made.items()}, args, dict(kwargs))
+    def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            return type(module).forward(module, *args, **kwargs)
+        try:
+            result = call(module, *args, **kwargs)
+        except SignatureError as error:
+            reasons[module] = f"{error}: the original runs"
+        else:
+            reasons.pop(module, None)
+            return result
+        return type(module).forward(module, *args, **kwargs)
+
+    forward.why_not = lambda module: reasons.get(module, "")  # type: ignore[attr-defined]
+    return forward
 
 
 class _Caller(nn.Module):
     """Stands among the children of a layer's twin, and runs the kernel with the layer's weights."""
 
-    def __init__(self, standing: _Standing, module: nn.Module) -> None:
+    def __init__(self, kernel: Any, form: Form, parts: Parts) -> None:
         super().__init__()
-        self.__dict__["_run"] = standing, module  # no child of it: it is the other way round
+        self.__dict__["_run"] = kernel, form, parts  # no children of it
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        standing, module = self.__dict__["_run"]
-        return standing.run(module, args, kwargs)
+        # Made here and not before: the layer may run its children with gradients on, or off.
+        kernel, form, parts = self.__dict__["_run"]
+        return kernel.forward(form.stand_in(parts, weights_of(parts)), *args, **kwargs)
 
 
-def _weights(module: nn.Module | None) -> list[tuple[str, Tensor]]:
-    return [] if module is None else [*module.named_parameters(), *module.named_buffers()]
+def _parts(module: nn.Module, names: tuple[str, ...], what: str) -> dict[str, nn.Module]:
+    found = {name: child for name in names if (child := module._modules.get(name)) is not None}
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise SignatureError(f"{what}: {type(module).__name__} has no module {missing[0]!r}; name its own")
+    return found
 
 
 def _arguments(layout: type[nn.Module], module: nn.Module) -> dict[str, Any] | None:
@@ -137,48 +157,3 @@ def _arguments(layout: type[nn.Module], module: nn.Module) -> dict[str, Any] | N
         elif parameter.default is parameter.empty:
             return None
     return given
-
-
-def _stand_in(
-    kernel: type[nn.Module],
-    layout: type[nn.Module],
-    arguments: Mapping[str, Any] | list[Any] | None,
-    of: nn.Module | None,
-    made: Mapping[str, Made],
-    what: str,
-) -> _Standing:
-    """Make what a kernel's ``self`` is: of the layout's constructor, and of the plain settings of the layer.
-
-    Where the layer lacks an argument of the constructor (a width that it does not keep) it stands in for what the
-    constructor would have set: it has the settings already, and the conversion has the weights.
-    """
-    cls = type(layout.__name__, (layout,), {"forward": kernel.forward})
-    if arguments is None:
-        standing: nn.Module = object.__new__(cls)
-        nn.Module.__init__(standing)
-        standing._modules |= of._modules if of is not None else {}
-    else:
-        try:
-            with random_kept(), torch.device("meta"):
-                standing = cls(*arguments) if isinstance(arguments, list) else cls(**arguments)
-        except Exception as error:
-            raise SignatureError(
-                f"{what}: the constructor of {layout.__name__} raised {in_a_line(error, 200)}"
-            ) from error
-    settings = {} if of is None else {n: v for n, v in vars(of).items() if n not in _BOOKKEEPING and n[:1] != "_"}
-    standing.__dict__.update(settings)
-    for name in made:
-        owner, _, leaf = name.rpartition(".")
-        if not owner and leaf not in standing._parameters and leaf not in standing._buffers:
-            standing.register_parameter(leaf, nn.Parameter(torch.empty(0, device="meta")))
-    has = {name for name, _ in _weights(standing)}
-    if wrong := sorted(has ^ made.keys()):
-        holds = "nothing of its conversion_mapping makes" if wrong[0] in has else "it has no place for"
-        raise SignatureError(f"{what}: {layout.__name__}: {holds} {wrong[0]!r}; its conversion does not fit this layer")
-    return _Standing(standing, made)
-
-
-def _with_signature(forward: Callable[..., Any], kernel: type[nn.Module]) -> Callable[..., Any]:
-    """Let it be seen to take what the kernel's forward takes."""
-    forward.__signature__ = inspect.signature(kernel.forward)  # type: ignore[attr-defined]
-    return forward
