@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ from twinkle_tune.errors import TuneError
 from twinkle_tune.ops.all import op_named
 from twinkle_tune.search.record import SearchResult, SearchSettings
 from twinkle_tune.search.search import search
+
+ROOT = Path(__file__).parents[2]
 
 
 def found() -> SearchResult:
@@ -83,17 +88,22 @@ def test_the_evidence_is_json_with_all_that_was_tried() -> None:
     assert again["environment"]["torch"] == torch.__version__
 
 
-def test_a_shared_search_goes_on_where_another_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+_TWICE = """
+from twinkle_tune.cli import app, tune
+
+tune._gpu = lambda device: ("cpu", "cpu")
+command = "tune rms_norm --shape 4x64 --mode inference --dtype float32 --budget 3 --study shared/study --json --out".split()
+for out in ("1.json", "2.json"):
+    assert app.run([*command, out]) == 0
+"""
+
+
+def test_a_shared_search_goes_on_where_another_was(tmp_path: Path) -> None:
     """A second machine with the same --study takes what the first tried, and both keep the study's file."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("twinkle_tune.cli.tune._gpu", lambda device: ("cpu", "cpu"))
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    command = ["tune", "rms_norm", "--shape", "4x64", "--mode", "inference", "--dtype", "float32", "--budget", "3"]
+    # In a process of its own: once Triton is imported it is too late to interpret.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", _TWICE], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
     outs = [tmp_path / "1.json", tmp_path / "2.json"]
-    for out in outs:
-        assert run([*command, "--study", "shared/study", "--out", str(out), "--json"]) == 0
     first, second = (json.loads(out.read_text())["searches"]["forward"]["tried"] for out in outs)
     assert len(first) == 3
     assert first == second
