@@ -92,9 +92,9 @@ _TWICE = """
 from twinkle_tune.cli import app, tune
 
 tune._gpu = lambda device: ("cpu", "cpu")
-command = "tune rms_norm --shape 4x64 --mode inference --dtype float32 --budget 3 --study shared/study --json --out".split()
+command = "tune rms_norm --shape 4x64 --mode inference --dtype float32 --budget 3 --json --study shared/study"
 for out in ("1.json", "2.json"):
-    assert app.run([*command, out]) == 0
+    assert app.run([*command.split(), "--out", out]) == 0
 """
 
 
