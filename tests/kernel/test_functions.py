@@ -24,7 +24,7 @@ from twinkle_tune.kernel import (
     restore_model,
 )
 from twinkle_tune.kernel.functions import bind_functions, original_function, unbind_functions
-from twinkle_tune.kernel.kernelize import bind_plan
+from twinkle_tune.kernel.kernelize import bind_plan, unbound
 from twinkle_tune.kernel.place import find_place
 from twinkle_tune.kernel.plan_profile import plan_profile
 from twinkle_tune.profile.schema import Profile
@@ -186,6 +186,29 @@ def test_second_kernelize_keeps_the_first_place(module: Any) -> None:
     restore_model(first)
     assert _shows(module, 4) == 5
     restore_model(second)
+
+
+def test_unbound_for_a_while_and_back_in_its_place(module: Any) -> None:
+    """A model whose functions were put aside has them again after an error, before those of a model bound later; a
+    report, too, and garbage releases them."""
+    first, second = Model(), Model()
+    _bind(first, module, times_three, (4,))
+    _bind(second, module, times_five, (4,))
+    with unbound(first):
+        assert not kernelize_report(first).bound
+        assert _shows(module, 4) == 5
+        with unbound(second):
+            assert _shows(module, 4) == 2
+        assert _shows(module, 4) == 5
+    with pytest.raises(KeyboardInterrupt), unbound(first):
+        raise KeyboardInterrupt
+    assert _shows(module, 4) == 3
+    assert kernelize_report(first).bound
+    del first
+    gc.collect()
+    assert _shows(module, 4) == 5
+    restore_model(second)
+    assert _shows(module, 4) == 2
 
 
 def test_garbage_releases(module: Any) -> None:

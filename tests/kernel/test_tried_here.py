@@ -23,6 +23,7 @@ from twinkle_tune.mode import Mode
 from twinkle_tune.profile.hub import parse_place, push
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import ModelFacts, Profile
+from twinkle_tune.profile.store import Store
 from twinkle_tune.tune import tried
 from twinkle_tune.workload import target_of
 
@@ -186,6 +187,75 @@ def test_what_cannot_be_tried_keeps_the_originals(local_hub: LocalHub, tmp_path:
     assert not kernelize_report(model).bound
     with pytest.raises(StaleProfileError, match=why):
         kernelize_model(model, None, None, False, f"hub:{REPO}", registry=known, example_inputs=example)
+
+
+class Stopping(Model):
+    """A model that is interrupted when it is run."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Never returns."""
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("case", ["without fallback", "Ctrl-C", "a warning that is an error"])
+def test_on_an_error_the_model_is_as_it_was(clock: Told, case: str) -> None:
+    """What was bound before is bound again, and told as bound, where the call raises."""
+    known = registry(kernel(clock, 10.0))
+    there = elsewhere(known)
+    model: Any = kernelize_model(
+        Model(), profile=replace(there, environment=current_environment("cpu")), registry=known
+    )
+    before = kernelize_report(model)
+    assert len(before.bound) == 2
+    forwards = [module.__dict__.get("forward") for module in model.modules()]
+    if case == "Ctrl-C":
+        model.__class__ = Stopping
+    x = torch.randn(4, 3) if case == "without fallback" else X
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises((StaleProfileError, KeyboardInterrupt, UserWarning)):
+            kernelize_model(
+                model, profile=there, registry=known, example_inputs=x, use_fallback=case != "without fallback"
+            )
+    assert kernelize_report(model) == before
+    for module, forward in zip(model.modules(), forwards, strict=True):
+        assert getattr(module.__dict__.get("forward"), "__func__", None) is getattr(forward, "__func__", None)
+
+
+def test_the_store_is_closed_and_a_wrong_one_is_told(
+    clock: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store of past outcomes is let go of; one that cannot be used is told in the one warning, and all is tried."""
+    closed, close = [], Store.close
+
+    def noted(store: Store) -> None:
+        closed.append(store)
+        close(store)
+
+    monkeypatch.setattr(Store, "close", noted)
+    known = registry(kernel(clock, 10.0))
+    with pytest.warns(UserWarning, match="2 of its 2 winners tried here, 2 confirmed$"):
+        kernelize_model(Model(), profile=elsewhere(known, NARROW, WIDE), registry=known, example_inputs=X)
+    assert closed
+    wrong = tmp_path / "wrong.sqlite"
+    wrong.write_text("no store")
+    monkeypatch.setenv("TWINKLE_TUNE_STORE", str(wrong))
+    with pytest.warns(UserWarning, match=r"1 confirmed; no store of past outcomes: .*wrong.sqlite") as told:
+        model = kernelize_model(Model(), profile=elsewhere(known), registry=known, example_inputs=X)
+    assert len(told) == 1
+    assert len(kernelize_report(model).bound) == 2
+
+
+def test_another_model_s_profile_is_told_as_that(clock: Told) -> None:
+    """Where nothing of it matches, the profile is of another model, and no other inputs would help."""
+    known = registry(kernel(clock, 10.0))
+    there = replace(elsewhere(known, rows=3), model=replace(elsewhere(known).model, name="far", target="far.away:Far"))
+    with pytest.warns(
+        UserWarning, match=r"this profile is of Far \(far\), your model is Model: nothing matched"
+    ) as told:
+        kernelize_model(Model(), profile=there, registry=known, example_inputs=X)
+    assert len(told) == 1
+    assert "give inputs" not in str(told[0].message)
 
 
 def test_no_time_keeps_the_originals(

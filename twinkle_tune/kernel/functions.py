@@ -13,7 +13,8 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -193,10 +194,16 @@ def _bind(owner: Owner | None, chosen: Mapping[Slot, Replacement]) -> None:
                 patch.refresh()
             _forget_unused()
             raise
-        model = None if owner is None else owner.model()
-        if owner is not None and model is not None and chosen and owner.finalizer is None:
-            owner.finalizer = weakref.finalize(model, _unbind, owner)
-            owner.copy_to = _copy_of(owner)
+        if owner is not None and chosen:
+            _undo_with(owner)
+
+
+def _undo_with(owner: Owner) -> None:
+    """What is bound for a model is undone when the model is gone, and a copy of the model has it too."""
+    model = owner.model()
+    if model is not None and owner.finalizer is None:
+        owner.finalizer = weakref.finalize(model, _unbind, owner)
+        owner.copy_to = _copy_of(owner)
 
 
 def _copy_of(owner: Owner) -> Callable[[Owner], None]:
@@ -209,10 +216,7 @@ def _copy_of(owner: Owner) -> Callable[[Owner], None]:
                 if bound is not None and patch.intact:
                     patch.owners[twin] = bound
                     patch.refresh()
-            model = twin.model()
-            if model is not None and twin.finalizer is None:
-                twin.finalizer = weakref.finalize(model, _unbind, twin)
-                twin.copy_to = _copy_of(twin)
+            _undo_with(twin)
 
     return copy_to
 
@@ -224,6 +228,30 @@ def unbind_functions(model: nn.Module | None, keep: Collection[str] = ()) -> Non
         keep: the targets that stay bound for the model too.
     """
     _unbind(None if model is None else owner_of(model), keep)
+
+
+@contextmanager
+def functions_aside(model: nn.Module) -> Iterator[None]:
+    """Within, nothing is bound on behalf of a model; afterwards it is again, in its place among what others bound."""
+    owner = owner_of(model)
+    with _lock:
+        bound = [(t, patch, dict(patch.owners)) for t, patch in _patches.items() if owner in patch.owners]
+        _unbind(owner)
+    try:
+        yield
+    finally:
+        with _lock:
+            for target, patch, owners in bound:
+                now = _patches.setdefault(target, patch)
+                if now.current is None and now.place.function is not now.original:
+                    continue  # somebody else replaced the function meanwhile
+                order = [each for each in owners if each is owner or each in now.owners]
+                now.owners = {each: owners[each] if each is owner else now.owners[each] for each in order} | now.owners
+                if now.intact:
+                    now.refresh()
+            _forget_unused()
+            if bound:
+                _undo_with(owner)
 
 
 def why_function_not_running(model: nn.Module, slot_name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from twinkle_tune.errors import BindError
-from twinkle_tune.kernel.functions import bind_functions, unbind_functions, why_function_not_running
+from twinkle_tune.kernel.functions import bind_functions, functions_aside, unbind_functions, why_function_not_running
 from twinkle_tune.kernel.owner import owner_of, telling_parts
 from twinkle_tune.kernel.patch import (
     Binding,
@@ -20,6 +20,7 @@ from twinkle_tune.kernel.patch import (
     bind_owner,
     binding_of,
     bound_call,
+    replaced_by_another,
     restore_forward,
     why_not_running,
 )
@@ -180,6 +181,26 @@ def restore_model(model: nn.Module | None) -> None:
 
 
 @contextmanager
+def unbound(model: nn.Module) -> Iterator[None]:
+    """Within, the model has its originals; afterwards it has again what was bound to it, whatever happened."""
+    modules = list(model.modules())
+    before, report = _bound_layers(modules), model.__dict__.get(_REPORT)
+    told = record_of(model).owner is not None
+    with functions_aside(model):
+        restore_model(model)
+        try:
+            yield
+        finally:
+            for module in modules:
+                restore_forward(module)
+            _bind_layers([each for each in before if not replaced_by_another(each[0])])
+            if told:
+                _tell_whose(model)
+            if report is not None:
+                model.__dict__[_REPORT] = report
+
+
+@contextmanager
 def kernelized(
     model: Model,
     mode: object = None,
@@ -241,11 +262,7 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
         BindError: an instance's forward, or a function, was replaced by somebody else.
     """
     modules = [] if model is None else list(model.modules())
-    before = [
-        (m, call, found)
-        for m in modules
-        if (found := binding_of(m)) is not None and (call := bound_call(m)) is not None
-    ]
+    before = _bound_layers(modules)
     told = bool(modules) and record_of(modules[0]).owner is not None
     try:
         for module in modules:
@@ -267,6 +284,14 @@ def bind_plan(model: nn.Module | None, plan: Plan) -> None:
         bound = (*(b for _, _, b in plan.layers), *(b for _, _, b in plan.functions))
         kept = (*plan.kept, *(Kept(slot="profile", reason=reason) for reason in plan.stale))
         model.__dict__[_REPORT] = KernelizeReport(bound, kept, frozenset(b.slot for _, _, b in plan.functions))
+
+
+def _bound_layers(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, Callable[..., Any], Binding]]:
+    return [
+        (m, call, found)
+        for m in modules
+        if (found := binding_of(m)) is not None and (call := bound_call(m)) is not None
+    ]
 
 
 def _bind_layers(layers: Sequence[tuple[nn.Module, Callable[..., Any], Binding]]) -> None:

@@ -93,12 +93,15 @@ def _tried(model: nn.Module, inputs: object, there: Profile, called: str, whose:
         return Given(
             plan=Plan(), whose=whose, told=f"{called}: its originals won everywhere; nothing is tried or bound"
         )
+    another = another_model(model, there)
     try:
         tried = try_here(model, inputs, there, called, registry)
     except Exception as error:  # of the user's model, a compiler, the disk: the original runs
         why = str(error) if isinstance(error, TuneError) else in_a_line(error, 300)
-        return Given(plan=Plan(stale=(f"{called}: its winners could not be tried here: {why}",)))
+        return Given(plan=Plan(stale=(f"{called}: its winners could not be tried here: {another or why}",)))
     plan = _plan(model, tried.profile, there.device, there.mode, registry)
+    if plan.is_empty and another:
+        return Given(plan=Plan(stale=(f"{called}: {another}",)))
     return Given(plan=replace(plan, kept=(*plan.kept, *tried.lost)), whose=whose, told=tried.told, lost=tried.lost)
 
 

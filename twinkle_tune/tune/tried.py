@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 
 from torch import nn
 
-from twinkle_tune.errors import TuneError
+from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.kernel.elsewhere import Tried
-from twinkle_tune.kernel.kernelize import restore_model
+from twinkle_tune.kernel.kernelize import unbound
 from twinkle_tune.kernel.plan import Kept
 from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.outcome import UNDECIDED, Rejection
 from twinkle_tune.profile.folders import usable_folder
-from twinkle_tune.profile.outcomes import Outcomes
+from twinkle_tune.profile.outcomes import STORE_VARIABLE, Outcomes
 from twinkle_tune.profile.schema import Contest, Profile
 from twinkle_tune.profile.stores import store_at, store_place
 from twinkle_tune.slot import ATTENTION, HEAD, MODEL
@@ -33,30 +34,46 @@ def tried(model: nn.Module, example_inputs: object, there: Profile, whose: str, 
     """Let each winner of a profile compete with the original alone, as :func:`twinkle_tune.tune_model` does.
 
     Nobody else competes. What this machine has found out before, in an earlier call as well, is not held again.
+    Meanwhile the model has its originals; afterwards it has again what was bound to it.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
         TuneError: of the contests.
     """
-    restore_model(model)
     won = {contest.slot.name for contest in there.winners}
     neighbour = Neighbour(profile=there, whose=whose, alone=True)
-    with autocast_to(max(there.autocasts, default=""), there.device), Isolated(ahead=True) as executor:
+    problems: list[str] = []
+    with (
+        unbound(model),
+        _store(problems) as store,
+        autocast_to(max(there.autocasts, default=""), there.device),
+        Isolated(ahead=True) as executor,
+    ):
         here = tune_model(
             model, example_inputs, mode=there.mode, device=there.device, name=there.model.name, budget_s=BUDGET,
-            progress=False, registry=registry, executor=executor, store=_store(), attention=ATTENTION in won,
+            progress=False, registry=registry, executor=executor, store=store, attention=ATTENTION in won,
             head=HEAD in won, ways=bool(there.setups), objective=there.objective, slowdown=there.slowdown,
             dynamic=there.dynamic, accumulate=there.accumulate or 1, neighbour=neighbour,
         )  # fmt: skip
-    told = neighbour.told(here.contests, here.setups)
+    told = "; ".join((neighbour.told(here.contests, here.setups), *problems))
     return Tried(profile=here, told=told, lost=(*_lost(there, here), *_lost_ways(there, here)))
 
 
-def _store() -> Outcomes | None:
-    with suppress(TuneError):  # without one everything is tried anew
+@contextmanager
+def _store(problems: list[str]) -> Iterator[Outcomes | None]:
+    """The store of past outcomes; None where there is none, and everything is tried anew. A wrong one is a problem."""
+    store = None
+    try:
         place = store_place(folder=usable_folder(lambda line: None))
-        return None if place is None else store_at(place)
-    return None
+        store = None if place is None else store_at(place)
+    except TuneError as error:
+        if os.environ.get(STORE_VARIABLE):
+            problems.append(f"no store of past outcomes: {in_a_line(error, 200)}")
+    try:
+        yield store
+    finally:
+        if store is not None:
+            store.close()
 
 
 def _lost(there: Profile, here: Profile) -> Iterator[Kept]:
