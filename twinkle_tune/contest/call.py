@@ -35,6 +35,7 @@ from twinkle_tune.parity.verdict import Inconclusive
 from twinkle_tune.slot import CONVERTS, OF_THE_MODEL, ORIGINAL, Candidate, Implementation, Slot
 from twinkle_tune.source.compiled import graphs_made, why_uncompiled
 from twinkle_tune.source.hub import commit_of, place_of
+from twinkle_tune.source.layout import or_original
 from twinkle_tune.source.tried import config_of
 from twinkle_tune.terms import Terms
 from twinkle_tune.workload import Context
@@ -144,11 +145,13 @@ class CallStage(Stage[Candidate]):
     def _as_bound(self, implementation: Implementation) -> Callable[..., Any]:
         """The call as it will stand in the model: behind a look at the submodules, a function's behind the dispatcher.
 
-        Both cost time, too.
+        Both cost time, too. So does letting the original run where weights in another layout cannot be had, which the
+        judge tells.
         """
         if self._module is not None:
             parts = () if self._slot.name in OF_THE_MODEL else parts_of(self._module)
-            return while_unchanged(implementation.call, parts) if parts else implementation.call
+            call = or_original(implementation.call) if implementation.converts else implementation.call
+            return while_unchanged(call, parts) if parts else call
         family = family_of(self._observation.workload, self._terms.device)
         if family is None:
             return implementation.call

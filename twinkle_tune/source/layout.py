@@ -117,7 +117,8 @@ def or_original(call: Callable[..., Any]) -> Callable[..., Any]:
         except SignatureError as error:
             reasons[module] = f"{error}: the original runs"
         else:
-            reasons.pop(module, None)
+            if reasons:
+                reasons.pop(module, None)
             return result
         return type(module).forward(module, *args, **kwargs)
 
