@@ -22,6 +22,7 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.store import Store
 from twinkle_tune.tune.budget import Budget
 from twinkle_tune.tune.events import Event, SizesTried, StepStarted, WaysTimed
+from twinkle_tune.tune.progress import Lines
 
 clock = Told()
 X = torch.arange(32).reshape(4, 8)
@@ -95,8 +96,12 @@ def test_other_sizes_come_after_who_wins_and_before_all_is_bound(monkeypatch: py
 def test_a_run_whose_time_is_over_has_the_winner_without_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step's own call is bound; what no time was left for runs as the original does."""
     monkeypatch.setattr(Budget, "sizes_end_s", property(lambda self: time.monotonic()))
-    made, _ = tuned(monkeypatch, lambda x: x * 2.0, budget_s=600.0)
+    made, events = tuned(monkeypatch, lambda x: x * 2.0, budget_s=600.0)
     assert sizes_of(made) == {(4, 8)}
+    (told,) = [event for event in events if isinstance(event, SizesTried)]
+    said: list[str] = []
+    Lines(said.append)(told)
+    assert said == ["forward 4x8: compile at no other size, for want of time"]
 
 
 @pytest.mark.usefixtures("compiled_anew")

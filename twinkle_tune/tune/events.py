@@ -111,7 +111,7 @@ class SizesTried:
     Attributes:
         label: of the step.
         way: its name.
-        tried, shown: how many sizes there were, and at how many of them the way may run.
+        tried, shown: at how many sizes it was, before its time was over, and at how many of them it may run.
     """
 
     label: str

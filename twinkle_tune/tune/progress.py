@@ -138,7 +138,8 @@ class Lines:
                 self._say(ways_line(event.label, event.compiled))
             case SizesTried():
                 label, way = one_line(event.label, _NAME_LIMIT), one_line(event.way, _NAME_LIMIT)
-                self._say(f"{label}: {way} at {event.shown} of {event.tried} other sizes, too")
+                where = f"at {event.shown} of {event.tried} other sizes, too" if event.tried else "at no other size"
+                self._say(f"{label}: {way} {where}{'' if event.tried else ', for want of time'}")
             case StepChecked() if event.disagreement:
                 self._say(f"whole model, {one_line(event.label, _NAME_LIMIT)}: {one_line(event.disagreement)}")
             case StepFinished():

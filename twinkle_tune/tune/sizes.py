@@ -92,7 +92,7 @@ def _tried(hall: Hall, kernels: Plan, tried: Tried, setup: Setup, compile_s: flo
     finally:
         torch.compiler.reset()
     shown = [calls for calls in found if calls]
-    tell(SizesTried(label=setup.label, way=setup.name, tried=len(tried.held_out), shown=len(shown)))
+    tell(SizesTried(label=setup.label, way=setup.name, tried=len(found), shown=len(shown)))
     calls = dict.fromkeys((*setup.calls, *chain.from_iterable(shown)))
     is_whole = len(found) == len(tried.held_out) and None not in found
     return Sizes(setup=replace(setup, calls=tuple(calls)), is_whole=is_whole)
