@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from twinkle_tune.contest.selected import INCONCLUSIVE
 from twinkle_tune.errors import TuneError
@@ -128,14 +127,6 @@ class Spread(Executor):
         """Let go of all devices. The next contest would ask for them again."""
         self.devices.stop()
         self.schedule = Schedule()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _take(self, source: Iterator[Task | None], asked: dict[int, Task]) -> bool:
         """Take as many tasks as there is room for; whether anything is still to be waited for."""

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from types import TracebackType
+from typing import Self
 
 from twinkle_tune.contest.events import RoundTimed, TrialRefused, TrialStarted
 from twinkle_tune.profile.schema import Contest
@@ -23,6 +25,14 @@ class Executor(ABC):
 
     in_order = True
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     @property
     @abstractmethod
     def elsewhere(self) -> str:
@@ -31,6 +41,9 @@ class Executor(ABC):
     @abstractmethod
     def hold(self, task: Task, listener: Listener) -> Contest:
         """Hold one contest to its end: what goes wrong in a candidate is its rejection, in the original an error."""
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of what contests were held in; nothing, where that is the caller's own process."""
 
     def run(self, tasks: Iterable[Task | None], listener: Listener) -> Iterator[tuple[int, Contest]]:
         """Run contests: one after another, where a place to run them does not say otherwise.

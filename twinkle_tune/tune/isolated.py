@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from twinkle_tune.contest.call import digest_of
 from twinkle_tune.contest.events import TrialRefused, TrialStarted
@@ -51,14 +50,6 @@ class Isolated(Executor):
         self._hopeless: list[tuple[Slot, Candidate, Rejection | Untimed]] = []
         self._second: Isolated | None = None
         self._finalizer = weakref.finalize(self, Held.close, self._held)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def pid(self) -> int | None:

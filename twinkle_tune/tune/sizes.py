@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -55,7 +54,7 @@ def with_sizes(
     tried: Sequence[Tried],
     ways: Ways,
     tell: Listener,
-    ask: AskSizes = lambda each, setup, hold: hold().setup,
+    ask: AskSizes,
 ) -> Ways:
     """The ways, each winner with the calls of other sizes for which it was shown as well.
 
@@ -138,4 +137,4 @@ def _at(hall: Hall, way: Way, step: Step) -> Shown:
 
 
 def _has_left(hall: Hall, compile_s: float) -> bool:
-    return math.isinf(hall.ends_s) or time.monotonic() + compile_s < hall.ends_s
+    return time.monotonic() + compile_s < hall.ends_s
