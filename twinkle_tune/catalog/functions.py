@@ -36,6 +36,11 @@ def functions_of(model: nn.Module) -> tuple[Slot, ...]:
     return tuple(found.values())
 
 
+def is_slot(function: Callable[..., Any]) -> bool:
+    """Whether a function is by its form one for which the catalog has candidates."""
+    return any(form(parameters_of(function)) for form in _FORMS)
+
+
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Parameters of a function, also of one that ``kernels`` made a module; none where it does not tell."""
     try:
@@ -83,7 +88,7 @@ def _called_slots(function: FunctionType, seen: set[int]) -> Iterator[tuple[str,
         value = names.get(name)
         if isinstance(value, type) or not callable(value):
             continue
-        if any(form(parameters_of(value)) for form in _FORMS):
+        if is_slot(value):
             yield place, name
         elif isinstance(value, FunctionType) and value.__globals__ is names:
             yield from _called_slots(value, seen)

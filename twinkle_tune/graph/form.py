@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from twinkle_tune.errors import GraphError
 
 
@@ -20,7 +22,16 @@ class Given(enum.Enum):
 
 
 GIVEN = Given.GIVEN
-Value = Given | bool | int | float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dims:
+    """A tensor of so many dimensions: a graph may hold how many they are, and never their sizes."""
+
+    count: int
+
+
+Value = Given | Dims | bool | int | float | str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +39,8 @@ class Form:
     """Calls of a forward that have one graph.
 
     Attributes:
-        args: positional arguments: a plain value, which the graph holds as a constant, or :data:`GIVEN`.
+        args: positional arguments: a plain value, which the graph holds as a constant; a tensor's :class:`Dims`; or
+            :data:`GIVEN`, where nothing is known, which any tensor is too.
         kwargs: name and value of each keyword argument, in the order of the names.
         training: the module's own training flag.
     """
@@ -85,19 +97,27 @@ class Form:
 
 
 def _value(value: Any) -> Value:
+    if isinstance(value, Tensor):
+        return Dims(value.dim())
     is_plain = value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
     return value if is_plain else GIVEN
 
 
 def _is_as(value: Any, expected: Value) -> bool:
     if expected is GIVEN:
-        return _value(value) is GIVEN
+        return isinstance(_value(value), (Given, Dims))
+    if type(expected) is Dims:
+        return isinstance(value, Tensor) and value.dim() == expected.count
     return value is expected or (type(value) is type(expected) and value == expected)
 
 
 def _told(value: Value) -> object:
+    if isinstance(value, Dims):
+        return {"dims": value.count}
     return [] if value is GIVEN else [value]
 
 
-def _read(told: list[Any]) -> Value:
+def _read(told: Any) -> Value:
+    if isinstance(told, dict):
+        return Dims(int(told["dims"]))
     return _value(told[0]) if told else GIVEN

@@ -9,15 +9,19 @@ and what is a plain value is known, and arguments by name are just more argument
 from __future__ import annotations
 
 import inspect
+import operator
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from twinkle_tune.errors import GraphError, in_a_line
-from twinkle_tune.graph.form import GIVEN, Form
+from twinkle_tune.graph.form import Dims, Form, Given
+from twinkle_tune.graph.names import Whole, methods_with_stand_ins, none_whole, with_stand_ins
+from twinkle_tune.graph.sizes import length_of
+from twinkle_tune.graph.watched import Read, Watched, is_watched
 
 _BOUND = frozenset({"forward", "_old_forward", "_twinkle_tune_binding"})
 """What of an instance its twin goes without: forwards that somebody bound to it."""
@@ -30,14 +34,20 @@ class Traced:
     Attributes:
         module: whose forward it is; call_module and get_attr nodes name its parts by their paths in it.
         graph: with a placeholder for each argument of the form, plain ones too.
+        read: what its forward read of the module's objects that are no modules, such as a config: the graph is for a
+            module where they still say so.
     """
 
     module: nn.Module
     graph: fx.Graph
+    read: Read = field(default_factory=dict)
 
 
-def trace(module: nn.Module, form: Form) -> Traced:
+def trace(module: nn.Module, form: Form, whole: Whole = none_whole) -> Traced:
     """The forward of a module's class, for calls of one form. The module stays as it is.
+
+    Args:
+        whole: which functions that it calls are one node, looked up by their names at each call.
 
     Raises:
         GraphError: it cannot be one graph: it decides by values, sets attributes, or gives what a graph cannot give.
@@ -47,17 +57,18 @@ def trace(module: nn.Module, form: Form) -> Traced:
     forward = type(module).forward
     graph = fx.Graph()
     tracer = _Tracer(graph)
-    twin, before = _twin(module, tracer)
+    read: Read = {}
+    twin, before = _twin(module, tracer, read, whole)
     try:
         args, kwargs = _arguments(tracer, forward, form)
-        graph.output(tracer.result(forward(twin, *args, **kwargs)))
+        graph.output(tracer.result(with_stand_ins(forward, whole)(twin, *args, **kwargs)))
     except Exception as error:  # whatever a stranger's code raises on stand-ins: there is no graph of it
         raise GraphError(_why_not(module, error)) from error
     for node in [n for n in graph.nodes if n.op == "get_attr" and not n.users]:
         graph.erase_node(node)
     if twin.__dict__.keys() != before.keys() or any(twin.__dict__[n] is not v for n, v in before.items()):
         raise GraphError(_cannot(module, "its forward sets attributes of the module"))
-    return Traced(module=module, graph=graph)
+    return Traced(module=module, graph=graph, read=read)
 
 
 def trace_function(function: Callable[..., Any]) -> Traced:
@@ -70,7 +81,8 @@ def trace_function(function: Callable[..., Any]) -> Traced:
     tracer = _Tracer(graph)
     try:
         names = [p.name for p in required_of(function)]
-        graph.output(tracer.result(function(*(tracer.create_proxy("placeholder", n, (), {}) for n in names))))
+        given = (tracer.create_proxy("placeholder", n, (), {}) for n in names)
+        graph.output(tracer.result(with_stand_ins(function, none_whole)(*given)))
     except Exception as error:
         raise GraphError(f"{name}: cannot be one graph: {_where(error)}") from error
     return Traced(module=nn.Module(), graph=graph)
@@ -95,21 +107,28 @@ def _arguments(tracer: _Tracer, forward: Callable[..., Any], form: Form) -> tupl
 
     def made(name: str, value: Any) -> Any:
         proxy = tracer.create_proxy("placeholder", name, (), {})
-        return proxy if value is GIVEN else value
+        if isinstance(value, Dims):
+            proxy.node.meta["dims"] = value.count
+        return proxy if isinstance(value, (Given, Dims)) else value
 
     args = [made(name, value) for name, value in zip(names, form.args, strict=True)]
     return args, {name: made(name, value) for name, value in form.kwargs}
 
 
-def _twin(module: nn.Module, tracer: _Tracer) -> tuple[Any, dict[str, Any]]:
+def _twin(module: nn.Module, tracer: _Tracer, read: Read, whole: Whole) -> tuple[Any, dict[str, Any]]:
     twin = object.__new__(type(module))
     stands = {n: None if child is None else _Stand(child, n, tracer) for n, child in module._modules.items()}
-    own = {name: value for name, value in module.__dict__.items() if name not in _BOUND}
+    own = {
+        name: Watched(value, name, read) if is_watched(value) else value
+        for name, value in module.__dict__.items()
+        if name not in _BOUND
+    }
     tensors = {
         kind: {n: None if t is None else tracer.attribute(n) for n, t in module.__dict__[kind].items()}
         for kind in ("_parameters", "_buffers")
     }
     twin.__dict__.update(own, _modules=stands, **tensors)
+    twin.__dict__.update(methods_with_stand_ins(twin, type(module), whole))
     return twin, dict(twin.__dict__)
 
 
@@ -119,6 +138,15 @@ class _Proxy(fx.Proxy):
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
         raise GraphError("it asks for the class of an argument, a parameter or a result")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "shape":  # torch.fx's own would forget what is known of it when it is iterated
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        return super().__getattr__(name)
+
+    def __len__(self) -> int:
+        length = length_of(self.node)
+        return super().__len__() if length is None else length
 
 
 _RESULTS = (_Proxy, bool, int, float, str, type(None))
@@ -130,6 +158,13 @@ class _Tracer(fx.proxy.GraphAppendingTracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A node, as the forward gets it."""
         return _Proxy(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """The items of a shape, or of a part of one, whose length is known by the form of the call."""
+        length, items = length_of(obj.node), operator.getitem
+        if length is None:
+            return super().iter(obj)
+        return iter([self.create_proxy("call_function", items, (obj, place), {}) for place in range(length)])
 
     def attribute(self, name: str) -> Any:
         """A parameter or buffer, by its path in the module."""

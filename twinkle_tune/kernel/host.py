@@ -19,12 +19,12 @@ from twinkle_tune.graph.form import Form
 from twinkle_tune.graph.pattern import Place
 from twinkle_tune.graph.rewrite import compiled
 from twinkle_tune.graph.trace import Traced
+from twinkle_tune.graph.watched import PLAIN, Read
 from twinkle_tune.kernel.patch import bind_forward
 from twinkle_tune.kernel.record import Binding
 
 Pieces = tuple[nn.Module, ...]
 Kernel = tuple[Callable[..., Any], Binding]
-_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +37,7 @@ class Variant:
         places: of the pieces.
         kernels: what runs at each of them, None for the pattern's own operations.
         settings: plain attributes of the host, which the graph may hold as constants.
+        read: what the graph was made with of its other objects' attributes.
         kinds: class of each child of each piece.
     """
 
@@ -45,6 +46,7 @@ class Variant:
     places: tuple[Place, ...]
     kernels: tuple[Kernel | None, ...]
     settings: tuple[tuple[str, object], ...]
+    read: Read
     kinds: tuple[tuple[tuple[str, str, type], ...], ...]
 
     @classmethod
@@ -60,7 +62,8 @@ class Variant:
             forward=compiled(traced, [place.match for place in places]),
             places=tuple(places),
             kernels=tuple(kernels),
-            settings=tuple((n, v) for n, v in vars(host).items() if isinstance(v, _PLAIN) and n != "training"),
+            settings=tuple((n, v) for n, v in vars(host).items() if isinstance(v, PLAIN) and n != "training"),
+            read=traced.read,
             kinds=tuple(
                 tuple((own, path, type(host.get_submodule(path))) for own, path in place.match.modules.items())
                 for place in places
@@ -114,6 +117,9 @@ class Host:
         own = module.__dict__
         for name, value in variant.settings:
             if own.get(name, variant) != value:
+                return None
+        for (of, name), value in variant.read.items():
+            if getattr(own.get(of), name, variant) != value:
                 return None
         made = self._made.get(module)
         if made is None:

@@ -19,6 +19,7 @@ from twinkle_tune.graph.table import table
 from twinkle_tune.graph.trace import Traced, trace
 from twinkle_tune.kernel.host import Host, Variant
 from twinkle_tune.kernel.kernelize import bind_plan
+from twinkle_tune.kernel.pieces import whole_functions
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.kernel.record import Binding, record_of
 from twinkle_tune.kernel.registry import Registry, default_registry, make_candidate
@@ -128,13 +129,13 @@ def graph_report(module: nn.Module, example_inputs: object = None) -> str:
     """
     if isinstance(module, fx.GraphModule):
         return table(Traced(module=module, graph=module.graph))
-    shown, known = [], set()
+    shown, known, whole = [], set(), whole_functions(default_registry)
     for path, part, form in _called(module, example_inputs):
         if (type(part), form) in known:
             continue
         known.add((type(part), form))
         try:
-            shown.append(f"{type(part).__qualname__} {path}".rstrip() + f"\n{table(trace(part, form))}")
+            shown.append(f"{type(part).__qualname__} {path}".rstrip() + f"\n{table(trace(part, form, whole))}")
         except GraphError as error:
             shown.append(str(error))
     return "\n\n".join(shown)
@@ -156,13 +157,13 @@ def _in_graph(module: fx.GraphModule, pattern: Pattern, replacement: Written) ->
 
 
 def _in_module(module: nn.Module, pattern: Pattern, replacement: Written, example: object) -> tuple[str, ...]:
-    call, name = _kernel(pattern, replacement), _name(replacement)
+    call, name, whole = _kernel(pattern, replacement), _name(replacement), whole_functions(default_registry)
     hosts: dict[nn.Module, tuple[str, list[Variant]]] = {}
     told: list[str] = []
     untraced: list[str] = []
     for path, part, form in _called(module, example):
         try:
-            traced = trace(part, form)
+            traced = trace(part, form, whole)
         except GraphError as error:
             untraced.append(str(error))
             continue

@@ -9,8 +9,10 @@ from torch import fx, nn
 
 from twinkle_tune.catalog import add_norm, linear_act
 from twinkle_tune.catalog.block import blocks_of, composites
+from twinkle_tune.catalog.functions import is_slot
 from twinkle_tune.errors import GraphError
 from twinkle_tune.graph.form import Form
+from twinkle_tune.graph.names import Whole
 from twinkle_tune.graph.pattern import Place, places
 from twinkle_tune.graph.trace import Traced, trace
 from twinkle_tune.kernel.host import Host, Variant
@@ -75,13 +77,19 @@ def _registered(traced: Traced, registry: Registry) -> Iterator[Place]:
             continue  # it overlaps itself here: nothing of it is a place
 
 
+def whole_functions(registry: Registry) -> Whole:
+    """Which functions stay calls in a graph, because a kernel may be put in their place."""
+    registered = frozenset(registry.functions)
+    return lambda place, name, value: (place, name) in registered or is_slot(value)
+
+
 def traced_pieces(path: str, host: nn.Module, form: Form, registry: Registry) -> tuple[Traced, tuple[Piece, ...]]:
     """The graph of a host for calls of a form, and the pieces in it.
 
     Raises:
         GraphError: it is no graph.
     """
-    traced = trace(host, form)
+    traced = trace(host, form, whole_functions(registry))
     found = places_in(traced, registry)
     return traced, tuple(Piece(path=f"{path}:{p.node}", place=p, module=p.piece(host, form)) for p in found)
 
