@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ import pytest
 from tests.hub.client import use
 from tests.hub.server import LocalHub
 from twinkle_tune.cli.app import run
+from twinkle_tune.kernel import kernelize_model, kernelize_report
 from twinkle_tune.profile.collection import LIST, read_list
 from twinkle_tune.profile.hub import open_shelf, parse_place
 from twinkle_tune.profile.hub import push as pushed
 from twinkle_tune.profile.io import load_profile
-from twinkle_tune.profile.schema import Profile
+from twinkle_tune.profile.schema import Contest, Profile
 
 REPO = "friends/profiles"
 TOY = """
@@ -92,19 +95,18 @@ def test_there_and_back(toy: Path, local_hub: LocalHub, monkeypatch: pytest.Monk
     assert not Path("none.json").exists()
 
 
-def test_the_nearest_is_tried_here(toy: Path, local_hub: LocalHub, capsys: Any) -> None:
-    """From another machine's profile nothing is written by pull; profile --from-hub tries what won there, and nothing
-    else, and says what was confirmed."""
-    made = profiled("p.json", "--candidates", "torch")
+def with_winner(made: Profile) -> tuple[str, Contest]:
+    """A rival of the norm, and its contest."""
     norm = next(c for c in made.contests if len(c.trials) > 1)
-    rival = norm.trials[1].candidate
+    return norm.trials[1].candidate, norm
+
+
+def test_from_the_nearest_what_won_there_is_tried(toy: Path, local_hub: LocalHub, capsys: Any) -> None:
+    """profile --from-hub tries what won there, and nothing else, and says what was confirmed."""
+    made = profiled("p.json", "--candidates", "torch")
+    rival, norm = with_winner(made)
     far = elsewhere(made, rival).save("far.json")
     pushed(far, load_profile(far), parse_place(REPO))
-    assert run(["pull", "toy_shared:make", REPO, "--device", "cpu", "--out", "back.json"]) == 1
-    told = capsys.readouterr().err
-    assert "torch: 2.12.0 then" in told
-    assert f"twinkle-tune profile toy_shared:make --from-hub {REPO}" in told
-    assert not Path("back.json").exists()
     found = profiled("near.json", "--fresh", "--from-hub", REPO)
     told = capsys.readouterr().err
     assert f"starting from {REPO} at commit" in told
@@ -114,6 +116,40 @@ def test_the_nearest_is_tried_here(toy: Path, local_hub: LocalHub, capsys: Any) 
     assert found.run is not None
     assert found.run.started_from in told
     assert found.run.started_from.split(": ")[1].startswith("1 of its 1 winners tried here, ")
+
+
+@pytest.mark.parametrize("fact", ["torch", "device_name"])
+def test_the_nearest_is_pulled_and_never_bound_untried(
+    toy: Path, local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capsys: Any, fact: str
+) -> None:
+    """With another torch, or another CPU, the nearest is written, and it is said what differs. Its winners are bound
+    after they were tried, and not before. A profile of this machine is not lost to it."""
+    made = profiled("p.json", "--candidates", "torch")
+    rival, norm = with_winner(made)
+    there = replace(elsewhere(made, rival), environment=replace(made.environment, **{fact: "2.12.0"}))
+    far = there.save("far.json")
+    pushed(far, there, parse_place(REPO))
+    assert run(["pull", "toy_shared:make", REPO, "--device", "cpu", "--out", "back.json"]) == 0
+    told = capsys.readouterr().err
+    assert f"{fact}: 2.12.0 then" in told
+    assert f"twinkle-tune profile toy_shared:make --from-hub {REPO}" in told
+    assert "kernelize_model(model, profile='back.json', example_inputs=...)" in told
+    assert load_profile("back.json") == there
+
+    model, (x,) = importlib.import_module("toy_shared").make()
+    with pytest.warns(UserWarning, match=rf"made in another environment .*{fact}: 2.12.0 then.*example_inputs="):
+        kernelize_model(model, profile="back.json")
+    assert not kernelize_report(model).bound
+    monkeypatch.setattr("twinkle_tune.tune.tried.Isolated", lambda **options: nullcontext())
+    with pytest.warns(UserWarning, match=rf"{fact}: 2.12.0 then.*1 of its 1 winners tried here"):
+        kernelize_model(model, profile="back.json", example_inputs=[x])
+    assert {binding.slot for binding in kernelize_report(model).bound} <= {norm.slot.name}
+
+    assert run(["pull", "toy_shared:make", REPO, "--device", "cpu", "--out", "p.json"]) == 2
+    assert "p.json was made on this machine; nothing was written" in capsys.readouterr().err
+    assert load_profile("p.json") == made
+    assert run(["pull", "toy_shared:make", REPO, "--device", "cpu"]) == 0
+    assert [load_profile(file) for file in Path("profiles").rglob("*.json")] == [there]
 
 
 def test_where_the_original_won_nobody_competes(toy: Path, local_hub: LocalHub) -> None:

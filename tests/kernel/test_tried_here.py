@@ -138,6 +138,29 @@ def test_a_right_backward_is_bound_for_training(local_hub: LocalHub, tmp_path: P
     assert [binding.path for binding in kernelize_report(model).bound] == [*NARROW]
 
 
+def test_few_micro_batches_are_run(clock: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training profile that names any number of micro-batches a step costs no more than some of them."""
+    asked: list[Any] = []
+
+    def tune_model(*arguments: Any, **options: Any) -> Profile:
+        asked.append(options["accumulate"])
+        return tuned(*arguments, **options)
+
+    tuned = tried.tune_model
+    monkeypatch.setattr(tried, "tune_model", tune_model)
+    known = registry(kernel(clock, 10.0))
+    there = replace(elsewhere(known, NARROW, mode="train"), accumulate=10**9)
+    with pytest.warns(UserWarning, match="1 of its 1 winners tried here, 1 confirmed"):
+        kernelize_model(Model(), "train", profile=there, registry=known, example_inputs=X)
+    assert asked == [64]
+
+
+def test_inputs_without_a_profile_are_an_error() -> None:
+    """Inputs are for a profile's winners: without one they would be for nothing."""
+    with pytest.raises(BindError, match="example_inputs: got them without a profile, expected both"):
+        kernelize_model(Model(), example_inputs=X)
+
+
 def test_nobody_else_competes(local_hub: LocalHub, tmp_path: Path, clock: Told) -> None:
     """What the other machine did not decide has no contest here, whoever is registered for it."""
     known = registry(kernel(clock, 10.0))

@@ -18,7 +18,6 @@ from twinkle_tune.errors import TuneError
 COLLECTION_VARIABLE = "TWINKLE_COLLECTION"
 """Environment variable: the collection on the Hub ("owner/name") that is meant where none is named."""
 _REPO_HELP = f"The collection: owner/name, or owner/name@revision.  [default: {COLLECTION_VARIABLE}]"
-NOT_HERE = 1
 
 
 def push(
@@ -54,10 +53,10 @@ def pull(
 ) -> None:
     """Take the profile of MODEL from a collection on the Hub.
 
-    It is taken if it was made on such a machine as this one.
+    It is the one that was made on such a machine as this one, if there is one.
 
-    If the nearest one was made elsewhere, the exit code is 1 and it is said what differs: 'profile --from-hub' tries
-    its winners here.
+    Else it is the nearest, and it is said what differs. The file says so as well: kernelize_model binds none of its
+    winners before each was tried here.
     """
     from twinkle_tune.mode import parse_mode
     from twinkle_tune.models import load_model
@@ -65,24 +64,43 @@ def pull(
 
     place, parsed = parse_place(_named(repo)), parse_mode(mode)
     depth, (asked, kind) = parse_count("--layers", layers), use_device(device)
-    path = out or profile_path(device_name(kind), model, parsed)
-    check_writable([path])
+    check_writable([out or profile_path(device_name(kind), model, parsed)])
     register_files(register or [])
     loaded = load_model(model, asked, dtype, depth, None, None, parsed)
 
     from twinkle_tune.kernel.shared import nearest
 
     shelf, match = nearest(place, loaded.model, parsed, kind)
+    path = out or profile_path(match.listed.environment.device_name, model, parsed)
+    check_writable([path])
+    if match.differs and _is_of_here(path, kind):
+        raise TuneError(
+            f"{shelf}: its nearest profile was made elsewhere ({'; '.join(match.differs)}), and {path} was made on "
+            "this machine; nothing was written: name another place with --out"
+        )
+    found = fetch(shelf, match.listed)
+    found.save(path)
     if match.differs:
         tell(f"{shelf}: its nearest profile was made elsewhere:")
         for line in match.differs:
             tell(f"  {line}")
-        tell(f"nothing was written; try its winners here: twinkle-tune profile {model} --from-hub {place.repo_id}")
-        raise typer.Exit(NOT_HERE)
-    found = fetch(shelf, match.listed)
-    found.save(path)
+        tell("its winners are bound only where they were tried here before; either way does that:")
+        tell(f"  twinkle-tune profile {model} --from-hub {place.repo_id}")
+        tell(f"  kernelize_model(model, profile={str(path)!r}, example_inputs=...)")
     say(f"{shelf}, published by {place.publisher}: {found.verdict}")
     say(f"wrote {path}")
+
+
+def _is_of_here(path: Path, device: str) -> bool:
+    """Whether a file is a profile that was made on such a machine as this one."""
+    from twinkle_tune.environment import changes, current_environment
+    from twinkle_tune.errors import ProfileError
+    from twinkle_tune.profile.io import load_profile
+
+    try:
+        return path.is_file() and not changes(load_profile(path).environment, current_environment(device))
+    except ProfileError:
+        return False
 
 
 def index(

@@ -117,7 +117,7 @@ def kernelize_model(
         StaleProfileError: without fallback, an entry that does not hold any more.
         RegistrationError: without fallback, a registered kernel that cannot be had.
         BindError: binding failed, or another rank met an error; nothing is bound. Of a ``group``: it is none, or,
-            without fallback, its ranks would not do the same.
+            without fallback, its ranks would not do the same. ``example_inputs`` without a profile, or with a group.
     """
     request = Request(
         model=model,
@@ -133,6 +133,11 @@ def kernelize_model(
         raise BindError(
             "example_inputs, group: got both, expected one: winners are tried in one process; try them there, with "
             "'twinkle-tune profile --from-hub', and give the group that profile"
+        )
+    if example_inputs is not None and profile is None:
+        raise BindError(
+            "example_inputs: got them without a profile, expected both: they are what the winners of a profile from "
+            "another machine are tried on; pass profile=, or make one of them with tune_model(model, example_inputs)"
         )
     ranks = None if group is None else Ranks.of(group)
     if ranks is None:

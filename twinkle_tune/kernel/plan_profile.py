@@ -81,7 +81,10 @@ def _stale_as_a_whole(profile: Profile, device: str, mode: Mode) -> tuple[str, .
         return (f"the profile is for device {profile.device}, got device {device}; profile the model on that device",)
     differ = changes(profile.environment, current_environment(device))
     if differ:
-        return (f"the profile was made in another environment ({'; '.join(differ)}); profile the model again here",)
+        return (
+            f"the profile was made in another environment ({'; '.join(differ)}); profile the model again here, or have "
+            "its winners tried with kernelize_model(..., example_inputs=)",
+        )
     return ()
 
 

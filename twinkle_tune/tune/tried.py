@@ -27,6 +27,8 @@ from twinkle_tune.workload import call_text
 
 BUDGET = "2m"
 """How long the contests may take; what is left of it for none keeps the original."""
+_MOST_MICRO_BATCHES = 64
+"""Of a training step at most so many are run here: each costs its time, whatever number the profile names."""
 _NO_CALL = "the model makes no such call with these inputs; give inputs of the sizes that were profiled"
 
 
@@ -53,7 +55,8 @@ def tried(model: nn.Module, example_inputs: object, there: Profile, whose: str, 
             model, example_inputs, mode=there.mode, device=there.device, name=there.model.name, budget_s=BUDGET,
             progress=False, registry=registry, executor=executor, store=store, attention=ATTENTION in won,
             head=HEAD in won, ways=bool(there.setups), objective=there.objective, slowdown=there.slowdown,
-            dynamic=there.dynamic, accumulate=there.accumulate or 1, neighbour=neighbour,
+            dynamic=there.dynamic, accumulate=min(there.accumulate or 1, _MOST_MICRO_BATCHES),
+            neighbour=neighbour,
         )  # fmt: skip
     told = "; ".join((neighbour.told(here.contests, here.setups), *problems))
     return Tried(profile=here, told=told, lost=(*_lost(there, here), *_lost_ways(there, here)))
