@@ -126,7 +126,8 @@ def test_the_nearest_is_pulled_and_never_bound_untried(
     after they were tried, and not before. A profile of this machine is not lost to it."""
     made = profiled("p.json", "--candidates", "torch")
     rival, norm = with_winner(made)
-    there = replace(elsewhere(made, rival), environment=replace(made.environment, **{fact: "2.12.0"}))
+    changed: dict[str, Any] = {fact: "2.12.0"}
+    there = replace(elsewhere(made, rival), environment=replace(made.environment, **changed))
     far = there.save("far.json")
     pushed(far, there, parse_place(REPO))
     assert run(["pull", "toy_shared:make", REPO, "--device", "cpu", "--out", "back.json"]) == 0

@@ -24,7 +24,7 @@ from twinkle_tune.profile.hub import parse_place, push
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import ModelFacts, Profile
 from twinkle_tune.profile.store import Store
-from twinkle_tune.tune import tried
+from twinkle_tune.tune import tried, tune
 from twinkle_tune.workload import target_of
 
 REPO = "friends/profiles"
@@ -144,9 +144,8 @@ def test_few_micro_batches_are_run(clock: Told, monkeypatch: pytest.MonkeyPatch)
 
     def tune_model(*arguments: Any, **options: Any) -> Profile:
         asked.append(options["accumulate"])
-        return tuned(*arguments, **options)
+        return tune.tune_model(*arguments, **options)
 
-    tuned = tried.tune_model
     monkeypatch.setattr(tried, "tune_model", tune_model)
     known = registry(kernel(clock, 10.0))
     there = replace(elsewhere(known, NARROW, mode="train"), accumulate=10**9)

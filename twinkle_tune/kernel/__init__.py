@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from twinkle_tune.kernel.batch import register_kernels
 from twinkle_tune.kernel.function import apply_function_kernel, register_function_kernel
+from twinkle_tune.kernel.kernel_config import register_kernel_config
 from twinkle_tune.kernel.kernelize import (
     KernelizeReport,
     kernelize_model,
@@ -56,6 +57,7 @@ __all__ = [
     "kernelized",
     "register_external_layer",
     "register_function_kernel",
+    "register_kernel_config",
     "register_kernels",
     "register_layer_kernel",
     "register_pattern_kernel",
