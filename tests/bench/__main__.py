@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tests.bench.again import AGAIN
 from tests.bench.figure import Figure
 from tests.bench.figures import FIGURES
 from tests.bench.large import LARGE
 from tests.bench.page import made, made_line, write
+from tests.bench.peak import PEAKS
 from tests.bench.runs import RUNS
 from tests.bench.stores import STORES
 from tests.bench.watched import WATCHED
@@ -19,7 +21,7 @@ FOLDER = Path("reports")
 def main() -> int:
     """Measure every figure, write both files, and fail if a figure misses its goal."""
     facts, figures = made("cpu"), []
-    for measure in (*FIGURES, *LARGE, *STORES, *WATCHED, *RUNS):
+    for measure in (*FIGURES, *LARGE, *STORES, *WATCHED, *AGAIN, *RUNS, *PEAKS):
         figure = measure()
         figures.append(figure)
         print(f"{figure.name}: {figure.text} ({'met' if figure.met else 'MISSED'}: {figure.goal_text})")
@@ -43,10 +45,6 @@ def _page(where: str, figures: list[Figure]) -> list[str]:
             for f in figures
         ),
     ]
-
-
-def _met(figure: Figure) -> str:
-    return "-" if figure.skipped else "yes" if figure.met else "no"
 
 
 if __name__ == "__main__":

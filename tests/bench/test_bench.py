@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 
 from tests.bench import aa, regret, runs
+from tests.bench.again import spread
+from tests.bench.earlier import ROOT
 from tests.bench.forms import FAMILIES
 from tests.bench.page import binomial_upper, quantile
+from tests.bench.peak import peak_mib
 from tests.bench.stores import STORES, opening_time
 
 
@@ -113,3 +117,17 @@ def test_a_store_is_opened_and_asked() -> None:
     """Each figure of stores has its samples, also of a small one: what is there was found, what is not was not."""
     assert all(bool(figure.samples) != bool(figure.skipped) for figure in (measure(900) for measure in STORES))
     assert not opening_time(900).skipped
+
+
+def test_shares_of_runs_are_compared_where_they_matter() -> None:
+    """What is in all runs and 5% of a step in one of them: the largest over the smallest."""
+    runs = [{"mlp": 0.5, "norm": 0.06, "tiny": 0.001}, {"mlp": 0.4, "norm": 0.03, "tiny": 0.01, "once": 0.9}]
+    assert spread(runs) == 2.0
+    assert spread([{"tiny": 0.001}, {"tiny": 0.002}]) == 1.0
+
+
+def test_the_peak_is_of_a_command_and_what_it_starts() -> None:
+    """150 MiB that the child of a child holds for a second are seen, once."""
+    holds = "import sys, time; held = bytearray(150 << 20); time.sleep(1)"
+    starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {holds!r}], check=True)"
+    assert 150 < peak_mib([sys.executable, "-c", starts], ROOT) < 250

@@ -30,12 +30,13 @@ from twinkle_tune.kernel import Registry, register_external_layer, register_func
 from twinkle_tune.measure.race import RaceSettings
 from twinkle_tune.outcome import Measurement, Outcome, Rejection, Selection, Trial, Untimed
 from twinkle_tune.profile.schema import Contest, Profile
-from twinkle_tune.tune import settle
+from twinkle_tune.tune import settle, watch, worker
 from twinkle_tune.tune.allowance import device_allowance
 from twinkle_tune.tune.events import ContestFinished, Event, OriginalFailed
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.job import Job, Once
 from twinkle_tune.tune.limits import Limits
+from twinkle_tune.tune.mark import Mark
 
 UNWON = RaceSettings(max_rounds=9, min_gain=0.99)
 """Nobody is a hundred times as fast: no winner is timed again, which starts a second worker process."""
@@ -525,6 +526,21 @@ def test_a_budget_shortens_every_limit_but_the_last_second() -> None:
     assert [limits.is_by_budget("first call", limit_s) for limit_s in (45.0, 300.0)] == [True, False]
     with pytest.raises(TuneError, match=r"of_left: got 1\.5, expected a share over 0 and at most 1"):
         Limits(of_left=1.5)
+
+
+def test_what_a_new_process_would_need_is_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who hangs ends its process: of 100 s, 20 of them for preparations, a candidate may take half of the 60 left."""
+    now_s, mark = 0.0, Mark()
+    task: Any = SimpleNamespace(candidates=[SimpleNamespace(name="one")], deadline_s=100.0)
+    monkeypatch.setattr(worker, "_now_s", lambda: now_s)
+    monkeypatch.setattr(watch, "shared_code", lambda _: ())
+    watching = worker.ProcessWatch(mark, Limits(of_left=0.5), task)
+    now_s = 20.0
+    watching.begins("one", "first call")
+    assert mark.get().limit_s == 30.0
+    now_s = 50.0
+    watching.begins("one", "parity")
+    assert mark.get().limit_s == 15.0
 
 
 def test_limits_must_be_positive() -> None:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any
@@ -82,15 +81,20 @@ def telling_parts(model: nn.Module) -> tuple[nn.Module, ...]:
     return (model, *(m for m in inner if not isinstance(m, (nn.ModuleList, nn.ModuleDict))))
 
 
-@contextmanager
-def originals_inside() -> Iterator[None]:
-    """Within, what is not compiled has the originals: of layers, and of functions, which nobody owns meanwhile."""
-    token, owner = aside.set(True), running.set(None)
-    try:
-        yield
-    finally:
-        running.reset(owner)
-        aside.reset(token)
+class OriginalsInside:
+    """Within, what is not compiled has the originals: of layers, and of functions, which nobody owns meanwhile.
+
+    A class, as a generation enters it once a token, where a generator's frame costs several times as much.
+    """
+
+    __slots__ = ("_aside", "_owner")
+
+    def __enter__(self) -> None:
+        self._aside, self._owner = aside.set(True), running.set(None)
+
+    def __exit__(self, *_: object) -> None:
+        running.reset(self._owner)
+        aside.reset(self._aside)
 
 
 def with_kernels(forward: Call) -> Call:

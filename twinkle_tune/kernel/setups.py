@@ -17,7 +17,7 @@ from twinkle_tune.catalog.attention import other_attentions
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.aside import with_attention, with_originals
 from twinkle_tune.kernel.going import Case, Going, going_of
-from twinkle_tune.kernel.owner import originals_inside, with_kernels
+from twinkle_tune.kernel.owner import OriginalsInside, with_kernels
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
 from twinkle_tune.kernel.setup_calls import Asked, are_rows, forms_of, names_of, rows_of
 from twinkle_tune.kernel.watched import Watched, has_hooks
@@ -186,7 +186,7 @@ class Root:
             case, before = found
         try:
             if case.steps_aside:
-                with originals_inside():
+                with OriginalsInside():
                     return case.call(model, *args, **kwargs)
             return case.call(model, *args, **kwargs)
         except Exception as error:

@@ -64,7 +64,9 @@ class ProcessWatch(Looks):
         super().__init__(task)
         self._mark, self._limits = mark, limits
         self._index = {candidate.name: index for index, candidate in enumerate(task.candidates)}
-        self._ends_s = None if task.deadline_s is None else _now_s() + task.deadline_s
+        self._made_s = _now_s()
+        self._ends_s = None if task.deadline_s is None else self._made_s + task.deadline_s
+        self._prepared_s: float | None = None
         self._original_s: dict[Phase, float] = {}
         self._began_s = self._limit_s = 0.0
         self._stage: Phase = "load"
@@ -74,11 +76,17 @@ class ProcessWatch(Looks):
         super().begins(candidate, stage)
         limit_s = self._limits.setup_s
         if candidate != ORIGINAL:
-            left_s = None if self._ends_s is None else max(0.0, self._ends_s - _now_s())
-            limit_s = self._limits.stage_s(stage, self._original_s.get(stage, 0.0), left_s)
+            limit_s = self._limits.stage_s(stage, self._original_s.get(stage, 0.0), self._left_s())
         self._began_s, self._limit_s = _now_s(), limit_s
         self._mark.set(self._index[candidate], stage, self._began_s + limit_s, limit_s)
         return stage
+
+    def _left_s(self) -> float | None:
+        """What the budget leaves the candidates, once a process that takes this one's place has come as far again."""
+        now_s = _now_s()
+        if self._prepared_s is None:
+            self._prepared_s = now_s - self._made_s
+        return None if self._ends_s is None else max(0.0, self._ends_s - now_s - self._prepared_s)
 
     def goes_on(self) -> None:
         """As :meth:`Watch.goes_on`."""
