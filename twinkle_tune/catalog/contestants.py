@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from twinkle_tune.catalog import add_norm, loose, loss, rotary
+from twinkle_tune.catalog import add_norm, fused_attention, loose, loss, rotary
 from twinkle_tune.catalog.add_norm import ADD_NORM
 from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.catalog.functions import parameters_of
 from twinkle_tune.catalog.linear_act import LINEAR_ACT
 from twinkle_tune.catalog.recognise import flavour_of
+from twinkle_tune.catalog.written_attention import WRITTEN
 from twinkle_tune.mode import Mode
 from twinkle_tune.slot import Candidate, Slot
 from twinkle_tune.source.compiled import CompileSource
@@ -48,7 +49,8 @@ def pattern_contestants(name: str, piece: nn.Module, device: str) -> tuple[Candi
     """
     if name == LINEAR_ACT:
         return layer_contestants(name, piece, device)  # such a layer's
-    return (*(add_norm.contestants(piece, device) if name == ADD_NORM else ()), COMPILE)
+    known = {ADD_NORM: add_norm.contestants, WRITTEN: fused_attention.contestants}
+    return (*(known[name](piece, device) if name in known else ()), COMPILE)
 
 
 def function_contestants(slot: Slot, function: Callable[..., Any], device: str) -> tuple[Candidate, ...]:
