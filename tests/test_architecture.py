@@ -20,6 +20,7 @@ PACKAGE = ROOT / "twinkle_tune"
 # From the ground up: a room imports only from rooms that stand before it, or from itself.
 ROOMS = (
     "errors",
+    "peers",
     "server",
     "cause",
     "words",

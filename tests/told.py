@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+CLOCKS = ("contest.call.slot_clock", "tune.tune.clock_for", "tune.setups.clock_for")
+"""Where ``tune_model`` has its clocks from."""
+
 
 class Told:
     """A clock by which a call takes 100 µs, and what is told to it meanwhile."""
@@ -36,9 +39,9 @@ class Told:
         """Nothing waits."""
 
 
-def told_clock(monkeypatch: pytest.MonkeyPatch) -> Told:
+def told_clock(monkeypatch: pytest.MonkeyPatch, clock: Told | None = None) -> Told:
     """The clock of everything that ``tune_model`` times in this process from now on."""
-    clock = Told()
-    for place in ("contest.call.slot_clock", "tune.tune.clock_for", "tune.setups.clock_for"):
+    clock = Told() if clock is None else clock
+    for place in CLOCKS:
         monkeypatch.setattr(f"twinkle_tune.{place}", lambda device, **_: clock)
     return clock

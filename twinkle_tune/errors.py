@@ -72,6 +72,14 @@ class BindError(TuneError):
     """Binding a kernel to a model failed; what had been bound was undone."""
 
 
+class PeerError(TuneError):
+    """Another process of those that tune together met an error; ``by_chance``: one that says nothing of the code."""
+
+    def __init__(self, message: str, *, by_chance: bool = False) -> None:
+        super().__init__(message)
+        self.by_chance = by_chance
+
+
 class TuneInterrupted(KeyboardInterrupt):
     """Ctrl-C during a profiling run; ``profile`` holds the contests that were finished, None if none was."""
 
@@ -83,6 +91,8 @@ class TuneInterrupted(KeyboardInterrupt):
 def in_a_line(error: BaseException, limit: int | None = None) -> str:
     """Class and first line of an error, without its full stop and cut after ``limit`` characters."""
     name = type(error).__name__
+    if isinstance(error, PeerError):
+        return str(error)[:limit]  # in which the class stands
     try:
         lines = str(error).strip().splitlines()
     except Exception as unreadable:  # of a stranger's exception even its text may raise
@@ -129,6 +139,8 @@ def is_by_chance(error: BaseException) -> bool:
         if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno in _OF_THE_MOMENT):
             return True
         if type(link).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+            return True
+        if isinstance(link, PeerError) and link.by_chance:
             return True
         if isinstance(link, SystemError) and "AST constructor" in str(link):
             return True

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-import traceback
 import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from tests.kernel.toys import Model, Norm, added, layer_contest, norms, plus_one, plus_two, profile, registry
+from tests.ranks import Told, cases_of, forked
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import BindError, ProfileError
 from twinkle_tune.kernel import kernelize_model, kernelize_report
@@ -27,7 +25,6 @@ from twinkle_tune.profile.io import read_profile
 from twinkle_tune.profile.schema import Profile
 
 WORLD = 4
-Told = dict[str, Any]
 ONE, BOTH = registry(plus_one), registry(plus_one, plus_two)
 
 
@@ -208,47 +205,12 @@ def strict_alone_and_bound(rank: int) -> Told:
     return together(model, won("plus_two"), registry=ONE, use_fallback=rank != 1)
 
 
-CASES: dict[str, Callable[[int], Told]] = {
-    case.__name__: case
-    for case in (
-        alike, slower, another_file, another_torch, missing_kernel, missing_kernel_strictly, strict_alone, mistake,
-        unreadable, cannot_bind, another_model, turned_off, registered, half_of_them, not_in_it,
-        warnings_are_errors, warnings_are_errors_and_nothing_is_left, no_profile, another_version, other_code,
-        strict_alone_and_bound,
-    )
-}  # fmt: skip
-
-
-def run(rank: int, folder: Path) -> None:
-    """All cases in one rank."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    try:
-        found = {name: case(rank) for name, case in CASES.items()}
-    finally:
-        dist.destroy_process_group()
-    (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Fork the ranks, which have imported everything then, and wait for them."""
-    folder = Path(arguments[0])
-    children = []
-    for rank in range(WORLD):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                run(rank, folder)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        children.append(child)
-    return max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
-
+CASES = cases_of(
+    alike, slower, another_file, another_torch, missing_kernel, missing_kernel_strictly, strict_alone, mistake,
+    unreadable, cannot_bind, another_model, turned_off, registered, half_of_them, not_in_it,
+    warnings_are_errors, warnings_are_errors_and_nothing_is_left, no_profile, another_version, other_code,
+    strict_alone_and_bound,
+)  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(forked(CASES, WORLD, Path(sys.argv[1])))

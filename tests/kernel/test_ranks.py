@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.kernel.ranks_cases import BOTH, CASES, WORLD, won
 from tests.kernel.toys import Model
+from tests.ranks import Each, run_cases
 from twinkle_tune.errors import BindError
 from twinkle_tune.kernel import kernelize_model, kernelize_report
-
-ROOT = Path(__file__).parents[2]
-Each = list[dict[str, Any]]
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not hasattr(os, "fork"), reason="torch.distributed or fork is not there"
@@ -27,13 +20,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Each]:
-    """What came of each case, rank by rank. A rank that waits for another for ever would end it by its time."""
-    folder = tmp_path_factory.mktemp("ranks")
-    asked = [sys.executable, "-m", "tests.kernel.ranks_cases", str(folder)]
-    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(WORLD)]
-    return {name: [rank[name] for rank in ranks] for name in CASES}
+    """What came of each case, rank by rank."""
+    return run_cases("tests.kernel.ranks_cases", CASES, WORLD, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize(("name", "adds"), [("alike", 1.0), ("slower", 1.0), ("another_file", 2.0)])

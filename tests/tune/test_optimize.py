@@ -177,3 +177,12 @@ def test_a_profile_that_cannot_be_kept_is_applied(monkeypatch: pytest.MonkeyPatc
     with pytest.warns(UserWarning, match="the profile is not kept .*the disk is full"):
         model = optimize_model(Long(), X, candidates="original")
     assert bound(model)
+
+
+def test_one_of_several_ranks_does_not_tune_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning says what to call instead, and the original runs."""
+    monkeypatch.setattr("twinkle_tune.tune.optimize.processes_of_the_job", lambda: 4)
+    model = nn.Sequential(nn.Linear(4, 4))
+    with pytest.warns(UserWarning, match=r"each of 4 processes would find its own; call tune_model .* with group="):
+        optimize_model(model, torch.ones(1, 4))
+    assert not kernelize_report(model).bound

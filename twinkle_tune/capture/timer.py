@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import nn
 from twinkle_tune.capture.sites import Site
 from twinkle_tune.capture.step import Step
 from twinkle_tune.errors import CaptureError, TuneError
+from twinkle_tune.peers import mean_of
 from twinkle_tune.slot import Slot
 
 Key = tuple[Slot, str, str]
@@ -75,9 +75,8 @@ def share(passes: Sequence[Pass], key: Key, *, trains: bool) -> float:
 def repeated_us(run: Callable[[], float]) -> tuple[float, ...]:
     """Microseconds of a few runs: three at least, up to nine as long as they are short."""
     times_us: list[float] = []
-    ends_s = time.monotonic() + _LONG_S
-    while len(times_us) < _FEWEST or (len(times_us) < _MOST and time.monotonic() < ends_s):
-        times_us.append(run())
+    while len(times_us) < _FEWEST or (len(times_us) < _MOST and sum(times_us) < _LONG_S * 1e6):
+        times_us.append(mean_of("a run of a step", run()))
     return tuple(times_us)
 
 

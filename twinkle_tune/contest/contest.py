@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from twinkle_tune.cause import Cause, cause_of
@@ -14,6 +14,16 @@ from twinkle_tune.contest import selected
 from twinkle_tune.contest.events import RoundTimed, Tell, TrialRefused, TrialStarted
 from twinkle_tune.contest.further import Timed, further_times
 from twinkle_tune.contest.stage import C, Entrant, Stage
+from twinkle_tune.contest.together import (
+    Again,
+    Right,
+    Turn,
+    agreed_clock,
+    agreed_judge,
+    agreed_rejection,
+    agreed_turn,
+    named,
+)
 from twinkle_tune.contest.watch import MeddledError, Watch, WatchedClock
 from twinkle_tune.errors import SignatureError, TuneError, in_a_line, is_by_chance
 from twinkle_tune.measure.chance import let_go
@@ -23,6 +33,7 @@ from twinkle_tune.measure.run import hold
 from twinkle_tune.measure.state import StateWatch, device_state
 from twinkle_tune.outcome import Measurement, Outcome, Phase, Rejection, Trial, Untimed
 from twinkle_tune.parity.verdict import Inconclusive, Pass, Reject, Verdict
+from twinkle_tune.peers import now_s
 from twinkle_tune.profile.schema import Found
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.terms import Terms
@@ -63,18 +74,19 @@ def contest(
         ready: gives a candidate as it takes part: with its config, say.
         further: whose further times are taken after the race.
     """
-    began_s = time.monotonic()
+    began_s = now_s()
     entered: list[C] = []
     outcomes: dict[str, _Ready | Rejection | Untimed] = {}
     for candidate in candidates:
-        if candidate.name == ORIGINAL or time.monotonic() < ends_s:
+        if candidate.name == ORIGINAL or now_s() < ends_s:
             tell(TrialStarted(candidate=candidate.name))
             entered.append(ready(candidate))
         else:
             entered.append(candidate)
         outcomes[candidate.name] = _turn(stage, entered[-1], watch, tell, ends_s)
     right = {name: found for name, found in outcomes.items() if isinstance(found, _Ready)}
-    clock = WatchedClock(stage.clock, {name: found.entrant.step for name, found in right.items()}, watch)
+    steps = {name: found.entrant.step for name, found in right.items()}
+    clock = agreed_clock(WatchedClock(stage.clock, steps, watch))
     states: list[StateWatch] = []
 
     def told(race: PairedRounds) -> None:
@@ -85,7 +97,7 @@ def contest(
         calls = {name: right[name].entrant.step for name in names}
         held = stage.race({name: right[name].peak_bytes for name in names}, terms)
         states.append(StateWatch(lambda: device_state(terms.device)))
-        left_s = min(stage.race_s, max(0.0, ends_s - time.monotonic()))
+        left_s = min(stage.race_s, max(0.0, ends_s - now_s()))
         decision, times_us = hold(held, calls, clock, on_round=told, deadline_s=left_s, watch=states[-1])
         if not times_us.get(ORIGINAL):
             # Nobody to race against, or no time: the original's own time is wanted all the same.
@@ -94,7 +106,11 @@ def contest(
             times_us = {**times_us, ORIGINAL: own}
         return decision, times_us
 
-    again = {name: _watched(name, found.entrant.again, watch) for name, found in right.items() if found.entrant.again}
+    again = {
+        name: agreed_judge(name, _watched(name, found.entrant.again, watch))
+        for name, found in right.items()
+        if found.entrant.again
+    }
     decision, times_us, wrong = race_until_right(tuple(right), race, again)
     for name, out in wrong.items():
         outcomes[name] = _refused(tell, name, Rejection(stage="parity", reason=out.reason, cause=out.cause))
@@ -116,22 +132,45 @@ def contest(
 
 def _turn(stage: Stage[C], candidate: C, watch: Watch, tell: Tell, ends_s: float) -> _Ready | Rejection | Untimed:
     """Load, call and judge one candidate; once more where that failed by chance."""
-    left_s = ends_s - time.monotonic()
+    left_s = ends_s - now_s()
     if candidate.name != ORIGINAL and left_s <= stage.needs_s(candidate):
         return selected.not_tried(stage.no_time if left_s > 0 else selected.NOT_TRIED)
-    found = _attempt(stage, candidate, watch, is_last=False)
-    if found is None:
+    mine: list[_Ready | Rejection | Untimed | None] = []
+
+    def attempt(*, is_last: bool) -> Turn:
+        mine.append(_attempt(stage, candidate, watch, is_last=is_last))
+        match mine[-1]:
+            case _Ready(peak_bytes=peak_bytes):
+                return Right(peak_bytes=peak_bytes)
+            case None:
+                return Again()
+            case Rejection() as rejection:
+                return named(rejection)
+            case untimed:
+                return untimed
+
+    found = agreed_turn(candidate.name, partial(attempt, is_last=False))
+    if isinstance(found, Again):
         let_go()
-        found = _attempt(stage, candidate, watch, is_last=True)
-    assert found is not None
+        found = agreed_turn(candidate.name, partial(attempt, is_last=True))
     if isinstance(found, Rejection):
         _refused(tell, candidate.name, found)
+    meddled: Rejection | None = None
     try:
         watch.ends(candidate.name)
     except MeddledError as error:
-        if not isinstance(found, Rejection):
-            found = _refused(tell, candidate.name, Rejection(stage="timing", reason=str(error), cause="meddled"))
-    return found
+        meddled = named(Rejection(stage="timing", reason=str(error), cause="meddled"))
+    meddled = agreed_rejection(candidate.name, meddled)
+    if isinstance(found, Rejection):
+        return found
+    if meddled is not None:
+        return _refused(tell, candidate.name, meddled)
+    if isinstance(found, Untimed):
+        return found
+    ready = mine[-1]
+    assert isinstance(found, Right)
+    assert isinstance(ready, _Ready)
+    return replace(ready, peak_bytes=found.peak_bytes)
 
 
 def _attempt(stage: Stage[C], candidate: C, watch: Watch, *, is_last: bool) -> _Ready | Rejection | Untimed | None:

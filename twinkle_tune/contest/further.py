@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -22,6 +21,7 @@ from twinkle_tune.measure.clocks import slot_clock
 from twinkle_tune.measure.cold import cold_clock
 from twinkle_tune.measure.passes import Passes, time_passes
 from twinkle_tune.outcome import Timings
+from twinkle_tune.peers import now_s, parts
 
 ROUNDS = 9
 """Paired rounds of a figure: enough for an interval that one disturbed round does not widen."""
@@ -69,7 +69,7 @@ def further_times(
         ends_s: when its time is over.
         seed: of the order within the rounds.
     """
-    if not timed or time.monotonic() >= ends_s:
+    if not timed or now_s() >= ends_s:
         return ()
     kind = torch_type(parse_device(device))
     taker = _Taker(
@@ -120,9 +120,9 @@ class _Taker:
         if clock is None:
             return {}
         found: dict[str, list[float]] = {name: [] for name in racing}
-        until_s = time.monotonic() + left_s
+        until_s = now_s() + left_s
         for done in range(ROUNDS):
-            if done and time.monotonic() >= until_s:
+            if done and now_s() >= until_s:
                 break
             for name in self.chance.sample(racing, len(racing)):
                 block_calls = 1 if single else self._block_calls(name)
@@ -164,8 +164,8 @@ class _Taker:
         return max(1, min(self.most_calls, int(_BLOCK_US / self.timed[name].hot_us)))
 
     def _allowed_s(self) -> float:
-        now_s = time.monotonic()
-        return min(max(_LEAST_S, _SHARE * (now_s - self.began_s)), self.ends_s - now_s)
+        now = now_s()
+        return min(max(_LEAST_S, _SHARE * (now - self.began_s)), self.ends_s - now)
 
     def _is_worth(self, what: str, names: Sequence[str], left_s: float) -> bool:
         if sum(self.timed[name].hot_us for name in names) <= left_s * 1e6:
@@ -176,19 +176,21 @@ class _Taker:
 
     def _tried(self, what: str, name: str, call: Callable[[], _Made]) -> _Made | None:
         """What a call gives, made in a candidate's name; None, and a note, where it raises."""
-        self.watch.begins(name, "timing")
+
+        def made() -> _Made:
+            self.watch.begins(name, "timing")
+            try:
+                return call()
+            finally:
+                self.watch.ends(name)
+
         try:
-            made = call()
+            return parts(f"further times of {name}", made)[0]
         except Exception as error:
             # Anything can come out of a stranger's code, which was right and timed: this decides nothing any more.
-            self.notes[name].append(f"{what}: {in_a_line(error, 200)}")
-            made = None
-        try:
-            self.watch.ends(name)
-        except MeddledError as error:
-            self.notes[name].append(f"{what}: {error}")
+            told = str(error) if isinstance(error, MeddledError) else in_a_line(error, 200)
+            self.notes[name].append(f"{what}: {told}")
             return None
-        return made
 
 
 def _cold_clock(device: str) -> Clock:

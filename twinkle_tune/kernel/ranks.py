@@ -7,6 +7,7 @@ missing file) is told as well: no rank waits for one that is gone.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 _Found = TypeVar("_Found")
+_SHORT, _HEAD = 512, 4
+"""Bytes of a short message, and of the length at its head."""
 _EXPECTED = (
     "expected a torch.distributed process group that this process is in, such as torch.distributed.group.WORLD after "
     "init_process_group"
@@ -73,7 +76,22 @@ class Ranks:
 
     def told(self, mine: _Found) -> list[_Found]:
         """What each rank says, in their order."""
-        found: list[Any] = [None] * torch.distributed.get_world_size(self.group)
+        data = pickle.dumps(mine)
+        world, is_short = torch.distributed.get_world_size(self.group), len(data) <= _SHORT - _HEAD
+        if torch.distributed.get_backend(self.group) == "nccl":
+            device = torch.device("cuda", torch.cuda.current_device())
+        else:
+            device = torch.device("cpu")
+        # In one message, where what each says fits: a race tells its times again and again.
+        sent = len(data).to_bytes(_HEAD, "big") + (data if is_short else b"").ljust(_SHORT - _HEAD, b"\0")
+        message = torch.frombuffer(bytearray(sent), dtype=torch.uint8).to(device)
+        each = [torch.empty_like(message) for _ in range(world)]
+        torch.distributed.all_gather(each, message, group=self.group)
+        told = [bytes(part.cpu().numpy()) for part in each]
+        lengths = [int.from_bytes(part[:_HEAD], "big") for part in told]
+        if max(lengths) <= _SHORT - _HEAD:
+            return [pickle.loads(part[_HEAD:]) for part in told]
+        found: list[Any] = [None] * world
         torch.distributed.all_gather_object(found, mine, group=self.group)
         return found
 

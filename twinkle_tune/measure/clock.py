@@ -20,6 +20,7 @@ import torch
 from twinkle_tune.device import DEVICES, is_available, parse_device, torch_type
 from twinkle_tune.errors import DeviceError, TuneError
 from twinkle_tune.measure import cpu_memory
+from twinkle_tune.peers import mean_of
 
 Call = Callable[[], object]
 """One call of a candidate, its arguments bound. What it returns is let go at once."""
@@ -227,16 +228,17 @@ def _burst_us(clock: Clock, call: Call, block_calls: int) -> float:
     return median(checked_us(_block_ns(clock, call, block_calls), block_calls, clock.name) for _ in range(blocks))
 
 
-def _block_ns(clock: Clock, call: Call, calls: int) -> int:
+def _block_ns(clock: Clock, call: Call, calls: int) -> float:
+    # What several processes decide by it (how many calls a block needs) is the same then: a call may wait for theirs.
     synchronize, rounds = clock.synchronize, repeat(None, calls)
     start_ns = _now_ns()
     for _ in rounds:
         call()
     synchronize()
-    return _now_ns() - start_ns
+    return mean_of("a block", _now_ns() - start_ns)
 
 
-def checked_us(block_ns: int, calls: int, name: str) -> float:
+def checked_us(block_ns: float, calls: int, name: str) -> float:
     """Microseconds of one of so many calls that took ``block_ns`` nanoseconds together.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
@@ -15,6 +14,7 @@ from twinkle_tune.measure.clock import Call, Clock
 from twinkle_tune.measure.paired import Decision, PairedRounds
 from twinkle_tune.measure.race import Race, RaceSettings
 from twinkle_tune.measure.state import StateWatch
+from twinkle_tune.peers import each_of, now_s
 from twinkle_tune.slot import ORIGINAL
 
 _ALIKE = 3
@@ -73,14 +73,14 @@ def hold(
     watch: StateWatch | None = None,
 ) -> tuple[Decision, Mapping[str, tuple[float, ...]]]:
     """Hold the rounds of a race that nobody was timed in yet; arguments and result as of :func:`run_race`."""
-    ends_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
+    ends_s = math.inf if deadline_s is None else now_s() + deadline_s
     block_calls: dict[str, int] = {}
     while not race.finished:
         until_s = ends_s if race.rounds >= race.fewest else math.inf
         times_us = _time_round(race, calls, block_calls, clock, until_s)
         if times_us is None:
             race.stop(f"out of time budget after {race.rounds} rounds")
-        elif not race.finished and not (watch is not None and watch.repeats()):
+        elif not race.finished and not any(each_of("disturbed", watch is not None and watch.repeats())):
             race.feed(times_us)
         if on_round is not None:
             on_round(race)
@@ -94,7 +94,7 @@ def _time_round(
     # None when time is up. Challengers that raise are out of the race and of the round.
     times_us: dict[str, float] = {}
     for name in race.next_order():
-        if time.monotonic() >= ends_s:
+        if now_s() >= ends_s:
             return None
         if ORIGINAL not in block_calls:
             block_calls[ORIGINAL] = clock.block_calls(calls[ORIGINAL])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 
 from torch import nn
 
-from twinkle_tune.capture.capture import Capture, Observation
+from twinkle_tune.capture.capture import Capture
 from twinkle_tune.capture.held_out import Tried
 from twinkle_tune.capture.point import Point, tensors_in
 from twinkle_tune.capture.step import Step
@@ -19,10 +18,11 @@ from twinkle_tune.kernel.model_digest import digest_as_it_stands
 from twinkle_tune.kernel.setup_calls import named
 from twinkle_tune.objective import Aim
 from twinkle_tune.outcome import Trial
+from twinkle_tune.peers import from_first
 from twinkle_tune.profile.json_text import to_data
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.setup import Setup
-from twinkle_tune.profile.whole import Share, What, WholeAnswer, WholeQuestion, Won
+from twinkle_tune.profile.whole import What, WholeAnswer, WholeQuestion, Won
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.strategy import STRATEGIES
@@ -30,6 +30,7 @@ from twinkle_tune.tune import settle
 from twinkle_tune.tune.events import StepFinished, WaysTimed
 from twinkle_tune.tune.gain import gained_clearly
 from twinkle_tune.tune.run import Run
+from twinkle_tune.tune.seen import Bounds, answer_of, as_seen
 from twinkle_tune.tune.shared import settings_to_send
 from twinkle_tune.tune.sizes import Sizes
 from twinkle_tune.tune.verdict import setups_text, verdict_of
@@ -38,8 +39,6 @@ from twinkle_tune.tune.ways import Ways
 from twinkle_tune.version import TOOL
 from twinkle_tune.workload import digest_of, observe, target_of
 
-Bounds = Mapping[int, Mapping[str, float]]
-"""Shares of steps by their labels, by the id of an observation."""
 _IDS = ("input_ids", "decoder_input_ids", "labels")
 """Integers that are looked up. All others (masks, positions) say what is computed, and count by their values."""
 _UNDECIDED = ("not timed", "inconclusive")
@@ -77,14 +76,12 @@ class Asking:
             return seen, find(), lambda: None
         question = self._question("shares", None, seen.steps)
         known = None if question is None else self.run.memory.recall_whole(question, counts=False)
-        if known is not None and (found := _as_seen(seen, known)) is not None:
+        if known is not None and (found := as_seen(seen, known)) is not None:
             return *found, lambda: None
         bounds = find()
         if question is None or not seen.observations:
             return seen, bounds, lambda: None
-        shares = tuple(_share(each, bounds[id(each)]) for each in seen.observations)
-        alone = tuple(StepResult(label=label, alone_us=times_us) for label, times_us in seen.alone_us)
-        answer = WholeAnswer(steps=alone, shares=shares)
+        answer = answer_of(seen, bounds)
         return seen, bounds, lambda: self.run.memory.keep_whole(question, answer, lasts=True)
 
     def settled(self, profile: Profile, steps: Sequence[Step], find: Callable[[Profile], Profile]) -> Profile:
@@ -236,38 +233,11 @@ class Asking:
 
 def asking(run: Run, environment: Environment) -> Asking:
     """A run's questions to the whole model, as it stands now: with its originals, in its mode."""
-    remembers = run.memory.journal is not None or run.memory.store is not None
+    memory = run.memory
+    remembers = from_first("a memory", lambda: memory.journal is not None or memory.store is not None)
     return Asking(
         run=run, environment=environment.fingerprint, model=digest_as_it_stands(run.model) if remembers else ""
     )
-
-
-def _share(observation: Observation, bound: Mapping[str, float]) -> Share:
-    return Share(
-        slot=observation.slot.name,
-        workload=observation.workload.key,
-        instances=observation.instances,
-        seen=observation.seen,
-        bounds=tuple(bound.items()),
-    )
-
-
-def _as_seen(seen: Capture, known: WholeAnswer) -> tuple[Capture, Bounds] | None:
-    """What is seen now with the shares of then; None where there are others."""
-    then = {(share.slot, share.workload, share.instances): share for share in known.shares}
-    places = [(o.slot.name, o.workload.key, o.instances) for o in seen.observations]
-    if set(places) != then.keys() or len(places) != len(then):
-        return None
-    pairs = zip(seen.observations, (then[place] for place in places), strict=True)
-    observations = [(replace(each, seen=share.seen), share) for each, share in pairs]
-    alone = tuple((step.label, step.alone_us) for step in known.steps)
-    again = replace(
-        seen,
-        observations=tuple(each for each, _ in observations),
-        alone_us=alone,
-        step_us=tuple((label, median(times_us)) for label, times_us in alone),
-    )
-    return again, {id(each): dict(share.bounds) for each, share in observations}
 
 
 def _won(contest: Contest) -> Won:

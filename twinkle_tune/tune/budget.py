@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from dataclasses import dataclass, field
 
 from twinkle_tune.errors import TuneError
+from twinkle_tune.peers import now_s
 
 KEPT = 0.3
 """At most this share is kept for the whole model; of a large budget it needs less."""
@@ -26,35 +26,35 @@ class Budget:
 
     contests_end_s: float | None = None
     ends_s: float | None = None
-    began_s: float = field(default_factory=time.monotonic, compare=False)
+    began_s: float = field(default_factory=now_s, compare=False)
     seconds: float | None = None
 
     @property
     def took_s(self) -> float:
         """Seconds since the run began."""
-        return time.monotonic() - self.began_s
+        return now_s() - self.began_s
 
     @property
     def contests_left_s(self) -> float | None:
         """Seconds left for contests; None without a limit."""
-        return None if self.contests_end_s is None else self.contests_end_s - time.monotonic()
+        return None if self.contests_end_s is None else self.contests_end_s - now_s()
 
     @property
     def left_s(self) -> float | None:
         """Seconds left for the run; None without a limit."""
-        return None if self.ends_s is None else self.ends_s - time.monotonic()
+        return None if self.ends_s is None else self.ends_s - now_s()
 
     @property
     def ways_end_s(self) -> float | None:
         """When ways of running the model that begin to compete now must be over: half of what is left is for slots."""
         left_s = self.contests_left_s
-        return None if left_s is None else time.monotonic() + left_s / 2
+        return None if left_s is None else now_s() + left_s / 2
 
     @property
     def sizes_end_s(self) -> float | None:
         """When other sizes that are tried now must be over: half of what is left is for what binds the winners."""
         left_s = self.left_s
-        return None if left_s is None else time.monotonic() + left_s / 2
+        return None if left_s is None else now_s() + left_s / 2
 
     @property
     def is_used_up(self) -> bool:
@@ -90,8 +90,8 @@ def budget_of(seconds: float | None, steps: int, step_s: float) -> Budget:
     """The budget of a run that begins now and has so many steps, each of which is timed for about ``step_s``."""
     if seconds is None:
         return Budget()
-    now_s = time.monotonic()
+    now = now_s()
     kept_s = min(KEPT * seconds, 2 * steps * step_s)
     return Budget(
-        contests_end_s=now_s + seconds - kept_s, ends_s=now_s + seconds, began_s=now_s, seconds=seconds
+        contests_end_s=now + seconds - kept_s, ends_s=now + seconds, began_s=now, seconds=seconds
     )  # fmt: skip

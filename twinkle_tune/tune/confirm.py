@@ -7,12 +7,12 @@ another process if there is one, and the figure that is reported is the second o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from dataclasses import replace
 
 from twinkle_tune.objective import BY_TIME, Aim
 from twinkle_tune.outcome import UNDECIDED, Rejection, Selection, Status
+from twinkle_tune.peers import now_s
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.source.tried import as_tried
@@ -39,13 +39,13 @@ def confirmed(
     """
     if contest.selection.winner == ORIGINAL:
         return contest
-    ends_s = None if task.deadline_s is None else time.monotonic() + task.deadline_s
+    ends_s = None if task.deadline_s is None else now_s() + task.deadline_s
     lost = yield from _timed_again(contest, task, ends_s, elsewhere, listener)
     if lost.selection.winner != ORIGINAL or not lost.trials:
         return lost
     # Who was nearly as fast says nothing of who is nearly as small.
     for name in () if task.terms.aim.is_memory else runners_up(contest, task.terms.settings.min_gain)[:MOST]:
-        if ends_s is not None and time.monotonic() >= ends_s:
+        if ends_s is not None and now_s() >= ends_s:
             break
         made = yield from _timed_again(with_winner(contest, name), task, ends_s, elsewhere, listener)
         if not made.trials:
@@ -67,7 +67,7 @@ def next_confirmed(
         task, elsewhere, listener: as of :func:`confirmed`.
     """
     for name in () if task.terms.aim.is_memory else behind(contest, task.terms.settings.min_gain)[:1]:
-        ends_s = None if task.deadline_s is None else time.monotonic() + task.deadline_s
+        ends_s = None if task.deadline_s is None else now_s() + task.deadline_s
         made = yield from _timed_again(with_winner(contest, name), task, ends_s, elsewhere, listener)
         return made if made.selection.winner != ORIGINAL else None
     return None
@@ -78,7 +78,7 @@ def _timed_again(
 ) -> Generator[Task, Contest, Contest]:
     """The contest with its second race; without trials, as that one is, where the original failed in it."""
     won = contest.selection
-    left_s = None if ends_s is None else ends_s - time.monotonic()
+    left_s = None if ends_s is None else ends_s - now_s()
     if left_s is not None and left_s <= 0:
         return _not_confirmed(contest, "the time budget left none to time it again", "cut short")
     listener(WinnerTimedAgain(candidate=won.winner, index=task.index))

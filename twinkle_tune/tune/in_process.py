@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from twinkle_tune.contest.block import BlockStage
@@ -13,8 +13,10 @@ from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.contest.contest import contest
 from twinkle_tune.contest.watch import Watch
 from twinkle_tune.environment import current_environment
+from twinkle_tune.peers import from_first, now_s, parts
 from twinkle_tune.profile.schema import Contest
 from twinkle_tune.slot import ORIGINAL, Candidate
+from twinkle_tune.source.tried import config_of, configured
 from twinkle_tune.tune.events import Listener
 from twinkle_tune.tune.executor import Executor
 from twinkle_tune.tune.task import Task
@@ -33,15 +35,25 @@ class InProcess(Executor):
         self._configs = Configs() if configs is None else configs
 
     def hold(self, task: Task, listener: Listener) -> Contest:
-        """Hold a contest to its end; what goes wrong in a candidate is a rejection, in the original an error."""
-        ends_s = math.inf if task.deadline_s is None else time.monotonic() + task.deadline_s
+        """Hold a contest to its end; what goes wrong in a candidate is a rejection, in the original an error.
+
+        Of several processes that hold it together all have the one that rank 0 wrote down.
+        """
+        return parts(f"the contest of {task.observation.slot.name}", lambda: self._held(task, listener))[0]
+
+    def _held(self, task: Task, listener: Listener) -> Contest:
+        ends_s = math.inf if task.deadline_s is None else now_s() + task.deadline_s
         watch, origins = self._watch_of(task), dict[str, Origin]()
 
         def ready(candidate: Candidate) -> Candidate:
-            found, origins[candidate.name] = self._configs.entered(
-                candidate, task, stage.clock, watch, trains=stage.trains, ends_s=ends_s
-            )
-            return found
+            def entered() -> tuple[Mapping[str, int] | None, Origin]:
+                found, origin = self._configs.entered(
+                    candidate, task, stage.clock, watch, trains=stage.trains, ends_s=ends_s
+                )
+                return config_of(found.source), origin
+
+            config, origins[candidate.name] = from_first(f"the config of {candidate.name}", entered)
+            return replace(candidate, source=configured(candidate.source, config))
 
         terms, context = task.terms, task.observation.workload.context
         with as_observed(context, terms.device), uncapped(compiles=terms.mode.compiles):

@@ -10,6 +10,7 @@ from typing import TypeVar
 from twinkle_tune.capture.block import Block
 from twinkle_tune.capture.capture import Observation
 from twinkle_tune.contest.call import digest_of
+from twinkle_tune.peers import from_first, peers
 from twinkle_tune.profile.outcomes import Outcomes, Stored, StoreDamagedError, StoreError
 from twinkle_tune.profile.past import Question, is_lasting
 from twinkle_tune.profile.schema import Contest
@@ -43,15 +44,7 @@ class Memory:
             JournalError: the journal cannot be written.
             StoreDamagedError: what is in the store is not what was put there.
         """
-        found = None if self.journal is None else self.journal.recall(question)
-        if found is None and self.store is not None:
-            stored = self._stored(question)
-            if stored is not None:
-                chosen = stored.contest.selection
-                reason = f"{chosen.reason}; measured {stored.measured}, taken from the store"
-                found = replace(stored.contest, selection=replace(chosen, reason=reason))
-                if self.journal is not None:
-                    self.journal.keep(question, found)
+        found = from_first("a past outcome", lambda: self._recalled(question))
         if found is None:
             return None
         self.recalled.add((observation.slot.name, observation.workload.key, observation.instances))
@@ -66,6 +59,18 @@ class Memory:
             seen=observation.seen,
             workload=observation.workload,
         )
+
+    def _recalled(self, question: Question) -> Contest | None:
+        found = None if self.journal is None else self.journal.recall(question)
+        if found is None and self.store is not None:
+            stored = self._stored(question)
+            if stored is not None:
+                chosen = stored.contest.selection
+                reason = f"{chosen.reason}; measured {stored.measured}, taken from the store"
+                found = replace(stored.contest, selection=replace(chosen, reason=reason))
+                if self.journal is not None:
+                    self.journal.keep(question, found)
+        return found
 
     def keep(self, question: Question, contest: Contest) -> None:
         """Remember a contest that was held.
@@ -90,13 +95,17 @@ class Memory:
         Raises:
             JournalError, StoreDamagedError: as :meth:`recall`.
         """
+        found = from_first("a past answer", lambda: self._recalled_whole(question, counts=counts))
+        self.recalled_whole += counts and found is not None
+        return found
+
+    def _recalled_whole(self, question: WholeQuestion, *, counts: bool) -> WholeAnswer | None:
         found = None if self.journal is None else self.journal.recall_whole(question)
         if found is None and self.store is not None:
             store = self.store
             found = self._asked(lambda: store.recall_whole(question))
             if found is not None and self.journal is not None and counts:
                 self.journal.keep_whole(question, found)
-        self.recalled_whole += counts and found is not None
         return found
 
     def keep_whole(self, question: WholeQuestion, answer: WholeAnswer, *, lasts: bool) -> None:
@@ -131,6 +140,12 @@ class Memory:
         # Hours of measuring are not to end because a convenience fails.
         self.store = None
         warnings.warn(f"{error}; the rest of this run goes without it", stacklevel=3)
+
+
+def memory_of(journal: Journal | None, store: Outcomes | None) -> Memory:
+    """The memory of a run; of several processes that tune together rank 0's alone, which the others are told."""
+    those = peers()
+    return Memory(journal, store) if those is None or those.rank == 0 else Memory(None, None)
 
 
 def question_of(observation: Observation, candidates: Sequence[Candidate], terms: Terms, environment: str) -> Question:

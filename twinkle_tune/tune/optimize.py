@@ -12,11 +12,12 @@ from torch.utils.hooks import RemovableHandle
 
 from twinkle_tune.capture.given import repeatable
 from twinkle_tune.device import torch_type
-from twinkle_tune.errors import in_a_line
+from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.kernel.kernelize import kernelize_model
 from twinkle_tune.kernel.measured import casts_to
 from twinkle_tune.mode import parse_mode
 from twinkle_tune.tune.budget import seconds_of
+from twinkle_tune.tune.group import processes_of_the_job
 from twinkle_tune.tune.isolated import Isolated
 from twinkle_tune.tune.kept import keep, may_find_more, place_of, stored
 from twinkle_tune.tune.place import available
@@ -89,6 +90,11 @@ class _Asked:
         profile = stored(path, _warned)
         if profile is not None and may_find_more(profile, seconds):
             profile = None
+        if profile is None and (ranks := processes_of_the_job()) > 1:
+            raise TuneError(
+                f"no profile is stored, and each of {ranks} processes would find its own; call tune_model and "
+                "kernelize_model with group=torch.distributed.group.WORLD on all of them"
+            )
         if profile is None and inputs is not None:
             with Isolated(ahead=True) as executor:
                 profile = tune_model(

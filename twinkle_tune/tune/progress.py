@@ -12,6 +12,7 @@ from typing import TextIO
 from twinkle_tune.errors import one_line
 from twinkle_tune.measure.smallest import memory_ratio
 from twinkle_tune.outcome import Rejection, Untimed
+from twinkle_tune.peers import peers
 from twinkle_tune.profile.schema import Contest, StepResult
 from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.tune.events import (
@@ -20,6 +21,7 @@ from twinkle_tune.tune.events import (
     ContestFinished,
     ContestLost,
     Event,
+    Listener,
     OriginalFailed,
     SizesTried,
     StepChecked,
@@ -166,3 +168,19 @@ def is_notebook() -> bool:
     """Whether this process is the kernel of a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def heard(spans: Listener, on_event: Listener | None, progress: bool | None) -> Listener:
+    """Who is told of the run: who notes where its time goes; the caller's listener, printed lines, both, or nobody."""
+    those = peers()
+    is_first = those is None or those.rank == 0
+    shows = on_event is None and is_watched() and is_first if progress is None else progress
+    listeners: list[Listener] = [spans] if on_event is None else [spans, on_event]
+    if shows:
+        listeners.append(printed())
+
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return tell

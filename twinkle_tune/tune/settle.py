@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +17,7 @@ from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.measure.chance import unless_by_chance
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.smallest import MIN_BYTES
+from twinkle_tune.peers import now_s, parts
 from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.choose import (
@@ -106,14 +106,14 @@ class Whole:
         plan = self._plan(profile)
         for step in self.steps:
             while slots := slots_with_winners(profile.contests, step.label):
-                why = disagreement(self.model, step, plan, self.seed)
+                why = self._disagreement(step, plan)
                 self.tell(StepChecked(label=step.label, disagreement=why))
                 if not why:
                     break
                 alone = {}
                 for slot in slots if len(slots) > 1 else ():
                     one = replace(profile, contests=only_winners_of(profile.contests, slot, step.label))
-                    alone[slot] = disagreement(self.model, step, self._plan(one), self.seed)
+                    alone[slot] = self._disagreement(step, self._plan(one))
                 guilty = {slot: reason for slot, reason in alone.items() if reason}
                 if not guilty:
                     # Each is right alone: without the one that is missed least.
@@ -121,6 +121,11 @@ class Whole:
                 profile = _left(profile, take_back_wrong(profile.contests, step.label, guilty))
                 plan = self._plan(profile)
         return profile, plan
+
+    def _disagreement(self, step: Step, plan: Plan) -> str:
+        """What is wrong with a step with a plan bound, in one process of those that tune together; "" for nothing."""
+        found = parts("the whole model", lambda: disagreement(self.model, step, plan, self.seed))
+        return next(filter(None, found), "")
 
     def _running(self, profile: Profile, plan: Plan, known: Known) -> tuple[Profile, tuple[StepResult, ...]]:
         """Each step timed, and the profile without the winners with which one raised while it was.
@@ -209,7 +214,7 @@ class Whole:
         seconds = SECONDS if most_s is None else min(most_s, SECONDS)
         if self.ends_s is not None:
             # Half of what is left: winners that are taken back are timed without again.
-            seconds = min(seconds, max(0.0, self.ends_s - time.monotonic()) / (2 * len(steps)))
+            seconds = min(seconds, max(0.0, self.ends_s - now_s()) / (2 * len(steps)))
         return time_steps(
             self.model, steps, profile, plan, self.clock, self.tell,
             seed=self.seed, seconds=seconds, runner=self.runner,
@@ -238,7 +243,7 @@ class Whole:
 
     @property
     def _is_late(self) -> bool:
-        return self.ends_s is not None and time.monotonic() >= self.ends_s
+        return self.ends_s is not None and now_s() >= self.ends_s
 
 
 def _left(profile: Profile, contests: Sequence[Contest]) -> Profile:

@@ -35,20 +35,22 @@ from twinkle_tune.tune.asking import asking
 from twinkle_tune.tune.budget import Budget, budget_of, seconds_of
 from twinkle_tune.tune.choose import Placed, choose_nested
 from twinkle_tune.tune.entrants import check_wanted, is_ours, only_wanted
-from twinkle_tune.tune.events import Captured, Event, Listener
+from twinkle_tune.tune.events import Captured, Listener
 from twinkle_tune.tune.executor import Executor
 from twinkle_tune.tune.facts import model_facts
 from twinkle_tune.tune.flags import without_trace
+from twinkle_tune.tune.group import check_alike, check_group, contests_told, run_told, tuned_by
 from twinkle_tune.tune.in_process import InProcess
 from twinkle_tune.tune.journal import Journal, header_of
 from twinkle_tune.tune.left_out import is_left_out, left_out_notes
 from twinkle_tune.tune.little import little_of
-from twinkle_tune.tune.memory import Memory
+from twinkle_tune.tune.memory import memory_of
 from twinkle_tune.tune.neighbour import Neighbour
 from twinkle_tune.tune.order import bounds_of, by_savings
 from twinkle_tune.tune.place import available, check_memory_is_told
-from twinkle_tune.tune.progress import is_watched, printed
+from twinkle_tune.tune.progress import heard
 from twinkle_tune.tune.run import Run, hold_each, look_between, runner_up
+from twinkle_tune.tune.seen import as_first
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.setups import settled_with_ways, ways_alone
 from twinkle_tune.tune.spans import Spans
@@ -83,6 +85,7 @@ def tune_model(
     dynamic: bool | None = None,
     accumulate: int = 1,
     neighbour: Neighbour | None = None,
+    group: object = None,
 ) -> Profile:
     """Find out which kernels are right and faster, or smaller, on a model, and say so in a profile.
 
@@ -135,55 +138,65 @@ def tune_model(
         accumulate: in the train modes, micro-batches of a training step, whose gradients add up before the optimizer's.
         neighbour: a profile of this model from another machine: for each call that it decided, only its winner competes
             with the original, so that the run has fewer contests.
+        group: a process group of torch.distributed (``torch.distributed.group.WORLD``), whose processes all call this
+            with the same model, on inputs of the same shapes: each times every candidate, the times are averaged, what
+            one rejects all reject, and all get the same profile. Not with ``ways`` or ``executor``. Journal and store
+            are rank 0's.
 
     Raises:
         CaptureError: the model cannot be run on the inputs.
         DeviceError, ModeError, RegistrationError: unknown or unavailable device, mode, candidates; no mode for it.
-        TuneError: ``calls`` without ``ways``, or below 1.
+        TuneError: ``calls`` without ``ways``, or below 1; the processes of a group do different things.
+        BindError: ``group`` is none, or this process is not in it.
+        PeerError: another process of the group met an error; of this one its own is raised.
         ObjectiveError: an unknown objective, a slowdown that does not go with it, or memory that is not told here.
         JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
     """
-    check_model(model)
-    seconds = seconds_of(budget_s)
-    terms = Terms(
-        aim=parse_aim(objective, slowdown),
-        mode=mode_with(mode, dynamic, accumulate),
-        device=available(device, model),
-        settings=settings or RaceSettings(),
-        seed=seed,
-        dynamic=dynamic,
-        accumulate=accumulate if accumulate > 1 else None,
-    )
-    if isinstance(candidates, str):
-        candidates = tuple(name.strip() for name in candidates.split(","))
-    spans = Spans()
-    run = Run(
-        model=model,
-        terms=terms,
-        name=name or type(model).__name__,
-        wanted=candidates,
-        budget=Budget(),
-        tell=_told(spans, on_event, progress),
-        spans=spans,
-        registry=registry or default_registry,
-        executor=executor or InProcess(),
-        memory=Memory(journal, store),
-        attention=attention,
-        head=_competes_unasked(model, terms, attention=attention) if head is None else head,
-        ways=ways,
-        calls=_checked_calls(calls, ways=ways),
-        neighbour=neighbour,
-    )
-    check_memory_is_told(terms.aim, terms.device)
-    check_search_is_possible(terms.device)
-    if kernelize_report(model).bound:
-        raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
-    with without_trace(model, terms.mode):
-        own = optimizer_of(optimizer, terms)
-        steps = make_steps(model, example_inputs, terms.mode, terms.device, own, accumulate=accumulate)
-        tried = _tried(run, example_inputs, optimizer)
-        return _tune(replace(run, budget=budget_of(seconds, len(steps), settle.SECONDS)), steps, tried)
+
+    def found() -> Profile:
+        if group is not None:
+            check_group(executor=executor, ways=ways)
+        check_model(model)
+        seconds = seconds_of(budget_s)
+        terms = Terms(
+            aim=parse_aim(objective, slowdown),
+            mode=mode_with(mode, dynamic, accumulate),
+            device=available(device, model),
+            settings=settings or RaceSettings(),
+            seed=seed,
+            dynamic=dynamic,
+            accumulate=accumulate if accumulate > 1 else None,
+        )
+        spans = Spans()
+        run = Run(
+            model=model,
+            terms=terms,
+            name=name or type(model).__name__,
+            wanted=tuple(name.strip() for name in candidates.split(",")) if isinstance(candidates, str) else candidates,
+            budget=Budget(),
+            tell=heard(spans, on_event, progress),
+            spans=spans,
+            registry=registry or default_registry,
+            executor=executor or InProcess(),
+            memory=memory_of(journal, store),
+            attention=attention,
+            head=_competes_unasked(model, terms, attention=attention) if head is None else head,
+            ways=ways,
+            calls=_checked_calls(calls, ways=ways),
+            neighbour=neighbour,
+        )
+        check_memory_is_told(terms.aim, terms.device)
+        check_search_is_possible(terms.device)
+        if kernelize_report(model).bound:
+            raise TuneError("the model has kernels bound, expected its originals; call restore_model(model) first")
+        with without_trace(model, terms.mode):
+            own = optimizer_of(optimizer, terms)
+            steps = make_steps(model, example_inputs, terms.mode, terms.device, own, accumulate=accumulate)
+            tried = _tried(run, example_inputs, optimizer)
+            return _tune(replace(run, budget=budget_of(seconds, len(steps), settle.SECONDS)), steps, tried)
+
+    return tuned_by(group, found)
 
 
 def _tried(run: Run, example_inputs: object, optimizer: OptimizerFactory | bool) -> tuple[Tried, ...]:
@@ -199,12 +212,14 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
     mode, device = run.terms.mode, run.terms.device
     environment = current_environment(device)
     occurrences = find_slots(run.model, run.registry, attention=run.attention, head=run.head)
+    check_alike("what is tuned", run_told(run, environment, steps, occurrences))
     hosts = NONE if mode.compiles else find_hosts(run.model, steps, run.registry)
     seen = capture(run.model, steps, occurrences, device, blocks=mode.compiles, hosts=hosts)
     steps, asks = seen.steps, asking(run, environment)
     release_optimizers(steps)
     captured = seen
     seen, bounds, begun = asks.shares(captured, lambda: bounds_of(run.model, device, captured))
+    seen, bounds = as_first(seen, bounds)
     everyone = {id(o): contestants(o.occurrence, device, mode, run.registry) for o in seen.observations}
     if run.wanted is not None:
         # A name of a slot that no step calls is no mistake: it has no contest.
@@ -219,6 +234,7 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
         seen, observations=tuple(o for o in seen.observations if o.slot.name != BLOCK or len(entrants[id(o)]) > 1)
     )
     questions = {id(o): run.question(o, entrants[id(o)], environment) for o in seen.observations}
+    check_alike("the contests", contests_told(questions.values(), seen.observations))
     if run.memory.journal is not None:
         facts = model_facts(run.model, run.name, run.registry)
         run.memory.journal.begin(header_of(facts, environment, run.terms, questions.values()))
@@ -303,17 +319,3 @@ def _checked_calls(calls: int | None, *, ways: bool) -> int | None:
     if calls is not None and not ways:
         raise TuneError(f"calls: got {calls} without ways, expected both: it decides on ways of running the model")
     return calls
-
-
-def _told(spans: Spans, on_event: Listener | None, progress: bool | None) -> Listener:
-    """Who is told of the run: who notes where its time goes; the caller's listener, printed lines, both, or nobody."""
-    shows = on_event is None and is_watched() if progress is None else progress
-    listeners: list[Listener] = [spans] if on_event is None else [spans, on_event]
-    if shows:
-        listeners.append(printed())
-
-    def tell(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
-
-    return tell

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +17,7 @@ from twinkle_tune.ops.op import OpCall
 from twinkle_tune.ops.space import Config
 from twinkle_tune.ops.tuned import config_for
 from twinkle_tune.outcome import Phase
+from twinkle_tune.peers import now_s
 from twinkle_tune.search.record import SearchResult, SearchSettings
 from twinkle_tune.search.tuning import tuned
 from twinkle_tune.slot import Candidate
@@ -110,7 +110,7 @@ def _found(
     near = config_for(call.op, call.dims, dtype, environment, variant=call.variant, mode=mode)
     if near.exact:
         return near.config, Origin(text=near.origin)
-    left_s = ends_s - time.monotonic()
+    left_s = ends_s - now_s()
     sides = 2 if trains else 1
     results = tuned(
         call,

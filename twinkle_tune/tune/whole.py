@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,11 +18,13 @@ from twinkle_tune.contest.compiling import uncapped
 from twinkle_tune.contest.contest import contest
 from twinkle_tune.contest.model import ModelStage, Way
 from twinkle_tune.contest.watch import Unwatched
+from twinkle_tune.errors import TuneError
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import Clock
 from twinkle_tune.measure.statistics import Ratio, paired_ratio
 from twinkle_tune.outcome import Measurement
+from twinkle_tune.peers import each_of
 from twinkle_tune.profile.schema import Found, Profile, StepResult
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.strategy.backend import Backend, compiled
@@ -127,7 +129,14 @@ def peaks_of(
         for step in steps:
             step.run(runner)
             peaks[step.label] = clock.peak_bytes(functools.partial(step.run, runner))
-    return peaks
+    each = each_of("peaks", peaks)
+    return {label: max(known) if (known := _known(each, label)) else None for label in peaks}
+
+
+def _known(peaks: Sequence[Mapping[str, int | None]], label: str) -> list[int]:
+    """A step's peak in each process; nothing where one does not know it."""
+    found = [each[label] for each in peaks]
+    return [] if None in found else [peak for peak in found if peak is not None]
 
 
 def optimizer_of(wanted: OptimizerFactory | bool, terms: Terms) -> OptimizerStep | None:
@@ -156,12 +165,13 @@ def release_optimizers(steps: Sequence[Step]) -> None:
 def _time_step(stage: ModelStage, step: Step, ways: Sequence[Way], terms: Terms) -> StepResult:
     had = step.optimizer is not None and not step.optimizer.problem
     found = held(stage, ways, terms)
-    if had and step.optimizer is not None and step.optimizer.problem:
+    if any(each_of("without an optimizer", had and step.optimizer is not None and bool(step.optimizer.problem))):
         # It was lost on the way: some rounds were with it, some without.
         found = held(stage, ways, terms)
     original, tuned = (trial.outcome for trial in found.trials)
     if not isinstance(tuned, Measurement):
-        raise stage.raised[_WINNERS]
+        # In another process of those that tune together, maybe.
+        raise stage.raised.get(_WINNERS) or TuneError(tuned.reason)
     assert isinstance(original, Measurement)
     figure = ratio_of(tuned, original)
     result = StepResult(
