@@ -138,6 +138,18 @@ def test_a_right_backward_is_bound_for_training(local_hub: LocalHub, tmp_path: P
     assert [binding.path for binding in kernelize_report(model).bound] == [*NARROW]
 
 
+def test_one_race_tells(clock: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a winner that competes alone no second race is held: nobody was chosen among several."""
+
+    def confirmed(*arguments: Any) -> Any:
+        raise AssertionError("a second race")
+
+    monkeypatch.setattr("twinkle_tune.tune.run.confirmed", confirmed)
+    known = registry(kernel(clock, 10.0))
+    with pytest.warns(UserWarning, match="2 of its 2 winners tried here, 2 confirmed$"):
+        kernelize_model(Model(), profile=elsewhere(known, NARROW, WIDE), registry=known, example_inputs=X)
+
+
 def test_few_micro_batches_are_run(clock: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training profile that names any number of micro-batches a step costs no more than some of them."""
     asked: list[Any] = []

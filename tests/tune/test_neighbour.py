@@ -12,7 +12,7 @@ from tests.report import fabricate
 from twinkle_tune.outcome import Selection, Untimed
 from twinkle_tune.profile.run import RunFacts
 from twinkle_tune.profile.schema import Contest
-from twinkle_tune.profile.setup import CompiledStep, Setup
+from twinkle_tune.profile.setup import CompiledStep, ModelCall, Setup
 from twinkle_tune.report.recommend import advice_text
 from twinkle_tune.report.render import pieces
 from twinkle_tune.slot import ORIGINAL, Candidate
@@ -56,6 +56,19 @@ def test_everybody_competes(why: str) -> None:
     else:
         offered = entrants("another", "one more")
     assert names(won, offered, held) == [candidate.name for candidate in offered]
+
+
+@pytest.mark.parametrize("case", ["it won", "the original won", "everybody competes", "undecided"])
+def test_one_race_where_nobody_is_chosen(case: str) -> None:
+    """One race tells of who won there and competes alone here; of others that win here a second one does, too."""
+    won = fabricate.won()
+    held = fabricate.kept() if case == "the original won" else won
+    if case == "undecided":
+        held = replace(won, selection=replace(won.selection, status="not tried", winner=ORIGINAL))
+    offered = entrants(won.selection.winner, *(["another"] if case == "everybody competes" else []))
+    observation: Any = SimpleNamespace(slot=held.slot, workload=held.workload)
+    neighbour = Neighbour(profile=fabricate.profile(held), whose="x")
+    assert neighbour.is_chosen(observation, offered) is (case == "it won")
 
 
 CLEAR = CompiledStep(label="prefill", ratio=0.7, low=0.6, high=0.8)
@@ -113,6 +126,35 @@ def test_kernels_inside_of_a_way(kernels: bool, label: str, tries: bool) -> None
     setup = Setup(label="prefill", way="compile", calls=(), model="", kernels=kernels)
     made = replace(fabricate.profile(), setups=(setup,))
     assert Neighbour(profile=made, whose="x").tries_kernels(label) is tries
+
+
+def test_other_sizes_are_left_to_a_second_run() -> None:
+    """They are tried where the way's figures are of an earlier run, and where nothing but winners is tried."""
+    neighbour = Neighbour(profile=fabricate.profile(), whose="x")
+    earlier = replace(CLEAR, measured="2026-11-01T00:00:00Z")
+    assert not neighbour.tries_sizes("prefill", [CLEAR, replace(earlier, label="decode")])
+    assert neighbour.tries_sizes("prefill", [CLEAR, earlier])
+    assert replace(neighbour, alone=True).tries_sizes("prefill", [CLEAR])
+
+
+@pytest.mark.parametrize(
+    ("left", "calls", "told"),
+    [
+        (("prefill",), 1, ", 1 at the inputs' sizes alone: the same command once more tries others"),
+        ((), 1, ""),
+        (("prefill",), 2, ""),
+    ],
+    ids=["left", "tried, and lost", "there are no others"],
+)
+def test_sizes_that_were_left_are_told(left: tuple[str, ...], calls: int, told: str) -> None:
+    """It is said what to do where the way runs at fewer sizes than there since the others were not tried."""
+    call = ModelCall(workload=fabricate.won().workload, cached=None)
+    there, here = (Setup(label="prefill", way="compile", calls=(call,) * n, model="") for n in (2, calls))
+    neighbour = Neighbour(profile=replace(fabricate.profile(), setups=(there,)), whose="x")
+    assert (
+        neighbour.told((), [here], left)
+        == f"x: 0 of its 0 winners tried here, 0 confirmed; 1 of its 1 steps run in its way{told}"
+    )
 
 
 def test_what_was_confirmed() -> None:

@@ -22,6 +22,7 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.store import Store
 from twinkle_tune.tune.budget import Budget
 from twinkle_tune.tune.events import Event, SizesTried, StepStarted, WaysTimed
+from twinkle_tune.tune.neighbour import Neighbour
 from twinkle_tune.tune.progress import Lines
 
 clock = Told()
@@ -43,6 +44,7 @@ def tuned(
     run: Callable[[Tensor], Tensor],
     budget_s: float | None = None,
     store: Store | None = None,
+    neighbour: Neighbour | None = None,
 ) -> tuple[Profile, list[Event]]:
     """A profile of the slow module, whose graphs are compiled to a call of their last input, and what was told."""
     events: list[Event] = []
@@ -51,7 +53,7 @@ def tuned(
     compiled_by(monkeypatch, lambda graph: lambda *args: (run(args[-1]),))
     made = tune_model(
         Slow(), X, registry=Registry(), settings=QUICK, candidates=["original"], ways=True, budget_s=budget_s,
-        store=store, on_event=events.append,
+        store=store, on_event=events.append, neighbour=neighbour,
     )  # fmt: skip
     return made, events
 
@@ -115,3 +117,21 @@ def test_sizes_that_were_cut_short_are_tried_another_time(monkeypatch: pytest.Mo
             made, events = tuned(patched, lambda x: x * 2.0, 600.0, Store(tmp_path / "s"))
         shown.append((len(sizes_of(made)), sum(isinstance(event, SizesTried) for event in events)))
     assert shown == [(1, 1), (4, 1), (4, 0)]
+
+
+@pytest.mark.usefixtures("compiled_anew")
+def test_a_run_from_a_neighbour_leaves_other_sizes_to_a_second_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first one binds the way for the inputs' sizes, where it was shown here, and says so; the second one, which
+    has the rest from the store, tries the others. Without a store the first one does."""
+    there, _ = tuned(monkeypatch, lambda x: x * 2.0)
+    neighbour = Neighbour(profile=there, whose="x")
+    found = []
+    for store in (True, True, False):
+        made, _ = tuned(
+            monkeypatch, lambda x: x * 2.0, store=Store(tmp_path / "s") if store else None, neighbour=neighbour
+        )
+        assert made.run is not None
+        found.append((len(sizes_of(made)), made.run.started_from.partition("in its way")[2]))
+    assert found == [(1, ", 1 at the inputs' sizes alone: the same command once more tries others"), (4, ""), (4, "")]

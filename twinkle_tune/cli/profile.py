@@ -178,7 +178,9 @@ def profile(
 
             with (
                 listener(quiet=as_json) as listen,
-                executor_of(in_process=in_process, named=executor, device=kind) as place_of_contests,
+                executor_of(
+                    in_process=in_process, named=executor, device=kind, races_twice=from_hub is None
+                ) as place_of_contests,
                 autocast_to(cast, kind),
                 code_kept_in(artifacts) as keep_code,
             ):

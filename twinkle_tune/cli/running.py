@@ -41,11 +41,12 @@ def check_executor(named: str, *, in_process: bool) -> None:
 
 
 def executor_of(
-    *, in_process: bool, named: str | None = None, device: str = "cpu"
+    *, in_process: bool, named: str | None = None, device: str = "cpu", races_twice: bool = True
 ) -> AbstractContextManager[Executor | None]:
     """Where contests run: in a worker process for all of them, in this one (None), or on the devices of a cluster.
 
-    ``named`` is what ``--executor`` says, ``device`` the kind of device of a run on a cluster.
+    ``named`` is what ``--executor`` says, ``device`` the kind of device of a run on a cluster, and ``races_twice``
+    whether each winner is going to have a second race, in a process of its own.
     """
     if in_process:
         return nullcontext()
@@ -55,7 +56,7 @@ def executor_of(
         return on_ray(address_of(named), device)
     from twinkle_tune.tune.isolated import Isolated
 
-    return Isolated(ahead=True)
+    return Isolated(ahead=races_twice)
 
 
 def neighbour_of(repo: str, model: nn.Module, mode: Mode, device: str) -> Neighbour:

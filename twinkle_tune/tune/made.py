@@ -76,13 +76,14 @@ def ended(run: Run, profile: Profile, seen: Capture, contests_s: float) -> Profi
         whole_s=2 * SECONDS * len(profile.steps),
     )
     cut_short = run.budget.seconds is not None and any(step.cause == "not timed" for step in profile.compiled)
+    left = [setup.label for setup in profile.setups if not run.tries_sizes(setup.label, profile.compiled)]
     facts = replace(
         facts,
         calls=run.calls,
         stopped="budget" if cut_short else facts.stopped,
         recalled_whole=run.memory.recalled_whole,
         spans=run.spans.so_far(),
-        started_from="" if run.neighbour is None else run.neighbour.told(profile.contests, profile.setups),
+        started_from="" if run.neighbour is None else run.neighbour.told(profile.contests, profile.setups, left),
     )
     found = verdict_of(profile.contests, profile.steps, profile.aim, facts)
     # Where the whole model runs another way, its verdict says so; of the contests one that was stopped tells.

@@ -15,6 +15,7 @@ from twinkle_tune.kernel.registry import Registry
 from twinkle_tune.outcome import Selection
 from twinkle_tune.profile.past import Question
 from twinkle_tune.profile.schema import Contest, Found
+from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.slot import ORIGINAL, Candidate
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.budget import Budget
@@ -59,6 +60,11 @@ class Run:
     neighbour: Neighbour | None = None
     little: Little = field(default_factory=Little)
     tasks: dict[tuple[str, str, tuple[str, ...]], Task] = field(default_factory=dict)
+
+    def tries_sizes(self, label: str, ways: Sequence[CompiledStep]) -> bool:
+        """Whether the way that won a step is tried at other sizes in this run; ``ways`` are what came of them."""
+        remembers = self.memory.store is not None
+        return self.neighbour is None or not remembers or self.neighbour.tries_sizes(label, ways)
 
     def question(self, observation: Observation, entrants: Sequence[Candidate], environment: Environment) -> Question:
         """What a contest of this run would answer."""
@@ -107,12 +113,13 @@ def holding(
             candidates=tuple(candidate.name for candidate in entrants),
         )
     )
+    is_chosen = run.neighbour is not None and run.neighbour.is_chosen(observation, entrants)
     task = Task(
         observation=observation,
         candidates=entrants,
         terms=run.terms,
         tunes=True,
-        further="kept",
+        further="all" if is_chosen else "kept",
         index=index,
         environment=question.environment,
     )
@@ -130,7 +137,7 @@ def holding(
     # What was recalled has its second race behind it, unless it was too little to matter where it was held. Where
     # contests do not end in their order, what is too little is known when all have ended.
     is_little = run.executor.in_order and run.little.is_little(observation, contest)
-    if not (contest.confirmation or is_little):
+    if not (contest.confirmation or is_little or is_chosen):
         second = replace(task, deadline_s=run.budget.left_s)
         contest = yield from confirmed(contest, second, run.executor.elsewhere, run.tell)
     # What the budget cut short is no outcome for another run, whose budget is another. What is too little here may be

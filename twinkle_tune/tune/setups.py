@@ -86,9 +86,8 @@ def settled_with_ways(
 
 def _with_sizes(asks: Asking, profile: Profile, kernels: Plan, tried: Sequence[Tried], ways: Ways) -> Ways:
     run = asks.run
-    hall = _hall(asks, run.budget.sizes_end_s)
-
-    return with_sizes(hall, kernels, tried, ways, run.tell, partial(asks.sizes, profile))
+    now = [each for each in tried if run.tries_sizes(each.step.label, ways.compiled)]
+    return with_sizes(_hall(asks, run.budget.sizes_end_s), kernels, now, ways, run.tell, partial(asks.sizes, profile))
 
 
 def _hall(asks: Asking, ends_s: float | None) -> Hall:

@@ -49,7 +49,7 @@ def tried(model: nn.Module, example_inputs: object, there: Profile, whose: str, 
         unbound(model),
         _store(problems) as store,
         autocast_to(max(there.autocasts, default=""), there.device),
-        Isolated(ahead=True) as executor,
+        Isolated() as executor,
     ):
         here = tune_model(
             model, example_inputs, mode=there.mode, device=there.device, name=there.model.name, budget_s=BUDGET,
