@@ -127,8 +127,8 @@ def test_the_nearest_is_pulled_and_never_bound_untried(
     made = profiled("p.json", "--candidates", "torch")
     rival, norm = with_winner(made)
     changed: dict[str, Any] = {fact: "2.12.0"}
-    there = replace(elsewhere(made, rival), environment=replace(made.environment, **changed))
-    far = there.save("far.json")
+    far = replace(elsewhere(made, rival), environment=replace(made.environment, **changed)).save("far.json")
+    there = load_profile(far)
     pushed(far, there, parse_place(REPO))
     assert run(["pull", "toy_shared:make", REPO, "--device", "cpu", "--out", "back.json"]) == 0
     told = capsys.readouterr().err
