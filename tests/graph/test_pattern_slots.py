@@ -45,12 +45,12 @@ MODES = (Mode.INFERENCE, Mode.TRAIN)
 CASES = [(family, mode) for family in PLACES for mode in MODES]
 
 
-def profile_of(model: nn.Module, inputs: dict[str, Tensor], mode: Mode, **more: Any) -> Profile:
-    """A profile of the pieces alone, by a clock that takes no time."""
+def profile_of(model: nn.Module, inputs: dict[str, Tensor], mode: Mode, *others: Any, **more: Any) -> Profile:
+    """A profile of the pieces alone, by a clock that takes no time; of further inputs, too."""
     wanted = {"candidates": ["torch"], "settings": SETTINGS, "executor": Quick(), **more}
     tune = "twinkle_tune.tune.tune"
     with patch(f"{tune}.find_slots", lambda *a, **k: ()), patch(f"{tune}.little_of", lambda *a: Little()):
-        return tune_model(model, [dict(inputs)], mode=mode, device="cpu", **wanted)
+        return tune_model(model, [dict(each) for each in (inputs, *others)], mode=mode, device="cpu", **wanted)
 
 
 def _given(model: nn.Module, **inputs: Any) -> Tensor:

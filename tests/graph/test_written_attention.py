@@ -170,6 +170,18 @@ def test_it_is_contested_bound_and_taken_back(mode: Mode) -> None:
     assert [n for n, _ in model.named_parameters()] == names
 
 
+def test_it_is_bound_for_lengths_between() -> None:
+    """A length between two that were measured runs the kernel as well: how the mask is cut is no part of the form."""
+    model = model_of(attentions.NanoAttention).eval()
+    short, long = ({"input": torch.randn(2, n, SIZES.width)} for n in (4, 12))
+    profile = with_winner(profile_of(model, short, Mode.INFERENCE, long))
+    kernelize_model(model, profile=profile, use_fallback=False)
+    with patch.object(fused_attention, "_attended", wraps=fused_attention._attended) as calls, torch.no_grad():
+        model(torch.randn(2, 8, SIZES.width))
+    restore_model(model)
+    assert calls.call_count == 2
+
+
 def another_scale(self: Any, q: Tensor, keys: Tensor, *rest: Any) -> Any:
     """Of the whole width instead of a head's."""
     return _by(self, q, keys, rest, scale=SIZES.width**-0.5)

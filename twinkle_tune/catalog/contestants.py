@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from twinkle_tune.catalog import add_norm, fused_attention, loose, loss, rotary
+from twinkle_tune.catalog import add_norm, fused_attention, loose, loss, qk_rope, rotary
 from twinkle_tune.catalog.add_norm import ADD_NORM
 from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.catalog.functions import parameters_of
 from twinkle_tune.catalog.linear_act import LINEAR_ACT
+from twinkle_tune.catalog.qk_rope import QK_ROPE
 from twinkle_tune.catalog.recognise import flavour_of
 from twinkle_tune.catalog.written_attention import WRITTEN
 from twinkle_tune.mode import Mode
@@ -49,7 +50,11 @@ def pattern_contestants(name: str, piece: nn.Module, device: str) -> tuple[Candi
     """
     if name == LINEAR_ACT:
         return layer_contestants(name, piece, device)  # such a layer's
-    known = {ADD_NORM: add_norm.contestants, WRITTEN: fused_attention.contestants}
+    known = {
+        ADD_NORM: add_norm.contestants,
+        WRITTEN: fused_attention.contestants,
+        QK_ROPE: qk_rope.contestants,
+    }
     return (*(known[name](piece, device) if name in known else ()), COMPILE)
 
 

@@ -153,9 +153,12 @@ def _is_causal(step: Step, taken: tuple[Any, ...], q: Tensor, keys: Tensor) -> b
     """Whether a mask that is cut from a buffer lets each query see the keys up to its own place."""
     if step.cut < 0 or filling(step, taken) != -torch.inf:
         return False
-    buffer, first, last, columns = taken[:4]
+    buffer, rows, columns = taken[:3]
     queries, length = q.shape[-2], keys.shape[-1]
-    if first not in (None, 0) or not queries == length == last == columns or buffer.shape[-1] < length:
+    # Both from the first on: the mask is as large as the scores.
+    if rows.start not in (None, 0) or columns.start not in (None, 0) or queries != length:
+        return False
+    if not rows.stop == columns.stop == length <= buffer.shape[-1]:
         return False
     hides = "lower" if (step.name == "fill") == step.flips else "upper"
     return _triangle(buffer) == hides

@@ -36,9 +36,9 @@ def contestants(function: Callable[..., Any], parameters: list[inspect.Parameter
     if trailing not in _TRAILING:
         return []
     takes_positions = _TRAILING[trailing]
-    if not holds(lambda: _turns(function, rotate)):
+    if not holds(lambda: turns(function, rotate)):
         return _of_neighbours(function, takes_positions, device)
-    form = partial(as_function, takes_positions=takes_positions, casts_back=holds(lambda: _casts_back(function)))
+    form = partial(as_function, takes_positions=takes_positions, narrow=holds(lambda: casts_back(function)))
     found = [
         Candidate(name="torch.rotary", source=ImplSource(kind="torch", impl=form(rotate))),
         Candidate(
@@ -56,7 +56,7 @@ def contestants(function: Callable[..., Any], parameters: list[inspect.Parameter
 
 
 def _of_neighbours(function: Callable[..., Any], takes_positions: bool, device: str) -> list[Candidate]:
-    if not triton.offered(device) or not holds(lambda: _turns(function, rotate_neighbours)):
+    if not triton.offered(device) or not holds(lambda: turns(function, rotate_neighbours)):
         return []
 
     def original(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> Any:
@@ -67,13 +67,13 @@ def _of_neighbours(function: Callable[..., Any], takes_positions: bool, device: 
     return [triton.candidate(make, "rope", call_of=op_calls.of_rope(True))]
 
 
-def as_function(rotate: Rotate, takes_positions: bool, casts_back: bool = False) -> Callable[..., Any]:
+def as_function(rotate: Rotate, takes_positions: bool, narrow: bool = False) -> Callable[..., Any]:
     """A function with the parameters of the original.
 
     Args:
-        casts_back: whether the results get the dtypes of q and k, where cos and sin are wider.
+        narrow: whether the results get the dtypes of q and k, where cos and sin are wider.
     """
-    turn = _cast_back(rotate) if casts_back else rotate
+    turn = _cast_back(rotate) if narrow else rotate
     if takes_positions:
 
         def with_positions(
@@ -149,7 +149,7 @@ def _added(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned
 
 
-def _turns(function: Callable[..., Any], formula: Rotate) -> bool:
+def turns(function: Callable[..., Any], formula: Rotate) -> bool:
     """On q (1, 2, 3, 8), k (1, 1, 3, 8): whether it computes the formula, heads before sequence."""
     source = generator()
     q, k = random_like((1, 2, 3, 8), source), random_like((1, 1, 3, 8), source)
@@ -158,7 +158,7 @@ def _turns(function: Callable[..., Any], formula: Rotate) -> bool:
     return isinstance(given, tuple) and len(given) == 2 and all(map(same, given, expected))
 
 
-def _casts_back(function: Callable[..., Any]) -> bool:
+def casts_back(function: Callable[..., Any]) -> bool:
     """Whether q and k in bfloat16 stay so with cos and sin in float32."""
     source = generator()
     q, cos = random_like((1, 2, 3, 8), source).bfloat16(), random_like((1, 3, 8), source)

@@ -86,12 +86,11 @@ class WrittenAttention(nn.Module):
 
 
 def condition(step: Step, given: tuple[Any, ...]) -> Tensor:
-    """Where a step fills or keeps: given with the call, or cut from a buffer (rows from, to, columns to)."""
+    """Where a step fills or keeps: given with the call, or cut from a buffer (by slices of its rows and columns)."""
     mask: Tensor = given[0]
     if step.cut < 0:
         return mask
-    first, last, columns = given[1:4]
-    mask = mask[(*(_WHOLE,) * step.cut, slice(first, last), slice(None, columns))]
+    mask = mask[(*(_WHOLE,) * step.cut, *given[1:3])]
     return mask == 0 if step.flips else mask.bool()
 
 
@@ -233,7 +232,7 @@ def _filled(traced: Traced, name: str, node: fx.Node, scores: Any, mask: fx.Node
     if cut is None:
         return _Read(Step(name, constant, takes=1 + len(given)), scores, (mask, *given), (node,))
     before, flips, inputs, nodes = cut
-    return _Read(Step(name, constant, before, flips, 4 + len(given)), scores, (*inputs, *given), (*nodes, node))
+    return _Read(Step(name, constant, before, flips, 3 + len(given)), scores, (*inputs, *given), (*nodes, node))
 
 
 def _cut(traced: Traced, mask: fx.Node) -> tuple[int, bool, tuple[Any, ...], tuple[fx.Node, ...]] | None:
@@ -260,7 +259,7 @@ def _cut(traced: Traced, mask: fx.Node) -> tuple[int, bool, tuple[Any, ...], tup
     sliced = all(isinstance(each, slice) and each.step is None for each in index)
     if not sliced or any(each != _WHOLE for each in front) or columns.start not in (None, 0):
         return None
-    return len(front), flips, (node, rows.start, rows.stop, columns.stop), tuple(nodes)
+    return len(front), flips, (node, rows, columns), tuple(nodes)
 
 
 def _is_bool(module: nn.Module, path: str) -> bool:

@@ -3,6 +3,8 @@
 - Functions of ``math``: given a size (``1 / math.sqrt(k.size(-1))``) they would ask for its value while tracing. Here
   the call is a node, and is made at each call of the graph with the size of then.
 - Functions that stay whole, because something may be put in their place: a node that looks the name up when it runs.
+- Tables that are asked for a function by name (transformers' implementations of attention): what they give is a node
+  that asks again when it runs.
 
 Nothing is patched for that: the forward runs with a copy of its file's names. So do functions of the same file that it
 calls, and methods of its class.
@@ -10,12 +12,14 @@ calls, and methods of its class.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from twinkle_tune.errors import GraphError
 
@@ -103,6 +107,8 @@ def _stand_in(names: dict[str, Any], name: str, whole: Whole) -> Any:
         return _Math()
     if id(value) in _MATH:
         return _as_node(value, value)
+    if callable(getattr(type(value), "get_interface", None)):
+        return _Table(value)
     return _as_node(value, _looked_up(names, name)) if _is_whole(names, name, whole) else None
 
 
@@ -112,6 +118,26 @@ class _Math:
     def __getattr__(self, name: str) -> Any:
         value = getattr(math, name)
         return _as_node(value, value) if callable(value) else value
+
+
+class _Table:
+    """In the place of a table of functions."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def get_interface(self, name: Any, default: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of that name, or the default."""
+        table = self._table
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return table.get_interface(name, default)(*args, **kwargs)
+
+        call.__name__ = call.__qualname__ = "attention_interface"
+        return _as_node(table.get_interface(name, default), call)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
 
 
 def _as_node(function: Any, target: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,7 +159,11 @@ def _looked_up(names: dict[str, Any], name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return names[name](*args, **kwargs)
 
+    now = names[name]
     call.__name__ = call.__qualname__ = name
+    call.__module__ = str(names.get("__name__"))
+    with suppress(TypeError, ValueError):  # it does not tell its parameters
+        call.__signature__ = inspect.signature(now.forward if isinstance(now, nn.Module) else now)  # type: ignore[attr-defined]
     return call
 
 

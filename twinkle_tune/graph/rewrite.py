@@ -10,7 +10,7 @@ from torch import fx
 
 from twinkle_tune.errors import GraphError
 from twinkle_tune.graph.match import Match
-from twinkle_tune.graph.trace import Traced
+from twinkle_tune.graph.trace import ITSELF, Traced
 
 Insert = Callable[[fx.Graph, Match], Sequence[fx.Node]]
 """Adds nodes to a graph, at its insertion point, that compute a match's outputs; gives those that do."""
@@ -83,9 +83,13 @@ def compiled(traced: Traced, places: Sequence[Match]) -> Callable[..., Any]:
         GraphError: there is no place for a piece in the order of the nodes.
     """
     graph = traced.graph
-    first = next(iter(graph.nodes))
-    with graph.inserting_before(first):
+    itself = [node for node in graph.nodes if node.op == "get_attr" and node.target == ITSELF]
+    with graph.inserting_before(next(iter(graph.nodes))):
+        module = graph.placeholder("_module") if itself else None
         pieces = graph.placeholder("_pieces")
+    for node in itself:
+        node.replace_all_uses_with(module)
+        graph.erase_node(node)
     # From the last one on: what is put in the place of an earlier one is then what a later one reads.
     for index, match in reversed(list(enumerate(places))):
 
@@ -102,4 +106,6 @@ def compiled(traced: Traced, places: Sequence[Match]) -> Callable[..., Any]:
     names = dict(code.globals)
     exec(compile(code.src, f"<twinkle_tune graph of {type(traced.module).__qualname__}>", "exec"), names)
     forward: Callable[..., Any] = names["forward"]
-    return forward
+    if not itself:
+        return forward
+    return lambda module, pieces, *args, **kwargs: forward(module, module, pieces, *args, **kwargs)

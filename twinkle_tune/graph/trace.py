@@ -26,6 +26,9 @@ from twinkle_tune.graph.watched import Read, Watched, is_watched
 _BOUND = frozenset({"forward", "_old_forward", "_twinkle_tune_binding"})
 """What of an instance its twin goes without: forwards that somebody bound to it."""
 
+ITSELF = "__self__"
+"""Target of a get_attr node that is the module itself."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Traced:
@@ -59,6 +62,7 @@ def trace(module: nn.Module, form: Form, whole: Whole = none_whole) -> Traced:
     tracer = _Tracer(graph)
     read: Read = {}
     twin, before = _twin(module, tracer, read, whole)
+    tracer.twin = twin
     try:
         args, kwargs = _arguments(tracer, forward, form)
         graph.output(tracer.result(with_stand_ins(forward, whole)(twin, *args, **kwargs)))
@@ -153,7 +157,13 @@ _RESULTS = (_Proxy, bool, int, float, str, type(None))
 
 
 class _Tracer(fx.proxy.GraphAppendingTracer):
-    """Reads parameters and buffers by name; another tensor is none that a graph could hold."""
+    """Reads parameters and buffers by name; another tensor is none that a graph could hold.
+
+    Attributes:
+        twin: what the forward runs on; given to a function, it is the module itself.
+    """
+
+    twin: Any = None
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A node, as the forward gets it."""
@@ -174,6 +184,8 @@ class _Tracer(fx.proxy.GraphAppendingTracer):
         """An argument of a node."""
         if type(a) is _Proxy:
             return a.node
+        if a is self.twin and a is not None:
+            return self.create_node("get_attr", ITSELF, (), {})
         if isinstance(a, Tensor):
             raise GraphError("it computes with a tensor that is neither given nor a parameter or buffer")
         return super().create_arg(a)

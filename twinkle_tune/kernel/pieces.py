@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from twinkle_tune.catalog import add_norm, linear_act, written_attention
+from twinkle_tune.catalog import add_norm, linear_act, qk_rope, written_attention
 from twinkle_tune.catalog.block import blocks_of, composites
 from twinkle_tune.catalog.functions import is_slot
 from twinkle_tune.errors import GraphError
@@ -22,7 +22,7 @@ from twinkle_tune.occurrence import Occurrence
 from twinkle_tune.slot import Slot, SlotKind
 from twinkle_tune.workload import target_of
 
-_CATALOG = (add_norm, linear_act, written_attention)
+_CATALOG = (add_norm, linear_act, written_attention, qk_rope)
 """What the catalog looks for in graphs, each with ``find`` and ``may_hold``."""
 
 

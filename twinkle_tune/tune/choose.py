@@ -68,10 +68,16 @@ def _or_the_parts(piece: Contest, inner: Sequence[Contest]) -> Contest:
 
 
 def _holds(piece: Contest, inner: Contest) -> int:
-    """How many of a piece's children are of the class of another contest's layers; at least one."""
+    """How many of a piece's children are another contest's layers; at least one.
+
+    They are of its class, and lie where the piece does: of two norms in a piece each may be another contest's.
+    """
+    host = piece.instances[0].rpartition(":")[0] if piece.instances else ""
+    near = sum(path.startswith(f"{host}.") for path in inner.instances)
     target = inner.slot.target.replace(":", ".")
     children = [node for name, node in piece.workload.settings if name.endswith(".class") and name.count(".") == 1]
-    return max(1, sum(isinstance(node, Named) and node.name == target for node in children))
+    alike = sum(isinstance(node, Named) and node.name == target for node in children)
+    return max(1, min(alike, near or alike))
 
 
 def per_call_us(contest: Contest) -> float:
