@@ -24,6 +24,7 @@ RUN = Run(
     phases={"ways": 60.0},
     winners={"RMSNorm 1": "torch.rms_norm", "step prefill": "compile"},
     steps={"prefill": (0.9, 0.88, 0.92)},
+    calls=4,
 )
 
 
@@ -62,7 +63,8 @@ def test_turns_and_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, near_s:
     data = json.loads((tmp_path / "neighbour.json").read_text(encoding="utf-8"))
     assert data["command"] == "profile qwen3-tiny --device cpu --no-ways"
     page = (tmp_path / "neighbour.md").read_text(encoding="utf-8")
-    assert page.count(f"| 100 s (load 0.5) | {near_s:.0f} s (load 0.5) | {near_s / 100:.2f} | 2 of 2 |") == 3
+    assert page.count(f"| 100 s (load 0.5) | {near_s:.0f} s (load 0.5) | {near_s / 100:.2f} | 1.00 | 2 of 2 |") == 3
+    assert page.count("prefill 0.900; ways for 4 calls") == 6
 
 
 def test_the_collection_can_be_read() -> None:

@@ -31,7 +31,7 @@ _WAYS_S = 9.0
 """A step is timed for about this long under other ways of running the model: to generate text takes a while."""
 
 _CONFIRMED_S = 3.0
-"""Likewise in a run from a neighbour's profile, whose way has won once already."""
+"""Likewise in the contest of a run from a neighbour's profile, whose way has won once already."""
 
 
 def ways_alone(asks: Asking, tried: Sequence[Tried], ends_s: float | None) -> Ways:
@@ -75,13 +75,13 @@ def settled_with_ways(
     known = {step.label for step in steps}
     both = (*steps, *(each.step for each in tried if each.step.label not in known))
     left_s = run.budget.left_s
-    whole_s = hall.seconds
-    seconds = whole_s if left_s is None else min(whole_s, max(0.0, left_s) / len(both))
+    # A race ends as soon as it is told: more time is for noise alone, and this is the last word.
+    seconds = _WAYS_S if left_s is None else min(_WAYS_S, max(0.0, left_s) / len(both))
 
     def put() -> Profile:
         return with_setups(profile, ways, both, replace(hall, seconds=seconds), run.registry, run.tell)
 
-    return asks.together(profile, ways, both, put, is_whole=seconds == whole_s)
+    return asks.together(profile, ways, both, put, is_whole=seconds == _WAYS_S)
 
 
 def _with_sizes(asks: Asking, profile: Profile, kernels: Plan, tried: Sequence[Tried], ways: Ways) -> Ways:
