@@ -84,6 +84,7 @@ def told_of(profile: Profile) -> ranks.Told:
         "status": sorted({contest.selection.status for contest in profile.contests}),
         "out": sorted({t.outcome.reason for t in trials if t.outcome.kind == "rejection"}),
         "took": {t.candidate: t.outcome.median_us for t in first.trials if t.outcome.kind == "measurement"},
+        "why": sorted({contest.selection.reason for contest in profile.contests}),
         "digest": digest_text(profile_text(profile)),
         "raised": "",
     }
@@ -270,7 +271,7 @@ def real(model: torch.nn.Module) -> ranks.Told:
         for place, clock_of in REAL.items():
             here.setattr(place, clock_of)
         told = tuned(model=model, mode="train", candidates="torch", registry=default_registry)
-    return {"raised": told["raised"], "digest": told.get("digest"), "timed": sorted(told.get("took", ()))}
+    return told | {"timed": sorted(told.get("took", ()))}
 
 
 def in_ddp(rank: int) -> ranks.Told:

@@ -112,10 +112,17 @@ def test_rank_0_remembers_for_all(found: dict[str, Each]) -> None:
 
 
 @_ranks
-@pytest.mark.parametrize("name", ["in_ddp", "in_fsdp"])
-def test_steps_that_wait_for_each_other_are_run_as_often_on_each(name: str, found: dict[str, Each]) -> None:
-    """With DDP and FSDP2, timed by a real clock: else a rank would wait for ever."""
-    assert "original" in _the_same(found[name])["timed"]
+def test_steps_that_wait_for_each_other_are_run_as_often_on_each(found: dict[str, Each]) -> None:
+    """With DDP, timed by a real clock: else a rank would wait for ever."""
+    assert "original" in _the_same(found["in_ddp"])["timed"]
+
+
+@_ranks
+def test_layers_that_are_split_over_the_ranks_keep_their_originals(found: dict[str, Each]) -> None:
+    """With FSDP2, whose steps wait for each other as well."""
+    told = _the_same(found["in_fsdp"])
+    assert told["won"] == ["original"]
+    assert any("its weights are split over ranks" in reason for reason in told["why"])
 
 
 def test_what_is_no_group_is_refused() -> None:

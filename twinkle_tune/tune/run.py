@@ -30,6 +30,7 @@ from twinkle_tune.tune.memory import Memory, question_of
 from twinkle_tune.tune.neighbour import Neighbour, without_rivals
 from twinkle_tune.tune.refine import Between, next_between, observed_at
 from twinkle_tune.tune.spans import Spans
+from twinkle_tune.tune.split import unheld_if_split
 from twinkle_tune.tune.task import Task
 from twinkle_tune.workload import call_text
 
@@ -126,6 +127,8 @@ def holding(
     run.tasks[observation.slot.name, observation.workload.key, observation.instances] = task
     if run.neighbour is not None and len(entrants) == 1:
         return without_rivals(observation)
+    if (split := unheld_if_split(observation)) is not None:
+        return split
     found = run.memory.recall(question, observation)
     if found is None and (unheld := run.little.unheld(observation)) is not None:
         return unheld

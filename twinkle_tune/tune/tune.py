@@ -54,6 +54,7 @@ from twinkle_tune.tune.seen import as_first
 from twinkle_tune.tune.settle import Whole
 from twinkle_tune.tune.setups import settled_with_ways, ways_alone
 from twinkle_tune.tune.spans import Spans
+from twinkle_tune.tune.split import check_not_split
 from twinkle_tune.tune.ways import Ways
 from twinkle_tune.tune.whole import optimizer_of, release_optimizers, runner_of
 
@@ -158,6 +159,8 @@ def tune_model(
         if group is not None:
             check_group(executor=executor, ways=ways)
         check_model(model)
+        if group is None:
+            check_not_split(model)
         seconds = seconds_of(budget_s)
         terms = Terms(
             aim=parse_aim(objective, slowdown),
