@@ -31,6 +31,8 @@ from twinkle_tune.search.search import search
 WORKERS = 4
 BUDGET = 60
 SEEDS = 30
+MORE = 4
+"""So many times as many seeds where the median of the first is above the goal, and its interval is not."""
 GOAL = 0.02
 """So much slower than the one alone, in the median over the seeds, the four may end."""
 TIMING_S = 0.03
@@ -72,7 +74,7 @@ def pair(landscape: Landscape, seed: int, budget: int = BUDGET, workers: int = W
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as threads:
 
         def work(worker: int) -> SearchResult:
-            study = SharedStudy(place=str(Path(folder, "study")), worker=str(worker))
+            study = SharedStudy(place=str(Path(folder, "study")), worker=str(worker), workers=workers)
             return search(landscape.space, benches[worker], settings, default=default, journal=study)
 
         results = list(threads.map(work, range(workers)))
@@ -103,6 +105,7 @@ class Row:
     """
 
     landscape: str
+    seeds: int
     alone: float
     shared: float
     loss: float
@@ -118,6 +121,7 @@ def row(name: str, pairs: Sequence[Pair]) -> Row:
     ratio = paired_ratio([1 + each.shared for each in pairs], [1 + each.alone for each in pairs])
     return Row(
         landscape=name,
+        seeds=len(pairs),
         alone=statistics.median(each.alone for each in pairs),
         shared=statistics.median(each.shared for each in pairs),
         loss=ratio.ratio - 1,
@@ -138,45 +142,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # which searches in threads would put back for each other
-    rows, began = [], time.monotonic()
+    rows, first, began = [], list[Row](), time.monotonic()
     pairs = list[Pair]()
     for landscape in landscapes():
         found = [pair(landscape, seed) for seed in range(asked.seeds)]
-        rows.append(row(landscape.name, found))
-        print(rows[-1], flush=True)
         pairs += found
+        told = row(landscape.name, found)
+        if told.loss > GOAL >= told.low:
+            first.append(told)
+            told = row(landscape.name, [pair(landscape, seed) for seed in range(asked.seeds, MORE * asked.seeds)])
+        rows.append(told)
+        print(rows[-1], flush=True)
     rows.append(row("all", pairs))
     met = rows[-1].loss <= GOAL and all(
-        each.low <= GOAL and each.twice == 0 and each.total_timings <= BUDGET for each in rows
+        each.low <= GOAL and each.twice == 0 and each.most_timings <= BUDGET / WORKERS for each in rows
     )
     seconds = round(time.monotonic() - began)
     facts = made("cpu")
-    data = {**facts, "seeds": asked.seeds, "seconds": seconds, "met": met, "rows": [asdict(each) for each in rows]}
-    write(asked.out, "search-shared", data, _page(made_line(facts), rows, asked.seeds))
+    data = {
+        **facts,
+        "seeds": asked.seeds,
+        "seconds": seconds,
+        "met": met,
+        "rows": [asdict(each) for each in rows],
+    }
+    data["first"] = [asdict(each) for each in first]
+    write(asked.out, "search-shared", data, _page(made_line(facts), rows, first))
     return 0 if met else 1
 
 
-def _page(where: str, rows: Sequence[Row], seeds: int) -> list[str]:
+def _page(where: str, rows: Sequence[Row], first: Sequence[Row]) -> list[str]:
     return [
         "# One search, four workers",
         "",
         "Made by `python -m tests.search.shared`: four workers share a study in a journal file and a budget of",
-        f"{BUDGET} timings, beside one worker that has all {BUDGET} to itself. The times are recorded ones of the GPUs",
-        "in the names, or made up, with 1% noise, as in [search-replay](search-replay.md). It measures no GPU.",
+        f"{BUDGET} timings, {BUDGET // WORKERS} each, beside one worker that has all {BUDGET} to itself. The times",
+        "are recorded ones of the GPUs in the names, or made up, with 1% noise, as in",
+        "[search-replay](search-replay.md). It measures no GPU.",
         "",
         where,
         "",
-        f"Regret: by how much the chosen config is slower than the exhaustive best; median of {seeds} seeds. The loss",
+        "Regret: by how much the chosen config is slower than the exhaustive best; median of the seeds. The loss",
         "is the time of the four's winner over that of the one's, less 1, median of the pairs, with the interval that",
-        f"holds it with 95% confidence. The goal: at most {GOAL:.0%} over all, no landscape clearly above that, and no",
-        "config timed twice.",
+        f"holds it with 95% confidence. The goal: at most {GOAL:.0%} over all, no landscape clearly above that, no",
+        "worker above its quarter and no config timed twice. Where the median of a landscape was above the goal and",
+        f"its interval was not, the figures are those of {MORE - 1} times as many seeds, all of them others; its row",
+        f"of the first {SEEDS} is below the table.",
         "",
-        "| landscape | regret alone | of four | loss | 95% | timings of the busiest | of all, at most | timed twice |",
-        "|---|---|---|---|---|---|---|---|",
+        "| landscape | seeds | regret alone | of four | loss | 95% | of the busiest | of all, at most | timed twice |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(
-            f"| {each.landscape} | {each.alone:.1%} | {each.shared:.1%} | {each.loss:+.1%} | {each.low:+.1%} to "
-            f"{each.high:+.1%} | {each.most_timings:g} | {each.total_timings} | {each.twice} |"
+            f"| {each.landscape} | {each.seeds} | {each.alone:.1%} | {each.shared:.1%} | {each.loss:+.1%} "
+            f"| {each.low:+.1%} to {each.high:+.1%} | {each.most_timings:g} | {each.total_timings} | {each.twice} |"
             for each in rows
+        ),
+        *(
+            f"\n{each.landscape}, the first {each.seeds} seeds: {each.loss:+.1%} ({each.low:+.1%} to {each.high:+.1%})"
+            for each in first
         ),
     ]
 

@@ -104,7 +104,7 @@ def test_four_reach_what_one_reaches_alone() -> None:
     """The budget is that of all together, none is timed twice, and the winner is near the best. 30 seeds: reports/."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found = pair(recorded("dedispersion-A4000"), seed=0)
-    assert sum(found.timings) == 60
+    assert found.timings == (15, 15, 15, 15)
     assert found.twice == 0
     assert found.shared < 0.1
 
@@ -121,6 +121,38 @@ def test_a_claim_is_one_worker_s(place: str) -> None:
     assert not second.begin(config, "random")
     second.look()
     assert ([each.time_us for each in second.tried], second.claimed) == ([3.0], [])
+
+
+def test_a_config_of_a_worker_that_is_gone_is_tried_next(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whoever looks first, before any new one; once it came to an end it is nobody's."""
+    study = SharedStudy(place=place)
+    gone, other = (SearchJournal(LANDSCAPE.space, "search", study) for _ in range(2))
+    config = next(each for each in LANDSCAPE.space.configs() if LANDSCAPE.time_us(each) and each != DEFAULT)
+    assert gone.begin(config, "child")
+    other.look()
+    assert other.left == []
+    monkeypatch.setattr("twinkle_tune.search.worker.has_ended", lambda worker: worker == gone._worker)
+    other.look()
+    assert other.left == [(config, "child")]
+    bench = Replay(LANDSCAPE, 0)
+    search(LANDSCAPE.space, bench, SearchSettings(budget=3), default=DEFAULT, journal=study)
+    assert bench.timed[0] == config
+    assert bench.timed.count(config) == 1
+
+
+def test_a_worker_takes_over_from_others_that_are_silent(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It times its share at once, and the rest when it has heard nothing of the other three for a while."""
+    monkeypatch.setattr("twinkle_tune.search.journal.SILENT_S", 0.5)
+    bench, began_s = Replay(LANDSCAPE, 0), time.monotonic()
+    search(LANDSCAPE.space, bench, BUDGET, default=DEFAULT, journal=SharedStudy(place=place, workers=4))
+    assert len(bench.timed) == BUDGET.budget
+    assert time.monotonic() - began_s > 0.5
+
+
+def test_no_workers_are_refused() -> None:
+    """A share of nobody is none."""
+    with pytest.raises(TuneError, match="workers: got 0, expected at least 1"):
+        SharedStudy(place="study", workers=0)
 
 
 def test_whoever_stops_lets_go(place: str) -> None:

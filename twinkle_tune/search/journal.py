@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+SILENT_S = 10.0
+"""A study in which nothing happened for so long has no other worker."""
 _RUNS = "runs"
 """Name of the constraint that configs violate which were refused."""
 _WINNER = "winner"
@@ -39,6 +42,7 @@ class SearchJournal:
     Attributes:
         tried: what came to an end, of other workers too.
         claimed: what other workers are trying, as of the last look.
+        left: of a shared study, configs that a worker was trying that is gone, and how each was found: others try them.
     """
 
     def __init__(self, space: Space, name: str, place: Path | SharedStudy | None = None) -> None:
@@ -65,6 +69,8 @@ class SearchJournal:
         self._running: FrozenTrial | None = None
         self.tried: list[Tried] = []
         self.claimed: list[Tried] = []
+        self.left: list[tuple[Config, str]] = []
+        self._timed, self._heard, self._heard_s = 0, 0, time.monotonic()
         self._read()
 
     def seed(self, seed: int) -> int:
@@ -78,6 +84,15 @@ class SearchJournal:
         """See what other workers did and are doing; nothing where there are none."""
         if self._shared:
             self._read()
+
+    def leaves_to_others(self, timings: int) -> bool:
+        """Whether this worker has timed its share of so many, and something was heard of the others not long ago."""
+        if not isinstance(self._place, SharedStudy) or self._timed < self._place.share(timings):
+            return False
+        now_s, heard = time.monotonic(), len(self.tried)
+        if self.claimed or heard != self._heard:
+            self._heard, self._heard_s = heard, now_s
+        return now_s - self._heard_s < SILENT_S
 
     def begin(self, config: Config, how: str, most: float = math.inf) -> bool:
         """Write down that a config is about to be tried.
@@ -114,6 +129,7 @@ class SearchJournal:
                 trial.set_user_attr("refused", [tried.refused.stage, tried.refused.reason])
             self._tell(self._running, TrialState.FAIL)
         self._running = None
+        self._timed += tried.refused is None
         self.tried.append(tried)
 
     def let_go(self) -> None:
@@ -135,6 +151,8 @@ class SearchJournal:
         living = self._living(trials) if self._shared else set()
         self.tried = _history([trial for trial in trials if trial.number not in living])
         self.claimed = [_tried(trial) for trial in trials if trial.number in living]
+        gone = [trial for trial in trials if self._shared and _is_claim(trial) and trial.number not in living]
+        self.left = [(dict(trial.params), str(trial.user_attrs["how"])) for trial in gone]
 
     def _trials(self) -> list[FrozenTrial]:
         with usable(self._place):

@@ -52,10 +52,21 @@ class SharedStudy:
     Attributes:
         place: a file on a disk that they share, or the URL of a PostgreSQL server.
         worker: what this one is called, which decides what it draws; "" for a name that no other one has.
+        workers: how many there are, if that is known: each times its share of the budget, and takes over from others
+            only once it has heard nothing of them for a while.
     """
 
     place: str
     worker: str = ""
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers: got {self.workers}, expected at least 1")
+
+    def share(self, timings: int) -> int:
+        """Of so many timings, those of each worker."""
+        return timings if self.workers is None else -(-timings // self.workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

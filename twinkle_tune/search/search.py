@@ -141,14 +141,15 @@ def _explore(
         book.look()
         taken = [*book.tried, *book.claimed]
         done = {tuple(space.in_order(each.config)) for each in taken}
-        queue = [(config, how) for config, how in queue if tuple(space.in_order(config)) not in done]
+        queue = [(config, how) for config, how in (*book.left, *queue) if tuple(space.in_order(config)) not in done]
         ended = "" if whole else _ended(book.tried, settings)
         if ended:
             return ended, True
         if time.monotonic() >= over_s:
             return f"out of time after {len(done)} configs", False
         found = queue[0] if queue else propose(space, pool, taken, settings.budget, settings.seed)
-        if book.claimed and (found is None or (not whole and _is_enough(taken, settings))):
+        is_others = book.claimed and (found is None or (not whole and _is_enough(taken, settings)))
+        if is_others or (found is not None and book.leaves_to_others(len(pool) if whole else settings.budget)):
             time.sleep(_POLL_S)  # until it is known what comes of what others are trying
             continue
         if found is None:
