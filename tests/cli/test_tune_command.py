@@ -17,6 +17,7 @@ from twinkle_tune.cli.app import run
 from twinkle_tune.cli.tune import evidence, parse_shape
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import TuneError
+from twinkle_tune.fleet.searching import Search
 from twinkle_tune.ops.all import op_named
 from twinkle_tune.search.record import SearchResult, SearchSettings
 from twinkle_tune.search.search import search
@@ -109,3 +110,53 @@ def test_a_shared_search_goes_on_where_another_was(tmp_path: Path) -> None:
     assert first == second
     assert (tmp_path / "shared" / "study").exists()
     assert not list(tmp_path.glob("*.journal"))
+
+
+def test_a_search_on_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cluster is asked what the command was asked, and what it found is written."""
+    asked: list[tuple[str | None, str, Search]] = []
+
+    def searched(address: str | None, device: str, what: Search, say: object) -> dict[str, SearchResult]:
+        asked.append((address, device, what))
+        return {"forward": found()}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("twinkle_tune.cli.tune._gpu", lambda device: ("cpu", "cpu"))
+    monkeypatch.setattr("twinkle_tune.fleet.ray_devices.import_ray", lambda: None)
+    monkeypatch.setattr("twinkle_tune.fleet.searching.searched", searched)
+    words = ["tune", "rms_norm", "--shape", "4x64", "--dtype", "float32", "--budget", "9", "--out", "found.json"]
+    assert run([*words, "--executor", "ray://alpha:6379", "--study", "/shared/study"]) == 0
+    ((address, device, what),) = asked
+    assert (address, device, what.op, dict(what.dims)) == ("alpha:6379", "cpu", "rms_norm", {"rows": 4, "width": 64})
+    assert (what.dtype, what.trains, what.settings.budget, what.study) == ("float32", True, 9, "/shared/study")
+    assert json.loads(Path("found.json").read_text())["config"] == found().config
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("executor", "ray_address", "said"),
+    [
+        ("ray://alpha:6379", "", "--study: got none with a cluster"),
+        ("ray", "alpha:6379", "--study: got none with a cluster"),
+        ("slurm", "", "--executor: got 'slurm', expected 'ray', or 'ray://HOST:PORT'"),
+    ],
+)
+def test_a_cluster_needs_a_study_that_its_machines_share(
+    executor: str, ray_address: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each machine would try what another has tried."""
+    monkeypatch.setattr("twinkle_tune.fleet.ray_devices.import_ray", lambda: None)
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    assert run(["tune", "rms_norm", "--shape", "8x64", "--executor", executor]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_search_on_a_cluster_without_ray_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is searched."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(["tune", "rms_norm", "--shape", "8x64", "--executor", "ray"]) == 2
+    assert "pip install 'twinkle_tune[ray]'" in capsys.readouterr().err

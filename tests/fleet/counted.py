@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 from torch.overrides import TorchFunctionMode
 
+from tests.fleet import replayed
 from twinkle_tune.fleet.place import Place
 
 PLACES = ("contest.call.slot_clock", "tune.tune.clock_for", "tune.setups.clock_for")
@@ -80,6 +81,7 @@ def set_up() -> None:
     """Of a worker of Ray's: contests are timed by the counting clock, and written down."""
     clock: Any = Counted()
     patch("twinkle_tune.contest.call.slot_clock", lambda device, **_: clock).start()
+    replayed.set_up(Path(os.environ[LOG]))
     held = Place._held
 
     def written(self: Place, parcel: Any, say: Any) -> Any:

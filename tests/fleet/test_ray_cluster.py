@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,16 +17,19 @@ from typing import Any
 import pytest
 
 from tests.fleet.counted import LOG, PAUSE, counted
+from tests.fleet.replayed import written
 from twinkle_tune import tune_model
 from twinkle_tune.cli.app import run
 from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import TuneInterrupted
-from twinkle_tune.fleet.ray_devices import RayDevices
+from twinkle_tune.fleet.ray_devices import RayDevices, RayError
+from twinkle_tune.fleet.searching import Search, searched
 from twinkle_tune.fleet.spread import NoDeviceError, Spread
 from twinkle_tune.mode import Mode
 from twinkle_tune.models import load_model
 from twinkle_tune.profile.io import load_profile
 from twinkle_tune.profile.schema import Profile
+from twinkle_tune.search.record import SearchSettings
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.events import ContestFinished, ContestLost, ContestPlaced, Event
 
@@ -259,3 +263,65 @@ budget = "40s"
     made = load_profile(path)
     assert made.environment.fp_fusion == "1"
     assert {contest.environment for contest in made.contests if contest.trials} == {made.environment.fingerprint}
+
+
+def search_of(folder: Path, budget: int) -> Search:
+    """Of any op: the workers replay a landscape."""
+    return Search(
+        op="rms_norm", dims={"rows": 8, "width": 8}, dtype="float32", variant="", trains=False,
+        settings=SearchSettings(budget=budget), known=(), study=str(folder / "study"),
+    )  # fmt: skip
+
+
+def test_a_search_is_split_by_config(three: Three, tmp_path: Path) -> None:
+    """Both devices of the right kind time half of the budget, no config twice; the other kind times none."""
+    for path in three.log.glob("*.searched"):
+        path.unlink()
+    said: list[str] = []
+    found = searched(three.ray.get_runtime_context().gcs_address, "cpu", search_of(tmp_path, 12), said.append)
+    timed = [(process, config) for what, process, config in written(three.log) if what == "timed"]
+    assert sorted(Counter(process for process, _ in timed).values()) == [6, 6]
+    assert len({config for _, config in timed}) == 12
+    assert found["forward"].config is not None
+    assert found["forward"].config == found["forward"].agreed
+    names = ("twinkle:cpu:a1", "twinkle:cpu:a2")
+    assert sorted(said) == [f"{name}: {what}" for name in names for what in ("done", "searches, one of 2")]
+
+
+def test_a_config_of_a_killed_worker_is_tried_by_another(three: Three, tmp_path: Path) -> None:
+    """It goes on with that one's share as well, and what was timed is not timed again."""
+    for path in three.log.glob("*.searched"):
+        path.unlink()
+    killed: list[tuple[int, tuple[int, ...]]] = []
+
+    def kill() -> None:
+        until_s = time.monotonic() + 60
+        while time.monotonic() < until_s:
+            begun = Counter(process for what, process, _ in written(three.log) if what == "begins")
+            victim = next((process for process, count in begun.items() if count == 3 and len(begun) == 2), None)
+            if victim is not None:
+                os.kill(victim, 9)
+                its = [each for what, process, each in written(three.log) if (what, process) == ("begins", victim)]
+                killed.append((victim, its[-1]))
+                return
+            time.sleep(0.02)
+
+    killer, said = threading.Thread(target=kill), list[str]()
+    killer.start()
+    found = searched(three.ray.get_runtime_context().gcs_address, "cpu", search_of(tmp_path, 12), said.append)
+    killer.join()
+    ((victim, config),) = killed
+    timed = [(process, each) for what, process, each in written(three.log) if what == "timed"]
+    assert len(timed) == len({each for _, each in timed}) == 12
+    assert config in {each for process, each in timed if process != victim}
+    assert sum("lost twinkle:cpu:a" in line for line in said) == 1
+    assert found["forward"].config is not None
+
+
+def test_no_device_for_a_search_says_which_there_are(
+    three: Three, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And in what they differ."""
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
+    with pytest.raises(RayError, match=r"no device for the search \(twinkle:cpu:a1: fp_fusion default there, 0 here"):
+        searched(three.ray.get_runtime_context().gcs_address, "cpu", search_of(tmp_path, 12), lambda line: None)

@@ -43,6 +43,10 @@ def tune(
     study: Annotated[
         str | None, typer.Option(metavar="FILE|URL", help="Share the search with other machines that name the same.")
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(metavar="ray", help="Search on the devices of a Ray cluster: ray or ray://HOST:PORT."),
+    ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if another run uses the device.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results and nothing else.")] = False,
 ) -> None:
@@ -55,6 +59,8 @@ def tune(
     found = op_named(op)
     dims, timings = parse_shape(shape, found), parse_count("--budget", budget)
     _check(found, mode, variant)
+    if executor is not None:
+        _check_executor(executor, study)
     from twinkle_tune.models.load import parse_dtype
 
     dtype = parse_dtype(dtype, ("float32", "float16", "bfloat16"), what="--dtype")
@@ -75,13 +81,23 @@ def tune(
     check_writable([path])
     near = config_for(found, dims, dtype, environment, variant=variant, mode=mode)
     journal = path.with_name(f"{path.name}.journal")
-    shared = None if study is None else SharedStudy(place=study)
+    settings, trains = SearchSettings(budget=timings or 60), mode == "train"
     with locked(place, path, wait=not no_wait):
-        results = tuned(
-            OpCall(op=found, dims=dims, dtype=getattr(torch, dtype), variant=variant), place, clock_for(place),
-            SearchSettings(budget=timings or 60), trains=mode == "train", known=[near.config],
-            journal=shared or journal,
-        )  # fmt: skip
+        if executor is not None:
+            from twinkle_tune.fleet.ray_devices import address_of
+            from twinkle_tune.fleet.searching import Search, searched
+
+            asked = Search(
+                op=op, dims=dims, dtype=dtype, variant=variant, trains=trains, settings=settings,
+                known=(near.config,), study=study or str(journal.resolve()),
+            )  # fmt: skip
+            results = searched(address_of(executor), kind, asked, tell)
+        else:
+            results = tuned(
+                OpCall(op=found, dims=dims, dtype=getattr(torch, dtype), variant=variant), place, clock_for(place),
+                settings, trains=trains, known=[near.config],
+                journal=journal if study is None else SharedStudy(place=study),
+            )  # fmt: skip
         data = evidence(found, dims, dtype, variant, mode, environment, results)
         write_together({path: json.dumps(data, indent=1) + "\n"}, "what was tried is kept: repeat the command")
         journal.unlink(missing_ok=True)
@@ -132,6 +148,18 @@ def _check(op: Op, mode: str, variant: str) -> None:
             names = ", ".join(name or '""' for name in known)
             hint = did_you_mean(got, [name for name in known if name], {"training": "train", "forward": "inference"})
             raise TuneError(f"{option}: got {got!r}, expected one of {names}{hint}")
+
+
+def _check_executor(named: str, study: str | None) -> None:
+    """Refuse what ``--executor`` cannot be, and machines that have nowhere to share a search."""
+    from twinkle_tune.cli.running import check_executor
+
+    check_executor(named, in_process=False)
+    if study is None and (named != "ray" or os.environ.get("RAY_ADDRESS")):
+        raise TuneError(
+            "--study: got none with a cluster, expected a file on a disk that its machines share, or the URL of a "
+            "PostgreSQL server, so that no config is tried twice"
+        )
 
 
 def _gpu(device: str | None) -> tuple[str, str]:

@@ -119,10 +119,29 @@ def on_ray(address: str | None, device: str) -> Spread:
         address: as of :func:`connect`. Where a cluster is started it has this machine's devices.
         device: "cpu" or "cuda".
     """
-    count = torch.cuda.device_count() if torch_type(device) == "cuda" else 1
-    names = [f"{PREFIX}{device}:{number}:here" for number in range(count)]
-    ray = connect(address, dict.fromkeys(names, 1.0))
+    ray = connect(address, devices_of(device))
     return Spread(RayDevices(ray=ray, wanted=current_environment(device), limits=Limits()))
+
+
+def devices_of(device: str) -> dict[str, float]:
+    """The devices of this machine, "cpu" or "cuda", as resources of Ray."""
+    count = torch.cuda.device_count() if torch_type(device) == "cuda" else 1
+    return {f"{PREFIX}{device}:{number}:here": 1.0 for number in range(count)}
+
+
+def devices_in(ray: Any, kind: str) -> dict[str, float]:
+    """The devices of a type that a cluster has now, by the names of their resources.
+
+    Raises:
+        RayError: a name stands for several devices, on which contests would run at once.
+    """
+    found = {
+        name: amount for name, amount in ray.cluster_resources().items() if device_of(name).partition(":")[0] == kind
+    }
+    for name, amount in found.items():
+        if amount != 1:
+            raise RayError(f"{name}: got {amount:g} of this resource, expected 1; give each device its own name")
+    return found
 
 
 def device_of(resource: str) -> str:
@@ -200,9 +219,9 @@ class RayDevices:
 
     def why_none(self, kind: str) -> str:
         """As of the protocol."""
-        there = [name for name in self._resources() if name not in self._others]
+        there = [name for name in devices_in(self.ray, self.wanted.device) if name not in self._others]
         busy = f"in use by another run or not answering: {', '.join(there)}" if there else ""
-        other = "; ".join(f"{name}: {_other(env, self.wanted)}" for name, env in self._others.items())
+        other = "; ".join(f"{name}: {differs(env, self.wanted)}" for name, env in self._others.items())
         none = f"no resource of the cluster is named '{PREFIX}{self.wanted.device}:...'"
         return "; ".join(filter(None, (busy, other))) or none
 
@@ -215,25 +234,9 @@ class RayDevices:
             self._sent[task.index] = sent
         return sent[1]
 
-    def _resources(self) -> dict[str, float]:
-        """The devices of the wanted type that the cluster has now, by the names of their resources.
-
-        Raises:
-            RayError: a name stands for several devices, on which contests would run at once.
-        """
-        found = {
-            name: amount
-            for name, amount in self.ray.cluster_resources().items()
-            if device_of(name).partition(":")[0] == self.wanted.device
-        }
-        for name, amount in found.items():
-            if amount != 1:
-                raise RayError(f"{name}: got {amount:g} of this resource, expected 1; give each device its own name")
-        return found
-
     def _look(self) -> None:
         """Ask devices that are new what they are, and forget those that are gone."""
-        there = self._resources()
+        there = devices_in(self.ray, self.wanted.device)
         for name in [name for name in self._others if name not in there]:
             del self._others[name]
         for name in there:
@@ -256,7 +259,7 @@ class RayDevices:
             message: Message = self.ray.get(next(actor.asked))
         except (self.ray.exceptions.RayError, StopIteration) as error:
             self._end(name)
-            return Lost(device=name, reason=_in_words(error))
+            return Lost(device=name, reason=lost_in_words(error))
         return self._said(name, actor, message)
 
     def _joined(self, name: str, environment: Environment) -> Happened | None:
@@ -294,14 +297,16 @@ class RayDevices:
             self.ray.kill(actor.process)
 
 
-def _other(there: Environment, here: Environment) -> str:
+def differs(there: Environment, here: Environment) -> str:
+    """In what a device is another than this machine's."""
     facts, own = there.facts, here.facts
     return ", ".join(
         f"{name} {facts.get(name)} there, {own[name]} here" for name in own if facts.get(name) != own[name]
     )
 
 
-def _in_words(error: BaseException) -> str:
+def lost_in_words(error: BaseException) -> str:
+    """Why a device's process is lost."""
     kind = type(error).__name__
     match kind:
         case "ActorDiedError" | "ActorUnavailableError" | "NodeDiedError" | "WorkerCrashedError":
