@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tests.capture.tiny_models import tiny, token_ids
+from tests.graph.families import model_of
 from tests.graph.toys import Added, Block, Fused, FusedLinearGelu, LinearGelu, Stack
 from twinkle_tune import graph_report, kernelize_report, replace_pattern, restore_model
 from twinkle_tune.errors import GraphError
@@ -268,4 +269,6 @@ def test_the_report_shows_each_class_once() -> None:
     assert "layers.1" not in text
     lines = [line.split() for line in text.splitlines() if "post_attention_layernorm" in line]
     assert lines[0] == ["call_module", *["post_attention_layernorm"] * 2, "add", "LlamaRMSNorm"]
-    assert "LlamaAttention: cannot be one graph: " in text
+    assert text.count("LlamaAttention model.layers.0.self_attn\n") == 1
+    text = graph_report(model_of("gpt2"), {"input_ids": token_ids()})
+    assert text.count("GPT2Attention: cannot be one graph: it asks for the class of") == 1

@@ -31,6 +31,7 @@ class Dims:
     count: int
 
 
+_PLAIN = (bool, int, str)
 Value = Given | Dims | bool | int | float | str | None
 
 
@@ -99,13 +100,17 @@ class Form:
 def _value(value: Any) -> Value:
     if isinstance(value, Tensor):
         return Dims(value.dim())
-    is_plain = value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
-    return value if is_plain else GIVEN
+    return value if _is_plain(value) else GIVEN
+
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return value is None or kind in _PLAIN or (kind is float and math.isfinite(value))
 
 
 def _is_as(value: Any, expected: Value) -> bool:
     if expected is GIVEN:
-        return isinstance(_value(value), (Given, Dims))
+        return not _is_plain(value)
     if type(expected) is Dims:
         return isinstance(value, Tensor) and value.dim() == expected.count
     return value is expected or (type(value) is type(expected) and value == expected)

@@ -8,7 +8,7 @@ of its children was replaced, and left out where that is another kind of child.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Variant:
     forward: Callable[..., Any]
     places: tuple[Place, ...]
     kernels: tuple[Kernel | None, ...]
-    settings: tuple[tuple[str, object], ...]
+    settings: Mapping[str, object]
     read: Read
     kinds: tuple[tuple[tuple[str, str, type], ...], ...]
 
@@ -62,7 +62,7 @@ class Variant:
             forward=compiled(traced, [place.match for place in places]),
             places=tuple(places),
             kernels=tuple(kernels),
-            settings=tuple((n, v) for n, v in vars(host).items() if isinstance(v, PLAIN) and n != "training"),
+            settings={n: v for n, v in vars(host).items() if isinstance(v, PLAIN) and n != "training"},
             read=traced.read,
             kinds=tuple(
                 tuple((own, path, type(host.get_submodule(path))) for own, path in place.match.modules.items())
@@ -115,9 +115,8 @@ class Host:
 
     def _pieces(self, module: nn.Module, index: int, variant: Variant) -> Pieces | None:
         own = module.__dict__
-        for name, value in variant.settings:
-            if own.get(name, variant) != value:
-                return None
+        if not variant.settings.items() <= own.items():
+            return None
         for (of, name), value in variant.read.items():
             if getattr(own.get(of), name, variant) != value:
                 return None
