@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -123,6 +125,18 @@ def test_another_attention_brings_the_original_back() -> None:
 def right(self: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
     """What it computes."""
     return _by(self, "q_norm", "k_norm", (q, k, cos, sin))
+
+
+def test_a_piece_goes_to_another_process() -> None:
+    """As a copy and as bytes it calls the function of that name; and a copy of it does not copy the function's file."""
+    attention, given = called("qwen3")
+    _, form, (place,) = places(attention, given)
+    piece: Any = place.piece(attention, form)
+    q, k = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 2, 8)
+    expected = piece.forward(q, k, *given["position_embeddings"])
+    for other in (copy.deepcopy(piece), pickle.loads(pickle.dumps(piece))):
+        assert other.rotary._names is vars(qwen3)
+        assert all(map(torch.equal, other.forward(q, k, *given["position_embeddings"]), expected))
 
 
 def _by(self: Any, of_q: str, of_k: str, given: tuple[Tensor, Tensor, Tensor, Tensor]) -> Any:

@@ -12,6 +12,7 @@ calls, and methods of its class.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -109,7 +110,7 @@ def _stand_in(names: dict[str, Any], name: str, whole: Whole) -> Any:
         return _as_node(value, value)
     if callable(getattr(type(value), "get_interface", None)):
         return _Table(value)
-    return _as_node(value, _looked_up(names, name)) if _is_whole(names, name, whole) else None
+    return _as_node(value, LookedUp(names, name)) if _is_whole(names, name, whole) else None
 
 
 class _Math:
@@ -153,18 +154,37 @@ def _as_node(function: Any, target: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _looked_up(names: dict[str, Any], name: str) -> Callable[..., Any]:
-    """What stands under a name at the time of a call."""
+class LookedUp:
+    """What stands under a name of a file at the time of a call.
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return names[name](*args, **kwargs)
+    A copy is the same one; another process looks in its own file of that name.
+    """
 
-    now = names[name]
-    call.__name__ = call.__qualname__ = name
-    call.__module__ = str(names.get("__name__"))
-    with suppress(TypeError, ValueError):  # it does not tell its parameters
-        call.__signature__ = inspect.signature(now.forward if isinstance(now, nn.Module) else now)  # type: ignore[attr-defined]
-    return call
+    def __init__(self, names: dict[str, Any], name: str) -> None:
+        self._names = names
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = str(names.get("__name__"))
+        now = names[name]
+        with suppress(TypeError, ValueError):  # it does not tell its parameters
+            self.__signature__ = inspect.signature(now.forward if isinstance(now, nn.Module) else now)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What is called."""
+        return self._names[self.__name__](*args, **kwargs)
+
+    def __copy__(self) -> LookedUp:
+        return self
+
+    def __deepcopy__(self, memo: object) -> LookedUp:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return looked_up, (self.__module__, self.__name__)
+
+
+def looked_up(place: str, name: str) -> LookedUp:
+    """What stands under a name of a module, which is imported."""
+    return LookedUp(vars(importlib.import_module(place)), name)
 
 
 def _raising(error: GraphError) -> Callable[..., Any]:
