@@ -17,6 +17,8 @@ from tests.catalog.encoder_families import tiny as encoder_decoder
 from tests.kernel.test_setups import calls_in, profile_of
 from tests.today import of_today
 from twinkle_tune import kernelize_model, kernelize_report, restore_model
+from twinkle_tune.capture.step import make_steps
+from twinkle_tune.mode import Mode
 from twinkle_tune.strategy.backend import _takes_limit
 
 pytestmark = pytest.mark.usefixtures("compiled_anew")
@@ -121,6 +123,24 @@ def test_an_encoder_s_length_beyond_those_shown_is_the_originals(monkeypatch: py
     says(model, prompt(1, 8, padded=False))
     assert calls
     restore_model(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generation_and_the_step_prefill_make_one_position_s_logits(family: str) -> None:
+    """For each row of a prompt the last one's alone; a plain call makes all, which is its answer."""
+    model: Any = tiny(family, num_hidden_layers=1)
+    made: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, logits: made.append(logits.shape[1]))
+    asked = prompt(3, 8, padded=True)
+    says(model, asked)
+    assert made == [1] * TOKENS
+    prefill, *_ = make_steps(model, {"input_ids": asked["input_ids"]}, Mode.INFERENCE, "cpu")
+    made.clear()
+    prefill.run(model)
+    assert (prefill.label, made) == ("prefill 3x8", [1])
+    with torch.no_grad():
+        model(**asked)
+    assert made == [1, 8]
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_they_win_a_contest_and_are_bound(device: FakeDevice, monkeypatch: pytes
     """Right and faster, for the shape that was shown alone: each other one would be captured."""
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
     monkeypatch.setattr(Slow, "clock", told_clock(monkeypatch))
-    for place in ("way_contest", "way_figures", "asking"):
+    for place in ("way_contest", "way_figures"):
         monkeypatch.setattr(f"twinkle_tune.tune.{place}.STRATEGIES", (DeviceGraphs(),))
     model, x = Slow().eval(), torch.randn(2, 8, 8)
     profile = tune_model(model, x, registry=Registry(), settings=QUICK, candidates=["original"], ways=True)

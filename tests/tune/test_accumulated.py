@@ -22,7 +22,7 @@ def test_ways_compete_in_the_whole_step(monkeypatch: pytest.MonkeyPatch, tmp_pat
     """Timed with the optimizer's step, and applied to a micro-batch's call; the profile is verified on as many."""
     graphs = compiled_by(monkeypatch)
     monkeypatch.setattr(model_stage, "_ROUNDS", 20)
-    for place in ("way_contest", "way_figures", "asking"):
+    for place in ("way_contest", "way_figures"):
         monkeypatch.setattr(f"twinkle_tune.tune.{place}.STRATEGIES", (CompileModel(),))
     model, x = Layers().train(), torch.randn(4, 8)
     profile = tune_model(

@@ -50,6 +50,11 @@ class Step:
     trains: bool = False
     inputs: Point | None = None
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates text in it, by its own ``generate``."""
+        return isinstance(self.run, Generate)
+
 
 def make_steps(
     model: nn.Module,

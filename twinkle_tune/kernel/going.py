@@ -17,21 +17,46 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from twinkle_tune.kernel.generation import Generation, beginning
 from twinkle_tune.kernel.setup_calls import CACHE, Asked, Form, are_between, indices_of
 from twinkle_tune.kernel.watched import Watched
+from twinkle_tune.strategy.backend import Backend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A way, and the form of the calls for which it runs; None for every call."""
+    """A way, and the form of the calls for which it runs; None for every call.
+
+    Attributes:
+        call: the forward.
+        way: its name.
+        steps_aside: whether kernels that are bound inside give way to the originals.
+        form: as said.
+        cache: the cache that generations have in it; "" for the one that they make by themselves. Else only a call that
+            begins one is of the form.
+        most: with such a cache, tokens of the longest generation that was shown.
+        backend: compiles, or captures, what runs.
+    """
 
     call: Callable[..., Any]
     way: str
     steps_aside: bool
     form: Form | None
+    cache: str = ""
+    most: int = 0
+    backend: Backend | None = None
 
     def fits(self, model: nn.Module, asked: Asked) -> bool:
+        if self.cache and (asked.cached != 0 or "input_ids" not in asked.given or self.begins(model) is None):
+            return False
         return self.form is None or self.form.fits(model, asked)
+
+    def begins(self, model: nn.Module) -> Generation | None:
+        """The generation that a call begins on a cache of this way; None where it is no such call."""
+        found = beginning(model)
+        if found is None or self.form is None:
+            return found
+        return None if found.gives_cache or found.tokens > self.most else found
 
 
 class Going:

@@ -13,6 +13,7 @@ from twinkle_tune.catalog.head import why_aside
 from twinkle_tune.errors import BindError
 from twinkle_tune.kernel.aside import stepping_aside
 from twinkle_tune.kernel.forward import SEES_METHODS, Winner, asking, bound_forward
+from twinkle_tune.kernel.generation import telling_generate
 from twinkle_tune.kernel.owner import Owner, telling
 from twinkle_tune.kernel.parts import parts_of, unchanged
 from twinkle_tune.kernel.record import (
@@ -20,6 +21,7 @@ from twinkle_tune.kernel.record import (
     RECORD,
     Binding,
     Record,
+    is_ours,
     place_of,
     record_of,
     replaced_by_another,
@@ -69,6 +71,9 @@ def bind_forward(module: nn.Module, call: Callable[..., Any], binding: Binding, 
         function = bound_forward(call, original, record.parts, None)
         function = stepping_aside(function, original) if steps_aside else function
     _stand(module, record, function)
+    if getattr(call, "tells_generation", False):
+        kind: Any = type(module)
+        module.__dict__["generate"] = MethodType(telling_generate(kind.generate), record)
 
 
 def bind_owner(module: nn.Module, owner: Owner, *, steps_aside: bool = False) -> None:
@@ -136,6 +141,8 @@ def restore_forward(module: nn.Module) -> None:
     module.__dict__.pop(RECORD, None)
     if not is_bound:
         return
+    if is_ours(module.__dict__.get("generate")):
+        del module.__dict__["generate"]
     if not is_foreign:
         if place_of(module) == BELOW_HOOK:
             module.__dict__[BELOW_HOOK] = MethodType(type(module).forward, module)

@@ -75,6 +75,14 @@ class Record:
             raise ReferenceError("the module of this forward is gone; keep the model, not its forward alone")
         return MethodType(type(module).forward, module)
 
+    @property
+    def generate(self) -> Callable[..., Any]:
+        """The class's own, likewise."""
+        module: Any = self.module()
+        if module is None:
+            raise ReferenceError("the model of this generate is gone; keep the model")
+        return MethodType(type(module).generate, module)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Record:
         module = self.module()
         # A module that is copied is in the memo before its attributes are; one that is not stays what is spoken of.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.catalog.attention import other_attentions
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.aside import with_attention, with_originals
+from twinkle_tune.kernel.fixed_cache import Fixed, FixedCaches, goes_on, has_written
 from twinkle_tune.kernel.going import Case, Going, going_of
 from twinkle_tune.kernel.owner import OriginalsInside, with_kernels
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
+from twinkle_tune.kernel.record import is_ours
 from twinkle_tune.kernel.setup_calls import Asked, are_rows, forms_of, names_of, rows_of
 from twinkle_tune.kernel.watched import Watched, has_hooks
 from twinkle_tune.profile.setup import Setup, way_name
@@ -26,6 +28,7 @@ from twinkle_tune.slot import MODEL
 from twinkle_tune.strategy import STRATEGIES, Strategy
 from twinkle_tune.strategy.backend import Backend
 from twinkle_tune.strategy.base import Call
+from twinkle_tune.strategy.static_cache import STATIC, why_not_static
 from twinkle_tune.workload import digest_of, module_settings, signature_of, target_of
 
 Layers = tuple[tuple[nn.Module, Call, Binding], ...]
@@ -54,6 +57,7 @@ class WayIn:
         layers, functions: whether kernels are bound beside it, in the places of layers and of functions. Where none
             are, nothing has to be told to what is compiled, which would write that down at each call.
         attention: what the model's own switch of its attention is set to in it; "" leaves it alone.
+        cache: which cache generations have in it; "" for the model's own.
     """
 
     strategy: Strategy
@@ -63,10 +67,11 @@ class WayIn:
     layers: bool = True
     functions: bool = True
     attention: str = ""
+    cache: str = ""
 
     @property
     def name(self) -> str:
-        return way_name(self.strategy.name, kernels=self.kernels, attention=self.attention)
+        return way_name(self.strategy.name, kernels=self.kernels, attention=self.attention, cache=self.cache)
 
     @property
     def steps_aside(self) -> bool:
@@ -102,6 +107,8 @@ def setup_layers(
     named = {setup.attention for setup in setups if setup.attention}
     if odd := sorted(named.difference(other_attentions(model) if named else ())):
         return f"the model has no attention by the name {odd[0]!r} to switch to"
+    if any(setup.cache for setup in setups) and (why := why_not_static(model)):
+        return f"cache:{STATIC}: {why}"
     digest = digest_of_model(model)
     if any(setup.model != digest for setup in setups):
         return "the model's settings, layers or size changed since it was profiled; profile it again"
@@ -110,9 +117,11 @@ def setup_layers(
             return f"the forward of {path or 'the model'} was replaced on the instance by somebody else"
         if has_hooks(module):
             return f"{path or 'the model'} has hooks, which compiled code does not call"
-    by_way: dict[tuple[str, bool, str], list[Setup]] = {}
+    if any(setup.cache for setup in setups) and "generate" in vars(model) and not is_ours(vars(model)["generate"]):
+        return "the model's generate was replaced on the instance by somebody else"
+    by_way: dict[tuple[str, bool, str, str], list[Setup]] = {}
     for setup in setups:
-        by_way.setdefault((setup.way, setup.kernels, setup.attention), []).append(setup)
+        by_way.setdefault((setup.way, setup.kernels, setup.attention, setup.cache), []).append(setup)
     return way_layers(
         model,
         [
@@ -124,8 +133,9 @@ def setup_layers(
                 layers=layers,
                 functions=functions,
                 attention=attention,
+                cache=cache,
             )
-            for (way, kernels, attention), own in by_way.items()
+            for (way, kernels, attention, cache), own in by_way.items()
         ],
     )
 
@@ -143,7 +153,17 @@ def way_layers(model: nn.Module, ways: Sequence[WayIn]) -> Layers:
         running = way.strategy.running(model, way.backend, way.traced)
         rows = "all" if way.setups is None else ", ".join(setup.label for setup in way.setups)
         made = [None] if way.setups is None else [form for setup in way.setups for form in forms_of(setup.calls)]
-        cases += [Case(call=running.root, way=way.name, steps_aside=way.steps_aside, form=form) for form in made]
+        most = max((call.cached or 0 for setup in way.setups or () for call in setup.calls), default=0) + 2
+        case = Case(
+            call=running.root,
+            way=way.name,
+            steps_aside=way.steps_aside,
+            form=None,
+            cache=way.cache,
+            most=most,  # the last call adds one, and gives one that is added nowhere
+            backend=way.backend,
+        )
+        cases += [replace(case, form=form) for form in made]
         for path, module, call in running.parts:
             layers.append((module, call, Binding(slot=MODEL, path=path, candidate=way.name, rows=rows)))
     names = ", ".join(way.name for way in ways)
@@ -170,11 +190,15 @@ class Root:
         self._cases, self._falls_back = cases, falls_back
         self._watched = weakref.WeakKeyDictionary({model: Watched(model)})
         self._going: Going | None = None
+        self._fixed: weakref.WeakKeyDictionary[nn.Module, FixedCaches] = weakref.WeakKeyDictionary()
+        self.tells_generation = any(case.cache for case in cases)
         self.broken: dict[str, str] = {}
 
     def __call__(self, model: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return type(model).forward(model, *args, **kwargs)
+        if self.tells_generation and (fixed := self._caches(model).of(kwargs)) is not None:
+            return self._next_token(model, fixed, args, kwargs)
         going = self._going
         before = None if going is None or args else going.goes_on(model, kwargs)
         if going is not None and before is not None and going.case.way not in self.broken:
@@ -184,24 +208,55 @@ class Root:
             if found is None:
                 return type(model).forward(model, *args, **kwargs)
             case, before = found
+        call = self._caches(model).beginning(case) if case.cache else case.call
+        return self._tried(
+            model, case, call, lambda: Asked(self._names, args, kwargs).state() != before, args, kwargs
+        )  # fmt: skip
+
+    def _tried(
+        self,
+        model: nn.Module,
+        case: Case,
+        call: Call,
+        has_written: Callable[[], bool],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """A call in a way; where that fails, and ``has_written`` not, the original's answer."""
         try:
             if case.steps_aside:
                 with OriginalsInside():
-                    return case.call(model, *args, **kwargs)
-            return case.call(model, *args, **kwargs)
+                    return call(model, *args, **kwargs)
+            return call(model, *args, **kwargs)
         except Exception as error:
             why = self._why_again(error)
             if not why:
                 raise
-            if Asked(self._names, args, kwargs).state() != before:
+            if has_written():
                 # What was begun and has written into the cache, or into an input, cannot be begun again.
                 self.broken[case.way] = why
                 raise
         # What the original raises as well is the call's fault, and no reason to give up.
         answer = type(model).forward(model, *args, **kwargs)
         self.broken[case.way] = why
-        warnings.warn(f"{case.way}: {why}; the original runs instead", stacklevel=2)
+        warnings.warn(f"{case.way}: {why}; the original runs instead", stacklevel=3)
         return answer
+
+    def _next_token(self, model: nn.Module, fixed: Fixed, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of a generation that was begun on a cache of a fixed size."""
+        case = fixed.case
+        if args or case.way in self.broken or not goes_on(model, self._watch(model), kwargs, self._rows):
+            answer = type(model).forward(model, *args, **kwargs)
+        else:
+            answer = self._tried(model, case, case.call, lambda: has_written(fixed, kwargs), args, kwargs)
+        fixed.tokens += int(kwargs["input_ids"].shape[1])
+        return answer
+
+    def _caches(self, model: nn.Module) -> FixedCaches:
+        found = self._fixed.get(model)
+        if found is None:
+            found = self._fixed[model] = FixedCaches()
+        return found
 
     def _why_again(self, error: Exception) -> str:
         """What a way's error says, where the original is to answer the call; "" where the error passes through."""
@@ -243,9 +298,9 @@ class Root:
         watched = self._watch(model)
         if not watched.is_as_it_was():
             return None
-        if found[0].form is not None:
-            if not are_rows(asked.given, self._rows):
-                return None
+        if found[0].form is not None and not are_rows(asked.given, self._rows):
+            return None
+        if found[0].form is not None and not found[0].cache:
             self._going = going_of(model, watched, cases, found[0], asked, kwargs, self._rows)
         return found[0], asked.now()
 

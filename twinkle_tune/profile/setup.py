@@ -82,6 +82,7 @@ class Setup:
         model: digest of the model that it was measured on: its class, settings, modules and number of parameters.
         kernels: whether the kernels that won their contests run inside of it; else the originals do.
         attention: what the model's own switch of its attention is set to in it, such as "eager"; "" leaves it alone.
+        cache: which cache generations have in it, "static" for one of a fixed size; "" for the model's own.
     """
 
     label: str
@@ -90,13 +91,15 @@ class Setup:
     model: str
     kernels: bool = False
     attention: str = ""
+    cache: str = ""
 
     @property
     def name(self) -> str:
         """What runs, in words."""
-        return way_name(self.way, kernels=self.kernels, attention=self.attention)
+        return way_name(self.way, kernels=self.kernels, attention=self.attention, cache=self.cache)
 
 
-def way_name(way: str, *, kernels: bool, attention: str) -> str:
-    """What a way is called with what is inside of it: "compile + kernels + attn:eager"."""
-    return " + ".join((way, *([KERNELS] if kernels else ()), *([f"attn:{attention}"] if attention else ())))
+def way_name(way: str, *, kernels: bool, attention: str = "", cache: str = "") -> str:
+    """What a way is called with what is inside of it: "compile + cache:static + kernels + attn:eager"."""
+    parts = (f"cache:{cache}" if cache else "", KERNELS if kernels else "", f"attn:{attention}" if attention else "")
+    return " + ".join((way, *filter(None, parts)))

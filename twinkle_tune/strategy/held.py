@@ -150,7 +150,7 @@ class Held:
 
 
 def _public(top: Mapping[str, Any]) -> list[str]:
-    return [name for name in top if name[0] != "_" and name not in _FORWARDS]
+    return [name for name in top if name[0] != "_" and name not in _FORWARDS and name != "generate"]
 
 
 def _is_tensor(value: Any) -> bool:

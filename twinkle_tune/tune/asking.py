@@ -24,8 +24,7 @@ from twinkle_tune.profile.schema import Contest, Profile, StepResult
 from twinkle_tune.profile.setup import Setup
 from twinkle_tune.profile.whole import What, WholeAnswer, WholeQuestion, Won
 from twinkle_tune.slot import ORIGINAL
-from twinkle_tune.source.digest import digest_code, digest_text
-from twinkle_tune.strategy import STRATEGIES
+from twinkle_tune.source.digest import digest_text
 from twinkle_tune.tune import settle
 from twinkle_tune.tune.events import StepFinished, WaysTimed
 from twinkle_tune.tune.gain import gained_clearly
@@ -35,6 +34,7 @@ from twinkle_tune.tune.shared import settings_to_send
 from twinkle_tune.tune.sizes import Sizes
 from twinkle_tune.tune.verdict import setups_text, verdict_of
 from twinkle_tune.tune.way_contest import LEAST_GAIN
+from twinkle_tune.tune.way_figures import digests_of_ways
 from twinkle_tune.tune.ways import Ways
 from twinkle_tune.version import TOOL
 from twinkle_tune.workload import digest_of, observe, target_of
@@ -200,8 +200,7 @@ class Asking:
         neighbour = self.run.neighbour
         only = () if neighbour is None else ((step.label, str(neighbour.ways(step.label))) for step in steps)
         model, trains = self.run.model, self.run.terms.mode.trains
-        ways = (strategy for strategy in STRATEGIES if not strategy.why_not(model, trains=trains))
-        return (*((each.name, digest_text(digest_code(type(each)), repr(each))) for each in ways), *only)
+        return (*digests_of_ways(model, trains=trains), *only)
 
     def _question(
         self, what: What, profile: Profile | None, steps: Sequence[Step], ways: Ways | None = None

@@ -60,8 +60,8 @@ class Neighbour:
                 return None
             if any(setup.way not in {strategy.name for strategy in STRATEGIES} for setup in won):
                 return None
-        names = ((setup.way, way_name(setup.way, kernels=False, attention=setup.attention)) for setup in won)
-        return tuple(dict.fromkeys(name for both in names for name in both))
+        known = dict.fromkeys((each.way, attention, each.cache) for each in won for attention in ("", each.attention))
+        return tuple(way_name(way, kernels=False, attention=other, cache=cache) for way, other, cache in known)
 
     def tries_kernels(self, label: str) -> bool:
         """Whether kernels compete inside of the way of a step: not where they had their turn there, and lost it."""

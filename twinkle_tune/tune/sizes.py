@@ -83,7 +83,8 @@ def with_sizes(
 
 
 def _tried(hall: Hall, kernels: Plan, tried: Tried, setup: Setup, compile_s: float, tell: Listener) -> Sizes:
-    way = way_of(hall.model, Won(way=setup.way, kernels=setup.kernels, attention=setup.attention), kernels)
+    won = Won(way=setup.way, kernels=setup.kernels, attention=setup.attention, cache=setup.cache)
+    way = way_of(hall.model, won, kernels)
     torch.compiler.reset()
     try:
         with uncapped():

@@ -23,6 +23,7 @@ from twinkle_tune.outcome import Measurement, Rejection
 from twinkle_tune.profile.setup import KERNELS, CompiledStep, ModelCall, way_name
 from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.strategy import STRATEGIES, Strategy
+from twinkle_tune.strategy.static_cache import STATIC, why_not_static
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.way_figures import compiled_step, refused
 from twinkle_tune.tune.whole import held
@@ -105,16 +106,17 @@ def calls_of(model: nn.Module, step: Step) -> tuple[ModelCall, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Won:
-    """The way that won a step: its strategy's name, whether kernels run inside, and with which attention."""
+    """The way that won a step: its strategy's name, whether kernels run inside, with which attention and cache."""
 
     way: str
     kernels: bool = False
     attention: str = ""
+    cache: str = ""
 
     @property
     def name(self) -> str:
         """What a record calls it."""
-        return way_name(self.way, kernels=self.kernels, attention=self.attention)
+        return way_name(self.way, kernels=self.kernels, attention=self.attention, cache=self.cache)
 
 
 class WayContest:
@@ -133,14 +135,19 @@ class WayContest:
     def won(self) -> Won | None:
         """The fastest way that is clearly faster than the original, with another attention where that is faster still.
 
-        A way that can only stand in for another has a race of its own, where that other one is not clearly faster.
+        A way that can only stand in for another has a race of its own, where that other one is not clearly faster. Text
+        is generated on a cache of a fixed size as well, where that may gain: what is refused, or loses, on a cache that
+        grows may win so.
         """
-        fitting = ways_of(self._hall.model, trains=self._hall.terms.mode.trains)
-        self._ways = {way.name: way for way in fitting if self._may(way.name)}
-        if not self._ways:
+        model, trains = self._hall.model, self._hall.terms.mode.trains
+        wons = (*wons_of(model, trains=trains), *(wons_on_static(model) if self._step.generates else ()))
+        known = {won.name: won for won in wons if self._may(won.name)}
+        if not known:
             return None
-        fits = [each for each in STRATEGIES if each.name in self._ways]
-        self._timed([each.name for each in fits if not each.instead_of and not each.after])
+        self._ways = {name: way_of(model, won) for name, won in known.items()}
+        fits = [each for each in STRATEGIES if each.name in known]
+        first = [each.name for each in fits if not each.instead_of and not each.after]
+        self._timed([*first, *(name for name, won in known.items() if won.cache)])
         clear = {step.way: step for step in self.found if step.is_clear}
         if left := [each.name for each in fits if each.instead_of and each.instead_of not in clear]:
             self._timed(left)
@@ -150,7 +157,7 @@ class WayContest:
         self._look_again()
         while (won := winner_of(self.found, self._hall.calls)) is not None:
             if self._is_right_again(won):
-                return self._with_attention(Won(way=won))
+                return self._with_attention(known[won])
         return None
 
     def with_kernels(self, without: Won, kernels: Plan, compile_s: float) -> Won | None:
@@ -264,11 +271,19 @@ class WayContest:
         return ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=seconds, compile_s=hall.compile_s)
 
 
-def ways_of(model: nn.Module, *, trains: bool) -> Iterator[Way]:
+def wons_of(model: nn.Module, *, trains: bool) -> Iterator[Won]:
     """The ways of running a model that fit it, in training or in inference, with its originals inside."""
     for strategy in STRATEGIES:
         if not strategy.why_not(model, trains=trains):
-            yield way_of(model, Won(way=strategy.name))
+            yield Won(way=strategy.name)
+
+
+def wons_on_static(model: nn.Module) -> Iterator[Won]:
+    """Those that are tried first, on a cache of a fixed size, where the model may have one."""
+    if not why_not_static(model):
+        for won in wons_of(model, trains=False):
+            if not (_strategy(won.way).instead_of or _strategy(won.way).after):
+                yield replace(won, cache=STATIC)
 
 
 def way_of(model: nn.Module, won: Won, kernels: Plan | None = None) -> Way:
@@ -278,6 +293,7 @@ def way_of(model: nn.Module, won: Won, kernels: Plan | None = None) -> Way:
         strategy=_strategy(won.way),
         backend=backend,
         kernels=won.kernels,
+        cache=won.cache,
         layers=bool(inside.layers),
         functions=bool(inside.functions),
         attention=won.attention,

@@ -8,10 +8,13 @@ from torch import nn
 
 from twinkle_tune.cause import Cause
 from twinkle_tune.errors import TuneError, in_a_line
+from twinkle_tune.kernel.fixed_cache import FixedCaches
 from twinkle_tune.outcome import Measurement, Rejection, Trial, Untimed
 from twinkle_tune.profile.schema import StepResult
 from twinkle_tune.profile.setup import KERNELS, CompiledStep
+from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.strategy import STRATEGIES
+from twinkle_tune.strategy.static_cache import STATIC, why_not_static
 from twinkle_tune.tune.whole import ratio_of, rounded_us
 
 
@@ -20,6 +23,15 @@ def without_figure(model: nn.Module, label: str, why: str, cause: Cause, *, trai
     for strategy in STRATEGIES:
         if not strategy.why_not(model, trains=trains):
             yield CompiledStep(label=label, way=strategy.name, problem=why, cause=cause)
+
+
+def digests_of_ways(model: nn.Module, *, trains: bool) -> Iterator[tuple[str, str]]:
+    """Name and digest of each way that fits a model, and of a cache of a fixed size where it may have one."""
+    for strategy in STRATEGIES:
+        if not strategy.why_not(model, trains=trains):
+            yield strategy.name, digest_text(digest_code(type(strategy)), repr(strategy))
+    if not why_not_static(model):
+        yield f"cache:{STATIC}", digest_code(FixedCaches)
 
 
 def compiled_step(label: str, original: Measurement, other: Trial, error: Exception | None) -> CompiledStep:

@@ -145,7 +145,7 @@ def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
 def _held_with_kernels(hall: Hall, kernels: Plan, tried: Tried, alone: Ways, tell: Listener) -> Ways:
     """The contest of a step's winner with the kernels, held: what is found beside its own record."""
     label, (setup,) = tried.step.label, alone.setups
-    without = Won(way=setup.way, attention=setup.attention)
+    without = Won(way=setup.way, attention=setup.attention, cache=setup.cache)
     more = replace(without, kernels=True).name
     if time.monotonic() >= hall.ends_s:
         return Ways(
