@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 from dataclasses import replace
 from functools import partial
 from types import MethodType
@@ -220,6 +221,18 @@ def test_a_copy_generates_with_its_own_weights(bound: tuple[Any, list[int]]) -> 
     before = len(calls)
     assert torch.equal(twin.generate(**ASKED), said)
     assert len(calls) > before
+
+
+def test_a_pickle_generates_as_its_class_does(allowed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that was bound goes with it."""
+    _, calls = counted(monkeypatch)
+    model: Any = tiny("gpt2", num_hidden_layers=1)
+    kernelize_model(model, profile=shown(model, "compile", PROMPT))
+    said = says(model, PROMPT)
+    assert calls
+    calls.clear()
+    assert torch.equal(says(pickle.loads(pickle.dumps(model)), PROMPT), said)
+    assert not calls
 
 
 @pytest.mark.parametrize("at", [1, 3])
