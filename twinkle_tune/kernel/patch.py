@@ -91,6 +91,11 @@ def bind_owner(module: nn.Module, owner: Owner, *, steps_aside: bool = False) ->
     record.owner = owner
     original = type(module).forward
     plain = owner.tells.setdefault((original, steps_aside), telling(None, original, steps_aside=steps_aside))
+    root: Any = record.call
+    if inner is not None and getattr(root, "steps_aside", False):
+        # Ways that were shown with the originals inside: a generation calls them once a token, and has nobody to tell.
+        root.own = plain
+        return
     _stand(module, record, plain if inner is None else telling(inner, original, steps_aside=steps_aside))
 
 

@@ -17,6 +17,7 @@ from twinkle_tune.catalog.attention import other_attentions
 from twinkle_tune.errors import in_a_line
 from twinkle_tune.kernel.aside import with_attention, with_originals
 from twinkle_tune.kernel.fixed_cache import Fixed, FixedCaches, goes_on, has_written
+from twinkle_tune.kernel.forward import run_original
 from twinkle_tune.kernel.going import Case, Going, going_of
 from twinkle_tune.kernel.owner import OriginalsInside, with_kernels
 from twinkle_tune.kernel.patch import Binding, replaced_by_another
@@ -182,10 +183,12 @@ class Root:
 
     Attributes:
         broken: what was the matter, by the way's name.
+        own: the class's own forward, or one around it that tells whose it is.
     """
 
     def __init__(self, model: nn.Module, cases: Sequence[Case], *, falls_back: bool) -> None:
         """Of a model as it is now; a copy of it is watched from its first call on."""
+        self.own: Call = run_original
         self._names, self._rows = names_of(model), rows_of(model)
         self._cases, self._falls_back = cases, falls_back
         self._watched = weakref.WeakKeyDictionary({model: Watched(model)})
@@ -196,7 +199,7 @@ class Root:
 
     def __call__(self, model: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
-            return type(model).forward(model, *args, **kwargs)
+            return self.own(model, *args, **kwargs)
         if self.tells_generation and (fixed := self._caches(model).of(kwargs)) is not None:
             return self._next_token(model, fixed, args, kwargs)
         going = self._going
@@ -206,7 +209,7 @@ class Root:
         else:
             found = self._asked(model, args, kwargs)
             if found is None:
-                return type(model).forward(model, *args, **kwargs)
+                return self.own(model, *args, **kwargs)
             case, before = found
         call = self._caches(model).beginning(case) if case.cache else case.call
         return self._tried(
@@ -237,7 +240,7 @@ class Root:
                 self.broken[case.way] = why
                 raise
         # What the original raises as well is the call's fault, and no reason to give up.
-        answer = type(model).forward(model, *args, **kwargs)
+        answer = self.own(model, *args, **kwargs)
         self.broken[case.way] = why
         warnings.warn(f"{case.way}: {why}; the original runs instead", stacklevel=3)
         return answer
@@ -246,7 +249,7 @@ class Root:
         """A call of a generation that was begun on a cache of a fixed size."""
         case = fixed.case
         if args or case.way in self.broken or not goes_on(model, self._watch(model), kwargs, self._rows):
-            answer = type(model).forward(model, *args, **kwargs)
+            answer = self.own(model, *args, **kwargs)
         else:
             answer = self._tried(model, case, case.call, lambda: has_written(fixed, kwargs), args, kwargs)
         fixed.tokens += int(kwargs["input_ids"].shape[1])
@@ -267,6 +270,11 @@ class Root:
             return f"the model could not be compiled ({told})"
         # Checkpointing ends what it runs again by an error, where it has seen enough.
         return "" if saving_hooks(True) is not None else f"a call of it failed ({told})"
+
+    @property
+    def steps_aside(self) -> bool:
+        """Whether nothing that is bound runs in any of its ways: whose a forward is need be told of its own alone."""
+        return all(case.steps_aside for case in self._cases)
 
     def why_not(self, model: nn.Module) -> str:
         """Why no call of the model runs in a way any more; "" where one may."""
