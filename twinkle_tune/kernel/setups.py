@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -212,33 +212,26 @@ class Root:
                 return self.own(model, *args, **kwargs)
             case, before = found
         call = self._caches(model).beginning(case) if case.cache else case.call
-        return self._tried(
-            model, case, call, lambda: Asked(self._names, args, kwargs).state() != before, args, kwargs
-        )  # fmt: skip
-
-    def _tried(
-        self,
-        model: nn.Module,
-        case: Case,
-        call: Call,
-        has_written: Callable[[], bool],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """A call in a way; where that fails, and ``has_written`` not, the original's answer."""
+        # Here, and not in a method of its own: a generation comes here once a token.
         try:
             if case.steps_aside:
                 with OriginalsInside():
                     return call(model, *args, **kwargs)
             return call(model, *args, **kwargs)
         except Exception as error:
-            why = self._why_again(error)
-            if not why:
-                raise
-            if has_written():
-                # What was begun and has written into the cache, or into an input, cannot be begun again.
-                self.broken[case.way] = why
-                raise
+            has_written = Asked(self._names, args, kwargs).state() != before
+            return self._answered(model, case, error, has_written, args, kwargs)
+
+    def _answered(
+        self, model: nn.Module, case: Case, error: Exception, has_written: bool, args: Any, kwargs: Any
+    ) -> Any:
+        """The original's answer to a call that failed in a way; raises ``error`` where it must not answer."""
+        why = self._why_again(error)
+        if why and has_written:
+            # What was begun and has written into the cache, or into an input, cannot be begun again.
+            self.broken[case.way] = why
+        if not why or has_written:
+            raise error
         # What the original raises as well is the call's fault, and no reason to give up.
         answer = self.own(model, *args, **kwargs)
         self.broken[case.way] = why
@@ -251,9 +244,19 @@ class Root:
         if args or case.way in self.broken or not goes_on(model, self._watch(model), kwargs, self._rows):
             answer = self.own(model, *args, **kwargs)
         else:
-            answer = self._tried(model, case, case.call, lambda: has_written(fixed, kwargs), args, kwargs)
+            answer = self._step(model, fixed, args, kwargs)
         fixed.tokens += int(kwargs["input_ids"].shape[1])
         return answer
+
+    def _step(self, model: nn.Module, fixed: Fixed, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        case = fixed.case
+        try:
+            if case.steps_aside:
+                with OriginalsInside():
+                    return case.call(model, *args, **kwargs)
+            return case.call(model, *args, **kwargs)
+        except Exception as error:
+            return self._answered(model, case, error, has_written(fixed, kwargs), args, kwargs)
 
     def _caches(self, model: nn.Module) -> FixedCaches:
         found = self._fixed.get(model)
