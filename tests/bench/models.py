@@ -12,7 +12,7 @@ import argparse
 import gc
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not cases:
         parser.error(f"--only: got {asked.only!r}, which no case of {asked.device} has in its name")
     machine = current_environment(asked.device).device_name
-    rows: list[dict[str, object]] = []
+    rows = kept(asked.device, {case.name for case in cases}, asked.out)
     for case in cases:
         results, profile = run(case, asked.device, machine, asked)
         rows += [{"case": case.name, "bound": _bound(profile, result.step), **asdict(result)} for result in results]
@@ -143,18 +143,33 @@ def _inputs(case: Case, model: torch.nn.Module, device: str) -> Iterator[dict[st
         yield from example_inputs(model, (batch,), (seq_len,), case.mode, device)
 
 
-def write(device: str, rows: Sequence[dict[str, object]], folder: Path) -> None:
-    """The figures as JSON and as a page."""
+def _made(device: str) -> dict[str, object]:
     environment = current_environment(device)
-    out = folder / "reports" / slug(environment.device_name)
-    out.mkdir(parents=True, exist_ok=True)
-    made = {
+    return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "device": environment.device_name,
         "torch": environment.torch,
         "threads": environment.threads,
         "load": environment.load,
     }
+
+
+def kept(device: str, running: Container[str], folder: Path) -> list[dict[str, object]]:
+    """The rows of today's other cases, where they were made here: cases may be run one by one."""
+    now = _made(device)
+    path = folder / "reports" / slug(str(now["device"])) / "models.json"
+    if not path.exists():
+        return []
+    then = json.loads(path.read_text(encoding="utf-8"))
+    is_alike = all(then[name] == now[name] for name in now if name != "load")
+    return [row for row in then["rows"] if row["case"] not in running] if is_alike else []
+
+
+def write(device: str, rows: Sequence[dict[str, object]], folder: Path) -> None:
+    """The figures as JSON and as a page."""
+    made = _made(device)
+    out = folder / "reports" / slug(str(made["device"]))
+    out.mkdir(parents=True, exist_ok=True)
     (out / "models.json").write_text(json.dumps({**made, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     (out / "models.md").write_text(_page(made, rows), encoding="utf-8")
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.bench import aa, regret, runs
+from tests.bench import aa, models, regret, runs
 from tests.bench.again import spread
 from tests.bench.earlier import ROOT
 from tests.bench.forms import FAMILIES
 from tests.bench.page import binomial_upper, quantile
 from tests.bench.peak import peak_mib
 from tests.bench.stores import STORES, opening_time
+from twinkle_tune.cli.options import slug
 
 
 @pytest.mark.parametrize(("found", "tried", "upper"), [(0, 300, 1 - 0.05 ** (1 / 300)), (3, 3, 1.0), (1, 2, 0.95**0.5)])
@@ -131,3 +132,15 @@ def test_the_peak_is_of_a_command_and_what_it_starts() -> None:
     holds = "import sys, time; held = bytearray(150 << 20); time.sleep(1)"
     starts = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {holds!r}], check=True)"
     assert 150 < peak_mib([sys.executable, "-c", starts], ROOT) < 250
+
+
+def test_cases_that_are_run_one_by_one_come_into_one_page(tmp_path: Path) -> None:
+    """Rows of other cases stay where they are of today and of this machine; those of the cases that run now do not."""
+    facts = models._made("cpu")
+    path = tmp_path / "reports" / slug(str(facts["device"])) / "models.json"
+    path.parent.mkdir(parents=True)
+    rows = [{"case": "one"}, {"case": "other"}]
+    for made, left in ((facts, rows[1:]), ({**facts, "date": "2026-01-01"}, []), ({**facts, "threads": -1}, [])):
+        path.write_text(json.dumps({**made, "rows": rows}), encoding="utf-8")
+        assert models.kept("cpu", {"one"}, tmp_path) == left
+    assert models.kept("cpu", {"one"}, tmp_path / "empty") == []
