@@ -9,6 +9,7 @@ from collections import Counter
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -21,7 +22,7 @@ from tests.search.synthetic import row_kernel, rugged
 from twinkle_tune.errors import TuneError
 from twinkle_tune.ops.space import Config, Parameter, Space
 from twinkle_tune.outcome import Rejection
-from twinkle_tune.search.journal import SearchJournal
+from twinkle_tune.search.journal import SILENT_S, SearchJournal
 from twinkle_tune.search.record import SearchResult, SearchSettings, SharedStudy, Tried
 from twinkle_tune.search.search import search
 from twinkle_tune.search.worker import has_ended, worker_name
@@ -147,6 +148,52 @@ def test_a_worker_takes_over_from_others_that_are_silent(place: str, monkeypatch
     search(LANDSCAPE.space, bench, BUDGET, default=DEFAULT, journal=SharedStudy(place=place, workers=4))
     assert len(bench.timed) == BUDGET.budget
     assert time.monotonic() - began_s > 0.5
+
+
+def test_who_took_over_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own results are no news of the others: it waits once for one that never came, and not for each config."""
+    now_s, slept_s = [0.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept_s.append(seconds)
+        now_s[0] += seconds
+
+    told = SimpleNamespace(monotonic=lambda: now_s[0], sleep=sleep)
+    monkeypatch.setattr("twinkle_tune.search.journal.time", told)
+    monkeypatch.setattr("twinkle_tune.search.search.time", told)
+    monkeypatch.setattr("twinkle_tune.search.search._POLL_S", 1.0)
+    study = SharedStudy(place=str(tmp_path / "study"), workers=2)
+    found = search(LANDSCAPE.space, Replay(LANDSCAPE, 0), BUDGET, default=DEFAULT, journal=study)
+    assert found.timed == BUDGET.budget
+    assert sum(slept_s) == SILENT_S
+
+
+def test_who_took_over_waits_again_for_one_that_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result of another worker is news, and so is what it is trying."""
+    now_s = [0.0]
+    monkeypatch.setattr("twinkle_tune.search.journal.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    study = SharedStudy(place=str(tmp_path / "study"), workers=4)
+    one, other = (SearchJournal(SMALL, "search", study) for _ in range(2))
+
+    def tries(book: SearchJournal, a: int, b: int) -> None:
+        assert book.begin({"a": a, "b": b}, "random")
+        book.end(Tried(config={"a": a, "b": b}, how="random", time_us=3.0))
+
+    def leaves(after_s: float) -> bool:
+        now_s[0] += after_s
+        one.look()
+        return one.leaves_to_others(4)
+
+    tries(one, 1, 0)
+    assert leaves(0.5 * SILENT_S)
+    assert not leaves(0.5 * SILENT_S)
+    tries(one, 1, 1)
+    assert not leaves(1.0)
+    tries(other, 2, 0)
+    assert leaves(1.0)
+    assert not leaves(SILENT_S)
+    assert other.begin({"a": 2, "b": 1}, "random")
+    assert leaves(1.0)
 
 
 def test_no_workers_are_refused() -> None:

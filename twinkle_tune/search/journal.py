@@ -70,8 +70,9 @@ class SearchJournal:
         self.tried: list[Tried] = []
         self.claimed: list[Tried] = []
         self.left: list[tuple[Config, str]] = []
-        self._timed, self._heard, self._heard_s = 0, 0, time.monotonic()
+        self._timed, self._own = 0, 0
         self._read()
+        self._heard, self._heard_s = len(self.tried), time.monotonic()
 
     def seed(self, seed: int) -> int:
         """Of what is drawn at random: of a shared study each worker draws otherwise, or all would want the same."""
@@ -82,17 +83,19 @@ class SearchJournal:
 
     def look(self) -> None:
         """See what other workers did and are doing; nothing where there are none."""
-        if self._shared:
-            self._read()
+        if not self._shared:
+            return
+        self._read()
+        # What this worker tried itself says nothing of the others.
+        heard = len(self.tried) - self._own
+        if self.claimed or heard != self._heard:
+            self._heard, self._heard_s = heard, time.monotonic()
 
     def leaves_to_others(self, timings: int) -> bool:
-        """Whether this worker has timed its share of so many, and something was heard of the others not long ago."""
+        """Whether this worker has timed its share of so many, and the looks saw others at work not long ago."""
         if not isinstance(self._place, SharedStudy) or self._timed < self._place.share(timings):
             return False
-        now_s, heard = time.monotonic(), len(self.tried)
-        if self.claimed or heard != self._heard:
-            self._heard, self._heard_s = heard, now_s
-        return now_s - self._heard_s < SILENT_S
+        return time.monotonic() - self._heard_s < SILENT_S
 
     def begin(self, config: Config, how: str, most: float = math.inf) -> bool:
         """Write down that a config is about to be tried.
@@ -130,6 +133,7 @@ class SearchJournal:
             self._tell(self._running, TrialState.FAIL)
         self._running = None
         self._timed += tried.refused is None
+        self._own += 1
         self.tried.append(tried)
 
     def let_go(self) -> None:
