@@ -226,6 +226,26 @@ def interrupted(rank: int) -> ranks.Told:
     return tuned(left, right, on_event=listen)
 
 
+def cannot_listen(kind: str) -> ranks.Told:
+    """Who listens on one of them meets an error of its own."""
+
+    def listen(event: object) -> None:
+        if dist.get_rank() == 1 and type(event).__name__ == kind:
+            raise OSError("my own error")
+
+    return tuned(left, right, on_event=listen)
+
+
+def cannot_hear_of_a_step(rank: int) -> ranks.Told:
+    """Before the whole model is timed."""
+    return cannot_listen("StepStarted")
+
+
+def cannot_hear_of_its_end(rank: int) -> ranks.Told:
+    """After the whole model was timed."""
+    return cannot_listen("StepFinished")
+
+
 def another_time(rank: int) -> ranks.Told:
     """The time of one of them runs away: rank 0's decides that the budget suffices."""
     jumps = [0.0]
@@ -291,7 +311,8 @@ def in_fsdp(rank: int) -> ranks.Told:
 CASES = cases_of(
     in_ddp, in_fsdp,
     averaged, refused, raises_in_the_race, does_not_load, original_fails_apart, model_fails, mistake, another_model,
-    another_shape, another_kernel, interrupted, another_time, no_time, remembered, with_ways,
+    another_shape, another_kernel, interrupted, another_time, cannot_hear_of_a_step,
+    cannot_hear_of_its_end, no_time, remembered, with_ways,
 )  # fmt: skip
 FOLDER = Path()
 

@@ -74,6 +74,8 @@ def test_an_original_that_fails_on_one_is_inconclusive_on_all(found: dict[str, E
         ("model_fails", 1, "CaptureError: step 'forward': the model raised RuntimeError: no such weights"),
         ("mistake", 2, "ModeError: mode: got 'trian'"),
         ("interrupted", 1, "TuneInterrupted: interrupted"),
+        ("cannot_hear_of_a_step", 1, "OSError: my own error"),
+        ("cannot_hear_of_its_end", 1, "OSError: my own error"),
     ],
 )
 def test_an_error_on_one_ends_all(name: str, guilty: int, own: str, found: dict[str, Each]) -> None:

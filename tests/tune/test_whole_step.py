@@ -19,7 +19,7 @@ from twinkle_tune.profile.schema import Profile
 from twinkle_tune.report import frames
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.tune import settle, whole
-from twinkle_tune.tune.events import Event, StepStarted
+from twinkle_tune.tune.events import Event, StepFinished, StepStarted
 
 NORM_US, OPTIMIZER_US = 600.0, 1_500.0
 """What the clock is told that a norm takes, and an optimizer's step; a call of anything takes 100 µs."""
@@ -153,3 +153,20 @@ def test_a_winner_with_which_the_model_raises_is_taken_back(monkeypatch: pytest.
     assert (contest.selection.winner, contest.status) == ("original", "taken back")
     assert "the whole model raised RuntimeError: no workspace is left" in contest.selection.reason
     assert found.complete
+
+
+@pytest.mark.parametrize("kind", [StepStarted, StepFinished])
+def test_a_listener_s_own_error_is_no_winner_s(kind: type[Event]) -> None:
+    """It comes out as it is, at once: an error that could be one by chance, too, after which work is done once more."""
+    own, told = MemoryError("no room for my plot"), list[Event]()
+
+    def listen(event: Event) -> None:
+        told.append(event)
+        if isinstance(event, kind):
+            raise own
+
+    with pytest.raises(MemoryError) as caught:
+        tuned(nn.Sequential(Long(16)), mode="inference", on_event=listen)
+    assert caught.value is own
+    assert isinstance(told[-1], kind)
+    assert sum(isinstance(event, kind) for event in told) == 1

@@ -1,8 +1,9 @@
-"""What the original itself does wrong in a contest is told there, and is no reason to end the run."""
+"""What the original itself does wrong in a contest is told there, and is no reason to end the run; a listener's is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from twinkle_tune.contest.selected import INCONCLUSIVE
 from twinkle_tune.errors import TuneError, in_a_line
@@ -12,6 +13,36 @@ from twinkle_tune.slot import ORIGINAL
 from twinkle_tune.tune.events import Event, Listener
 from twinkle_tune.tune.process import WorkerError
 from twinkle_tune.tune.task import Task
+
+_Found = TypeVar("_Found")
+
+
+class _OwnError(BaseException):
+    """An error of who listens: no candidate is to blame, so that nothing that catches a candidate's catches it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def telling_apart(listener: Listener, find: Callable[[Listener], _Found]) -> _Found:
+    """What ``find`` gives, which gets the listener that it is to tell.
+
+    Raises:
+        Exception: what the listener raised, as it is, whatever errors ``find`` catches.
+    """
+
+    def tell(event: Event) -> None:
+        try:
+            listener(event)
+        except Exception as error:
+            raise _OwnError(error) from error
+
+    try:
+        return find(tell)
+    except _OwnError as found:
+        own = found.error
+    raise own
 
 
 class Hearing:

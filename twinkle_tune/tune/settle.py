@@ -35,6 +35,7 @@ from twinkle_tune.tune.choose import (
 from twinkle_tune.tune.events import Listener, StepChecked
 from twinkle_tune.tune.gain import gained, promised
 from twinkle_tune.tune.little import LEAST
+from twinkle_tune.tune.original import telling_apart
 from twinkle_tune.tune.refine import without_orphans
 from twinkle_tune.tune.runner_up import in_the_place_of
 from twinkle_tune.tune.verdict import verdict_of
@@ -82,7 +83,11 @@ class Whole:
 
         Raises:
             StaleProfileError: a winner could not be bound again, though it was just measured.
+            Exception: what ``tell`` raised.
         """
+        return telling_apart(self.tell, lambda tell: replace(self, tell=tell)._settled(profile))
+
+    def _settled(self, profile: Profile) -> Profile:
         profile, plan = self._agreeing(replace(profile, contests=without_orphans(profile.contests)))
         asked: set[int] = set()
         known: Known = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -19,6 +20,7 @@ from twinkle_tune.parity.verdict import Inconclusive, Pass
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.setup import Setup
 from twinkle_tune.tune.events import Listener
+from twinkle_tune.tune.original import telling_apart
 from twinkle_tune.tune.settle import SECONDS
 from twinkle_tune.tune.whole import time_steps
 
@@ -66,11 +68,11 @@ def check_setups(
                 why = "the model has no such step with these inputs; is it the model, and are they the inputs?"
                 yield SetupCheck(setup=setup, kind="stale", text=why)
             else:
-                yield _check(setup, step, profile, plan, model, tell, seed)
+                yield telling_apart(tell, partial(_check, setup, step, profile, plan, model, seed))
 
 
 def _check(
-    setup: Setup, step: Step, profile: Profile, plan: Plan, model: nn.Module, tell: Listener, seed: int
+    setup: Setup, step: Step, profile: Profile, plan: Plan, model: nn.Module, seed: int, tell: Listener
 ) -> SetupCheck:
     try:
         verdict = Agreement(model, step, plan, seed, everywhere=True).verdict(compiled=True)
