@@ -16,7 +16,7 @@ from tests.graph.test_pattern_slots import profile_of
 from twinkle_tune import kernelize_model, kernelize_report, restore_model
 from twinkle_tune.catalog import fused_attention
 from twinkle_tune.catalog.contestants import pattern_contestants
-from twinkle_tune.catalog.written_attention import WRITTEN, WrittenAttention, find
+from twinkle_tune.catalog.written_attention import WRITTEN, Step, WrittenAttention, find
 from twinkle_tune.graph.form import Form
 from twinkle_tune.graph.rewrite import compiled
 from twinkle_tune.graph.trace import trace
@@ -104,18 +104,110 @@ def test_another_order_has_no_kernel() -> None:
     assert fused_attention.contestants(piece, "cpu") == []
 
 
-def test_a_mask_that_is_written_to_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A triangle is known as such until somebody writes to it; then the mask is what it says."""
+@pytest.mark.parametrize("short", [True, False])
+def test_a_mask_that_is_written_to_is_looked_at_again(short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is what it says. A short one is looked at in each call, so that a write through .data is seen as well."""
     kind = attentions.NanoAttention
+    if not short:
+        monkeypatch.setattr(fused_attention, "_LOOKED_AT", 0)
     piece, _, _ = piece_of(kind)
     q, keys, *rest = given(kind, monkeypatch)
     buffer = rest[1]
     before = fused_attention.by_sdpa(piece, q, keys, *rest)
     assert fused_attention._read(piece, q, keys, tuple(rest)).causal  # type: ignore[union-attr]
-    buffer[0, 0, 5, 0] = 0.0
+    (buffer.data if short else buffer)[0, 0, 5, 0] = 0.0
     now = fused_attention.by_sdpa(piece, q, keys, *rest)
     torch.testing.assert_close(now, WrittenAttention.forward(piece, q, keys, *rest))
     assert not torch.allclose(now[:, :, 5], before[:, :, 5])
+
+
+def of_masks(*masks: Step) -> Any:
+    """A piece with these between a factor and the softmax."""
+    return WrittenAttention((Step("mul", 0.3), *masks, Step("softmax")))
+
+
+def hidden(dtype: torch.dtype, trains: bool) -> tuple[Any, ...]:
+    """Queries, keys, what is hidden (of the third query everything, of the fourth two keys), and values."""
+    torch.manual_seed(0)
+    q, keys, values = (torch.randn(*of).to(dtype).requires_grad_(trains) for of in ((2, 5, 8), (2, 8, 5), (2, 5, 8)))
+    where = torch.zeros(5, 5, dtype=torch.bool)
+    where[2], where[3, :2] = True, True
+    return q, keys, where, values
+
+
+def test_fills_that_overwrite_each_other_have_no_kernel() -> None:
+    """Two finite fills, or a fill and a sum, are not one sum; two fills of minus infinity are, and right."""
+    finite, infinite, sum_ = Step("fill", -1e9, takes=1), Step("fill", -torch.inf, takes=1), Step("add", takes=1)
+    for masks in ((finite, finite), (finite, infinite), (infinite, sum_), (Step("fill", takes=2), infinite)):
+        assert fused_attention.contestants(of_masks(*masks), "cpu") == []
+    piece = of_masks(infinite, infinite)
+    assert [c.name for c in fused_attention.contestants(piece, "cpu")] == ["torch.sdpa"]
+    q, keys, _, values = hidden(torch.float32, trains=False)
+    ahead, first = torch.ones(5, 5, dtype=torch.bool).triu(1), torch.arange(5) == 1
+    read = fused_attention._read(piece, q, keys, (ahead, first, values))
+    assert read is not None
+    made = fused_attention.by_sdpa(piece, q, keys, ahead, first, values)
+    torch.testing.assert_close(made, WrittenAttention.forward(piece, q, keys, ahead, first, values))
+
+
+@pytest.mark.parametrize("near", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [-1e9, -torch.inf, "least"])
+def test_a_query_that_sees_nothing_trains(
+    value: Any, dtype: torch.dtype, near: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward and backward as the original's: by it on the CPU, else by the row that is put in."""
+    monkeypatch.setattr(fused_attention, "_is_near", lambda tensor: near)
+    value = torch.finfo(torch.float32).min if value == "least" else value
+    piece = WrittenAttention(
+        (Step("to", torch.float32), Step("fill", value, takes=1), Step("softmax"), Step("to", dtype))
+    )
+    args = hidden(dtype, trains=True)
+    assert (fused_attention._read(piece, args[0], args[1], args[2:]) is None) is near
+    made, expected = (call(piece, *args) for call in (fused_attention.by_sdpa, WrittenAttention.forward))
+    loose: dict[str, Any] = {} if dtype is torch.float32 else {"rtol": 0.03, "atol": 0.03}
+    torch.testing.assert_close(made, expected, equal_nan=True, **loose)
+    if value != -torch.inf:  # else the original's gradients are NaN throughout
+        weights = torch.randn(made.shape).to(dtype)
+        grads = [torch.autograd.grad(y, (args[0], args[1], args[3]), weights) for y in (made, expected)]
+        torch.testing.assert_close(*grads, **loose)
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_an_added_mask_that_hides_all(near: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU the original runs, elsewhere the row is put in, and with gradients the original runs there as well."""
+    monkeypatch.setattr(fused_attention, "_is_near", lambda tensor: near)
+    piece = of_masks(Step("add", takes=1))
+    for trains in (False, True):
+        q, keys, where, values = hidden(torch.float32, trains)
+        for value in (torch.finfo(torch.float32).min, -torch.inf):
+            mask = torch.zeros(5, 5).masked_fill(where, value)
+            assert (fused_attention._read(piece, q, keys, (mask, values)) is None) is (near or trains)
+            made = fused_attention.by_sdpa(piece, q, keys, mask, values)
+            expected = WrittenAttention.forward(piece, q, keys, mask, values)
+            torch.testing.assert_close(made, expected, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_call_and_one_over_the_buffer_are_the_originals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.jit.trace takes the original's operations; a call that is longer than its mask has the original's error."""
+    piece, _, _ = piece_of(attentions.NanoAttention)
+    q, keys, *rest = given(attentions.NanoAttention, monkeypatch)
+
+    def called(q: Tensor, keys: Tensor, values: Tensor) -> Any:
+        return fused_attention.by_sdpa(piece, q, keys, rest[0], *rest[1:-1], values)
+
+    with torch.no_grad():
+        traced: Any = torch.jit.trace(called, (q, keys, rest[-1]))  # type: ignore[no-untyped-call]
+        assert torch.equal(traced(q, keys, rest[-1]), WrittenAttention.forward(piece, q, keys, *rest))
+    long = torch.randn(2, 4, 20, 8)
+    args: Any = (long, long.mT, *(slice(None, 20) if isinstance(r, slice) else r for r in rest[:-1]), long)
+    said = []
+    for call in (fused_attention.by_sdpa, WrittenAttention.forward):
+        with pytest.raises(RuntimeError) as raised:
+            call(piece, *args)
+        said.append(str(raised.value))
+    assert said[0] == said[1]
 
 
 def test_rows_that_see_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
 """Candidates for attention that is written out (:mod:`twinkle_tune.catalog.written_attention`).
 
 What a piece's steps come to is read at each call: one factor, and one mask that is added to the scores. A fill is
-added as zeros and what it fills in: with the least number of a dtype, rows that see nothing weigh all keys alike, and
-with minus infinity they are NaN, both as in the original. torch's attention would give zeros for the latter.
+added as zeros and minus infinity, for a key that it hides weighs nothing as long as its query sees another one. For a
+query that sees none the original weighs all keys alike where a finite number is filled in, and gives NaN for minus
+infinity. Kernels do neither, or not backward. So on the CPU a call with such a query runs the original. Elsewhere, as
+asking would wait for the device, its row is put in afterwards.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +26,12 @@ from twinkle_tune.slot import Candidate
 from twinkle_tune.source.direct import ImplSource
 
 _HIDES = -1e9
-"""What is filled in hides a score if it is no more: added to scores of usual size it rounds to itself."""
+"""What is filled in hides a score if it is no more; added to scores of usual size it rounds to itself."""
+_LOW = -1e3
+"""Rows whose mask is nowhere above lose bits of their scores in the original, of half a dtype nearly all."""
+_MASKS = ("add", "fill", "keep")
+_LOOKED_AT = 256
+"""Up to as many queries, on the CPU, a mask that is cut from a buffer is compared with a triangle at each call."""
 _BEFORE, _MASKED, _AFTER = range(3)
 
 
@@ -35,14 +43,16 @@ class Read(NamedTuple):
         mask: what is added to the scores then, broadcast to them, in the dtype of q; None for nothing.
         causal: whether instead a query sees the keys up to its own place, as many of them as of queries.
         values: of the keys.
-        blind: which queries see nothing and get NaN; None for none.
+        blind: which queries see nothing, as bools (..., queries, 1); None for none.
+        instead: what those come to, broadcast to the result; None for none.
     """
 
     scale: float
     mask: Tensor | None
     causal: bool
     values: Tensor
-    blind: Tensor | None
+    blind: Tensor | None = None
+    instead: Tensor | None = None
 
 
 def contestants(piece: nn.Module, device: str) -> list[Candidate]:
@@ -57,12 +67,18 @@ def contestants(piece: nn.Module, device: str) -> list[Candidate]:
 
 
 def _in_order(steps: tuple[Step, ...]) -> bool:
-    """Factors, then masks, then the softmax, then nothing that computes; casts where they change nothing."""
-    at = _BEFORE
+    """Factors, then masks, then the softmax, then nothing that computes; casts where they change nothing.
+
+    Several masks only where each fills in minus infinity: another fill overwrites what is filled in already, and two
+    that are added up are another number.
+    """
+    masks, at = [step for step in steps if step.name in _MASKS], _BEFORE
+    if len(masks) > 1 and any(step.name == "add" or step.value != -torch.inf for step in masks):
+        return False
     for step in steps:
         if step.name in ("mul", "div") and at == _BEFORE:
             continue
-        if step.name in ("add", "fill", "keep") and at in (_BEFORE, _MASKED):
+        if step.name in _MASKS and at in (_BEFORE, _MASKED):
             at = _MASKED
         elif step.name in SOFTMAX and at != _AFTER:
             at = _AFTER
@@ -86,7 +102,9 @@ def _attended(q: Tensor, keys: Tensor, read: Read) -> Tensor:
         q, k, v = (x.unsqueeze(0) for x in (q, k, v))
     made = F.scaled_dot_product_attention(q, k, v, mask, is_causal=read.causal, scale=read.scale)
     made = made.squeeze(0) if is_three else made
-    return made if read.blind is None else made.masked_fill(read.blind, torch.nan)
+    if read.blind is None or read.instead is None:
+        return made
+    return torch.where(read.blind, read.instead, made)
 
 
 def _by_triton(config: Config | None) -> Callable[..., Any]:
@@ -106,10 +124,12 @@ def _by_triton(config: Config | None) -> Callable[..., Any]:
 
 def _read(piece: Any, q: Tensor, keys: Tensor, given: tuple[Any, ...]) -> Read | None:
     """What a call computes; None where it is not one call of an attention kernel."""
-    values, blind = given[-1], None
+    values = given[-1]
     if not _is_plain(q, keys, values) or not _drops_nothing(piece):
         return None
     scale, mask, causal, place = 1.0, None, False, 0
+    masked: tuple[Step, tuple[Any, ...]] | None = None
+    alone = sum(step.name in _MASKS for step in piece._steps) == 1
     for step in piece._steps:
         taken = given[place : place + step.takes]
         place += step.takes
@@ -118,22 +138,48 @@ def _read(piece: Any, q: Tensor, keys: Tensor, given: tuple[Any, ...]) -> Read |
             if type(factor) not in (int, float) or not factor:
                 return None
             scale = scale * factor if step.name == "mul" else scale / factor
-        elif step.name in ("fill", "keep") and not causal and mask is None and _is_causal(step, taken, q, keys):
+        elif alone and step.name in ("fill", "keep") and _is_causal(step, taken, q, keys):
             causal = True
-        elif step.name in ("add", "fill", "keep"):
-            added = _added(step, taken, q)
-            if added is None or causal:
+        elif step.name in _MASKS:
+            added, masked = _added(step, taken, q), (step, taken)
+            if added is None:
                 return None
             mask = added if mask is None else mask + added
-    if mask is not None:
-        if mask.dim() > q.dim() or mask.dtype != q.dtype:
-            return None
-        blind = (mask == -torch.inf).all(-1, keepdim=True)
-        if mask.device.type == "cpu":  # elsewhere asking would wait for the device
-            if blind.any():
-                return None
-            blind = None
-    return Read(scale, mask, causal and q.shape[-2] > 1, values, blind)
+    if mask is None or masked is None:
+        return Read(scale, None, causal and q.shape[-2] > 1, values)
+    mask = mask if mask.dim() > 1 else mask.reshape(1, -1)
+    if (mask.dtype, mask.device) != (q.dtype, q.device) or not mask.numel():
+        return None
+    if not _spreads(mask, (*q.shape[:-1], keys.shape[-1])):
+        return None
+    return _of_masked(Read(scale, mask, False, values), q, keys, *masked)
+
+
+def _of_masked(read: Read, q: Tensor, keys: Tensor, step: Step, taken: tuple[Any, ...]) -> Read | None:
+    """With what becomes of queries that see nothing, told by a mask's only step or one of its like."""
+    assert read.mask is not None
+    greatest = read.mask.detach().amax(-1, keepdim=True)
+    if _is_near(greatest):
+        return None if (greatest <= _LOW).any() else read
+    adds = step.name == "add"
+    if adds and torch.is_grad_enabled() and (q.requires_grad or keys.requires_grad or read.mask.requires_grad):
+        return None  # a row of finite numbers that all hide has gradients of its own
+    blind = greatest <= max(_HIDES, torch.finfo(q.dtype).min)
+    instead = read.values.mean(-2, keepdim=True)
+    if adds or filling(step, taken) == -torch.inf:
+        instead = instead.masked_fill(greatest == -torch.inf, torch.nan)
+    return read._replace(mask=read.mask.masked_fill(blind, 0.0), blind=blind, instead=instead)
+
+
+def _is_near(tensor: Tensor) -> bool:
+    """Whether asking what a tensor holds waits for no device."""
+    return tensor.device.type == "cpu"
+
+
+def _spreads(mask: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a mask is broadcast to scores of a shape, and makes them no larger."""
+    ends = shape[len(shape) - mask.dim() :]
+    return mask.dim() <= len(shape) and all(n in (1, end) for n, end in zip(mask.shape, ends, strict=True))
 
 
 def _added(step: Step, taken: tuple[Any, ...], q: Tensor) -> Tensor | None:
@@ -144,9 +190,7 @@ def _added(step: Step, taken: tuple[Any, ...], q: Tensor) -> Tensor | None:
     if type(value) not in (int, float) or value > _HIDES or where.dtype != torch.bool:
         return None
     where = where if step.name == "fill" else ~where
-    # The least number of a wider dtype is none of q's.
-    value = value if value == -torch.inf else max(value, torch.finfo(q.dtype).min)
-    return torch.zeros(where.shape, dtype=q.dtype, device=q.device).masked_fill_(where, value)
+    return torch.zeros(where.shape, dtype=q.dtype, device=q.device).masked_fill_(where, -torch.inf)
 
 
 def _is_causal(step: Step, taken: tuple[Any, ...], q: Tensor, keys: Tensor) -> bool:
@@ -158,10 +202,21 @@ def _is_causal(step: Step, taken: tuple[Any, ...], q: Tensor, keys: Tensor) -> b
     # Both from the first on: the mask is as large as the scores.
     if rows.start not in (None, 0) or columns.start not in (None, 0) or queries != length:
         return False
-    if not rows.stop == columns.stop == length <= buffer.shape[-1]:
+    if not rows.stop == columns.stop == length <= min(buffer.shape[-2:]):
         return False
     hides = "lower" if (step.name == "fill") == step.flips else "upper"
+    if _is_near(buffer) and length <= _LOOKED_AT:
+        is_one = buffer.numel() == buffer.shape[-2] * buffer.shape[-1]
+        cut = buffer.reshape(buffer.shape[-2:])[:length, :length] if is_one else None
+        return cut is not None and torch.equal(cut, _of_ones(hides, buffer.dtype)[:length, :length])
     return _triangle(buffer) == hides
+
+
+@functools.cache
+def _of_ones(part: str, dtype: torch.dtype) -> Tensor:
+    """A triangle of ones on the CPU: "lower" with the diagonal, or "upper" without it."""
+    ones = torch.ones(_LOOKED_AT, _LOOKED_AT, device="cpu")
+    return (ones.tril() if part == "lower" else ones.triu(1)).to(dtype)
 
 
 _triangles: Any = WeakIdKeyDictionary()
@@ -199,11 +254,12 @@ def _drops_nothing(piece: Any) -> bool:
 
 
 def _is_plain(*tensors: Tensor) -> bool:
-    """Whether all are torch's own tensors of one dtype, in no transform. Autocast casts to one dtype before."""
+    """Whether all are torch's own of one dtype, in no trace or transform. Autocast casts to one dtype before."""
     return (
         all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
         and len({tensor.dtype for tensor in tensors}) == 1
         and not torch.compiler.is_compiling()
+        and not torch._C._is_tracing()  # it would keep what was read of this call
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )

@@ -46,8 +46,8 @@ def wants_gradients(module: nn.Module, tensors: Iterable[Any]) -> bool:
 
 
 def casts_to(device: str) -> str:
-    """The dtype that autocast casts to on a device type; "" where it is off."""
-    if not torch.is_autocast_enabled(device):
+    """The dtype that autocast casts to on a device type; "" where it is off, or there is none (meta)."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return ""
     return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
 
