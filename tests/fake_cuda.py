@@ -210,7 +210,7 @@ def install(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> None:
 class _Generator(torch.Generator):
     """Draws on the CPU, whatever its device."""
 
-    def __new__(cls, _: object = None) -> _Generator:
+    def __new__(cls, device: object = None) -> _Generator:
         return super().__new__(cls)
 
     def graphsafe_get_state(self) -> Any:

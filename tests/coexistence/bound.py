@@ -14,6 +14,8 @@ from tests.capture.tiny_models import inputs_of, tiny
 from tests.zoo.quick import SETTINGS, Quick, quick_profile
 from twinkle_tune import kernelize_model, kernelize_report, tune_model
 from twinkle_tune.catalog.add_norm import ADD_NORM
+from twinkle_tune.catalog.qk_rope import QK_ROPE
+from twinkle_tune.catalog.written_attention import WRITTEN
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.testing import with_winner
@@ -45,8 +47,9 @@ def plain_and_bound(family: str, mode: Mode, *, head: bool = False) -> tuple[Any
 
 
 def bound_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The layers that something is bound to, by path; not blocks that hold a piece: they take more than a tensor."""
-    paths = {binding.path for binding in kernelize_report(model).bound if binding.slot != ADD_NORM}
+    """The layers that something is bound to, by path; not those that hold a piece: they take more than a tensor."""
+    pieces = (ADD_NORM, QK_ROPE, WRITTEN)
+    paths = {binding.path for binding in kernelize_report(model).bound if binding.slot not in pieces}
     yield from ((path, module) for path, module in model.named_modules() if path and path in paths)
 
 

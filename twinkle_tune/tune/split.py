@@ -15,13 +15,13 @@ from twinkle_tune.profile.schema import Contest, Found
 from twinkle_tune.slot import ORIGINAL
 
 
-def check_not_split(model: nn.Module) -> None:
-    """Refuse a model that runs on several ranks at once, and is to be tuned by one of them.
+def check_not_split(weights: Iterable[Tensor]) -> None:
+    """Refuse a model that runs on several ranks at once, and is to be tuned by one of them, by its weights.
 
     Raises:
-        TuneError: its weights are split over ranks.
+        TuneError: they are split over ranks.
     """
-    if _is_split(_weights(model)):
+    if _is_split(weights):
         raise TuneError(
             "model: its weights are split over several ranks (DTensor), expected group=torch.distributed.group.WORLD, "
             "or the group of these ranks, on each of them: whoever runs it alone waits for the others for ever"

@@ -160,7 +160,7 @@ def tune_model(
             check_group(executor=executor, ways=ways)
         check_model(model)
         if group is None:
-            check_not_split(model)
+            check_not_split((*model.parameters(), *model.buffers()))
         seconds = seconds_of(budget_s)
         terms = Terms(
             aim=parse_aim(objective, slowdown),
