@@ -20,8 +20,9 @@ from torch import Tensor, fx, nn
 from twinkle_tune.errors import GraphError, in_a_line
 from twinkle_tune.graph.form import Dims, Form, Given
 from twinkle_tune.graph.names import Whole, methods_with_stand_ins, none_whole, with_stand_ins
+from twinkle_tune.graph.process import check_asks_nothing, draws_nothing
 from twinkle_tune.graph.sizes import length_of
-from twinkle_tune.graph.watched import Read, Watched, is_watched
+from twinkle_tune.graph.watched import Read, Watched, is_watched, note, watching
 
 _BOUND = frozenset({"forward", "_old_forward", "_twinkle_tune_binding"})
 """What of an instance its twin goes without: forwards that somebody bound to it."""
@@ -37,8 +38,7 @@ class Traced:
     Attributes:
         module: whose forward it is; call_module and get_attr nodes name its parts by their paths in it.
         graph: with a placeholder for each argument of the form, plain ones too.
-        read: what its forward read of the module's objects that are no modules, such as a config: the graph is for a
-            module where they still say so.
+        read: what its forward read beside tensors: the graph is for a module where it still stands so.
     """
 
     module: nn.Module
@@ -64,8 +64,10 @@ def trace(module: nn.Module, form: Form, whole: Whole = none_whole) -> Traced:
     twin, before = _twin(module, tracer, read, whole)
     tracer.twin = twin
     try:
+        check_asks_nothing(forward, type(module))
         args, kwargs = _arguments(tracer, forward, form)
-        graph.output(tracer.result(with_stand_ins(forward, whole)(twin, *args, **kwargs)))
+        with draws_nothing():
+            graph.output(tracer.result(with_stand_ins(forward, whole)(twin, *args, **kwargs)))
     except Exception as error:  # whatever a stranger's code raises on stand-ins: there is no graph of it
         raise GraphError(_why_not(module, error)) from error
     for node in [n for n in graph.nodes if n.op == "get_attr" and not n.users]:
@@ -120,8 +122,8 @@ def _arguments(tracer: _Tracer, forward: Callable[..., Any], form: Form) -> tupl
 
 
 def _twin(module: nn.Module, tracer: _Tracer, read: Read, whole: Whole) -> tuple[Any, dict[str, Any]]:
-    twin = object.__new__(type(module))
-    stands = {n: None if child is None else _Stand(child, n, tracer) for n, child in module._modules.items()}
+    twin = object.__new__(watching(type(module), read, (_Proxy, _Stand, Watched)))
+    stands = {n: None if child is None else _Stand(child, n, tracer, read) for n, child in module._modules.items()}
     own = {
         name: Watched(value, name, read) if is_watched(value) else value
         for name, value in module.__dict__.items()
@@ -209,23 +211,27 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 class _Stand:
-    """In a child's place: its call is a node, its parts are stand-ins too, whatever else is asked is the child's."""
+    """In a child's place: its call is a node, its parts are stand-ins too, and what else is asked of it is noted."""
 
-    def __init__(self, child: Any, path: str, tracer: _Tracer) -> None:
-        self._child, self._path, self._tracer = child, path, tracer
-
-    def _part(self, value: Any, name: object) -> Any:
-        path = f"{self._path}.{name}"
-        if isinstance(value, nn.Module):
-            return _Stand(value, path, self._tracer)
-        is_own = isinstance(name, str) and (name in self._child._parameters or name in self._child._buffers)
-        return self._tracer.attribute(path) if is_own and isinstance(value, Tensor) else value
+    def __init__(self, child: Any, path: str, tracer: _Tracer, read: Read) -> None:
+        self._child, self._path, self._tracer, self._read = child, path, tracer, read
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._tracer.create_proxy("call_module", self._path, args, kwargs)
 
+    def _part(self, child: Any, name: object) -> Any:
+        return _Stand(child, f"{self._path}.{name}", self._tracer, self._read)
+
     def __getattr__(self, name: str) -> Any:
-        return self._part(getattr(self._child, name), name)
+        value = getattr(self._child, name)
+        if isinstance(value, nn.Module):
+            return self._part(value, name)
+        if isinstance(value, Tensor) and (name in self._child._parameters or name in self._child._buffers):
+            return self._tracer.attribute(f"{self._path}.{name}")
+        if is_watched(value):
+            return Watched(value, f"{self._path}.{name}", self._read)
+        note(self._read, self._path, name, value)
+        return value
 
     def __getitem__(self, index: Any) -> Any:
         return self._part(self._child[index], index)

@@ -19,9 +19,10 @@ from twinkle_tune.graph.form import Form
 from twinkle_tune.graph.pattern import Place
 from twinkle_tune.graph.rewrite import compiled
 from twinkle_tune.graph.trace import Traced
-from twinkle_tune.graph.watched import PLAIN, Read
+from twinkle_tune.graph.watched import PLAIN, Read, is_as_read
 from twinkle_tune.kernel.patch import bind_forward
 from twinkle_tune.kernel.record import Binding
+from twinkle_tune.kernel.watched import has_global_hooks
 
 Pieces = tuple[nn.Module, ...]
 Kernel = tuple[Callable[..., Any], Binding]
@@ -37,8 +38,9 @@ class Variant:
         places: of the pieces.
         kernels: what runs at each of them, None for the pattern's own operations.
         settings: plain attributes of the host, which the graph may hold as constants.
-        read: what the graph was made with of its other objects' attributes.
-        kinds: class of each child of each piece.
+        read: what the graph was made with beside tensors.
+        code: the forward of the host's class, whose graph it is.
+        kinds: of each child of each piece its class, and that one's forward.
     """
 
     form: Form
@@ -47,7 +49,8 @@ class Variant:
     kernels: tuple[Kernel | None, ...]
     settings: Mapping[str, object]
     read: Read
-    kinds: tuple[tuple[tuple[str, str, type], ...], ...]
+    code: Any
+    kinds: tuple[tuple[tuple[str, str, type[nn.Module], Any], ...], ...]
 
     @classmethod
     def of(cls, traced: Traced, form: Form, places: Sequence[Place], kernels: Sequence[Kernel | None]) -> Variant:
@@ -64,18 +67,20 @@ class Variant:
             kernels=tuple(kernels),
             settings={n: v for n, v in vars(host).items() if isinstance(v, PLAIN) and n != "training"},
             read=traced.read,
+            code=type(host).forward,
             kinds=tuple(
-                tuple((own, path, type(host.get_submodule(path))) for own, path in place.match.modules.items())
-                for place in places
+                tuple((own, path, kind := type(host.get_submodule(path)), kind.forward) for own, path in parts)
+                for parts in (place.match.modules.items() for place in places)
             ),
         )
 
     def pieces(self, host: nn.Module) -> Pieces | None:
-        """The pieces, with the host's children as they are now; None where one of them is of another class."""
+        """The pieces, with the host's children as they are now; None where a child is of another kind."""
         made = []
         for place, kernel, kinds in zip(self.places, self.kernels, self.kinds, strict=True):
-            if any(type(host.get_submodule(path)) is not kind for _, path, kind in kinds):
-                return None
+            for _, path, kind, forward in kinds:
+                if type(host.get_submodule(path)) is not kind or kind.forward is not forward:
+                    return None
             piece = place.piece(host, self.form)
             if kernel is not None:
                 bind_forward(piece, *kernel)
@@ -114,12 +119,10 @@ class Host:
         return "a child or a setting was replaced after it was bound: the original runs; kernelize again"
 
     def _pieces(self, module: nn.Module, index: int, variant: Variant) -> Pieces | None:
-        own = module.__dict__
-        if not variant.settings.items() <= own.items():
+        if type(module).forward is not variant.code or has_global_hooks():
             return None
-        for (of, name), value in variant.read.items():
-            if getattr(own.get(of), name, variant) != value:
-                return None
+        if not variant.settings.items() <= module.__dict__.items() or not is_as_read(module, variant.read):
+            return None
         made = self._made.get(module)
         if made is None:
             made = self._made[module] = [None] * len(self.variants)
@@ -132,8 +135,8 @@ class Host:
 def _hold(pieces: Pieces, variant: Variant, host: nn.Module) -> bool:
     """Whether the pieces' children are still the host's."""
     for piece, kinds in zip(pieces, variant.kinds, strict=True):
-        for own, path, _ in kinds:
+        for own, path, kind, forward in kinds:
             there = host._modules.get(path) if "." not in path else host.get_submodule(path)
-            if piece._modules[own] is not there:
+            if piece._modules[own] is not there or kind.forward is not forward:
                 return False
     return True

@@ -58,8 +58,8 @@ class Watched:
         # torch counts the hooks that were ever registered: where no new one was, those without stay without.
         registered = RemovableHandle.next_id
         if registered != self._registered:
-            self._hooked, self._registered = any(self._hooks) or _has_global_hooks(), registered
-        return self._hooked and (_has_global_hooks() or (any(self._hooks) and not all_idle(self._hooks)))
+            self._hooked, self._registered = any(self._hooks) or has_global_hooks(), registered
+        return self._hooked and (has_global_hooks() or (any(self._hooks) and not all_idle(self._hooks)))
 
     def _ids(self) -> list[int]:
         held = [module._modules.values() for parent in self._parents if (module := parent()) is not None]
@@ -72,7 +72,8 @@ def has_hooks(module: nn.Module) -> bool:
     return (any(hooks) and not all_idle(hooks)) or "_hf_hook" in vars(module)
 
 
-_has_global_hooks: Callable[[], bool] = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: False)
+has_global_hooks: Callable[[], bool] = getattr(torch.nn.modules.module, "_has_any_global_hook", lambda: False)
+"""Whether all modules of the process have a hook."""
 
 
 def _attention_of(config: object) -> object:
