@@ -207,8 +207,9 @@ def _is_causal(step: Step, taken: tuple[Any, ...], q: Tensor, keys: Tensor) -> b
     hides = "lower" if (step.name == "fill") == step.flips else "upper"
     if _is_near(buffer) and length <= _LOOKED_AT:
         is_one = buffer.numel() == buffer.shape[-2] * buffer.shape[-1]
-        cut = buffer.reshape(buffer.shape[-2:])[:length, :length] if is_one else None
-        return cut is not None and torch.equal(cut, _of_ones(hides, buffer.dtype)[:length, :length])
+        square = (length, length)  # cut by strides: slices take as long as all else here
+        ones = _of_ones(hides, buffer.dtype).as_strided(square, (_LOOKED_AT, 1))
+        return is_one and torch.equal(buffer.as_strided(square, buffer.stride()[-2:]), ones)
     return _triangle(buffer) == hides
 
 
