@@ -17,7 +17,7 @@ from tests.source import layouts
 from tests.source.layouts import Block, Norm
 from tests.told import told_clock
 from twinkle_tune import kernelize_model, kernelize_report, tune_model
-from twinkle_tune.errors import RegistrationError
+from twinkle_tune.errors import ModelError, RegistrationError
 from twinkle_tune.kernel import Registry, register_kernel_config
 from twinkle_tune.source.children import ChildrenSource
 from twinkle_tune.source.hub import HubSource
@@ -133,3 +133,9 @@ def test_what_is_none_is_refused_whole(case: str) -> None:
         register_kernel_config(Model(), mapping, registry=known)
     assert not known.layer("Block")
     assert known.kernel_name(Block) is None
+
+
+def test_what_is_no_model_is_refused() -> None:
+    """A name that a model could be loaded by, say: it is told that a module is expected."""
+    with pytest.raises(ModelError, match="model: got a str, expected a torch module"):
+        register_kernel_config("tiny", {FUSED: NAMED}, registry=Registry())  # type: ignore[arg-type]

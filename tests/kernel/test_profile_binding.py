@@ -27,7 +27,7 @@ from tests.kernel.toys import (
     registry,
 )
 from twinkle_tune.environment import current_environment
-from twinkle_tune.errors import BindError, ProfileError, StaleProfileError
+from twinkle_tune.errors import BindError, ModelError, ProfileError, StaleProfileError
 from twinkle_tune.kernel import (
     Registry,
     kernelize_model,
@@ -531,3 +531,13 @@ def test_function_whose_calls_cannot_be_told_apart() -> None:
     assert [k.reason for k in kernelize_report(model).kept] == [
         "its arguments are not only tensors and plain values, so its calls cannot be told apart"
     ]
+
+
+def test_what_is_no_profile_or_no_model_is_refused() -> None:
+    """Before anything is looked at, with what was got and what is expected."""
+    wrong: Any = 3
+    with pytest.raises(ProfileError, match="profile: got a int, expected a path, 'hub:owner/name' or a Profile; "):
+        kernelize_model(nn.Linear(2, 2), profile=wrong)
+    wrong = "tiny"
+    with pytest.raises(ModelError, match="model: got a str, expected a torch module"):
+        kernelize_model(wrong)

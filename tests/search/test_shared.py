@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pytest
@@ -25,7 +26,7 @@ from twinkle_tune.outcome import Rejection
 from twinkle_tune.search.journal import SILENT_S, SearchJournal
 from twinkle_tune.search.record import SearchResult, SearchSettings, SharedStudy, Tried
 from twinkle_tune.search.search import search
-from twinkle_tune.search.worker import has_ended, worker_name
+from twinkle_tune.search.worker import LEASE_S, has_ended, worker_name
 
 LANDSCAPE = rugged(1)
 DEFAULT = LANDSCAPE.space.named([1, 1, 1, 1, 1, 1])
@@ -196,10 +197,11 @@ def test_who_took_over_waits_again_for_one_that_comes(tmp_path: Path, monkeypatc
     assert leaves(1.0)
 
 
-def test_no_workers_are_refused() -> None:
-    """A share of nobody is none."""
-    with pytest.raises(TuneError, match="workers: got 0, expected at least 1"):
-        SharedStudy(place="study", workers=0)
+@pytest.mark.parametrize("workers", [0, -1, 2.5, "2", True])
+def test_no_number_of_workers_is_refused(workers: Any) -> None:
+    """A share of nobody is none, nor is one of half a worker; what was got is in the error."""
+    with pytest.raises(TuneError, match=f"workers: got {workers!r}, expected at least 1, a whole number; leave it out"):
+        SharedStudy(place="study", workers=workers)
 
 
 def test_whoever_stops_lets_go(place: str) -> None:
@@ -225,6 +227,27 @@ def test_a_worker_of_another_machine_is_waited_for_within_limits(
     here.look()
     assert here.claimed == []
     assert here.begin({"a": 1, "b": 0}, "random")
+
+
+def test_a_config_that_two_workers_hang_in_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the third, when both leases are over, though both processes live."""
+    now_s = [0.0]
+    monkeypatch.setattr("twinkle_tune.search.worker.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    study = SharedStudy(place=str(tmp_path / "study"))
+    first, second, third = (SearchJournal(SMALL, "search", study) for _ in range(3))
+    config = {"a": 1, "b": 0}
+    assert first.begin(config, "random")
+    second.look()
+    now_s[0] += LEASE_S
+    assert second.begin(config, "random")
+    third.look()
+    assert [each.config for each in third.claimed] == [config, config]
+    now_s[0] += LEASE_S
+    third.look()
+    assert third.claimed == []
+    (found,) = third.tried
+    assert found.config == config
+    assert found.refused is not None
 
 
 def test_a_small_space_is_shared_whole(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from twinkle_tune import tune_model
 from twinkle_tune.errors import ModelError, TuneError
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.measure.race import RaceSettings
+from twinkle_tune.profile.outcomes import StoreError
 from twinkle_tune.profile.schema import Profile
 from twinkle_tune.profile.shares import original_us
 from twinkle_tune.tune.budget import budget_of, seconds_of
+from twinkle_tune.tune.journal import JournalError
 from twinkle_tune.tune.left_out import left_out_notes
 from twinkle_tune.tune.progress import is_notebook, is_watched
 
@@ -117,3 +119,11 @@ def test_blocks_that_a_budget_leaves_out_are_said_at_the_start() -> None:
     (note,) = left_out_notes(budget_of(30, 1, 6.0), [block])
     assert note == "budget 30 s: blocks (97% of the step) need 60 s or more and are left out"
     assert left_out_notes(budget_of(30, 1, 6.0), []) == ()
+
+
+def test_a_path_is_no_journal_and_no_store() -> None:
+    """Each is one error that says what to open it with."""
+    with pytest.raises(JournalError, match=r"journal: got 'path', expected a Journal; open it with Journal\(path\)"):
+        _tuned(journal="path")
+    with pytest.raises(StoreError, match=r"store: got 'path', expected a Store; open it with Store\(path\)"):
+        _tuned(store="path")

@@ -35,7 +35,7 @@ from twinkle_tune.report.recommend import recommend
 from twinkle_tune.report.terminal import terminal_text
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune import setups, tried
-from twinkle_tune.tune.events import ContestStarted, WaysTimed
+from twinkle_tune.tune.events import ContestStarted, Event, StepStarted, WaysTimed
 from twinkle_tune.tune.neighbour import Neighbour
 from twinkle_tune.tune.setups import may_gain, with_setups, without_slower
 from twinkle_tune.tune.verify import verify_profile
@@ -135,6 +135,19 @@ def test_a_way_is_verified(made: Callable[..., Any], kind: str, told: str, monke
     other = verify_profile(profile, nn.Sequential(Long()), X, registry=Registry())
     assert not other.holds
     assert "Model" in other.stale[0]
+
+
+def test_a_listener_s_own_error_is_no_way_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a way is verified: it comes out, and is not what the way raised."""
+    profile = tuned(monkeypatch, twice)
+    torch._dynamo.reset()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepStarted):
+            raise OSError("no room for my plot")
+
+    with pytest.raises(OSError, match="no room for my plot"):
+        verify_profile(profile, Long(), X, registry=Registry(), on_event=listen)
 
 
 def test_who_keeps_an_answer_is_wrong_with_other_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from twinkle_tune.errors import RegistrationError
-from twinkle_tune.kernel.planned import device_of
+from twinkle_tune.kernel.planned import check_is_module, device_of
 from twinkle_tune.kernel.registry import Registry, default_registry, make_candidate
 from twinkle_tune.slot import Candidate, Source
 from twinkle_tune.source.children import ChildrenSource
@@ -41,9 +41,10 @@ def register_kernel_config(
     The model is loaded without it: what transformers lays out anew while it loads a checkpoint is made here of the
     model's own weights, at each call (:mod:`twinkle_tune.source.layout`). A key is the name of a layer, by which its
     class asks for kernels, or else a class's own name; or a tuple of pairs of a class's name and a pattern of paths
-    ("model.layers.*.mlp"), one for each of the neighbouring modules that one kernel stands for. Such a kernel competes
-    in all layers of the classes that hold these modules. Nothing is loaded now. All of it is registered or, on an
-    error, nothing.
+    ("model.layers.*.mlp"), one for each of the neighbouring modules that one kernel stands for. In a pair the path
+    decides, and the class's name is not looked at, as in transformers: it may be one ("MLP") that no class has. Such a
+    kernel competes in all layers of the classes that hold these modules. Nothing is loaded now. All of it is registered
+    or, on an error, nothing.
 
     Args:
         model: whose layers they are.
@@ -52,9 +53,11 @@ def register_kernel_config(
         registry: where to register; the default registry if not given.
 
     Raises:
+        ModelError: the model is none.
         RegistrationError: an entry is of another form, or the model has no such layer or modules.
         DeviceError, ModeError: an unknown device or mode.
     """
+    check_is_module(model)
     known = registry or default_registry
     mapping = getattr(kernel_config, "kernel_mapping", kernel_config)
     if not isinstance(mapping, Mapping):

@@ -113,7 +113,8 @@ def kernelize_model(
     Raises:
         DeviceError, ModeError: unknown, or (without fallback) a device that is not there; a profile is for inference
             and ``needs_backward`` is True, or for no compile mode and ``needs_torch_compile`` is.
-        ProfileError: the profile cannot be read, or its name on the Hub is none.
+        ModelError: the model is none.
+        ProfileError: the profile cannot be read, its name on the Hub is none, or it is none of what is taken.
         StaleProfileError: without fallback, an entry that does not hold any more.
         RegistrationError: without fallback, a registered kernel that cannot be had.
         BindError: binding failed, or another rank met an error; nothing is bound. Of a ``group``: it is none, or,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from twinkle_tune.device import is_available, parse_device
-from twinkle_tune.errors import BindError, DeviceError, RegistrationError, StaleProfileError, TuneError
+from twinkle_tune.errors import BindError, DeviceError, ModelError, RegistrationError, StaleProfileError, TuneError
 from twinkle_tune.kernel.asked import Asked, needs_of, wanted
 from twinkle_tune.kernel.match import nothing_to_bind
 from twinkle_tune.kernel.plan import Plan
@@ -69,8 +69,11 @@ def planned(request: Request, loaded: Profile | Place | None) -> Planned:
     Raises:
         DeviceError, ModeError: an unknown one, or needs that the profile's mode does not have.
         BindError: a profile without a model.
+        ModelError: the model is none.
     """
     model = request.model
+    if model is not None:
+        check_is_module(model)
     mode = wanted(
         request.mode,
         loaded.mode if isinstance(loaded, Profile) else None,
@@ -114,6 +117,18 @@ def planned(request: Request, loaded: Profile | Place | None) -> Planned:
     problems = (*plan.stale, *(f"{kept.slot}: {kept.reason}" for kept in plan.kept))
     error = RegistrationError("; ".join(problems) + _INSTEAD) if problems else None
     return Planned(plan=plan, warnings=(*nothing, *_kept(plan)), error=error)
+
+
+def check_is_module(model: object) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        ModelError: with what to do instead.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model: got a {type(model).__name__}, expected a torch module (torch.nn.Module); load the model first"
+        )
 
 
 def device_of(model: nn.Module | None) -> str:

@@ -122,10 +122,6 @@ def first_s_profile(ranks: Ranks, profile: str | Path | Profile | None) -> Profi
     def read() -> str | Place | None:
         if ranks.rank != 0 or profile is None:
             return None
-        if not isinstance(profile, (str, Path, Profile)):
-            raise ProfileError(
-                f"profile: got a {type(profile).__name__}, expected a path, 'hub:owner/name' or a Profile"
-            )
         loaded = opened(profile)
         return profile_text(loaded) if isinstance(loaded, Profile) else loaded
 

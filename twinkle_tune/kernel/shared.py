@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from twinkle_tune.environment import changes, current_environment
-from twinkle_tune.errors import BindError, StaleProfileError, TuneError, in_a_line
+from twinkle_tune.errors import BindError, ProfileError, StaleProfileError, TuneError, in_a_line
 from twinkle_tune.kernel.elsewhere import try_here
 from twinkle_tune.kernel.match import another_model
 from twinkle_tune.kernel.plan import Kept, Plan
@@ -27,8 +27,13 @@ def opened(profile: str | Path | Profile | None) -> Profile | Place | None:
     """A profile, or the collection on the Hub ("hub:owner/name") that it is to be looked for in.
 
     Raises:
-        ProfileError: the file cannot be read, or the name is none.
+        ProfileError: the file cannot be read, the name is none, or it is neither.
     """
+    if not (profile is None or isinstance(profile, (str, Path, Profile))):
+        raise ProfileError(
+            f"profile: got a {type(profile).__name__}, expected a path, 'hub:owner/name' or a Profile; "
+            "tune_model(model, inputs) makes one"
+        )
     if isinstance(profile, str) and profile.startswith(PREFIX):
         return parse_place(profile)
     return load_profile(profile) if isinstance(profile, (str, Path)) else profile

@@ -61,8 +61,11 @@ class SharedStudy:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"workers: got {self.workers}, expected at least 1")
+        found = self.workers
+        if found is not None and (isinstance(found, bool) or not isinstance(found, int) or found < 1):
+            raise ConfigError(
+                f"workers: got {found!r:.80}, expected at least 1, a whole number; leave it out where it is not known"
+            )
 
     def share(self, timings: int) -> int:
         """Of so many timings, those of each worker."""

@@ -18,7 +18,7 @@ from twinkle_tune.profile.whole import WholeAnswer, WholeQuestion
 from twinkle_tune.slot import Candidate
 from twinkle_tune.source.digest import digest_code, digest_text
 from twinkle_tune.terms import Terms
-from twinkle_tune.tune.journal import Journal
+from twinkle_tune.tune.journal import Journal, JournalError
 from twinkle_tune.version import TOOL
 from twinkle_tune.workload import observe, target_of
 
@@ -143,7 +143,16 @@ class Memory:
 
 
 def memory_of(journal: Journal | None, store: Outcomes | None) -> Memory:
-    """The memory of a run; of several processes that tune together rank 0's alone, which the others are told."""
+    """The memory of a run; of several processes that tune together rank 0's alone, which the others are told.
+
+    Raises:
+        JournalError: it is no journal.
+        StoreError: it is no store.
+    """
+    if not (journal is None or isinstance(journal, Journal)):
+        raise JournalError(f"journal: got {journal!r:.80}, expected a Journal; open it with Journal(path)")
+    if not (store is None or isinstance(store, Outcomes)):
+        raise StoreError(f"store: got {store!r:.80}, expected a Store; open it with Store(path)")
     those = peers()
     return Memory(journal, store) if those is None or those.rank == 0 else Memory(None, None)
 

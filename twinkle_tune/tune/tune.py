@@ -151,7 +151,8 @@ def tune_model(
         BindError: ``group`` is none, or this process is not in it.
         PeerError: another process of the group met an error; of this one its own is raised.
         ObjectiveError: an unknown objective, a slowdown that does not go with it, or memory that is not told here.
-        JournalError: the journal cannot be read or written, or is of another run; StoreDamagedError.
+        JournalError: the journal is none, cannot be read or written, or is of another run; StoreError, where the store
+            is none; StoreDamagedError.
         TuneInterrupted: Ctrl-C; it carries a profile of what was finished.
     """
 
