@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from twinkle_tune.strategy import on_cuda
+
 TOTAL_BYTES = 1 << 30
 
 
@@ -205,6 +207,14 @@ def install(monkeypatch: pytest.MonkeyPatch, device: FakeDevice) -> None:
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda _, pool: device.held_pools.remove(pool), raising=False)
     monkeypatch.setattr(torch, "Generator", _Generator)
+
+
+def replaying(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    """A device whose replays compute; what is for CUDA devices is for the CPU then."""
+    found = FakeDevice(replays=True)
+    install(monkeypatch, found)
+    monkeypatch.setattr(on_cuda, "KIND", "cpu")
+    return found
 
 
 class _Generator(torch.Generator):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.catalog.catalog_families import tiny
-from tests.fake_cuda import FakeDevice, install
+from tests.fake_cuda import FakeDevice, replaying
 from tests.kernel.test_generation import prompt, says
 from tests.kernel.test_setups import calls_in, profile_of
 from tests.measure.test_clock import NEEDS_CUDA
@@ -21,7 +21,6 @@ from twinkle_tune import kernelize_model, kernelize_report, restore_model, tune_
 from twinkle_tune.contest import model as model_stage
 from twinkle_tune.environment import current_environment
 from twinkle_tune.kernel import Registry
-from twinkle_tune.strategy import on_cuda
 from twinkle_tune.strategy.device_graphs import DeviceGraphs
 
 STATIC = {"cache_implementation": "static", "disable_compile": True}
@@ -30,10 +29,7 @@ STATIC = {"cache_implementation": "static", "disable_compile": True}
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     """A device whose replays compute."""
-    found = FakeDevice(replays=True)
-    install(monkeypatch, found)
-    monkeypatch.setattr(on_cuda, "KIND", "cpu")
-    return found
+    return replaying(monkeypatch)
 
 
 @pytest.mark.parametrize(("family", "rows"), [("qwen3", 1), ("llama", 3)])

@@ -17,7 +17,7 @@ from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from tests.catalog.catalog_families import tiny
 from tests.catalog.encoder_families import tiny as encoder_decoder
-from tests.fake_cuda import FakeDevice, install
+from tests.fake_cuda import FakeDevice, replaying
 from tests.kernel.test_generation import TOKENS, Asked, prompt, says, spied
 from tests.kernel.test_setups import calls_in, profile_of
 from tests.today import of_today
@@ -55,10 +55,7 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     """A device whose replays compute."""
-    found = FakeDevice(replays=True)
-    install(monkeypatch, found)
-    monkeypatch.setattr(on_cuda, "KIND", "cpu")
-    return found
+    return replaying(monkeypatch)
 
 
 def shown(model: Any, way: str, *asked: Asked) -> Profile:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.fake_cuda import FakeDevice, install
+from tests.fake_cuda import FakeDevice, replaying
 from twinkle_tune.call.device_graph import DeviceGraphError
 from twinkle_tune.kernel.kernelize import bind_plan, restore_model
 from twinkle_tune.kernel.plan import Plan
@@ -58,10 +58,7 @@ class Sums(nn.Module):
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     """A device whose replays compute."""
-    found = FakeDevice(replays=True)
-    install(monkeypatch, found)
-    monkeypatch.setattr(on_cuda, "KIND", "cpu")
-    return found
+    return replaying(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
