@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from twinkle_tune.profile.io import load_profile
@@ -158,8 +159,18 @@ def _met(data: Mapping[str, Any]) -> str:
     return "met" if data["met"] else "MISSED"
 
 
+def _neighbour(data: Mapping[str, Any]) -> str:
+    ratios = [near["took_s"] / full["took_s"] for full, near in data["turns"]]
+    met = "met" if median(ratios) <= data["goal"] else "missed"
+    return (
+        f"with a neighbour's profile {', '.join(f'{ratio:.2f}' for ratio in ratios)} of a full run's time, in turn; "
+        f"other sizes are left to a second run (goal {data['goal']} in the median, {met})"
+    )
+
+
 _RESULTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "fleet": _fleet,
+    "neighbour": _neighbour,
     "bench": _bench,
     "parity-rules": _rules,
     "search-replay": _replay,
