@@ -82,7 +82,7 @@ def _named(function: FunctionType, whole: Whole) -> set[str]:
     """The names in its code, and in that of the functions of its file that it calls and that do not stay whole."""
     names, found, waiting = function.__globals__, set[str](), [function.__code__]
     while waiting:
-        for name in set(_names_in(waiting.pop())) - found:
+        for name in set(names_in(waiting.pop())) - found:
             found.add(name)
             value = names.get(name)
             if isinstance(value, FunctionType) and value.__globals__ is names and not _is_whole(names, name, whole):
@@ -90,11 +90,12 @@ def _named(function: FunctionType, whole: Whole) -> set[str]:
     return found
 
 
-def _names_in(code: CodeType) -> Iterator[str]:
+def names_in(code: CodeType) -> Iterator[str]:
+    """The names that code uses, and those of the functions that are written inside of it."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names_in(constant)
+            yield from names_in(constant)
 
 
 def _is_whole(names: dict[str, Any], name: str, whole: Whole) -> bool:

@@ -6,12 +6,13 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 import torch
 
 from twinkle_tune.errors import GraphError
+from twinkle_tune.graph.names import names_in
 
 _ASKED = frozenset(
     {
@@ -37,7 +38,7 @@ def check_asks_nothing(forward: Any, kind: type) -> None:
         seen.add(id(function))
         if function.__code__.co_filename.endswith("torch/utils/_contextlib.py"):
             raise GraphError(f"{function.__qualname__} runs with gradients, or autocast, switched")
-        for name in _names_in(function.__code__):
+        for name in names_in(function.__code__):
             if name in _ASKED:
                 raise GraphError(f"{function.__qualname__} asks about gradients or autocast, or switches them ({name})")
             found = function.__globals__.get(name)
@@ -72,10 +73,3 @@ def draws_nothing() -> Iterator[None]:
                 numpy.random.set_state(state)
     if not is_same:
         raise GraphError("it draws random numbers")
-
-
-def _names_in(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names_in(constant)
