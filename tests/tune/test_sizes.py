@@ -97,7 +97,7 @@ def test_other_sizes_come_after_who_wins_and_before_all_is_bound(monkeypatch: py
 @pytest.mark.usefixtures("compiled_anew")
 def test_a_run_whose_time_is_over_has_the_winner_without_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The step's own call is bound; what no time was left for runs as the original does."""
-    monkeypatch.setattr(Budget, "sizes_end_s", property(lambda self: time.monotonic()))
+    monkeypatch.setattr(Budget, "sizes_end_s", lambda self, compile_s: time.monotonic())
     made, events = tuned(monkeypatch, lambda x: x * 2.0, budget_s=600.0)
     assert sizes_of(made) == {(4, 8)}
     (told,) = [event for event in events if isinstance(event, SizesTried)]
@@ -113,7 +113,7 @@ def test_sizes_that_were_cut_short_are_tried_another_time(monkeypatch: pytest.Mo
     for ends_at in (0.0, None, None):
         with monkeypatch.context() as patched:
             if ends_at is not None:
-                patched.setattr(Budget, "sizes_end_s", property(lambda self: time.monotonic()))
+                patched.setattr(Budget, "sizes_end_s", lambda self, compile_s: time.monotonic())
             made, events = tuned(patched, lambda x: x * 2.0, 600.0, Store(tmp_path / "s"))
         shown.append((len(sizes_of(made)), sum(isinstance(event, SizesTried) for event in events)))
     assert shown == [(1, 1), (4, 1), (4, 0)]

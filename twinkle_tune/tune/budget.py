@@ -50,11 +50,13 @@ class Budget:
         left_s = self.contests_left_s
         return None if left_s is None else now_s() + left_s / 2
 
-    @property
-    def sizes_end_s(self) -> float | None:
-        """When other sizes that are tried now must be over: half of what is left is for what binds the winners."""
+    def sizes_end_s(self, compile_s: float) -> float | None:
+        """When other sizes that are tried now must be over: half of what is left is for what binds the winners.
+
+        That is beyond ``compile_s``, the seconds that the winners may take to be compiled once more.
+        """
         left_s = self.left_s
-        return None if left_s is None else now_s() + left_s / 2
+        return None if left_s is None else now_s() + (left_s - compile_s) / 2
 
     @property
     def is_used_up(self) -> bool:

@@ -37,7 +37,7 @@ _CONFIRMED_S = 3.0
 def ways_alone(asks: Asking, tried: Sequence[Tried], ends_s: float | None) -> Ways:
     """What came of the ways of running the whole model, with its originals inside; none is begun after ``ends_s``."""
     hall = _hall(asks, ends_s)
-    return time_ways(hall, tried, asks.run.tell, lambda each, hold: asks.ways(each, hall.ends_s, hold))
+    return time_ways(hall, tried, asks.run.tell, asks.ways)
 
 
 def settled_with_ways(
@@ -63,8 +63,8 @@ def settled_with_ways(
     kernels = plan_profile(run.model, profile, run.terms.device, run.terms.mode, run.registry) if inside else Plan()
     if inside:
 
-        def ask(each: Tried, hold: Callable[[], Ways]) -> Ways:
-            return asks.with_kernels(profile, each, ways.of(each.step.label), hall.ends_s, hold)
+        def ask(each: Tried, ends_s: float, hold: Callable[[], Ways]) -> Ways:
+            return asks.with_kernels(profile, each, ways.of(each.step.label), ends_s, hold)
 
         ways = with_kernels(hall, kernels, inside, ways, run.tell, ask)
     has = {way.label for way in ways.compiled if way.way == KERNELS}
@@ -87,7 +87,9 @@ def settled_with_ways(
 def _with_sizes(asks: Asking, profile: Profile, kernels: Plan, tried: Sequence[Tried], ways: Ways) -> Ways:
     run = asks.run
     now = [each for each in tried if run.tries_sizes(each.step.label, ways.compiled)]
-    return with_sizes(_hall(asks, run.budget.sizes_end_s), kernels, now, ways, run.tell, partial(asks.sizes, profile))
+    won = {(setup.label, setup.name) for setup in ways.setups}
+    ends_s = run.budget.sizes_end_s(sum(way.compile_s for way in ways.compiled if (way.label, way.way) in won))
+    return with_sizes(_hall(asks, ends_s), kernels, now, ways, run.tell, partial(asks.sizes, profile))
 
 
 def _hall(asks: Asking, ends_s: float | None) -> Hall:

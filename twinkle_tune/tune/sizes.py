@@ -104,7 +104,8 @@ Shown = tuple[ModelCall, ...] | None
 
 def _shown(hall: Hall, way: Way, tried: Tried, compile_s: float) -> Sequence[Shown]:
     """What came of each size that was tried; nothing is shown of a way that compiles each length."""
-    if not _has_left(hall, compile_s):
+    # Compiled for the step that it won, and then for a size.
+    if not _has_left(hall, 2 * compile_s):
         return ()
     # Its code for the step that it won, as a model has it when other sizes come.
     compiles_at(hall.model, way, [tried.step])

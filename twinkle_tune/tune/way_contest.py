@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -48,7 +49,7 @@ class Hall:
         ends_s: of the monotonic clock: no way is begun after it.
         calls: how often each step will be run: compiling must take less time than it saves in them. None for no limit.
         only: the names of those that may compete in a step, of its label; None where all may.
-        took: seconds that ways took to compile in steps that are over, by name.
+        took: seconds that ways took to compile for one form of a call, in steps that are over, by name.
     """
 
     model: nn.Module
@@ -60,14 +61,18 @@ class Hall:
     only: Callable[[str], Collection[str] | None] = lambda label: None
     took: dict[str, float] = field(default_factory=dict, compare=False)
 
-    def compile_s(self, name: str) -> float:
-        """Seconds that a way may take to compile: as long as it did, or as the quickest did; before that a guess."""
-        return self.took.get(name) or min(self.took.values(), default=_LEAST_COMPILE_S)
+    def compile_s(self, name: str, forms: int) -> float:
+        """Seconds that a way may take to compile for so many forms of calls.
 
-    def compiled(self, way: CompiledStep) -> None:
-        """Note what a way took."""
+        As long as it did, or as the quickest did, for as many; before that a guess.
+        """
+        took_s = self.took.get(name) or min(self.took.values(), default=0.0)
+        return took_s * forms or _LEAST_COMPILE_S
+
+    def compiled(self, way: CompiledStep, forms: int) -> None:
+        """Note what a way took for so many forms of calls."""
         if way.compile_s:
-            self.took[way.way] = max(way.compile_s, self.took.get(way.way, 0.0))
+            self.took[way.way] = max(way.compile_s / forms, self.took.get(way.way, 0.0))
 
 
 def winner_of(ways: Sequence[CompiledStep], calls: int | None = None) -> str | None:
@@ -126,9 +131,13 @@ class WayContest:
         found: how each way fared.
     """
 
-    def __init__(self, hall: Hall, step: Step, again: Step | None) -> None:
-        """``again`` is the step with other values, where who wins must be right, too."""
-        self._hall, self._step, self._again = hall, step, again
+    def __init__(self, hall: Hall, step: Step, again: Step | None, *, forms: int = 1) -> None:
+        """For one step.
+
+        ``again`` is the step with other values, where who wins must be right, too; ``forms`` is how many calls of the
+        model's that each are compiled for are in it.
+        """
+        self._hall, self._step, self._again, self._forms = hall, step, again, forms
         self._ways: dict[str, Way] = {}
         self.found: list[CompiledStep] = []
 
@@ -248,7 +257,7 @@ class WayContest:
             if other.candidate != beside:
                 error = stage.raised.get(other.candidate)
                 self.found.append(compiled_step(self._step.label, original.outcome, other, error))
-                self._hall.compiled(self.found[-1])
+                self._hall.compiled(self.found[-1], self._forms)
         return {t.candidate: t.outcome.times_us for t in others if isinstance(t.outcome, Measurement)}
 
     def _is_right_again(self, way: str) -> bool:
@@ -268,7 +277,8 @@ class WayContest:
 
     def _stage(self, step: Step, seconds: float) -> ModelStage:
         hall = self._hall
-        return ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=seconds, compile_s=hall.compile_s)
+        compile_s = partial(hall.compile_s, forms=self._forms)
+        return ModelStage(hall.model, step, hall.clock, seed=hall.terms.seed, seconds=seconds, compile_s=compile_s)
 
 
 def wons_of(model: nn.Module, *, trains: bool) -> Iterator[Won]:

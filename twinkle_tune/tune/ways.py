@@ -43,19 +43,22 @@ class Ways:
         )
 
 
-Ask = Callable[[Tried, Callable[[], Ways]], Ways]
-"""What came of ways in a step: by what is known, or by holding their contest."""
+Ask = Callable[[Tried, float, Callable[[], Ways]], Ways]
+"""What came of ways in a step, which have until a moment: by what is known, or by holding their contest."""
 
 
-def time_ways(
-    hall: Hall, tried: Sequence[Tried], tell: Listener, ask: Ask = lambda each, hold: hold()
-) -> Ways:  # fmt: skip
+def _hold(tried: Tried, ends_s: float, hold: Callable[[], Ways]) -> Ways:
+    return hold()
+
+
+def time_ways(hall: Hall, tried: Sequence[Tried], tell: Listener, ask: Ask = _hold) -> Ways:
     """Let each way of running the model compete with the original in each step, all in the same rounds.
 
     The model's originals are inside of each. The fastest is then held against itself with another attention of the
     model's own, which must be clearly faster, by 2%. What torch.compile kept in this process is dropped before each
     step and after the last. A way that cannot be compiled, computes something else, or would run uncompiled, has no
-    figure, but the reason.
+    figure, but the reason. Steps that generate text come first, as most of the speed is there; each step has its part
+    of the time.
 
     Args:
         hall: what the contests have in common.
@@ -63,7 +66,11 @@ def time_ways(
         tell: told of each step that is over.
         ask: takes what is known of a step's contest, or has it held.
     """
-    return _joined(tried, lambda each: ask(each, partial(_held_in, hall, each, tell)))
+
+    def found(each: Tried, part: Hall) -> Ways:
+        return ask(each, part.ends_s, partial(_held_in, part, each, tell))
+
+    return _joined(hall, tried, found)
 
 
 def with_kernels(
@@ -72,7 +79,7 @@ def with_kernels(
     tried: Sequence[Tried],
     ways: Ways,
     tell: Listener,
-    ask: Ask = lambda each, hold: hold(),
+    ask: Ask = _hold,
 ) -> Ways:
     """Let the kernels that won their contests compete, inside of the ways that won steps and without any.
 
@@ -88,27 +95,33 @@ def with_kernels(
         ask: takes what is known of a step's contest, or has it held.
     """
 
-    def found(each: Tried) -> Ways:
+    def found(each: Tried, part: Hall) -> Ways:
         alone = ways.of(each.step.label)
         if not alone.setups:
             return alone
-        more = ask(each, partial(_held_with_kernels, hall, kernels, each, alone, tell))
+        more = ask(each, part.ends_s, partial(_held_with_kernels, part, kernels, each, alone, tell))
         again = {way.way for way in more.compiled}
         return Ways(
             compiled=(*(way for way in alone.compiled if way.way not in again), *more.compiled), setups=more.setups
         )
 
     labels = {each.step.label for each in tried}
-    more = _joined(tried, found)
+    more = _joined(hall, tried, found)
     return Ways(
         compiled=(*(way for way in ways.compiled if way.label not in labels), *more.compiled),
         setups=(*(setup for setup in ways.setups if setup.label not in labels), *more.setups),
     )
 
 
-def _joined(tried: Sequence[Tried], find: Callable[[Tried], Ways]) -> Ways:
+def _joined(hall: Hall, tried: Sequence[Tried], find: Callable[[Tried, Hall], Ways]) -> Ways:
+    """What came of all steps, as they were given. One that needs less than its part of the time leaves it to others."""
+    found = [Ways()] * len(tried)
+    order = sorted(range(len(tried)), key=lambda place: not tried[place].step.generates)
     try:
-        found = [find(each) for each in tried]
+        for left, place in zip(range(len(order), 0, -1), order, strict=True):
+            now_s = time.monotonic()
+            part = replace(hall, ends_s=now_s + (hall.ends_s - now_s) / left)
+            found[place] = find(tried[place], part)
     finally:
         release_optimizers([step for each in tried for step in each.all])
     return Ways(
@@ -131,7 +144,7 @@ def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
         return Ways(compiled=tuple(without_figure(model, label, why, "inconclusive", trains=trains)))
     try:
         with uncapped():
-            contest = WayContest(hall, tried.step, tried.again)
+            contest = WayContest(hall, tried.step, tried.again, forms=len(seen))
             won = contest.won()
             tell(WaysTimed(label=label, compiled=tuple(contest.found)))
             if won is None:
@@ -156,7 +169,7 @@ def _held_with_kernels(hall: Hall, kernels: Plan, tried: Tried, alone: Ways, tel
     try:
         with uncapped():
             seen = calls_of(hall.model, tried.step)
-            contest = WayContest(hall, tried.step, tried.again)
+            contest = WayContest(hall, tried.step, tried.again, forms=len(seen))
             compile_s = next(way.compile_s for way in alone.compiled if way.way == setup.name)
             won = contest.with_kernels(without, kernels, compile_s)
             is_new = won is not None and won != without
