@@ -27,7 +27,7 @@ help: ## Show this help
 		printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 profile: $(READY) ## Profile a tiny Qwen3 on this machine's CPU in two minutes; write a profile and an HTML report
-	$(BIN)/twinkle-tune profile qwen3-tiny --device cpu --candidates torch --budget 2m --out $(OUT)/qwen3-tiny-cpu.json --report $(OUT)/qwen3-tiny-cpu.html
+	$(BIN)/twinkle-tune profile qwen3-tiny --device cpu --candidates torch --budget 105s --out $(OUT)/qwen3-tiny-cpu.json --report $(OUT)/qwen3-tiny-cpu.html
 
 test: $(READY) ## Run the tests (all but those marked slow, which `make slow` runs)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder

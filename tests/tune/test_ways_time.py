@@ -13,7 +13,7 @@ from torch import nn
 from twinkle_tune.capture.held_out import Tried, tried_steps
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.mode import Mode
-from twinkle_tune.profile.setup import CompiledStep
+from twinkle_tune.profile.setup import CompiledStep, Setup
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.budget import Budget
 from twinkle_tune.tune.way_contest import Hall
@@ -58,12 +58,26 @@ def test_a_step_of_more_forms_takes_longer_to_compile() -> None:
     assert hall.compile_s("compile blocks", 2) == 20.0
 
 
-def test_other_sizes_leave_time_to_bind_the_winners(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_and_sizes_leave_time_to_bind_the_ways_that_won(monkeypatch: pytest.MonkeyPatch) -> None:
     """What binds them compiles them again: of the rest sizes have half, and nothing where there is none."""
     monkeypatch.setattr("twinkle_tune.tune.budget.now_s", lambda: 1000.0)
     budget = Budget(ends_s=1060.0)
+    assert budget.whole_end_s(20.0) == 1040.0
     assert budget.sizes_end_s(20.0) == 1020.0
     ends_s = budget.sizes_end_s(90.0)
     assert ends_s is not None
     assert ends_s < 1000.0
     assert Budget().sizes_end_s(20.0) is None
+    assert Budget().whole_end_s(20.0) is None
+
+
+def test_winners_alone_count_of_what_compiling_took() -> None:
+    """What lost is not compiled once more."""
+    won = Setup(label="a", way="compile", calls=(), model="")
+    rows = [("a", "compile", 3.0), ("a", "compile blocks", 5.0), ("b", "compile", 7.0)]
+    figures = tuple(
+        CompiledStep(label=label, way=way, ratio=0.5, low=0.5, high=0.5, compile_s=took_s)
+        for label, way, took_s in rows
+    )
+    assert Ways(compiled=figures, setups=(won,)).compile_s == 3.0
+    assert Ways(compiled=figures).compile_s == 0.0

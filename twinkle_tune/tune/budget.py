@@ -50,13 +50,17 @@ class Budget:
         left_s = self.contests_left_s
         return None if left_s is None else now_s() + left_s / 2
 
-    def sizes_end_s(self, compile_s: float) -> float | None:
-        """When other sizes that are tried now must be over: half of what is left is for what binds the winners.
+    def whole_end_s(self, compile_s: float) -> float | None:
+        """When the kernels must be settled: what is left after it binds the ways that won.
 
-        That is beyond ``compile_s``, the seconds that the winners may take to be compiled once more.
+        ``compile_s`` are the seconds that those took to compile, as they may once more.
         """
-        left_s = self.left_s
-        return None if left_s is None else now_s() + (left_s - compile_s) / 2
+        return None if self.ends_s is None else self.ends_s - compile_s
+
+    def sizes_end_s(self, compile_s: float) -> float | None:
+        """When other sizes that are tried now must be over: half the rest, and ``compile_s``, binds the winners."""
+        end_s = self.whole_end_s(compile_s)
+        return None if end_s is None else (now_s() + end_s) / 2
 
     @property
     def is_used_up(self) -> bool:

@@ -87,9 +87,8 @@ def settled_with_ways(
 def _with_sizes(asks: Asking, profile: Profile, kernels: Plan, tried: Sequence[Tried], ways: Ways) -> Ways:
     run = asks.run
     now = [each for each in tried if run.tries_sizes(each.step.label, ways.compiled)]
-    won = {(setup.label, setup.name) for setup in ways.setups}
-    ends_s = run.budget.sizes_end_s(sum(way.compile_s for way in ways.compiled if (way.label, way.way) in won))
-    return with_sizes(_hall(asks, ends_s), kernels, now, ways, run.tell, partial(asks.sizes, profile))
+    hall = _hall(asks, run.budget.sizes_end_s(ways.compile_s))
+    return with_sizes(hall, kernels, now, ways, run.tell, partial(asks.sizes, profile))
 
 
 def _hall(asks: Asking, ends_s: float | None) -> Hall:

@@ -276,7 +276,7 @@ def _tune(run: Run, steps: Sequence[Step], tried: Sequence[Tried]) -> Profile:
             tell=run.tell,
             seed=run.terms.seed,
             runner_up=lambda contest: runner_up(run, contest),
-            ends_s=run.budget.ends_s,
+            ends_s=run.budget.whole_end_s(ways.compile_s),
             runner=runner_of(run.model, run.terms),
         )
         with uncapped(compiles=mode.compiles):

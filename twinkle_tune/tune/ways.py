@@ -35,6 +35,12 @@ class Ways:
     compiled: tuple[CompiledStep, ...] = ()
     setups: tuple[Setup, ...] = ()
 
+    @property
+    def compile_s(self) -> float:
+        """Seconds that the winners took to compile."""
+        won = {(setup.label, setup.name) for setup in self.setups}
+        return sum(way.compile_s for way in self.compiled if (way.label, way.way) in won)
+
     def of(self, label: str) -> Ways:
         """What came of them in one step."""
         return Ways(
