@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from twinkle_tune.contest.watch import Unwatched
 from twinkle_tune.kernel.patch import Binding
 from twinkle_tune.kernel.plan import Plan
 from twinkle_tune.measure.clock import clock_for
+from twinkle_tune.measure.run import hold
 from twinkle_tune.mode import Mode
 from twinkle_tune.outcome import Measurement, Phase, Rejection
 from twinkle_tune.profile.schema import Found, TimedOn
@@ -137,3 +139,21 @@ def test_out_of_time_only_the_original_is_called(case: Case) -> None:
     found = held(case, ends_s=0.0)
     assert found.selection.status == "not tried"
     assert [isinstance(trial.outcome, Measurement) for trial in found.trials] == [True, False, False]
+
+
+def test_the_race_of_what_was_begun_in_time_has_its_least_seconds(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A way of running the model is compiled at its first call, for most of the time: it is timed all the same."""
+    moments = itertools.count(1000.0)
+    monkeypatch.setattr("twinkle_tune.contest.contest.now_s", lambda: next(moments))
+    given: list[float] = []
+
+    def told(*args: Any, deadline_s: float, **options: Any) -> Any:
+        given.append(deadline_s)
+        return hold(*args, deadline_s=0.0, **options)
+
+    monkeypatch.setattr("twinkle_tune.contest.contest.hold", told)
+    case.stage.race_s = 9.0
+    # One reading at the begin, one before each turn and each candidate that enters: over before the race.
+    held(case, ends_s=1005.5)
+    assert given == [case.stage.least_race_s]
+    assert ModelStage.least_race_s == 3.0

@@ -70,7 +70,7 @@ def contest(
         terms: of the run.
         watch: told who is at work.
         tell: told what happens.
-        ends_s: of the monotonic clock: from then on no candidate has its turn, and the race ends.
+        ends_s: of the monotonic clock: from then on no candidate has its turn, and the race ends, or soon after.
         ready: gives a candidate as it takes part: with its config, say.
         further: whose further times are taken after the race.
     """
@@ -97,7 +97,7 @@ def contest(
         calls = {name: right[name].entrant.step for name in names}
         held = stage.race({name: right[name].peak_bytes for name in names}, terms)
         states.append(StateWatch(lambda: device_state(terms.device)))
-        left_s = min(stage.race_s, max(0.0, ends_s - now_s()))
+        left_s = min(stage.race_s, max(stage.least_race_s, ends_s - now_s()))
         decision, times_us = hold(held, calls, clock, on_round=told, deadline_s=left_s, watch=states[-1])
         if not times_us.get(ORIGINAL):
             # Nobody to race against, or no time: the original's own time is wanted all the same.

@@ -69,6 +69,7 @@ class ModelStage(Stage[Way]):
         graphs: how many graphs each way was compiled to when its race began.
     """
 
+    least_race_s = 3.0
     no_time = "not tried: the time budget leaves less than compiling it may take"
 
     def __init__(

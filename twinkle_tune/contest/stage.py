@@ -68,12 +68,14 @@ class Stage(ABC, Generic[C]):
         clock: that times them.
         timed_on: what the times are of where that is not the slot's own call.
         race_s: seconds that the race may take.
+        least_race_s: seconds that it may take though the contest's time is over: more was paid to get there.
         no_time: what is said of a candidate whose turn is not begun since less is left than it needs.
     """
 
     clock: Clock
     timed_on: TimedOn | None = None
     race_s: float = math.inf
+    least_race_s: float = 0.0
     no_time: str = NO_BLOCK
 
     @abstractmethod

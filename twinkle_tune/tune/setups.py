@@ -52,7 +52,8 @@ def settled_with_ways(
         tried: those in which ways competed, with others of their sizes.
         ways: what came of them, with the originals inside.
     """
-    run, hall = asks.run, _hall(asks, asks.run.budget.contests_end_s)
+    run = asks.run
+    hall = _hall(asks, run.budget.whole_end_s(ways.compile_s))
     neighbour = run.neighbour
     inside = [
         each
