@@ -96,11 +96,14 @@ class Going:
         self._cache, self._bounds = weakref.ref(kwargs[CACHE]), bounds
         self._indices, self._rows = [(name, kwargs[name].shape, least) for name, least in indices], rows
 
-    def goes_on(self, model: nn.Module, kwargs: Mapping[str, Any]) -> tuple[object, ...] | None:
+    def goes_on(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[object, ...] | None:  # fmt: skip
         """The state before a call (:meth:`Asked.state`) that is its next step; None for any other call."""
         cache: Any = self._cache()
         if (
-            kwargs.get(CACHE) is not cache
+            args
+            or kwargs.get(CACHE) is not cache
             or cache is None
             or self._model() is not model
             or tuple(kwargs) != self._names

@@ -209,12 +209,19 @@ def indices_of(given: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
             yield name, -100 if name == "labels" else 0
 
 
+_FEW = 512
+"""So many indices are sooner looked at one by one than by operations of torch's, when the caches are cold."""
+
+
 def are_between(indices: Tensor, low: int, end: int) -> bool:
     """Whether all indices are at least ``low`` and below ``end``."""
-    if indices.numel() == 1:
+    count = indices.numel()
+    if count == 1:
         return low <= int(indices) < end
-    if not indices.numel():
+    if not count:
         return True
+    if count <= _FEW and indices.dim() == 2:
+        return all(low <= min(row) and max(row) < end for row in indices.tolist())
     least, most = indices.aminmax()
     return low <= int(least) and int(most) < end
 

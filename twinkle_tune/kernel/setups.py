@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from twinkle_tune.call.saving import saving_hooks
 from twinkle_tune.catalog.attention import other_attentions
 from twinkle_tune.errors import in_a_line
+from twinkle_tune.kernel.again import Again, again_of
 from twinkle_tune.kernel.aside import with_attention, with_originals
 from twinkle_tune.kernel.fixed_cache import Fixed, FixedCaches, goes_on, has_written
 from twinkle_tune.kernel.forward import run_original
@@ -192,7 +193,7 @@ class Root:
         self._names, self._rows = names_of(model), rows_of(model)
         self._cases, self._falls_back = cases, falls_back
         self._watched = weakref.WeakKeyDictionary({model: Watched(model)})
-        self._going: Going | None = None
+        self._going: Again | Going | None = None
         self._fixed: weakref.WeakKeyDictionary[nn.Module, FixedCaches] = weakref.WeakKeyDictionary()
         self.tells_generation = any(case.cache for case in cases)
         self.broken: dict[str, str] = {}
@@ -203,7 +204,7 @@ class Root:
         if self.tells_generation and (fixed := self._caches(model).of(kwargs)) is not None:
             return self._next_token(model, fixed, args, kwargs)
         going = self._going
-        before = None if going is None or args else going.goes_on(model, kwargs)
+        before = None if going is None else going.goes_on(model, args, kwargs)
         if going is not None and before is not None and going.case.way not in self.broken:
             case = going.case
         else:
@@ -259,10 +260,7 @@ class Root:
             return self._answered(model, case, error, has_written(fixed, kwargs), args, kwargs)
 
     def _caches(self, model: nn.Module) -> FixedCaches:
-        found = self._fixed.get(model)
-        if found is None:
-            found = self._fixed[model] = FixedCaches()
-        return found
+        return self._fixed.setdefault(model, FixedCaches())
 
     def _why_again(self, error: Exception) -> str:
         """What a way's error says, where the original is to answer the call; "" where the error passes through."""
@@ -312,7 +310,8 @@ class Root:
         if found[0].form is not None and not are_rows(asked.given, self._rows):
             return None
         if found[0].form is not None and not found[0].cache:
-            self._going = going_of(model, watched, cases, found[0], asked, kwargs, self._rows)
+            again = again_of(model, watched, found[0], asked, args, kwargs, self._rows)
+            self._going = again or going_of(model, watched, cases, found[0], asked, kwargs, self._rows)
         return found[0], asked.now()
 
     def _watch(self, model: nn.Module) -> Watched:
