@@ -8,6 +8,7 @@ from typing import Any
 from twinkle_tune.measure.settings import METHOD, RaceSettings
 from twinkle_tune.mode import Mode
 from twinkle_tune.objective import BY_TIME, Aim
+from twinkle_tune.parity.form import RULE
 
 CONFIG_TIMINGS = 40
 """Configs that a search in a contest times at most, forward and backward each."""
@@ -42,6 +43,8 @@ class Terms:
         """All that an outcome depends on, by name: plain data for keys and files."""
         told = asdict(self) | {"objective": str(self.aim)}
         settings = {**asdict(self.settings), "method": METHOD, "config_timings": CONFIG_TIMINGS}
+        if RULE > 1:  # before it was counted nothing was told of it
+            settings["rule"] = RULE
         told["settings"] = sorted((name, float(value)) for name, value in settings.items())
         del told["aim"], told["seed"]
         return told

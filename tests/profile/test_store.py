@@ -94,6 +94,15 @@ def test_what_was_stored_long_ago_is_found(terms: Terms, block: str, key: str) -
     assert replace(question, terms=replace(terms, seed=7)).key == key
 
 
+def test_what_was_judged_by_another_rule_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule's number counts up; what was stored before it was counted is of the first one."""
+    store = kept(tmp_path / "s.sqlite")
+    monkeypatch.setattr("twinkle_tune.terms.RULE", 2)
+    assert store.recall(QUESTION) is None
+    monkeypatch.setattr("twinkle_tune.terms.RULE", 1)
+    assert store.recall(QUESTION) is not None
+
+
 def test_several_processes_may_use_it(tmp_path: Path) -> None:
     """What one connection keeps another one finds at once, also after both were open."""
     first, second = Store(tmp_path / "s.sqlite"), Store(tmp_path / "s.sqlite")

@@ -10,6 +10,9 @@ from torch import Tensor
 from twinkle_tune.outcome import ParityFigure
 from twinkle_tune.parity.verdict import Finding, Reject
 
+RULE = 1
+"""Counted up when a point of the rule changes, here or in ``compare.py``: outcomes from before must not be reused."""
+
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one form hold the same bits (NaN equals itself, 0 differs from -0)."""
