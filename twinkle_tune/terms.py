@@ -19,7 +19,8 @@ class Terms:
     """What holds for a whole run.
 
     A field that is added here is part of every question, of a journal's first line and of what a worker process is
-    sent. Give it the default None: questions that do not set it keep their keys, and what was stored is still found.
+    sent. Give it the default None: contests' questions that do not set it keep their keys, and what was stored of them
+    is still found.
 
     Attributes:
         mode, device: how and where.
