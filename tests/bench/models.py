@@ -54,6 +54,8 @@ class Case:
         return f"{self.model}-{self.mode}"
 
 
+NO_MORE, AHEAD = 1.02, 0.98
+"""Of the best rival's time: what no step is to take more than, and what one takes at most that is ahead."""
 TINY = ("qwen3-tiny", "llama-tiny", "gemma3-tiny", "phi-tiny")
 WIDE = "qwen3-wide"
 CPU_CASES = tuple(
@@ -222,6 +224,13 @@ def _short(rows: Sequence[dict[str, object]]) -> Iterator[str]:
         best = [_ratio(row["against_best"]) for row in same]
         mean, mean_best = geometric_mean([_ratio(row["against"]) for row in same]), geometric_mean(best)
         yield f"| {kind} | {len(same)} | {mean:.3f} | {mean_best:.3f} | {max(best):.3f} |"
+    yield ""
+    ratios = [_ratio(row["against_best"]) for row in ours]
+    within, ahead = sum(ratio <= NO_MORE for ratio in ratios), sum(ratio <= AHEAD for ratio in ratios)
+    yield (
+        f"In {within} of {len(ours)} steps what runs takes at most {NO_MORE} of the best rival's time (goal: all), in "
+        f"{ahead} at most {AHEAD} (goal: in a third)."
+    )
     yield ""
 
 
