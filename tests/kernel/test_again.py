@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -211,9 +212,10 @@ def test_a_call_that_fails_is_begun_again_where_nothing_was_written(*, writes: b
 
 
 def test_what_was_exchanged_is_not_held() -> None:
-    """A block's weights are freed at once; put back before that, the model is as it was."""
+    """A block's weights are freed at once, also where they know it; put back before that, the model is as it was."""
     model = Reader().eval()
     block = model.layers[1] = nn.Sequential(nn.Linear(4, 4))
+    object.__setattr__(block[0], "parent", block)
     root = rooted(model)
     with torch.no_grad():
         for exchanged in (False, True, False):
@@ -223,8 +225,64 @@ def test_what_was_exchanged_is_not_held() -> None:
     del block
     gc.collect()
     assert held() is None
+
+
+def test_a_layer_that_was_taken_out_and_put_back_runs_as_before() -> None:
+    """Taking one out gives the list another dictionary."""
+    model = Reader().eval()
+    root = rooted(model)
     with torch.no_grad():
+        assert root(model, **prompt()) == "alone"
+        layer = model.layers.pop(-1)
         assert root(model, **prompt()) == "original"
+        model.layers.append(layer)
+        assert root(model, **prompt()) == "alone"
+
+
+def test_a_call_that_gives_a_name_twice_fails_as_it_does_by_itself() -> None:
+    """As often as it is made; the way stays."""
+    model = Reader().eval()
+    root, ids = rooted(model), torch.zeros(1, 8, dtype=torch.int64)
+    with torch.no_grad():
+        for _ in range(3):
+            with pytest.raises(TypeError, match="multiple values"):
+                _run_as(root, model, ids)
+    assert not root.broken
+
+
+def _run_as(root: Root, model: Reader, ids: Tensor) -> None:
+    """A call whose way takes the forward's parameters."""
+    case = root._cases[0]
+    root._cases = [replace(case, call=lambda model, input_ids, use_cache=None: "alone")]
+    root(model, ids, input_ids=ids, use_cache=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_is_no_dense_tensor_is_another_call(dtype: torch.dtype, *, is_first: bool) -> None:
+    """A nested one has no shape to compare, of a sparse one nobody can say whether its indices are right."""
+    model = Reader().eval()
+    root = rooted(model)
+    parts = [torch.zeros(2, dtype=dtype), torch.zeros(3, dtype=dtype)]
+    with torch.no_grad():
+        for given in (torch.nested.nested_tensor(parts), torch.zeros(1, 8, dtype=dtype).to_sparse()):
+            if not is_first:
+                assert root(model, **prompt()) == "alone"
+            assert root(model, **prompt(input_ids=given)) == "original"
+
+
+def test_where_another_way_won_with_gradients_each_call_is_asked(asked: list[int]) -> None:
+    """Which of both a call is for depends on what the weights want."""
+    model = Reader().eval()
+    root = rooted(model)
+    (form,) = forms_of([call_of(model, (), prompt())])  # with gradients
+    way = "with gradients"
+    root._cases = [*root._cases, replace(root._cases[0], way=way, call=lambda *_, **__: way, form=form)]
+    for _ in range(2):
+        assert root(model, **prompt()) == way
+    assert len(asked) == 2
+    model.requires_grad_(False)
+    assert root(model, **prompt()) == "original"
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (3, 8), (1, 600), (8,), (2, 2, 2), (0, 8)])

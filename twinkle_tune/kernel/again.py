@@ -9,7 +9,7 @@ the model and the process as they were, and indices within the embedding.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,7 @@ class Again:
 def again_of(
     model: nn.Module,
     watched: Watched,
+    cases: Sequence[Case],
     case: Case,
     asked: Asked,
     args: tuple[Any, ...],
@@ -94,6 +95,7 @@ def again_of(
     Args:
         model: the model.
         watched: what it is made of.
+        cases: of ways that may run.
         case: the one in which the call runs.
         asked: the call.
         args, kwargs: its arguments.
@@ -103,11 +105,31 @@ def again_of(
     # With gradients on that nobody wants, each parameter would have to be asked.
     if asked.cached is not None or state is None or state.grad is not torch.is_grad_enabled():
         return None
-    if not all(type(value) in _PLAIN or type(value) is Tensor for value in (*args, *kwargs.values())):
+    values = (*args, *kwargs.values())
+    if not all(type(value) in _PLAIN or _is_dense(value) for value in values):
+        return None
+    if sum(map(_is_dense, values)) != sum(map(_is_dense, asked.given.values())):
+        return None  # a name is given twice: the call is about to fail
+    if any(each.way != case.way and _differ_in_gradients(each, case) for each in cases):
         return None
     found = Again(model, watched, case, asked, args, kwargs, rows)
     return found if torch.amp.is_autocast_available(found._device) else None
 
 
 def _kinds_of(values: Iterable[Any]) -> list[tuple[object, ...]]:
-    return [(type(v), v.dtype, v.shape, v.device) if type(v) is Tensor else (type(v), v) for v in values]
+    return [_kind_of(v) if type(v) is Tensor else (type(v), v) for v in values]
+
+
+def _kind_of(value: Tensor) -> tuple[object, ...]:
+    # One that is nested has no shape.
+    return (Tensor, None) if value.is_nested else (Tensor, value.dtype, value.shape, value.device, value.layout)
+
+
+def _is_dense(value: object) -> bool:
+    """Whether a value is a tensor that has a shape."""
+    return type(value) is Tensor and not value.is_nested
+
+
+def _differ_in_gradients(other: Case, case: Case) -> bool:
+    """Whether a call may be of both forms: by what the weights want, which is not looked at again."""
+    return other.form is None or case.form is None or other.form.state.grad is not case.form.state.grad

@@ -57,7 +57,10 @@ class Form:
         if not self._accepts(model, asked):
             return False
         for name, (firsts, others) in self.sizes.items():
-            shape = given[name].shape
+            value = given[name]
+            if value.is_nested or value.layout is not torch.strided:
+                return False
+            shape = value.shape
             if shape and (shape[0] not in firsts or not _within(shape[1:], others)):
                 return False
         return self._is_now(model, given)
@@ -220,7 +223,7 @@ def are_between(indices: Tensor, low: int, end: int) -> bool:
         return low <= int(indices) < end
     if not count:
         return True
-    if count <= _FEW and indices.dim() == 2:
+    if count <= _FEW and indices.dim() == 2 and type(indices) is Tensor:
         return all(low <= min(row) and max(row) < end for row in indices.tolist())
     least, most = indices.aminmax()
     return low <= int(least) and int(most) < end

@@ -310,7 +310,7 @@ class Root:
         if found[0].form is not None and not are_rows(asked.given, self._rows):
             return None
         if found[0].form is not None and not found[0].cache:
-            again = again_of(model, watched, found[0], asked, args, kwargs, self._rows)
+            again = again_of(model, watched, cases, found[0], asked, args, kwargs, self._rows)
             self._going = again or going_of(model, watched, cases, found[0], asked, kwargs, self._rows)
         return found[0], asked.now()
 

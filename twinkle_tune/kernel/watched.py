@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import chain
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,20 +14,17 @@ from torch.utils.hooks import RemovableHandle
 
 from twinkle_tune.kernel.capturing import all_idle
 
-_forward_of, _values_of = attrgetter("forward"), methodcaller("values")
+_forward_of = attrgetter("forward")
 
 
 class Watched:
-    """A model's modules as they are. It is asked at each call of the model, and holds none that is exchanged."""
+    """A model's modules as they are. It is asked at each call of the model, and holds none of them."""
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
         self._hooks = [hooks for module in modules for hooks in _hooks_of(module)]
         self._hooked, self._registered = True, -1
-        parents, let_go = [module for module in modules if module._modules], partial(_let_go, weakref.ref(self))
-        self._parents = [weakref.ref(module, let_go) for module in parents]
-        # To follow each reference to a module, and from there, takes twice as long with cold caches.
-        self.held: list[Mapping[str, Any]] | None = [module._modules for module in parents]
+        self._parents = [weakref.ref(module) for module in modules if module._modules]
         self._children = self._ids()
         self._kinds: list[Any] = list({type(module): None for module in modules})
         self._forwards = list(map(_forward_of, self._kinds))
@@ -66,17 +62,8 @@ class Watched:
         return self._hooked and (has_global_hooks() or (any(self._hooks) and not all_idle(self._hooks)))
 
     def _ids(self) -> list[int]:
-        held = self.held
-        if held is None:
-            held = [module._modules for parent in self._parents if (module := parent()) is not None]
-        return list(map(id, chain.from_iterable(map(_values_of, held))))
-
-
-def _let_go(watched: weakref.ref[Watched], module: object) -> None:
-    """A module is gone: what it held must not stay for us."""
-    found = watched()
-    if found is not None:
-        found.held = None
+        held = [module._modules.values() for parent in self._parents if (module := parent()) is not None]
+        return list(map(id, chain.from_iterable(held)))
 
 
 def has_hooks(module: nn.Module) -> bool:
