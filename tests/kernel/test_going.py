@@ -12,25 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from tests.kernel.embedded import ROWS, Embedded
 from twinkle_tune.kernel import setups
 from twinkle_tune.kernel.going import Case
 from twinkle_tune.kernel.setup_calls import Asked, call_of, forms_of
 from twinkle_tune.kernel.setups import Root
 
-ROWS = 64
 
-
-class Decoder(nn.Module):
+class Decoder(Embedded):
     """Looks like a language model, and answers who ran it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(ROWS, 4)
-        own = type("Own", (nn.Linear,), {})  # whose forward a test may exchange
-        self.layers = nn.ModuleList(own(4, 4) for _ in range(3))
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embed
 
     def forward(
         self,

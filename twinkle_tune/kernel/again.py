@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from twinkle_tune.kernel.going import Case
 from twinkle_tune.kernel.measured import casts_to
-from twinkle_tune.kernel.setup_calls import Asked, are_between, indices_of
+from twinkle_tune.kernel.setup_calls import Asked, are_between, indices_of, versions_of
 from twinkle_tune.kernel.watched import Watched
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
@@ -77,7 +77,7 @@ class Again:
             or not all(are_between(values[i], least, self._rows) for i, least in self._indices)
         ):
             return None
-        return None, *(v._version for v in values if type(v) is Tensor and not v.is_inference())
+        return None, *versions_of(values)
 
 
 def again_of(

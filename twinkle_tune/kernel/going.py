@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from twinkle_tune.kernel.generation import Generation, beginning
-from twinkle_tune.kernel.setup_calls import CACHE, Asked, Form, are_between, indices_of
+from twinkle_tune.kernel.setup_calls import CACHE, Asked, Form, are_between, indices_of, versions_of
 from twinkle_tune.kernel.watched import Watched
 from twinkle_tune.strategy.backend import Backend
 
@@ -123,7 +123,7 @@ class Going:
             if indices.shape != shape or not are_between(indices, least, self._rows):
                 return None
         self._bounds = cached, most
-        return cached, *(v._version for v in kwargs.values() if type(v) is Tensor and not v.is_inference())
+        return cached, *versions_of(kwargs.values())
 
 
 def going_of(

@@ -107,7 +107,12 @@ class Asked:
         return self._state(self.cached)
 
     def _state(self, cached: int | None) -> tuple[object, ...]:
-        return cached, *(v._version for v in self.given.values() if isinstance(v, Tensor) and not v.is_inference())
+        return cached, *versions_of(self.given.values())
+
+
+def versions_of(values: Iterable[Any]) -> list[int]:
+    """What counts the writes to each tensor; one of inference mode has no such count."""
+    return [v._version for v in values if isinstance(v, Tensor) and not v.is_inference()]
 
 
 def _within(shape: Sequence[int], bounds: Sequence[tuple[int, int]]) -> bool:

@@ -260,7 +260,9 @@ class Root:
             return self._answered(model, case, error, has_written(fixed, kwargs), args, kwargs)
 
     def _caches(self, model: nn.Module) -> FixedCaches:
-        return self._fixed.setdefault(model, FixedCaches())
+        if (found := self._fixed.get(model)) is None:
+            found = self._fixed[model] = FixedCaches()
+        return found
 
     def _why_again(self, error: Exception) -> str:
         """What a way's error says, where the original is to answer the call; "" where the error passes through."""
@@ -315,8 +317,7 @@ class Root:
         return found[0], asked.now()
 
     def _watch(self, model: nn.Module) -> Watched:
-        watched = self._watched.get(model)
-        if watched is None:
+        if (watched := self._watched.get(model)) is None:
             watched = self._watched[model] = Watched(model)
         return watched
 
