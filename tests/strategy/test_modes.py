@@ -19,8 +19,9 @@ from twinkle_tune.kernel.setups import WayIn, backend_of, way_layers
 from twinkle_tune.measure.clock import CpuClock, clock_for
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.setup import CompiledStep
-from twinkle_tune.strategy import on_cuda
-from twinkle_tune.strategy.backend import Backend
+from twinkle_tune.source.inductor import Inductor
+from twinkle_tune.strategy import STRATEGIES, on_cuda
+from twinkle_tune.strategy.backend import IN_CPP, Backend
 from twinkle_tune.strategy.compile_mode import MAX_AUTOTUNE, REDUCE_OVERHEAD, CompileMode
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.way_contest import Hall, WayContest
@@ -33,7 +34,7 @@ MODES = pytest.mark.parametrize("mode", [REDUCE_OVERHEAD, MAX_AUTOTUNE], ids=lam
 @MODES
 def test_the_installed_inductor_has_the_settings(mode: CompileMode) -> None:
     """Renamed in a later torch, they would be an error at the first call on a device."""
-    assert {name for name, _ in mode.options} <= set(torch._inductor.list_options())
+    assert {name for name, _ in mode.options} | IN_CPP.keys() <= set(torch._inductor.list_options())
 
 
 @MODES
@@ -67,15 +68,59 @@ def spied(monkeypatch: pytest.MonkeyPatch, made: Callable[[Any], Callable[..., A
 @pytest.mark.parametrize("strategy", [*COMPILING, REDUCE_OVERHEAD, MAX_AUTOTUNE], ids=lambda strategy: strategy.name)
 @pytest.mark.parametrize("grad", [False, True])
 def test_inductor_is_told_the_settings(strategy: Any, grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its own way, and no other's."""
+    """Of its own way, and no other's; that a CPU's are called from C++ is for inference."""
     asked = spied(monkeypatch, lambda graph: graph.forward)
     model = Layers()
     bound(model, strategy)
     with torch.set_grad_enabled(grad):
         model(torch.randn(4, 8))
-    options = getattr(strategy, "options", ())
+    options = dict(getattr(strategy, "options", ())) | ({} if grad else IN_CPP)
     assert asked
-    assert all(patches == (dict(options) or None) for patches in asked)
+    assert all(patches == (options or None) for patches in asked)
+
+
+def test_what_cannot_be_called_from_cpp_is_called_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the same code; what fails either way says why."""
+    asked: list[Any] = []
+    is_broken = False
+
+    def compile_fx(graph: Any, inputs: Any, config_patches: Any = None) -> Callable[..., Any]:
+        asked.append(config_patches)
+        if config_patches or is_broken:
+            raise NotImplementedError(f"{len(asked)} of 2")
+        return graph.forward  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", compile_fx)
+    model, x = nn.Tanh(), torch.randn(4, 8)
+    backend = bound(model, STRATEGIES[1])
+    with torch.no_grad():
+        assert torch.equal(model(x), x.tanh())
+    assert (asked, backend.graphs) == ([IN_CPP, None], 1)
+    asked, is_broken = [], True
+    with torch.no_grad(), pytest.raises(Exception, match="2 of 2"):
+        model(torch.randn(5, 8))
+
+
+@pytest.mark.parametrize(("grad", "calls"), [(False, 1), (True, 0)])
+def test_a_cpus_answers_are_the_same_from_cpp(grad: bool, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled in earnest."""
+    seen: list[bool] = []
+    in_cpp = Inductor.__call__
+
+    def call(self: Any, graph: Any, inputs: Any) -> Any:
+        seen.append(self._more == {"config_patches": IN_CPP})
+        return in_cpp(self, graph, inputs)
+
+    monkeypatch.setattr(Inductor, "__call__", call)
+    torch.manual_seed(0)
+    model, x = Layers(2), torch.randn(4, 8)
+    expected = model(x)
+    bound(model, STRATEGIES[1])
+    with torch.set_grad_enabled(grad):
+        answers = [model(x) for _ in range(2)]
+    assert sum(seen) == calls
+    for answer in answers:
+        torch.testing.assert_close(answer, expected)
 
 
 def test_an_answer_of_recorded_code_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:

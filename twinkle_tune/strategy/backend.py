@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ MOST_AGAIN = 8
 MOST_BOUND = 64
 """Versions of one function in a bound model. Those of a prompt and of one token, with and without a mask, of one row
 and of several, of one length and of any, are more than torch.compile's eight. Calls that were not shown make none."""
+IN_CPP: dict[str, object] = {"cpp_wrapper": True}
+"""Inductor's setting by which kernels are called from C++. From Python, as by default, calling them took a sixth of the
+time in which a tiny Qwen3 generates text on a CPU (docs/how-to/run-the-model-another-way.md)."""
 _numbers = itertools.count()
 _takes_limit = "recompile_limit" in inspect.signature(torch.compile).parameters
 
@@ -27,6 +30,8 @@ class CompiledAnewError(TuneError):
 
 class Backend:
     """Inductor, for one contestant alone.
+
+    What stands in for an original on a CPU, without gradients, is called from C++ (:data:`IN_CPP`).
 
     torch.compile keeps compiled code by code object and compares the backend: where a graph breaks, the functions
     inside are compiled by themselves, and those the contestants share. An object of its own keeps them apart there
@@ -83,9 +88,26 @@ class Backend:
 
         if not self.may_make():
             return graph.forward
-        more: dict[str, Any] = {"config_patches": self.options} if self.options else {}
-        made: Any = Inductor(**more)(graph, inputs) if self._stands_in else compile_fx(graph, inputs, **more)
+        made: Any = (
+            self._made(graph, inputs) if self._stands_in else compile_fx(graph, inputs, **_patches(self.options))
+        )
         return _Owned(made) if self.records else made
+
+    def _made(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        if not torch.is_grad_enabled() and all(_is_on_cpu(value) for value in inputs):
+            try:
+                return Inductor(**_patches(IN_CPP | self.options))(graph, inputs)
+            except Exception:  # it has no C++ for a function, say: what Python calls is the same code, or tells why not
+                return Inductor(**_patches(self.options))(graph, inputs)
+        return Inductor(**_patches(self.options))(graph, inputs)
+
+
+def _patches(options: Mapping[str, object]) -> dict[str, Any]:
+    return {"config_patches": dict(options)} if options else {}
+
+
+def _is_on_cpu(value: object) -> bool:
+    return not isinstance(value, torch.Tensor) or value.device.type == "cpu"
 
 
 class _Owned:
