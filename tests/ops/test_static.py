@@ -1,4 +1,4 @@
-"""Without a GPU: each op's defaults compile for the supported architectures, fit, and have registers enough."""
+"""Without a GPU: every default config of every op compiles for the supported architectures, spills nothing and fits."""
 
 from __future__ import annotations
 
@@ -52,8 +52,10 @@ OF_AN_OP: dict[str, tuple[Dims, ...]] = {
 }
 """The same for ops whose dimensions hang together or mean something else."""
 SMALL = {"rows": 64, "width": 2048}
-LEFT_TO_THE_ASSEMBLER = 24
-"""Bytes that ptxas 12.9 spills on sm_80 and sm_89, whatever the config, with 64 or 128 registers a thread of 255."""
+SPILLED = {("attention", 80): 4, ("attention", 89): 24}
+"""Bytes of a thread that ptxas 12.9 stores before some kernels' loops and reads after them, with registers left."""
+MOST_REGISTERS = 128
+"""Of a thread of such a kernel, which may have 255."""
 
 
 def calls(op: Op, *, every: bool) -> Iterator[tuple[Dims, torch.dtype, str]]:
@@ -70,9 +72,9 @@ def calls(op: Op, *, every: bool) -> Iterator[tuple[Dims, torch.dtype, str]]:
 
 
 def check(op: Op, architecture: int, *, every: bool) -> None:
-    """Fails with each call whose default cannot be launched, or spills for want of registers."""
+    """Fails with each call whose default cannot be launched, or spills."""
     jobs: list[Job] = [(op, dims, dtype, None, variant) for dims, dtype, variant in calls(op, every=every)]
-    bad = []
+    bad, known = [], (op.name, architecture)
     for (_, dims, dtype, _, variant), found in zip(jobs, compile_ops(jobs, architecture=architecture), strict=True):
         if isinstance(found, Unfit):
             bad.append(f"{dims} {dtype} {variant!r}: {found.reason}")
@@ -81,7 +83,7 @@ def check(op: Op, architecture: int, *, every: bool) -> None:
         bad += [
             f"{dims} {dtype} {variant!r}: {each.unlaunchable or f'{each.kernel} spills {each.spilled_bytes} bytes'}"
             for each in found.kernels
-            if each.unlaunchable or each.short_of_registers or each.spilled_bytes > LEFT_TO_THE_ASSEMBLER
+            if each.unlaunchable or each.spilled_bytes > (each.registers <= MOST_REGISTERS and SPILLED.get(known, 0))
         ]
     assert not bad, "\n".join(bad)
 
@@ -264,20 +266,6 @@ def test_what_cannot_be_launched_is_told(changed: dict[str, Any], said: str) -> 
 def test_what_is_hardly_worth_it_is_told(changed: dict[str, Any], said: str) -> None:
     assert resources(**changed).doubtful == said
     assert resources(spilled_bytes=16).doubtful == ""
-
-
-@pytest.mark.parametrize(
-    ("needs", "is_short"),
-    [
-        ({"spilled_bytes": 4, "registers": 255}, True),
-        ({"spilled_bytes": 4, "registers": 128, "warps": 16}, True),
-        ({"spilled_bytes": 4, "registers": 128, "warps": 8}, False),
-        ({"spilled_bytes": 0, "registers": 255}, False),
-    ],
-)
-def test_who_spills_with_registers_left_is_not_short_of_them(needs: dict[str, int], is_short: bool) -> None:
-    """A thread may have 255, and a block's threads together 65,536."""
-    assert resources(**needs).short_of_registers is is_short
 
 
 @pytest.mark.parametrize(

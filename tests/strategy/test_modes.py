@@ -20,9 +20,10 @@ from twinkle_tune.measure.clock import CpuClock, clock_for
 from twinkle_tune.mode import Mode
 from twinkle_tune.profile.setup import CompiledStep
 from twinkle_tune.source.inductor import Inductor
-from twinkle_tune.strategy import STRATEGIES, on_cuda
+from twinkle_tune.strategy import on_cuda
 from twinkle_tune.strategy.backend import IN_CPP, Backend
 from twinkle_tune.strategy.compile_mode import MAX_AUTOTUNE, REDUCE_OVERHEAD, CompileMode
+from twinkle_tune.strategy.compile_model import CompileModel
 from twinkle_tune.terms import Terms
 from twinkle_tune.tune.way_contest import Hall, WayContest
 
@@ -92,7 +93,7 @@ def test_what_cannot_be_called_from_cpp_is_called_from_python(monkeypatch: pytes
 
     monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", compile_fx)
     model, x = nn.Tanh(), torch.randn(4, 8)
-    backend = bound(model, STRATEGIES[1])
+    backend = bound(model, CompileModel())
     with torch.no_grad():
         assert torch.equal(model(x), x.tanh())
     assert (asked, backend.graphs) == ([IN_CPP, None], 1)
@@ -115,7 +116,7 @@ def test_a_cpus_answers_are_the_same_from_cpp(grad: bool, calls: int, monkeypatc
     torch.manual_seed(0)
     model, x = Layers(2), torch.randn(4, 8)
     expected = model(x)
-    bound(model, STRATEGIES[1])
+    bound(model, CompileModel())
     with torch.set_grad_enabled(grad):
         answers = [model(x) for _ in range(2)]
     assert sum(seen) == calls

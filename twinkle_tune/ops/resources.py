@@ -17,8 +17,6 @@ from twinkle_tune.errors import SourceError
 
 _REGISTERS = 65_536
 """Of a multiprocessor, on every architecture here; 32 bits each."""
-_MOST_REGISTERS = 255
-"""Of a thread, on every architecture here."""
 _RESERVED_BYTES = 1024
 """Shared memory that the system keeps in each block, from sm_80 on."""
 TOLERATED_SPILL_BYTES = 64
@@ -71,16 +69,6 @@ class Resources:
     shared_bytes: int
     warps: int
     occupancy: float
-
-    @property
-    def short_of_registers(self) -> bool:
-        """Whether a thread has all registers that it may have, and would need more.
-
-        NVIDIA's assembler spills a few bytes of some kernels on sm_80 and sm_89 where a thread has 64 or 128 registers
-        and may have 255.
-        """
-        most = min(_MOST_REGISTERS, _REGISTERS // (32 * self.warps))
-        return self.spilled_bytes > 0 and self.registers >= most
 
     @property
     def unlaunchable(self) -> str:

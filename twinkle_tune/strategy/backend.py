@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,8 +19,7 @@ MOST_BOUND = 64
 """Versions of one function in a bound model. Those of a prompt and of one token, with and without a mask, of one row
 and of several, of one length and of any, are more than torch.compile's eight. Calls that were not shown make none."""
 IN_CPP: dict[str, object] = {"cpp_wrapper": True}
-"""Inductor's setting by which kernels are called from C++. From Python, as by default, calling them took a sixth of the
-time in which a tiny Qwen3 generates text on a CPU (docs/how-to/run-the-model-another-way.md)."""
+"""Inductor's setting by which compiled code calls its kernels from C++; by default Python does, once a kernel."""
 _numbers = itertools.count()
 _takes_limit = "recompile_limit" in inspect.signature(torch.compile).parameters
 
@@ -31,7 +31,7 @@ class CompiledAnewError(TuneError):
 class Backend:
     """Inductor, for one contestant alone.
 
-    What stands in for an original on a CPU, without gradients, is called from C++ (:data:`IN_CPP`).
+    Where it stands in for an original on a CPU, without gradients, its code calls kernels from C++ (:data:`IN_CPP`).
 
     torch.compile keeps compiled code by code object and compares the backend: where a graph breaks, the functions
     inside are compiled by themselves, and those the contestants share. An object of its own keeps them apart there
@@ -95,10 +95,9 @@ class Backend:
 
     def _made(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
         if not torch.is_grad_enabled() and all(_is_on_cpu(value) for value in inputs):
-            try:
+            # Where inductor has no C++ for a function, say, what Python calls is the same code, or tells why not.
+            with suppress(Exception):
                 return Inductor(**_patches(IN_CPP | self.options))(graph, inputs)
-            except Exception:  # it has no C++ for a function, say: what Python calls is the same code, or tells why not
-                return Inductor(**_patches(self.options))(graph, inputs)
         return Inductor(**_patches(self.options))(graph, inputs)
 
 

@@ -137,7 +137,8 @@ class WayContest:
         ``again`` is the step with other values, where who wins must be right, too; ``forms`` is how many calls of the
         model's that each are compiled for are in it.
         """
-        self._hall, self._step, self._again, self._forms = hall, step, again, forms
+        self._hall, self._step, self._again = hall, step, again
+        self._forms = max(1, forms)  # none is seen where the step calls no forward of the model itself
         self._ways: dict[str, Way] = {}
         self.found: list[CompiledStep] = []
 

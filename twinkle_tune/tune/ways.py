@@ -150,7 +150,7 @@ def _held_in(hall: Hall, tried: Tried, tell: Listener) -> Ways:
         return Ways(compiled=tuple(without_figure(model, label, why, "inconclusive", trains=trains)))
     try:
         with uncapped():
-            contest = WayContest(hall, tried.step, tried.again, forms=max(1, len(seen)))
+            contest = WayContest(hall, tried.step, tried.again, forms=len(seen))
             won = contest.won()
             tell(WaysTimed(label=label, compiled=tuple(contest.found)))
             if won is None:
@@ -175,7 +175,7 @@ def _held_with_kernels(hall: Hall, kernels: Plan, tried: Tried, alone: Ways, tel
     try:
         with uncapped():
             seen = calls_of(hall.model, tried.step)
-            contest = WayContest(hall, tried.step, tried.again, forms=max(1, len(seen)))
+            contest = WayContest(hall, tried.step, tried.again, forms=len(seen))
             compile_s = next(way.compile_s for way in alone.compiled if way.way == setup.name)
             won = contest.with_kernels(without, kernels, compile_s)
             is_new = won is not None and won != without

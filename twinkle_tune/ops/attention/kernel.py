@@ -149,8 +149,7 @@ def backward_queries(
             else:
                 ds = p * (dp - e[:, None]) * slope
                 dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
-        if turn == 0:
-            tl.store(E + number * TQ + i, e, mask=i < TQ)
+    tl.store(E + number * TQ + i, e, mask=i < TQ)
     _store(DQ + number * TQ * D, dq * scale, i, TQ, D, WIDE)
 
 
