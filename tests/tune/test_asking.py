@@ -17,9 +17,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.report.fabricate import empty
 from tests.strategy.planted import compiled_by
 from tests.told import Told, told_clock
 from tests.tune.pretended import Pretended, pretended_profile, selections
+from tests.tune.test_choose import contest
 from tests.tune.test_setups import LARGE, Both, Long, Slow, one, twice
 from tests.tune.toy import QUICK
 from twinkle_tune import load_profile, tune_model
@@ -49,6 +51,7 @@ from twinkle_tune.tune import ways as ways_module
 from twinkle_tune.tune import whole as whole_module
 from twinkle_tune.tune.asking import Asking
 from twinkle_tune.tune.budget import Budget
+from twinkle_tune.tune.choose import keep_original
 from twinkle_tune.tune.events import WaysTimed
 from twinkle_tune.tune.journal import Journal, JournalError, read_journal
 from twinkle_tune.tune.memory import Memory
@@ -587,6 +590,21 @@ def test_what_is_final_is_kept(found: Ways, late: bool, kept: tuple[bool, bool],
     assert (journal.finished == 1, len(Store(tmp_path / "s").rows()) == 1) == kept
     anew = Ways(compiled=(_out("crashed"),))
     assert asks.ways(tried, 1e12, lambda: anew) == (found if kept[0] else anew)
+
+
+def test_a_kernel_that_gave_way_to_a_way_does_so_again(asks: Asking) -> None:
+    """The answer of all together tells whose contests were taken back beside the ways; the others stay as they are."""
+    won = tuple(contest(slot, original_us=100.0, ratio=0.8) for slot in "ST")
+    before = replace(empty(), contests=won)
+    lost = keep_original(won[0], "it was slower", "taken back")
+    step = StepResult(label="forward", original_us=(2.0,), tuned_us=(1.0,), ratio=0.5, low=0.5, high=0.5)
+    after = replace(before, setups=(WINS,), contests=(lost, won[1]), steps=(step,))
+    ways, (tried,) = Ways(setups=(WINS,)), tried_steps(asks.run.model, torch.randn(4, 8), Mode.INFERENCE, "cpu")
+    assert asks.together(before, ways, [tried.step], lambda: after, is_whole=True) == after
+    known = asks.together(before, ways, [tried.step], lambda: before, is_whole=True)
+    assert [each.selection.status for each in known.contests] == ["taken back", won[1].selection.status]
+    assert "it was slower" in known.contests[0].selection.reason
+    assert known.setups == (WINS,)
 
 
 def test_without_a_memory_no_digest_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

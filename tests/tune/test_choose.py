@@ -176,6 +176,13 @@ def test_what_a_step_gained_is_by_the_objective() -> None:
     assert not gained(sized(0.5, None), MEMORY)
 
 
+def test_a_gain_that_noise_may_have_made_is_none() -> None:
+    """The interval may reach beyond the original's time by no more than the median lies below it."""
+    figures = [(0.97, 0.99), (0.97, 1.02), (0.97, 1.04), (0.9957, 1.0427), (0.999, 1.0005), (1.0, 1.0)]
+    found = [gained(replace(result(ratio), high=high), Aim()) for ratio, high in figures]
+    assert found == [True, True, False, False, True, False]
+
+
 def test_culprits_by_memory_are_those_that_gain_no_memory() -> None:
     """Of several slots those are taken back that alone leave the peak; else the one that leaves most of it."""
     small, smaller, fast = sized(1.2, 2**19), sized(1.3, 2**18), sized(0.5, 2**20)

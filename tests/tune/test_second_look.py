@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,7 +61,9 @@ def test_what_noise_left_open_is_timed_again(
     """For as long as all compiling took; the second figure alone decides, and the price stays that of compiling."""
     asked: list[tuple[str, float | None]] = []
 
-    def timed(self: Any, names: Sequence[str], *, beside: str = "", seconds: float | None = None) -> dict[str, Any]:
+    def timed(
+        self: Any, names: Sequence[str], *, beside: str = "", seconds: float | None = None, ends_s: float | None = None
+    ) -> dict[str, Any]:
         asked.extend((name, seconds) for name in names)
         figures = first if seconds is None else dict.fromkeys(names, again)
         for name in names:
@@ -82,6 +85,35 @@ def test_what_noise_left_open_is_timed_again(
     assert [setup.way for setup in found.setups] == ([won] if won else [])
     assert {step.compile_s for step in found.compiled} == {15.0}
     assert len(found.compiled) == len(ways_timed)
+
+
+@pytest.mark.parametrize(("last_s", "seconds"), [(1300.0, 9.0), (1055.0, None), (0.0, None)])
+def test_a_second_look_may_come_after_the_step_s_part(
+    last_s: float, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What compiling took is spent: nine seconds more may tell what it gains, where contests have so long."""
+    clock = SimpleNamespace(now_s=1000.0)
+    monkeypatch.setattr("twinkle_tune.tune.way_contest.time.monotonic", lambda: clock.now_s)
+    looked: list[tuple[float | None, float | None]] = []
+
+    def timed(
+        self: Any, names: Sequence[str], *, beside: str = "", seconds: float | None = None, ends_s: float | None = None
+    ) -> dict[str, Any]:
+        clock.now_s += 60.0
+        if seconds is not None:
+            looked.append((seconds, ends_s))
+        for name in names:
+            step = CompiledStep(label="forward", way=name, ratio=0.8, low=0.5, high=1.1, original_us=(1.0,))
+            self.found.append(replace(step, compile_s=15.0))
+        return {}
+
+    monkeypatch.setattr(WayContest, "_timed", timed)
+    model = nn.Sequential(Block(), Block())
+    tried = tried_steps(model, torch.randn(4, 8), Mode.INFERENCE, "cpu")
+    terms = Terms(mode=Mode.INFERENCE, device="cpu")
+    hall = Hall(model=model, clock=clock_for("cpu"), terms=terms, seconds=9.0, ends_s=1050.0, last_s=last_s)
+    time_ways(hall, tried[:1], lambda event: None)
+    assert looked == ([] if seconds is None else [(seconds, last_s)])
 
 
 @pytest.mark.usefixtures("compiled_anew")

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.catalog.catalog_families import tiny
+from tests.report.fabricate import empty
 from tests.strategy.planted import compiled_by
 from tests.told import Told, told_clock
+from tests.tune.test_choose import contest
 from tests.tune.toy import QUICK, spin
 from twinkle_tune import kernelize_model, kernelize_report, load_profile, restore_model, tune_model
 from twinkle_tune.capture.held_out import tried_steps
@@ -230,6 +232,11 @@ def test_a_budget_that_is_over_tries_no_way(monkeypatch: pytest.MonkeyPatch) -> 
     assert made.setups == ()
 
 
+def named(label: str, *, generates: bool = False) -> Any:
+    """A step that is never run."""
+    return SimpleNamespace(label=label, generates=generates)
+
+
 def lost(label: str) -> str:
     """What is said of a way with which its own step takes 1.1 of its time."""
     return f"with it {label} took 1.100 of its time (1.100 to 1.100)"
@@ -240,13 +247,23 @@ def lost(label: str) -> str:
     [
         ([{"a": 0.9}], ("a",)),
         ([{"a": 0.9, "b": 0.8}], ("a", "b")),
-        ([{"a": 1.1, "b": 0.8}, {"a": 1.1}, {"b": 0.8}], ("b",)),
+        ([{"a": 1.1, "b": 0.8}, {"a": 1.1}, {"a": 1.0, "b": 0.8}], ("b",)),
         ([{"a": 1.1, "b": 1.1}, {"a": 1.1, "b": 1.1}], ()),
-        ([{"a": 0.9, "b": 0.8, "c": 1.2}, {"c": 1.2}, {"b": 0.8, "c": 1.2}, {"c": 1.2}], ()),
-        ([{"a": 0.9, "b": 0.8, "c": 1.2}, {"c": 1.2}, {"b": 0.8, "c": 1.0}], ("b",)),
+        ([{"a": 0.9, "b": 0.8, "c": 1.2}, {"c": 1.2}, {"a": 1.0, "b": 0.8, "c": 1.2}, {"c": 1.2}], ()),
+        ([{"a": 0.9, "b": 0.8, "c": 1.2}, {"c": 1.2}, {"a": 1.0, "b": 0.8, "c": 1.0}], ("b",)),
         ([{"a": 0.9, "c": 1.2}, {"c": 0.99}], ("a",)),
+        ([{"a": 1.1, "b": 0.8}, {"a": 0.9}], ("a", "b")),
     ],
-    ids=["gains", "both gain", "one loses", "both lose", "another step loses", "by one of them", "by chance"],
+    ids=[
+        "gains",
+        "both gain",
+        "one loses",
+        "both lose",
+        "another step loses",
+        "by one of them",
+        "another by chance",
+        "its own by chance",
+    ],
 )
 def test_bound_each_must_gain(
     ratios: list[dict[str, float]], expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -264,15 +281,81 @@ def test_bound_each_must_gain(
     monkeypatch.setattr(setups, "time_steps", timed)
     monkeypatch.setattr(setups, "plan_profile", lambda *args: Plan())
     won = tuple(Setup(label=label, way="compile", calls=(), model="") for label in ratios[0] if label != "c")
-    steps = tuple(CompiledStep(label=setup.label, ratio=0.8, low=0.8, high=0.8) for setup in won)
+    figures = tuple(CompiledStep(label=setup.label, ratio=0.8, low=0.8, high=0.8) for setup in won)
     hall = Hall(model=Long(), clock=clock_for("cpu"), terms=Terms(mode=Mode.INFERENCE, device="cpu"), seconds=0.0)
-    ways = Ways(compiled=steps, setups=won)
-    found = with_setups(replace(profile, steps=()), ways, (), hall, Registry(), lambda event: None)
+    ways = Ways(compiled=figures, setups=won)
+    steps = [named(label) for label in ratios[0]]
+    found = with_setups(replace(profile, steps=()), ways, steps, hall, Registry(), lambda event: None)
     assert tuple(setup.label for setup in found.setups) == expected
     assert next(calls, None) is None
     assert {step.label for step in found.compiled if step.taken_back} == {s.label for s in won} - set(expected)
     for step in found.compiled:
         assert step.taken_back in ("", "with it c took 1.200 of its time (1.200 to 1.200)", lost(step.label))
+
+
+def test_text_comes_first_where_all_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the contest, whose code is found so; the figures are in the order of the steps."""
+    told: list[str] = []
+
+    def timed(model: Any, steps: Any, *args: Any, **kwargs: Any) -> tuple[StepResult, ...]:
+        told.extend(step.label for step in steps)
+        return tuple(StepResult(label=step.label, ratio=0.5, low=0.5, high=0.5) for step in steps)
+
+    monkeypatch.setattr(setups, "time_steps", timed)
+    monkeypatch.setattr(setups, "plan_profile", lambda *args: Plan())
+    ways = Ways(setups=(Setup(label="text", way="compile", calls=(), model=""),))
+    hall = Hall(model=Long(), clock=clock_for("cpu"), terms=Terms(mode=Mode.INFERENCE, device="cpu"), seconds=0.0)
+    steps = [named("a"), named("text", generates=True), named("b")]
+    found = with_setups(empty(), ways, steps, hall, Registry(), lambda event: None)
+    assert told == ["text", "a", "b"]
+    assert [step.label for step in found.steps] == ["a", "text", "b"]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "inside", "kernel", "ways"),
+    [
+        ([{"a": 0.6, "c": 1.1}, {"c": 1.1}, {"a": 0.6, "c": 1.0}], False, "original", ("a",)),
+        ([{"a": 0.6, "c": 1.1}, {"c": 1.1}, {"a": 0.6, "c": 1.1}, {"c": 1.1}], False, "fast", ()),
+        ([{"a": 0.6, "c": 1.1}, {"c": 1.1}], True, "fast", ()),
+        ([{"a": 1.1, "c": 1.1}, {"a": 1.1, "c": 1.1}], False, "fast", ()),
+        ([{"a": 0.6, "c": 1.0}], False, "fast", ("a",)),
+    ],
+    ids=["it was the kernel", "it was the way", "the way has the kernel inside", "the way gains nothing", "none"],
+)
+def test_where_a_step_becomes_slower_its_kernels_go_before_a_way(
+    ratios: list[dict[str, float]],
+    inside: bool,
+    kernel: str,
+    ways: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They gain least beside it; a kernel of a step in which nothing is slower stays, as do all if it is the way."""
+    calls = iter(ratios)
+
+    def timed(*args: Any, **kwargs: Any) -> tuple[StepResult, ...]:
+        return tuple(
+            StepResult(label=label, original_us=(1.0,), tuned_us=(ratio,), ratio=ratio, low=ratio, high=ratio)
+            for label, ratio in next(calls).items()
+        )
+
+    monkeypatch.setattr(setups, "time_steps", timed)
+    monkeypatch.setattr(setups, "plan_profile", lambda *args: Plan())
+    contests = tuple(contest(slot, original_us=100.0, ratio=0.8, step=step) for slot, step in (("S", "c"), ("T", "a")))
+    profile = replace(empty(), contests=contests)
+    won = Ways(
+        compiled=(CompiledStep(label="a", way="compile", ratio=0.6, low=0.6, high=0.6),),
+        setups=(Setup(label="a", way="compile", calls=(), model="", kernels=inside),),
+    )
+    hall = Hall(model=Long(), clock=clock_for("cpu"), terms=Terms(mode=Mode.INFERENCE, device="cpu"), seconds=0.0)
+    steps = [named(label) for label in ratios[0]]
+    found = with_setups(profile, won, steps, hall, Registry(), lambda event: None)
+    mine, other = (each.selection for each in found.contests)
+    assert mine.winner == kernel
+    assert other.winner == "fast"
+    assert (mine.status == "taken back") is (kernel == "original")
+    assert kernel != "original" or "with it the whole step 'c' took 1.100 of its time (1.100 to 1.100)" in mine.reason
+    assert tuple(setup.label for setup in found.setups) == ways
+    assert next(calls, None) is None
 
 
 def _takes(time_us: float) -> None:

@@ -20,17 +20,17 @@ from twinkle_tune.tune.way_contest import Hall
 from twinkle_tune.tune.ways import Ways, time_ways
 
 
+def step(label: str, *, generates: bool = False) -> Tried:
+    """A step that is never run."""
+    (one,) = tried_steps(nn.Identity(), torch.randn(4, 8), Mode.INFERENCE, "cpu")
+    made: Any = SimpleNamespace(label=label, generates=generates, optimizer=None)
+    return replace(one, step=made, again=None, held_out=(), between=())
+
+
 def test_each_step_has_its_part_of_the_time_text_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one step leaves of its part goes to those after it; what is found is told in the order of the steps."""
     clock = SimpleNamespace(now_s=1000.0)
     monkeypatch.setattr("twinkle_tune.tune.ways.time.monotonic", lambda: clock.now_s)
-    model = nn.Identity()
-    (one,) = tried_steps(model, torch.randn(4, 8), Mode.INFERENCE, "cpu")
-
-    def step(label: str, *, generates: bool = False) -> Tried:
-        made: Any = SimpleNamespace(label=label, generates=generates, optimizer=None)
-        return replace(one, step=made, again=None, held_out=(), between=())
-
     told: list[tuple[str, float]] = []
     took_s = {"text": 40.0, "a": 5.0, "b": 1.0}
 
@@ -41,10 +41,46 @@ def test_each_step_has_its_part_of_the_time_text_first(monkeypatch: pytest.Monke
         return Ways(compiled=(CompiledStep(label=label, ratio=1.0, low=1.0, high=1.0),))
 
     terms = Terms(mode=Mode.INFERENCE, device="cpu")
-    hall = Hall(model=model, clock=clock_for("cpu"), terms=terms, seconds=9.0, ends_s=1090.0)
+    hall = Hall(model=nn.Identity(), clock=clock_for("cpu"), terms=terms, seconds=9.0, ends_s=1090.0)
     found = time_ways(hall, [step("a"), step("text", generates=True), step("b")], lambda event: None, ask)
     assert told == [("text", 30.0), ("a", 25.0), ("b", 45.0)]
     assert [way.label for way in found.compiled] == ["a", "text", "b"]
+
+
+@pytest.mark.parametrize(
+    ("won", "last_s", "expected"),
+    [
+        ("text", 1200.0, [("text", 30.0), ("a", 17.0), ("b", 17.0)]),
+        ("text", 1101.0, [("text", 30.0), ("a", 11.0), ("b", 6.0)]),
+        ("text", 0.0, [("text", 30.0), ("a", 0.0), ("b", -5.0)]),
+        ("", 1200.0, [("text", 30.0), ("a", 0.0), ("b", -5.0)]),
+        ("a", 1200.0, [("text", 30.0), ("a", 0.0), ("b", 17.0)]),
+    ],
+    ids=["a way won", "contests end before", "no more time", "no way won", "a later one won"],
+)
+def test_where_a_way_won_one_is_tried_in_the_steps_after_it(
+    won: str, last_s: float, expected: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as compiling took for one form, and a race, though the first step took the others' part."""
+    clock = SimpleNamespace(now_s=1000.0)
+    monkeypatch.setattr("twinkle_tune.tune.ways.time.monotonic", lambda: clock.now_s)
+    terms = Terms(mode=Mode.INFERENCE, device="cpu")
+    hall = Hall(
+        model=nn.Identity(), clock=clock_for("cpu"), terms=terms, seconds=9.0, ends_s=1090.0, last_s=last_s
+    )  # fmt: skip
+    told: list[tuple[str, float]] = []
+    took_s = {"text": 90.0, "a": 5.0, "b": 1.0}
+
+    def ask(tried: Tried, ends_s: float, hold: object) -> Ways:
+        label = tried.step.label
+        told.append((label, ends_s - clock.now_s))
+        clock.now_s += took_s[label]
+        hall.compiled(CompiledStep(label=label, way="compile", ratio=1.0, low=1.0, high=1.0, compile_s=8.0), 1)
+        setup = Setup(label=label, way="compile", calls=(), model="")
+        return Ways(setups=(setup,) if label == won else ())
+
+    time_ways(hall, [step("text", generates=True), step("a"), step("b")], lambda event: None, ask)
+    assert told == expected
 
 
 def test_a_step_of_more_forms_takes_longer_to_compile() -> None:

@@ -16,7 +16,7 @@ from twinkle_tune.profile.strict import json_value
 from twinkle_tune.terms import Terms
 from twinkle_tune.workload import digest_of
 
-METHOD = 4
+METHOD = 5
 """Counts up when the whole model is judged, timed or decided on otherwise: no answer of before is taken then."""
 
 What = Literal["shares", "winners", "ways", "kernels", "sizes", "all"]
@@ -119,7 +119,7 @@ class WholeAnswer:
 
     Attributes:
         steps: the whole model's figures; empty for "ways" and "kernels".
-        contests: of "winners", those that had one, as they are afterwards.
+        contests: of "winners", those that had one, as they are afterwards; of "all", those that were taken back.
         compiled: of "ways" and "kernels", how each fared; of "all", those that were taken back.
         setups: of "ways" and "kernels", the one that won; of "sizes", the same with the calls of other sizes; of "all",
             those that gain.

@@ -173,7 +173,8 @@ class Asking:
             if question is not None and is_whole and _have_optimizers(steps):
                 lost = tuple(way for way in found.compiled if way.taken_back)
                 kept = found.steps if found.setups else ()
-                answer = WholeAnswer(steps=kept, compiled=lost, setups=found.setups)
+                then = _changed(profile.contests, found.contests)
+                answer = WholeAnswer(steps=kept, contests=then, compiled=lost, setups=found.setups)
                 self.run.memory.keep_whole(question, answer, lasts=_is_clear(found.setups, kept, found.aim))
             return found
         self._tell(known.steps)
@@ -181,7 +182,8 @@ class Asking:
         compiled = tuple(replace(way, taken_back=why.get((way.label, way.way), "")) for way in ways.compiled)
         stay = {(setup.label, setup.name) for setup in known.setups}
         setups = tuple(setup for setup in ways.setups if (setup.label, setup.name) in stay)
-        profile = replace(profile, compiled=compiled)
+        contests = tuple(_as_then(contest, known.contests) for contest in profile.contests)
+        profile = replace(profile, compiled=compiled, contests=contests)
         if not setups:
             return profile
         return replace(profile, setups=setups, steps=known.steps, verdict=setups_text(setups, known.steps))
@@ -278,6 +280,12 @@ def _as_then(now: Contest, then: Sequence[Contest]) -> Contest:
     if found is None or found.selection.winner == now.selection.winner:
         return now
     return replace(found, slot=now.slot, seen=now.seen, workload=now.workload, timed_on=now.timed_on)
+
+
+def _changed(before: Sequence[Contest], after: Sequence[Contest]) -> tuple[Contest, ...]:
+    """The contests whose winner the whole model took back."""
+    pairs = zip(before, after, strict=True)
+    return tuple(now for then, now in pairs if now.selection.winner != then.selection.winner)
 
 
 def _have_optimizers(steps: Sequence[Step]) -> bool:

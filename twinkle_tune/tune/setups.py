@@ -18,8 +18,10 @@ from twinkle_tune.objective import Aim
 from twinkle_tune.profile.schema import Profile, StepResult
 from twinkle_tune.profile.setup import KERNELS, CompiledStep, Setup
 from twinkle_tune.tune.asking import Asking
+from twinkle_tune.tune.choose import slots_with_winners, take_back
 from twinkle_tune.tune.events import Listener
-from twinkle_tune.tune.gain import figures, gained
+from twinkle_tune.tune.gain import figures
+from twinkle_tune.tune.refine import without_orphans
 from twinkle_tune.tune.sizes import with_sizes
 from twinkle_tune.tune.verdict import setups_text
 from twinkle_tune.tune.way_contest import LEAST_GAIN, Hall, winner_of
@@ -35,8 +37,12 @@ _CONFIRMED_S = 3.0
 
 
 def ways_alone(asks: Asking, tried: Sequence[Tried], ends_s: float | None) -> Ways:
-    """What came of the ways of running the whole model, with its originals inside; none is begun after ``ends_s``."""
-    hall = _hall(asks, ends_s)
+    """What came of the ways of running the whole model, with its originals inside.
+
+    None is begun after ``ends_s``, but one in each step after one that a way won, up to the end of contests: that gains
+    more than most kernels do.
+    """
+    hall = replace(_hall(asks, ends_s), last_s=asks.run.budget.contests_end_s or 0.0)
     return time_ways(hall, tried, asks.run.tell, asks.ways)
 
 
@@ -149,8 +155,9 @@ def with_setups(
 
     Each step is timed once more with all bound as ``kernelize_model`` binds it: the ways for the calls that were shown,
     the kernels for all others, and in the ways that won with them. A way with which its step gains nothing is taken
-    back; where another step became slower, the way that gains least is, until none is slower. The record of a way says
-    why it was. By memory no way is chosen.
+    back. Where another step became slower, the kernels that run there are first, unless a way has them inside: beside
+    ways they gain least. Then it is the way that gains least, until no step is slower. The record of a way, and the
+    contest of a kernel, say why it was. By memory no way is chosen.
 
     Args:
         profile: with the kernels' winners, as the whole model settled them.
@@ -161,37 +168,56 @@ def with_setups(
         tell: told of each step.
     """
     profile, model, seed = replace(profile, compiled=ways.compiled), hall.model, hall.terms.seed
+    settled = profile.contests
     timed = partial(time_steps, model, listener=tell, clock=hall.clock, seconds=hall.seconds)
+    # As in the contests of ways: text that comes first finds the code that was made then, for the same sizes.
+    text_first = sorted(steps, key=lambda step: not step.generates)
     setups = () if profile.aim.is_memory else ways.setups
     while setups:
         tried = replace(profile, setups=setups)
         plan = plan_profile(model, tried, tried.device, tried.mode, registry)
         if unbound := plan.unbound(tried.winners):
             raise StaleProfileError("; ".join(unbound))
-        results = timed(steps, tried, plan, seed=seed)
-        doubted = {result.label for result in results if result.low > 1}
+        found = {result.label: result for result in timed(text_first, tried, plan, seed=seed)}
+        # One interval in twenty lies beside the truth, and noise comes and goes: who is to lose by it is so twice.
+        doubted = {label for label, result in found.items() if result.low > 1}
+        doubted |= {setup.label for setup in setups if found[setup.label].ratio >= 1}
         if doubted:
-            # One interval in twenty lies beside the truth: who is slower is so twice.
-            once_more = [step for step in steps if step.label in doubted]
-            again = timed(once_more, tried, plan, seed=seed + 1)
-            results = tuple({result.label: result for result in (*results, *again)}.values())
-        ratios = {result.label: result for result in results}
+            once_more = [step for step in text_first if step.label in doubted]
+            found |= {result.label: result for result in timed(once_more, tried, plan, seed=seed + 1)}
+        results = tuple(found[step.label] for step in steps)
         # Each was clearly faster in its contest: here it must not turn out to gain nothing.
-        lost = [setup for setup in setups if not gained(ratios[setup.label], profile.aim)]
+        lost = [setup for setup in setups if found[setup.label].ratio >= 1]
         slower = [result for result in results if result.low > 1]
         if not lost and not slower:
             return replace(tried, steps=results, verdict=setups_text(setups, results))
-        lost = lost or [max(setups, key=lambda setup: ratios[setup.label].ratio)]
+        fewer = profile if lost else _without_kernels(profile, setups, slower)
+        if fewer.contests != profile.contests:
+            profile = fewer
+            continue
+        lost = lost or [max(setups, key=lambda setup: found[setup.label].ratio)]
         for setup in lost:
-            why = _why_not(ratios[setup.label], slower, profile.aim)
+            why = _why_not(found[setup.label], slower, profile.aim)
             profile = replace(profile, compiled=tuple(_taken_back(way, setup, why) for way in profile.compiled))
         setups = tuple(setup for setup in setups if setup not in lost)
-    return profile
+    return replace(profile, contests=settled)
+
+
+def _without_kernels(profile: Profile, setups: Sequence[Setup], slower: Sequence[StepResult]) -> Profile:
+    """The profile without the kernels that run in steps that became slower; as it was where a way has kernels inside.
+
+    A way with kernels won its contest with them: without them nobody timed it.
+    """
+    contests = profile.contests
+    for result in () if any(setup.kernels for setup in setups) else slower:
+        slots = slots_with_winners(contests, result.label)
+        contests = take_back(contests, result.label, dict.fromkeys(slots, result), profile.aim)
+    return replace(profile, contests=without_orphans(contests))
 
 
 def _why_not(own: StepResult, slower: Sequence[StepResult], aim: Aim) -> str:
     """Why a way is taken back: what its own step took with it, or the step that became slower most clearly."""
-    told = own if not gained(own, aim) else max(slower, key=lambda result: result.low)
+    told = own if own.ratio >= 1 else max(slower, key=lambda result: result.low)
     return f"with it {told.label} {figures(told, aim)}"
 
 

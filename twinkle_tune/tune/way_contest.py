@@ -47,6 +47,8 @@ class Hall:
         terms: of the run.
         seconds: that a step is timed, unless the fewest rounds take longer; compiling takes what it takes.
         ends_s: of the monotonic clock: no way is begun after it.
+        last_s: likewise for what gains most: one way in a step after one that a way won, and a second look at one that
+            is compiled and seemed to gain; 0 for no longer.
         calls: how often each step will be run: compiling must take less time than it saves in them. None for no limit.
         only: the names of those that may compete in a step, of its label; None where all may.
         took: seconds that ways took to compile for one form of a call, in steps that are over, by name.
@@ -57,6 +59,7 @@ class Hall:
     terms: Terms
     seconds: float
     ends_s: float = math.inf
+    last_s: float = 0.0
     calls: int | None = None
     only: Callable[[str], Collection[str] | None] = lambda label: None
     took: dict[str, float] = field(default_factory=dict, compare=False)
@@ -68,6 +71,10 @@ class Hall:
         """
         took_s = self.took.get(name) or min(self.took.values(), default=0.0)
         return took_s * forms or _LEAST_COMPILE_S
+
+    def ends_after_one_s(self, now_s: float) -> float:
+        """Until when a step may go on that begins now, after one that a way won: one way is compiled and raced."""
+        return min(self.last_s, now_s + min(self.took.values(), default=_LEAST_COMPILE_S) + self.seconds)
 
     def compiled(self, way: CompiledStep, forms: int) -> None:
         """Note what a way took for so many forms of calls."""
@@ -204,17 +211,20 @@ class WayContest:
     def _look_again(self) -> None:
         """Time the way that seemed to gain most once more, with the original alone, where noise left it open.
 
-        For as long as compiling took: long steps have few rounds in the time of a contest, and noise hides much. What
-        was seen then alone counts. A way that seemed no faster than one that clearly gains is left as it is.
+        For as long as compiling took, or as a step is timed where its part of the time is over: long steps have few
+        rounds in the time of a contest, and noise hides much. What was seen then alone counts. A way that seemed no
+        faster than one that clearly gains is left as it is.
         """
         timed = [step for step in self.found if not step.problem]
         most = LEAST_GAIN * min((step.ratio for step in timed if step.is_clear), default=1.0)
         seemed = [step for step in timed if step.is_open(most)]
-        if not seemed or time.monotonic() >= self._hall.ends_s:
+        now_s, last_s = time.monotonic(), max(self._hall.ends_s, self._hall.last_s)
+        if not seemed or now_s >= last_s:
             return
         best = min(seemed, key=lambda step: step.ratio)
         before, self.found = [step for step in self.found if step is not best], []
-        self._timed([best.way], seconds=max(self._hall.seconds, sum(step.compile_s for step in timed)))
+        compile_s = sum(step.compile_s for step in timed) if now_s < self._hall.ends_s else 0.0
+        self._timed([best.way], seconds=max(self._hall.seconds, compile_s), ends_s=last_s)
         self.found = [*before, *(replace(step, compile_s=best.compile_s) for step in self.found)]
 
     def _with_attention(self, won: Won) -> Won:
@@ -244,15 +254,15 @@ class WayContest:
         return is_worth_its_price and self._is_right_again(more.name)
 
     def _timed(
-        self, names: Sequence[str], *, beside: str = "", seconds: float | None = None
+        self, names: Sequence[str], *, beside: str = "", seconds: float | None = None, ends_s: float | None = None
     ) -> dict[str, tuple[float, ...]]:
         """Time ways, and note how they fared; microseconds of those that have any.
 
-        ``beside`` is one that was noted before; ``seconds`` is as of the hall where it is None.
+        ``beside`` is one that was noted before; ``seconds`` and ``ends_s`` are as of the hall where they are None.
         """
         stage = self._stage(self._step, self._hall.seconds if seconds is None else seconds)
         both = [beside, *names] if beside else names
-        original, *others = held(stage, self._against(*both), self._hall.terms, self._hall.ends_s).trials
+        original, *others = held(stage, self._against(*both), self._hall.terms, ends_s or self._hall.ends_s).trials
         assert isinstance(original.outcome, Measurement)
         for other in others:
             if other.candidate != beside:

@@ -120,13 +120,19 @@ def with_kernels(
 
 
 def _joined(hall: Hall, tried: Sequence[Tried], find: Callable[[Tried, Hall], Ways]) -> Ways:
-    """What came of all steps, as they were given. One that needs less than its part of the time leaves it to others."""
+    """What came of all steps, as they were given. One that needs less than its part of the time leaves it to others.
+
+    Where a way won a step, one is tried in each step after it, though their part may be over.
+    """
     found = [Ways()] * len(tried)
     order = sorted(range(len(tried)), key=lambda place: not tried[place].step.generates)
     try:
         for left, place in zip(range(len(order), 0, -1), order, strict=True):
             now_s = time.monotonic()
-            part = replace(hall, ends_s=now_s + (hall.ends_s - now_s) / left)
+            ends_s = now_s + (hall.ends_s - now_s) / left
+            if any(ways.setups for ways in found):
+                ends_s = max(ends_s, hall.ends_after_one_s(now_s))
+            part = replace(hall, ends_s=ends_s)
             found[place] = find(tried[place], part)
     finally:
         release_optimizers([step for each in tried for step in each.all])
