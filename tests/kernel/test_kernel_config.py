@@ -137,5 +137,5 @@ def test_what_is_none_is_refused_whole(case: str) -> None:
 
 def test_what_is_no_model_is_refused() -> None:
     """A name that a model could be loaded by, say: it is told that a module is expected."""
-    with pytest.raises(ModelError, match="model: got a str, expected a torch module"):
+    with pytest.raises(ModelError, match="model: got the name 'tiny', expected a torch module"):
         register_kernel_config("tiny", {FUSED: NAMED}, registry=Registry())  # type: ignore[arg-type]

@@ -539,5 +539,5 @@ def test_what_is_no_profile_or_no_model_is_refused() -> None:
     with pytest.raises(ProfileError, match="profile: got a int, expected a path, 'hub:owner/name' or a Profile; "):
         kernelize_model(nn.Linear(2, 2), profile=wrong)
     wrong = "tiny"
-    with pytest.raises(ModelError, match="model: got a str, expected a torch module"):
+    with pytest.raises(ModelError, match="model: got the name 'tiny', expected a torch module"):
         kernelize_model(wrong)

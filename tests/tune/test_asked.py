@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,15 @@ import torch
 from torch import nn
 
 from tests.tune.toy import Norm, norm
-from twinkle_tune import tune_model
+from twinkle_tune import (
+    graph_report,
+    kernelize_model,
+    kernelize_report,
+    optimize_model,
+    replace_pattern,
+    restore_model,
+    tune_model,
+)
 from twinkle_tune.errors import ModelError, TuneError
 from twinkle_tune.kernel import Registry, register_external_layer, register_layer_kernel
 from twinkle_tune.measure.race import RaceSettings
@@ -82,12 +91,32 @@ def test_shares_of_a_profile_are_made_of_its_times() -> None:
     assert contest.seen[0].share == pytest.approx(min(1.0, (original_us(contest) or 0.0) / middle_us), abs=2e-4)
 
 
+DOES: dict[str, Callable[[Any], object]] = {
+    "tune_model": lambda model: tune_model(model, torch.zeros(1)),
+    "kernelize_model": kernelize_model,
+    "kernelize_report": kernelize_report,
+    "restore_model": restore_model,
+    "optimize_model": optimize_model,
+    "graph_report": graph_report,
+    "replace_pattern": lambda model: replace_pattern(model, torch.relu, torch.relu),
+}
+
+
+@pytest.mark.parametrize("does", DOES)
 @pytest.mark.parametrize("model", ["my-llama", "Qwen/Qwen3-0.6B"])
-def test_a_name_is_no_model(model: Any) -> None:
+def test_a_name_is_no_model(model: str, does: str) -> None:
     """The error says how to load it, and the command that takes names."""
     with pytest.raises(ModelError, match=r"expected a torch module; load it first .*'twinkle-tune profile") as error:
-        tune_model(model, torch.zeros(1))
+        DOES[does](model)
     assert model in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["executor", "registry", "settings"])
+def test_what_is_of_another_type_is_told(name: str) -> None:
+    """Before anything is done: a path is no executor."""
+    given: Any = {name: "a/path"}
+    with pytest.raises(TuneError, match=rf"{name}: got 'a/path', expected a \w+; leave it out"):
+        tune_model(torch.nn.Identity(), torch.zeros(1), **given)
 
 
 def test_what_is_no_module_is_no_model() -> None:

@@ -25,7 +25,7 @@ from twinkle_tune.kernel.patch import (
     why_not_running,
 )
 from twinkle_tune.kernel.plan import Kept, Plan
-from twinkle_tune.kernel.planned import Planned, Request, planned
+from twinkle_tune.kernel.planned import Planned, Request, check_is_module, planned
 from twinkle_tune.kernel.ranks import Ranks, agreed, first_s_profile
 from twinkle_tune.kernel.record import record_of
 from twinkle_tune.kernel.registry import Registry, default_registry
@@ -178,7 +178,12 @@ def restore_model(model: nn.Module | None) -> None:
 
     Functions that other models (or the process) bound stay bound for them. ``None`` undoes what was applied
     without a model.
+
+    Raises:
+        ModelError: it is no module.
     """
+    if model is not None:
+        check_is_module(model)
     unbind_functions(model)
     if model is not None:
         for module in model.modules():
@@ -235,7 +240,11 @@ def kernelize_report(model: nn.Module) -> KernelizeReport:
     """What is bound to a model and what kept its original; empty for a model that was not kernelized.
 
     What was bound and does not run any more, because somebody replaced it or a submodule, is among ``kept``.
+
+    Raises:
+        ModelError: it is no module.
     """
+    check_is_module(model)
     report = model.__dict__.get(_REPORT)
     if not isinstance(report, KernelizeReport):
         return KernelizeReport()

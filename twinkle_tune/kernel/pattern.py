@@ -21,6 +21,7 @@ from twinkle_tune.kernel.host import Host, Variant
 from twinkle_tune.kernel.kernelize import bind_plan
 from twinkle_tune.kernel.pieces import whole_functions
 from twinkle_tune.kernel.plan import Plan
+from twinkle_tune.kernel.planned import check_is_module
 from twinkle_tune.kernel.record import Binding, record_of
 from twinkle_tune.kernel.registry import Registry, default_registry, make_candidate
 from twinkle_tune.source.direct import ImplSource
@@ -64,7 +65,9 @@ def replace_pattern(
         GraphError: with ``use_fallback=False``: the pattern is nowhere, overlaps itself, has other inputs than its
             replacement, or the module cannot be traced.
         BindError: the forward of a module with the pattern was replaced by somebody else.
+        ModelError: it is no module.
     """
+    check_is_module(module_or_graph)
     try:
         wanted = read(pattern, "pattern")
         check_fits(wanted, replacement)
@@ -126,7 +129,11 @@ def graph_report(module: nn.Module, example_inputs: object = None) -> str:
         module: a torch.fx.GraphModule, or any module, of which the repeated blocks and all that lies in them (the whole
             module where it repeats nothing) are shown, one of each class; and those that are no graph, with the reason.
         example_inputs: as of :func:`replace_pattern`.
+
+    Raises:
+        ModelError: it is no module.
     """
+    check_is_module(module)
     if isinstance(module, fx.GraphModule):
         return table(Traced(module=module, graph=module.graph))
     shown, known, whole = [], set(), whole_functions(default_registry)

@@ -120,11 +120,16 @@ def planned(request: Request, loaded: Profile | Place | None) -> Planned:
 
 
 def check_is_module(model: object) -> None:
-    """Refuse what is no module.
+    """Refuse what is no module: a name is for the command line.
 
     Raises:
         ModelError: with what to do instead.
     """
+    if isinstance(model, str):
+        raise ModelError(
+            f"model: got the name {model!r}, expected a torch module; load it first (AutoModelForCausalLM"
+            f".from_pretrained({model!r})), or run 'twinkle-tune profile {model}'"
+        )
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"model: got a {type(model).__name__}, expected a torch module (torch.nn.Module); load the model first"

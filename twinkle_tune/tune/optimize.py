@@ -15,6 +15,7 @@ from twinkle_tune.device import torch_type
 from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.kernel.kernelize import kernelize_model
 from twinkle_tune.kernel.measured import casts_to
+from twinkle_tune.kernel.planned import check_is_module
 from twinkle_tune.mode import parse_mode
 from twinkle_tune.tune.budget import seconds_of
 from twinkle_tune.tune.group import processes_of_the_job
@@ -54,8 +55,11 @@ def optimize_model(
         device: by default that of the model's parameters.
         candidates: as of :func:`twinkle_tune.tune_model`.
         budget_s: seconds that tuning may take, or a text such as "90s" or "5m".
-    """
 
+    Raises:
+        ModelError: it is no module.
+    """
+    check_is_module(model)
     asked = _Asked(mode=mode, device=device, candidates=candidates, budget_s=budget_s)
     for key in [key for key, hook in model._forward_pre_hooks.items() if isinstance(hook, _FirstCall)]:
         del model._forward_pre_hooks[key]  # of an earlier call, or of the model that this one was copied from

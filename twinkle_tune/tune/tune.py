@@ -18,9 +18,10 @@ from twinkle_tune.catalog.block import BLOCK
 from twinkle_tune.catalog.head import head_place
 from twinkle_tune.contest.compiling import mode_with, uncapped
 from twinkle_tune.environment import current_environment
-from twinkle_tune.errors import ModelError, TuneError, TuneInterrupted
+from twinkle_tune.errors import TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
+from twinkle_tune.kernel.planned import check_is_module
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
@@ -147,7 +148,8 @@ def tune_model(
     Raises:
         CaptureError: the model cannot be run on the inputs.
         DeviceError, ModeError, RegistrationError: unknown or unavailable device, mode, candidates; no mode for it.
-        TuneError: ``calls`` without ``ways``, or below 1; the processes of a group do different things.
+        TuneError: ``calls`` without ``ways``, or below 1; an executor, a registry or settings of another type; the
+            processes of a group do different things.
         BindError: ``group`` is none, or this process is not in it.
         PeerError: another process of the group met an error; of this one its own is raised.
         ObjectiveError: an unknown objective, a slowdown that does not go with it, or memory that is not told here.
@@ -159,7 +161,8 @@ def tune_model(
     def found() -> Profile:
         if group is not None:
             check_group(executor=executor, ways=ways)
-        check_model(model)
+        check_is_module(model)
+        _check_kinds(executor=executor, registry=registry, settings=settings)
         if group is None:
             check_not_split((*model.parameters(), *model.buffers()))
         seconds = seconds_of(budget_s)
@@ -302,24 +305,20 @@ def _competes_unasked(model: nn.Module, terms: Terms, *, attention: bool) -> boo
     return terms.aim.is_memory and terms.mode is Mode.TRAIN and not attention and head_place(model) is not None
 
 
-def check_model(model: object) -> None:
-    """Refuse what is no module: a name is for the command line.
-
-    Raises:
-        ModelError: with what to do instead.
-    """
-    if isinstance(model, str):
-        raise ModelError(
-            f"model: got the name {model!r}, expected a torch module; load it first (AutoModelForCausalLM"
-            f".from_pretrained({model!r})), or run 'twinkle-tune profile {model}'"
-        )
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"model: got a {type(model).__name__}, expected a torch module (torch.nn.Module)")
-
-
 def _checked_calls(calls: int | None, *, ways: bool) -> int | None:
     if calls is not None and calls < 1:
         raise TuneError(f"calls: got {calls}, expected at least 1: how often each step will be run")
     if calls is not None and not ways:
         raise TuneError(f"calls: got {calls} without ways, expected both: it decides on ways of running the model")
     return calls
+
+
+def _check_kinds(*, executor: object, registry: object, settings: object) -> None:
+    given = (
+        ("executor", executor, Executor, "leave it out, or give an Isolated()"),
+        ("registry", registry, Registry, "leave it out for the default one"),
+        ("settings", settings, RaceSettings, "leave it out for the default ones"),
+    )
+    for name, value, kind, instead in given:
+        if value is not None and not isinstance(value, kind):
+            raise TuneError(f"{name}: got {value!r:.80}, expected a {kind.__name__}; {instead}")
