@@ -192,7 +192,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             runs.append(ran(where, float(budget)))
             print(f"{'holds' if runs[-1].holds else 'DOES NOT HOLD'}: {runs[-1]}", flush=True)
     facts = made("cpu")
-    lines = [
+    data = {**facts, "held": sum(run.holds for run in runs), "runs": [asdict(run) for run in runs]}
+    write(asked.out, "hangs", data, _page(facts, runs))
+    return 0 if all(run.holds for run in runs) else 1
+
+
+def _page(facts: dict[str, Any], runs: Sequence[Run]) -> list[str]:
+    return [
         "# Budgets beside a candidate that hangs", "",
         "Made by `python -m tests.bench.hangs`.", "",
         made_line(facts), "",
@@ -204,8 +210,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for r in runs
         ),
     ]  # fmt: skip
-    write(asked.out, "hangs", {**facts, "runs": [asdict(run) for run in runs]}, "\n".join(lines) + "\n")
-    return 0 if all(run.holds for run in runs) else 1
 
 
 if __name__ == "__main__":

@@ -133,6 +133,20 @@ def _aa(data: Mapping[str, Any]) -> str:
     )
 
 
+def _hangs(data: Mapping[str, Any]) -> str:
+    return f"in {data['held']} of {len(data['runs'])} runs the budget was kept and the good candidate was tried"
+
+
+def _runs(data: Mapping[str, Any]) -> str:
+    figures = [figure for figure in data["figures"] if figure["name"].endswith("wall time")]
+    told = ", ".join(f"{figure['median']:.2f}" for figure in figures)
+    met = all(figure["median"] <= figure["goal"] for figure in figures)
+    return (
+        f"inference and training take {told} of the time that they took before (goal {figures[0]['goal']:g} in the "
+        f"median, {_met({'met': met})})"
+    )
+
+
 def _regret(data: Mapping[str, Any]) -> str:
     real = data["figures"]["real"]
     return (
@@ -170,6 +184,9 @@ def _neighbour(data: Mapping[str, Any]) -> str:
 
 _RESULTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "fleet": _fleet,
+    "hangs": _hangs,
+    "runs": _runs,
+    "runs-busy": _runs,
     "neighbour": _neighbour,
     "bench": _bench,
     "parity-rules": _rules,

@@ -51,6 +51,11 @@ def test_a_report_has_its_machine_date_and_command(tmp_path: Path) -> None:
          "the median over 2 landscapes with 5 seeds each; 0 configs timed twice (goals met)"),
         ("aa", {"false": 3, "contests": 100, "upper": 0.0758, "goal": 0.01, "met": False},
          "3 false switches in 100 contests, with 95% confidence at most 7.58% (goal 1%, MISSED)"),
+        ("hangs", {"held": 14, "runs": [{}] * 15},
+         "in 14 of 15 runs the budget was kept and the good candidate was tried"),
+        ("runs", {"figures": [{"name": f"{name}, {what}", "median": median, "goal": 0.35} for name, what, median in
+                              (("a", "wall time", 0.3), ("a", "processor time", 0.9), ("b", "wall time", 0.36))]},
+         "inference and training take 0.30, 0.36 of the time that they took before (goal 0.35 in the median, MISSED)"),
         ("regret", {"figures": {"real": {"races": 40, "median": 0.001, "p95": 0.02, "cost": 0.25}}, "met": True},
          "40 races: regret 0.10% in the median, 2.00% at the 95th percentile, for 25% of the full cost (goals met)"),
         ("patterns", {"means": {"prefill": {"patterns": 0.9876}, "train": {"patterns": 1}}, "goal": 0.93, "met": False},
