@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from twinkle_tune.errors import RegistrationError
-from twinkle_tune.kernel.planned import check_is_module, device_of
+from twinkle_tune.kernel.planned import device_of, not_a_module
 from twinkle_tune.kernel.registry import Registry, default_registry, make_candidate
 from twinkle_tune.slot import Candidate, Source
 from twinkle_tune.source.children import ChildrenSource
@@ -57,7 +57,8 @@ def register_kernel_config(
         RegistrationError: an entry is of another form, or the model has no such layer or modules.
         DeviceError, ModeError: an unknown device or mode.
     """
-    check_is_module(model)
+    if not isinstance(model, nn.Module):
+        raise not_a_module(model)
     known = registry or default_registry
     mapping = getattr(kernel_config, "kernel_mapping", kernel_config)
     if not isinstance(mapping, Mapping):

@@ -25,7 +25,7 @@ from twinkle_tune.kernel.patch import (
     why_not_running,
 )
 from twinkle_tune.kernel.plan import Kept, Plan
-from twinkle_tune.kernel.planned import Planned, Request, check_is_module, planned
+from twinkle_tune.kernel.planned import Planned, Request, not_a_module, planned
 from twinkle_tune.kernel.ranks import Ranks, agreed, first_s_profile
 from twinkle_tune.kernel.record import record_of
 from twinkle_tune.kernel.registry import Registry, default_registry
@@ -182,8 +182,8 @@ def restore_model(model: nn.Module | None) -> None:
     Raises:
         ModelError: it is no module.
     """
-    if model is not None:
-        check_is_module(model)
+    if model is not None and not isinstance(model, nn.Module):
+        raise not_a_module(model)
     unbind_functions(model)
     if model is not None:
         for module in model.modules():
@@ -244,7 +244,8 @@ def kernelize_report(model: nn.Module) -> KernelizeReport:
     Raises:
         ModelError: it is no module.
     """
-    check_is_module(model)
+    if not isinstance(model, nn.Module):
+        raise not_a_module(model)
     report = model.__dict__.get(_REPORT)
     if not isinstance(report, KernelizeReport):
         return KernelizeReport()

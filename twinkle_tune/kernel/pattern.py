@@ -21,7 +21,7 @@ from twinkle_tune.kernel.host import Host, Variant
 from twinkle_tune.kernel.kernelize import bind_plan
 from twinkle_tune.kernel.pieces import whole_functions
 from twinkle_tune.kernel.plan import Plan
-from twinkle_tune.kernel.planned import check_is_module
+from twinkle_tune.kernel.planned import not_a_module
 from twinkle_tune.kernel.record import Binding, record_of
 from twinkle_tune.kernel.registry import Registry, default_registry, make_candidate
 from twinkle_tune.source.direct import ImplSource
@@ -67,7 +67,8 @@ def replace_pattern(
         BindError: the forward of a module with the pattern was replaced by somebody else.
         ModelError: it is no module.
     """
-    check_is_module(module_or_graph)
+    if not isinstance(module_or_graph, nn.Module):
+        raise not_a_module(module_or_graph)
     try:
         wanted = read(pattern, "pattern")
         check_fits(wanted, replacement)
@@ -133,7 +134,8 @@ def graph_report(module: nn.Module, example_inputs: object = None) -> str:
     Raises:
         ModelError: it is no module.
     """
-    check_is_module(module)
+    if not isinstance(module, nn.Module):
+        raise not_a_module(module)
     if isinstance(module, fx.GraphModule):
         return table(Traced(module=module, graph=module.graph))
     shown, known, whole = [], set(), whole_functions(default_registry)

@@ -72,8 +72,8 @@ def planned(request: Request, loaded: Profile | Place | None) -> Planned:
         ModelError: the model is none.
     """
     model = request.model
-    if model is not None:
-        check_is_module(model)
+    if model is not None and not isinstance(model, nn.Module):
+        raise not_a_module(model)
     mode = wanted(
         request.mode,
         loaded.mode if isinstance(loaded, Profile) else None,
@@ -119,21 +119,16 @@ def planned(request: Request, loaded: Profile | Place | None) -> Planned:
     return Planned(plan=plan, warnings=(*nothing, *_kept(plan)), error=error)
 
 
-def check_is_module(model: object) -> None:
-    """Refuse what is no module: a name is for the command line.
-
-    Raises:
-        ModelError: with what to do instead.
-    """
+def not_a_module(model: object) -> ModelError:
+    """The error for a model that is no module, with what to do instead: a name is for the command line."""
     if isinstance(model, str):
-        raise ModelError(
+        return ModelError(
             f"model: got the name {model!r}, expected a torch module; load it first (AutoModelForCausalLM"
             f".from_pretrained({model!r})), or run 'twinkle-tune profile {model}'"
         )
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"model: got a {type(model).__name__}, expected a torch module (torch.nn.Module); load the model first"
-        )
+    return ModelError(
+        f"model: got a {type(model).__name__}, expected a torch module (torch.nn.Module); load the model first"
+    )
 
 
 def device_of(model: nn.Module | None) -> str:

@@ -15,7 +15,7 @@ from twinkle_tune.device import torch_type
 from twinkle_tune.errors import TuneError, in_a_line
 from twinkle_tune.kernel.kernelize import kernelize_model
 from twinkle_tune.kernel.measured import casts_to
-from twinkle_tune.kernel.planned import check_is_module
+from twinkle_tune.kernel.planned import not_a_module
 from twinkle_tune.mode import parse_mode
 from twinkle_tune.tune.budget import seconds_of
 from twinkle_tune.tune.group import processes_of_the_job
@@ -59,7 +59,8 @@ def optimize_model(
     Raises:
         ModelError: it is no module.
     """
-    check_is_module(model)
+    if not isinstance(model, nn.Module):
+        raise not_a_module(model)
     asked = _Asked(mode=mode, device=device, candidates=candidates, budget_s=budget_s)
     for key in [key for key, hook in model._forward_pre_hooks.items() if isinstance(hook, _FirstCall)]:
         del model._forward_pre_hooks[key]  # of an earlier call, or of the model that this one was copied from

@@ -21,7 +21,7 @@ from twinkle_tune.environment import current_environment
 from twinkle_tune.errors import TuneError, TuneInterrupted
 from twinkle_tune.kernel.find import contestants, find_slots
 from twinkle_tune.kernel.kernelize import kernelize_report
-from twinkle_tune.kernel.planned import check_is_module
+from twinkle_tune.kernel.planned import not_a_module
 from twinkle_tune.kernel.registry import Registry, default_registry
 from twinkle_tune.measure.clock import clock_for
 from twinkle_tune.measure.race import RaceSettings
@@ -161,7 +161,8 @@ def tune_model(
     def found() -> Profile:
         if group is not None:
             check_group(executor=executor, ways=ways)
-        check_is_module(model)
+        if not isinstance(model, nn.Module):
+            raise not_a_module(model)
         _check_kinds(executor=executor, registry=registry, settings=settings)
         if group is None:
             check_not_split((*model.parameters(), *model.buffers()))
