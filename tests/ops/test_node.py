@@ -104,6 +104,14 @@ def test_pretended_architectures_end_with_their_block() -> None:
     assert (launch.architecture(torch.device("cpu")), launch.multiprocessors(torch.device("cpu"))) == before
 
 
+def test_registers_are_named_to_nvidias_compiler_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AMD's refuses an option that it does not know."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert launch.at_most_registers(128) == {"maxnreg": 128}
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert launch.at_most_registers(128) == {}
+
+
 def test_frozen_weights_have_no_gradient_and_cost_none() -> None:
     """In a compiled graph the backward is told which gradients are wanted."""
     torch._dynamo.reset()

@@ -52,10 +52,6 @@ OF_AN_OP: dict[str, tuple[Dims, ...]] = {
 }
 """The same for ops whose dimensions hang together or mean something else."""
 SMALL = {"rows": 64, "width": 2048}
-SPILLED = {("attention", 80): 4, ("attention", 89): 24}
-"""Bytes of a thread that ptxas 12.9 stores before some kernels' loops and reads after them, with registers left."""
-MOST_REGISTERS = 128
-"""Of a thread of such a kernel, which may have 255."""
 
 
 def calls(op: Op, *, every: bool) -> Iterator[tuple[Dims, torch.dtype, str]]:
@@ -74,7 +70,7 @@ def calls(op: Op, *, every: bool) -> Iterator[tuple[Dims, torch.dtype, str]]:
 def check(op: Op, architecture: int, *, every: bool) -> None:
     """Fails with each call whose default cannot be launched, or spills."""
     jobs: list[Job] = [(op, dims, dtype, None, variant) for dims, dtype, variant in calls(op, every=every)]
-    bad, known = [], (op.name, architecture)
+    bad = []
     for (_, dims, dtype, _, variant), found in zip(jobs, compile_ops(jobs, architecture=architecture), strict=True):
         if isinstance(found, Unfit):
             bad.append(f"{dims} {dtype} {variant!r}: {found.reason}")
@@ -83,7 +79,7 @@ def check(op: Op, architecture: int, *, every: bool) -> None:
         bad += [
             f"{dims} {dtype} {variant!r}: {each.unlaunchable or f'{each.kernel} spills {each.spilled_bytes} bytes'}"
             for each in found.kernels
-            if each.unlaunchable or each.spilled_bytes > (each.registers <= MOST_REGISTERS and SPILLED.get(known, 0))
+            if each.unlaunchable or each.spilled_bytes
         ]
     assert not bad, "\n".join(bad)
 

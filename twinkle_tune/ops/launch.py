@@ -73,6 +73,14 @@ def on(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device)
 
 
+def at_most_registers(count: int) -> dict[str, int]:
+    """The option of a launch by which a thread may have so many registers; nothing for AMD's GPUs, where there is none.
+
+    NVIDIA's assembler then goes by this alone, not by how many blocks it would like on a multiprocessor.
+    """
+    return {} if torch.version.hip else {"maxnreg": count}
+
+
 def architecture(device: torch.device) -> int:
     """Compute capability of a CUDA device (90 for 9.0); for another device the pretended one, or 90."""
     if _pretended:

@@ -36,15 +36,16 @@ def _rows(X, row, T, stride, D, WIDE: tl.constexpr):
 
 @triton.jit
 def _store(X, x, row, T, D, WIDE: tl.constexpr):
+    """Some rows counted from X. Where X is the block's first no offset that a load made is held through the loops."""
     col = tl.arange(0, WIDE)[None, :]
-    mask = (row[:, None] < T) & (col < D)
-    tl.store(X + row.to(tl.int64)[:, None] * D + col, x.to(X.dtype.element_ty), mask=mask)
+    tl.store(X + row[:, None] * D + col, x.to(X.dtype.element_ty), mask=(row[:, None] < T) & (col < D))
 
 
 @triton.jit
 def _scores(
     q, k, i, j, TQ, TK, MASK, scale, cap,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, MASKED: tl.constexpr,
+    PAST_LAST: tl.constexpr,
 ):  # fmt: skip
     """Scores of queries i for keys j, -inf where a query does not see a key; and the slope of the cap."""
     s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
@@ -54,7 +55,9 @@ def _scores(
         slope = 1 - share * share
         s = cap * share
     away = (i + TK - TQ)[:, None] - j[None, :]
-    seen = (i[:, None] < TQ) & (j[None, :] < TK)
+    seen = j[None, :] < TK
+    if PAST_LAST:  # Rows after the last query see nothing. Backward they weigh nothing as it is: R is read as 0.
+        seen &= i[:, None] < TQ
     if CAUSAL:
         seen &= away >= 0
     if WINDOW:
@@ -100,7 +103,7 @@ def forward(
     for start in range(low, high, BLOCK_N):
         j = start + tl.arange(0, BLOCK_N)
         k = _rows(K, j, TK, k_t, D, WIDE)
-        s, _ = _scores(q, k, i, j, TQ, TK, MASK + b * TK, scale, cap, CAUSAL, WINDOW, CAPPED, MASKED)
+        s, _ = _scores(q, k, i, j, TQ, TK, MASK + b * TK, scale, cap, CAUSAL, WINDOW, CAPPED, MASKED, True)
         larger = tl.maximum(m, tl.max(s, axis=1))
         shift = tl.where(larger == float("-inf"), 0.0, larger)  # no key was seen so far
         p = tl.exp(s - shift[:, None])
@@ -110,7 +113,7 @@ def forward(
         total = tl.dot(p.to(v.dtype), v, total * again[:, None], input_precision="ieee")
         m = larger
     some = sums > 0
-    _store(Y + number * TQ * D, total / tl.where(some, sums, 1.0)[:, None], i, TQ, D, WIDE)
+    _store(Y + number * TQ * D, total / tl.where(some, sums, 1.0)[:, None], i.to(tl.int64), TQ, D, WIDE)
     tl.store(M + number * TQ + i, tl.where(some, m, 0.0), mask=i < TQ)
     tl.store(R + number * TQ + i, tl.where(some, 1 / tl.where(some, sums, 1.0), 0.0), mask=i < TQ)
 
@@ -140,7 +143,7 @@ def backward_queries(
         for start in range(low, high, BLOCK_N):
             j = start + tl.arange(0, BLOCK_N)
             k = _rows(K, j, TK, k_t, D, WIDE)
-            s, slope = _scores(q, k, i, j, TQ, TK, MASK + b * TK, scale, cap, CAUSAL, WINDOW, CAPPED, MASKED)
+            s, slope = _scores(q, k, i, j, TQ, TK, MASK + b * TK, scale, cap, CAUSAL, WINDOW, CAPPED, MASKED, False)
             p = tl.exp(s - m) * r
             # Turned over: with q as well as dy on the left, threads would hold more float32 than they have room for.
             dp = tl.trans(tl.dot(_rows(V, j, TK, v_t, D, WIDE), tl.trans(dy), input_precision="ieee"))
@@ -149,8 +152,9 @@ def backward_queries(
             else:
                 ds = p * (dp - e[:, None]) * slope
                 dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee")
-    tl.store(E + number * TQ + i, e, mask=i < TQ)
-    _store(DQ + number * TQ * D, dq * scale, i, TQ, D, WIDE)
+        if turn == 0:
+            tl.store(E + number * TQ + i, e, mask=i < TQ)
+    _store(DQ + (number * TQ + first) * D, dq * scale, tl.arange(0, BLOCK_M), TQ - first, D, WIDE)
 
 
 @triton.jit
@@ -182,7 +186,7 @@ def backward_keys(
             i = start + tl.arange(0, BLOCK_M)
             q = _rows(Q + b * q_b + h * q_h, i, TQ, q_t, D, WIDE)
             dy = _rows(DY + b * dy_b + h * dy_h, i, TQ, dy_t, D, WIDE)
-            s, slope = _scores(q, k, i, j, TQ, TK, MASK + b * TK, scale, cap, CAUSAL, WINDOW, CAPPED, MASKED)
+            s, slope = _scores(q, k, i, j, TQ, TK, MASK + b * TK, scale, cap, CAUSAL, WINDOW, CAPPED, MASKED, False)
             m = tl.load(M + at + i, mask=i < TQ, other=0.0)[:, None]
             r = tl.load(R + at + i, mask=i < TQ, other=0.0)[:, None]
             p = tl.exp(s - m) * r
@@ -190,5 +194,5 @@ def backward_keys(
             dp = tl.trans(tl.dot(v, tl.trans(dy), input_precision="ieee"))  # as E was made of it
             ds = p * (dp - tl.load(E + at + i, mask=i < TQ, other=0.0)[:, None]) * slope
             dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision="ieee")
-    _store(DK + number * TK * D, dk * scale, j, TK, D, WIDE)
-    _store(DV + number * TK * D, dv, j, TK, D, WIDE)
+    _store(DK + (number * TK + first) * D, dk * scale, tl.arange(0, BLOCK_N), TK - first, D, WIDE)
+    _store(DV + (number * TK + first) * D, dv, tl.arange(0, BLOCK_N), TK - first, D, WIDE)

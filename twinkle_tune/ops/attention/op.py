@@ -9,7 +9,7 @@ from torch import Tensor
 
 from twinkle_tune.errors import ConfigError, ShapeError
 from twinkle_tune.ops import launch
-from twinkle_tune.ops.attention.space import NAMES, default, space, wide
+from twinkle_tune.ops.attention.space import NAMES, default, space, sums, wide
 from twinkle_tune.ops.node import Node, no_gradient
 from twinkle_tune.ops.op import Op, cached_default
 from twinkle_tune.ops.space import Config, Dims
@@ -147,12 +147,11 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, settings: Set
         return o.zero_(), rows.zero_()
     if o.numel():
         q, k, v = (_dense(x) for x in (q, k, v))
-        chosen, blocks = _plan(q, k, settings, "block_")
+        settled = {**_who_sees(mask, settings), **_plan(q, k, settings, "block_", "")}
         with launch.on(q):
-            launch.kernels("attention").forward[(-(-q.shape[2] // blocks["BLOCK_M"]), q.shape[0] * q.shape[1])](
+            launch.kernels("attention").forward[(-(-q.shape[2] // settled["BLOCK_M"]), q.shape[0] * q.shape[1])](
                 q, k, v, _bytes(mask, q), o, *rows, *_sizes(q, k), settings.scale, settings.softcap,
-                *_strides(q, k, v),
-                **_who_sees(mask, settings), **blocks, num_warps=chosen["warps"], num_stages=chosen["stages"],
+                *_strides(q, k, v), **settled,
             )  # fmt: skip
     return o, rows
 
@@ -173,17 +172,15 @@ def _backward(
     if not do.numel() or not k.shape[2]:
         return dq.zero_(), dk.zero_(), dv.zero_(), made[3]
     q, k, v, do = (_dense(x) for x in (q, k, v, do))
-    chosen, blocks = _plan(q, k, settings, "back_")
     batch, heads, queries, _ = q.shape
     kernels, given, products = launch.kernels("attention"), _bytes(mask, q), torch.empty_like(rows[0])
-    settled = {**_who_sees(mask, settings), **blocks}
-    settled |= {"num_warps": chosen["back_warps"], "num_stages": chosen["back_stages"]}
+    settled = {**_who_sees(mask, settings), **_plan(q, k, settings, "back_", "back_")}
     rest = (*_sizes(q, k), settings.scale, settings.softcap, *_strides(q, k, v, do))
     with launch.on(do):
-        kernels.backward_queries[(-(-queries // blocks["BLOCK_M"]), batch * heads)](
+        kernels.backward_queries[(-(-queries // settled["BLOCK_M"]), batch * heads)](
             q, k, v, given, do, *rows, products, dq, *rest, **settled
         )
-        kernels.backward_keys[(-(-k.shape[2] // blocks["BLOCK_N"]), batch * k.shape[1])](
+        kernels.backward_keys[(-(-k.shape[2] // settled["BLOCK_N"]), batch * k.shape[1])](
             q, k, v, given, do, *rows, products, dk, dv, *rest, **settled
         )
     return made
@@ -206,7 +203,7 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(distance for x in tensors for distance in x.stride()[:3])
 
 
-def _who_sees(mask: Tensor | None, settings: Settings) -> dict[str, object]:
+def _who_sees(mask: Tensor | None, settings: Settings) -> dict[str, int]:
     return {
         "CAUSAL": settings.causal,
         "WINDOW": settings.window,
@@ -215,12 +212,18 @@ def _who_sees(mask: Tensor | None, settings: Settings) -> dict[str, object]:
     }
 
 
-def _plan(q: Tensor, k: Tensor, settings: Settings, side: str) -> tuple[Config, dict[str, int]]:
+def _plan(q: Tensor, k: Tensor, settings: Settings, blocks: str, side: str) -> dict[str, int]:
+    """Sizes of the blocks and the options of a launch."""
     usual = _default(q.shape[0], *_sizes(q, k), launch.architecture(q.device))
     chosen = launch.named(settings.config, NAMES, usual)
     share = max(1, q.element_size() // 2)  # as many bytes in any dtype
-    blocks = {f"BLOCK_{x.upper()}": max(16, chosen[f"{side}{x}"] // share) for x in "mn"}
-    return chosen, {**blocks, "WIDE": wide(q.shape[3])}
+    m, n = (max(16, chosen[f"{blocks}{x}"] // share) for x in "mn")
+    width, warps = wide(q.shape[3]), chosen[f"{side}warps"]
+    plan = {"BLOCK_M": m, "BLOCK_N": n, "WIDE": width, "num_warps": warps, "num_stages": chosen[f"{side}stages"]}
+    # Left alone, ptxas spills some float32 to come down to 40 to 80 registers, for more blocks at a time.
+    most, registers = (32, 128) if side else (8, 96)
+    few = q.dtype == torch.float32 and sums(m, n, width, warps, backward=bool(side)) <= most
+    return plan | (launch.at_most_registers(registers) if few else {})
 
 
 def _backward_reference(

@@ -55,12 +55,16 @@ def wide(width: int) -> int:
     return max(16, next_power_of_2(width))
 
 
+def sums(m: int, n: int, width: int, warps: int, *, backward: bool) -> int:
+    """Sums that a thread holds: forward of m rows; backward two of n rows, or one of m."""
+    return max(2 * n * width if backward else 0, m * width, m * n) // (32 * warps)
+
+
 def _unfit(blocks: str, side: str, config: Config, width: int) -> str:
     m, n, warps = config[f"{blocks}m"], config[f"{blocks}n"], config[f"{side}warps"]
-    # Forward a sum of m rows; backward two of n rows, or one of m.
-    held = max(m * width, m * n) if not side else max(2 * n * width, m * width, m * n)
-    if held > 160 * 32 * warps:
-        return f"{held // (32 * warps)} sums for each {side}thread spill"
+    held = sums(m, n, width, warps, backward=bool(side))
+    if held > 160:
+        return f"{held} sums for each {side}thread spill"
     if m * n < 32 * warps:
         return f"{side}threads without a score"
     shared = 2 * width * (m + 2 * n * config[f"{side}stages"])
