@@ -56,7 +56,7 @@ def _scores(
         s = cap * share
     away = (i + TK - TQ)[:, None] - j[None, :]
     seen = j[None, :] < TK
-    if PAST_LAST:  # Rows after the last query see nothing. Backward they weigh nothing as it is: R is read as 0.
+    if PAST_LAST:  # Rows after the last query see nothing. Backward they weigh nothing of finite keys: R is read as 0.
         seen &= i[:, None] < TQ
     if CAUSAL:
         seen &= away >= 0
