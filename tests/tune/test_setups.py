@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -237,6 +237,21 @@ def named(label: str, *, generates: bool = False) -> Any:
     return SimpleNamespace(label=label, generates=generates)
 
 
+def told_ratios(monkeypatch: pytest.MonkeyPatch, ratios: list[dict[str, float]]) -> Iterator[dict[str, float]]:
+    """Each timing of steps gives the next of these, by label; what is left of them."""
+    calls = iter(ratios)
+
+    def timed(*args: Any, **kwargs: Any) -> tuple[StepResult, ...]:
+        return tuple(
+            StepResult(label=label, original_us=(1.0,), tuned_us=(ratio,), ratio=ratio, low=ratio, high=ratio)
+            for label, ratio in next(calls).items()
+        )
+
+    monkeypatch.setattr(setups, "time_steps", timed)
+    monkeypatch.setattr(setups, "plan_profile", lambda *args: Plan())
+    return calls
+
+
 def lost(label: str) -> str:
     """What is said of a way with which its own step takes 1.1 of its time."""
     return f"with it {label} took 1.100 of its time (1.100 to 1.100)"
@@ -270,16 +285,7 @@ def test_bound_each_must_gain(
 ) -> None:
     """Who does not is taken back, and says why; where a step that nobody won loses, one by one from the least gain."""
     profile = tuned(monkeypatch, twice, ways=False)
-    calls = iter(ratios)
-
-    def timed(*args: Any, **kwargs: Any) -> tuple[StepResult, ...]:
-        return tuple(
-            StepResult(label=label, original_us=(1.0,), tuned_us=(ratio,), ratio=ratio, low=ratio, high=ratio)
-            for label, ratio in next(calls).items()
-        )
-
-    monkeypatch.setattr(setups, "time_steps", timed)
-    monkeypatch.setattr(setups, "plan_profile", lambda *args: Plan())
+    calls = told_ratios(monkeypatch, ratios)
     won = tuple(Setup(label=label, way="compile", calls=(), model="") for label in ratios[0] if label != "c")
     figures = tuple(CompiledStep(label=setup.label, ratio=0.8, low=0.8, high=0.8) for setup in won)
     hall = Hall(model=Long(), clock=clock_for("cpu"), terms=Terms(mode=Mode.INFERENCE, device="cpu"), seconds=0.0)
@@ -330,16 +336,7 @@ def test_where_a_step_becomes_slower_its_kernels_go_before_a_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They gain least beside it; a kernel of a step in which nothing is slower stays, as do all if it is the way."""
-    calls = iter(ratios)
-
-    def timed(*args: Any, **kwargs: Any) -> tuple[StepResult, ...]:
-        return tuple(
-            StepResult(label=label, original_us=(1.0,), tuned_us=(ratio,), ratio=ratio, low=ratio, high=ratio)
-            for label, ratio in next(calls).items()
-        )
-
-    monkeypatch.setattr(setups, "time_steps", timed)
-    monkeypatch.setattr(setups, "plan_profile", lambda *args: Plan())
+    calls = told_ratios(monkeypatch, ratios)
     contests = tuple(contest(slot, original_us=100.0, ratio=0.8, step=step) for slot, step in (("S", "c"), ("T", "a")))
     profile = replace(empty(), contests=contests)
     won = Ways(

@@ -80,7 +80,8 @@ def test_wrong_raising_and_slow_candidates_never_win() -> None:
     assert outcomes["raising"].stage == "first call"
     assert "no such kernel for this architecture" in outcomes["raising"].reason
     assert isinstance(outcomes["forward"], Measurement)
-    assert outcomes["forward"].left_race  # by how much, its text says: that is of the machine
+    # By how much is of the machine; from twice on it is told otherwise.
+    assert any(words in outcomes["forward"].left_race for words in ("slower than the", "times as slow as the"))
     assert {e.candidate.rsplit(".", 1)[-1] for e in events if isinstance(e, TrialRefused)} == {"wrong", "raising"}
     assert profile.verdict.startswith("Keep the original")
     assert not any(step.tuned_us for step in profile.steps)

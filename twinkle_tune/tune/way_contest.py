@@ -74,7 +74,7 @@ class Hall:
 
     def ends_after_one_s(self, now_s: float) -> float:
         """Until when a step may go on that begins now, after one that a way won: one way is compiled and raced."""
-        return min(self.last_s, now_s + min(self.took.values(), default=_LEAST_COMPILE_S) + self.seconds)
+        return min(self.last_s, now_s + self.compile_s("", 1) + self.seconds)
 
     def compiled(self, way: CompiledStep, forms: int) -> None:
         """Note what a way took for so many forms of calls."""
